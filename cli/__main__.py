@@ -1,0 +1,5 @@
+"""`python -m memvec.cli`."""
+
+from memvec.cli.main import main
+
+main()

@@ -1,0 +1,22 @@
+"""`memvec list`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from memvec.cli.output import Output, common
+from memvec.cli.render import documents as table
+from memvec.inspection import list_documents
+
+
+@click.command("list")
+@click.argument("store")
+@click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only documents that match. Repeatable.")
+@click.option("--limit", type=click.IntRange(0), help="At most this many.")
+@common
+def command(store: str, documents: tuple[str, ...], limit: int | None, output: Output) -> None:
+    """The documents of STORE, by name."""
+    rows = list_documents(store, documents, limit)
+    output.result({"documents": [asdict(row) for row in rows]}, table(rows))

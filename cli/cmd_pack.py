@@ -1,0 +1,92 @@
+"""`memvec pack`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memvec.cli.output import Output, common
+from memvec.cli.render import totals
+from memvec.errors import InterruptedPackError, PartialError, UsageError
+from memvec.model_cache import DEFAULT_MODEL
+from memvec.settings import PackSettings
+from memvec.sources import Source
+
+D = PackSettings()
+
+
+@click.command("pack")
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.option(
+    "-o", "--output-store", "store", required=True, metavar="STORE", help="Store folder; added to when there."
+)
+@click.option(
+    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
+)
+@click.option("--name", help="Document name of standard input (SRC is -).")
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable.")
+@click.option("--nats-per-vector", type=float, help="Surprisal a vector is asked to carry. [default: 38 at width 576]")
+@click.option(
+    "--segment-tokens", type=int, default=D.segment_tokens, show_default=True, help="Most tokens in a segment."
+)
+@click.option("--vectors", type=int, help="Exactly this many vectors a segment.")
+@click.option("--max-corrections", type=float, default=D.max_corrections, show_default=True, help="Fraction of tokens.")
+@click.option(
+    "--margin", type=float, default=D.margin, show_default=True, help="Logit gap below which a token is stored."
+)
+@click.option("--strict", is_flag=True, help="No corrections of wrong tokens.")
+@click.option("--max-steps", type=int, default=D.max_steps, show_default=True, help="Optimiser steps of one attempt.")
+@click.option(
+    "--refits", type=int, default=D.refits, show_default=True, help="Further attempts before a segment is raw."
+)
+@click.option("--seed", type=int, default=D.seed, show_default=True, help="Seed of the starting vectors.")
+@click.option("--memory", type=float, default=D.memory / 2**30, show_default=True, help="GiB for activations.")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]")
+@common
+def command(
+    sources: tuple[str, ...],
+    store: str,
+    model: str,
+    name: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    memory: float,
+    device: str | None,
+    dtype: str | None,
+    output: Output,
+    **options: Any,
+) -> None:
+    """Pack files and folders (- for standard input) into STORE as [mem] vectors, each certified by decoding it.
+
+    Names are relative to each folder given. Documents that are in STORE already are left as they are.
+    """
+    from memvec.packing import pack
+
+    settings = PackSettings(memory=int(memory * 2**30), **options)
+    try:
+        report = pack(
+            _read(sources, name), store, model=model, settings=settings, include=include, exclude=exclude,
+            device=device, dtype=dtype, watch=output.watch,
+        )  # fmt: skip
+    except (PartialError, InterruptedPackError) as error:
+        if error.report is not None:
+            output.result(asdict(error.report), totals(error.report))
+        raise
+    output.result(asdict(report), f"packed into {store}\n{totals(report)}")
+
+
+def _read(sources: tuple[str, ...], name: str | None) -> list[str | Path | Source]:
+    if "-" not in sources:
+        if name is not None:
+            raise UsageError("--name is for standard input. Pass - as SRC, or leave --name out.")
+        return list(sources)
+    if name is None:
+        raise UsageError("standard input needs a document name. Pass --name NAME.")
+    data = sys.stdin.buffer.read()
+    return [Source(name, data) if source == "-" else source for source in dict.fromkeys(sources)]

@@ -1,0 +1,39 @@
+"""`memvec verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from memvec.cli.output import Output, clock, common, printable
+from memvec.errors import ReconstructionError, StoreDamagedError
+
+
+@click.command("verify")
+@click.argument("store")
+@click.option("--decode", is_flag=True, help="Decode every record with the model and compare it (slow).")
+@click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records decoded at once.")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@common
+def command(store: str, decode: bool, model: str | None, batch: int, device: str | None, output: Output) -> None:
+    """Check every file, digest and record of STORE. Exit 0 when all is well, 3 when damaged, 5 when decoding fails.
+
+    Without --decode this needs no model and establishes that the store is what was written. With --decode it
+    establishes that this model on this machine gives every document back.
+    """
+    from memvec.verification import verify
+
+    report = verify(store, decode=decode, model=model, batch=batch, device=device, watch=output.watch)
+    lines = [f"{printable(p.location)}: {p.message} ({p.kind})" for p in report.problems]
+    how = (
+        f"{report.decoded:,} of {report.records:,} records decoded" if decode else "digests and structure, not decoded"
+    )
+    if report.ok:
+        lines += [f"ok: {report.documents:,} documents, {report.records:,} records ({how}) in {clock(report.seconds)}"]
+    lines += [f"incomplete, from an interrupted pack: {printable(name)}" for name in report.incomplete]
+    output.result(asdict(report), "\n".join(lines))
+    if not report.ok:
+        wrong = all(problem.kind == "wrong_text" for problem in report.problems)
+        raise SystemExit(ReconstructionError.exit_code if wrong else StoreDamagedError.exit_code)

@@ -1,0 +1,92 @@
+"""The `memvec` program: finds the command, and turns every error into one message and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from memvec import __version__
+from memvec.cli.output import print_error
+from memvec.errors import InterruptedPackError, MemvecError, PartialError
+
+COMMANDS = {
+    "cat": "write one document to standard output",
+    "fingerprint": "show what model and tokenizer vectors would belong to",
+    "info": "totals of a store, with the honest ratios",
+    "list": "the documents of a store",
+    "models": "models known by name, and whether they are installed and cached",
+    "pack": "pack files and folders into a store",
+    "show": "one document or record in detail",
+    "unpack": "write documents back, byte for byte",
+    "verify": "check a store, with --decode against the model",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands are imported when they are called, so that --help costs nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in order of name."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of that name, its module imported now."""
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"memvec.cli.cmd_{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="memvec")
+def program() -> None:
+    """Memory vectors for frozen language models: pack text into [mem] vectors and get it back, byte for byte.
+
+    Exit codes: 0 ok, 1 unexpected, 2 usage, 3 store damaged, 4 fingerprint refused, 5 reconstruction mismatch, 6 not
+    found or format too new, 7 locked, 8 some inputs skipped, 9 missing extra, 130 interrupted.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the program with `arguments`; the exit code. Never a traceback, unless MEMVEC_TRACEBACK is set."""
+    as_json = "--json" in arguments
+    try:
+        program.main(list(arguments), prog_name="memvec", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except (PartialError, InterruptedPackError) as error:  # their result was printed by the command
+        click.echo(f"memvec: {error}", err=True)
+        return error.exit_code
+    except MemvecError as error:
+        print_error(error, error.exit_code, as_json)
+        return error.exit_code
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # the reader is gone: stay quiet, also when Python flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("MEMVEC_TRACEBACK"):
+            raise
+        print_error(error, 1, as_json)
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""What commands share: the common options, JSON on stdout, messages and progress on stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import click
+
+from memvec.progress import Progress
+
+F = TypeVar("F", bound=Callable[..., None])
+
+SCHEMA = "memvec.cli/1"
+REDRAW_SECONDS = 0.2
+LINE_SECONDS = 20.0  # between lines where stderr is no terminal
+
+
+@dataclass(slots=True)
+class Output:
+    """How this call wants to be answered."""
+
+    as_json: bool = False
+    quiet: bool = False
+    progress: bool = True
+    _drawn: float = field(default=0.0, init=False)
+    _stage: str = field(default="", init=False)
+    _width: int = field(default=0, init=False)
+
+    def result(self, value: Mapping[str, Any], text: str) -> None:
+        """Print a result: `value` with --json, else `text`; nothing of `text` with -q."""
+        self.clear()
+        if self.as_json:
+            print_json(value)
+        elif not self.quiet and text:
+            click.echo(text)
+
+    def watch(self, progress: Progress) -> None:
+        """Draw how far a verb is: in place on a terminal, now and then as a line elsewhere."""
+        if self.quiet or not self.progress:
+            return
+        terminal, now = sys.stderr.isatty(), time.monotonic()
+        if progress.stage == self._stage and now - self._drawn < (REDRAW_SECONDS if terminal else LINE_SECONDS):
+            return
+        self._drawn, self._stage = now, progress.stage
+        line = describe(progress)
+        if terminal:
+            line = line[: shutil.get_terminal_size().columns - 1]
+            click.echo("\r" + line.ljust(self._width), err=True, nl=False)
+            self._width = len(line)
+        else:
+            click.echo(line, err=True)
+
+    def clear(self) -> None:
+        """Take a drawn progress line away."""
+        if self._width:
+            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)
+            self._width = 0
+
+
+def common(command: F) -> F:
+    """Add --json, -q and --no-progress; the command gets them as one `output`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print nothing but data and errors.")
+    @click.option("--no-progress", is_flag=True, help="Draw no progress.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, quiet: bool, no_progress: bool, **kwargs: Any) -> None:
+        output = Output(as_json, quiet, not no_progress)
+        try:
+            command(*args, output=output, **kwargs)
+        finally:
+            output.clear()
+
+    return cast(F, wrapped)
+
+
+def describe(p: Progress) -> str:
+    """One line: documents, segments, exact so far, tokens a second, time left."""
+    if not p.segments:
+        return f"memvec: {p.stage}" + (f" · {p.documents_done}/{p.documents} documents" if p.documents_done else "")
+    share = min(1.0, p.segments_done / p.segments)
+    bar = "█" * int(share * 20) + "░" * (20 - int(share * 20))
+    left = p.seconds_left
+    return (
+        f"{p.stage} {bar} {p.documents_done}/{p.documents} documents · {p.segments_done}/{p.segments} segments · "
+        f"{p.exact} exact · {p.tokens_per_second:.1f} tokens/s · " + ("…" if left is None else f"{clock(left)} left")
+    )
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object with its schema on stdout."""
+    click.echo(json.dumps({"schema": SCHEMA, **value}, ensure_ascii=False, sort_keys=False))
+
+
+def write_bytes(data: bytes) -> None:
+    """Bytes as they are on stdout."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def print_error(error: Exception, code: int, as_json: bool) -> None:
+    """An error in words on stderr, and as an object on stdout when JSON was asked for."""
+    unexpected = code == 1
+    message = (
+        f"unexpected {type(error).__name__}: {error}. MEMVEC_TRACEBACK=1 shows where." if unexpected else str(error)
+    )
+    click.echo(f"memvec: {message}", err=True)
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": code}})
+
+
+def printable(name: str) -> str:
+    """A name with control characters escaped, so that it cannot steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

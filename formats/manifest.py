@@ -1,0 +1,119 @@
+"""The manifest: which shards make up a store, and what model they belong to. What it names is the truth. SPEC §4."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from memvec.errors import FormatTooNewError
+from memvec.formats import canonical
+from memvec.types import Fingerprint
+
+FILE_NAME = "manifest.json"
+FORMAT_NAME = "memvec"
+VERSION = (1, 0)
+FEATURES: frozenset[str] = frozenset()  # required features this reader understands
+MAX_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """One shard by its digest; the file is `shards/<sha256>.safetensors`."""
+
+    sha256: str
+    bytes: int
+    records: int
+    documents: int
+
+    @property
+    def path(self) -> str:
+        """Where the file lies, relative to the store."""
+        return f"shards/{self.sha256}.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """The arithmetic that decoding was certified in."""
+
+    dtype: str = "float32"
+    attention: str = "sdpa"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A store's state at one generation."""
+
+    fingerprint: Fingerprint
+    vocabulary: int  # V, ids that corrections may hold
+    numerics: Numerics = field(default_factory=Numerics)
+    generation: int = 0
+    shards: tuple[ShardEntry, ...] = ()
+    tool: str = ""  # what wrote this generation; informative
+
+    def with_shard(self, entry: ShardEntry) -> Manifest:
+        """The next generation, with one shard more; the same shard twice is kept once."""
+        shards = (*(s for s in self.shards if s.sha256 != entry.sha256), entry)
+        return replace(self, shards=shards, generation=self.generation + 1)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of manifest.json: the manifest and its own sha256 in one canonical object, and a newline."""
+    body = asdict(manifest) | {
+        "format": FORMAT_NAME,
+        "version": list(VERSION),
+        "features": {"optional": [], "required": []},
+        "shards": [asdict(entry) for entry in manifest.shards],
+    }
+    return canonical.dumps({"manifest": body, "sha256": _digest(body)}) + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest in `data`. ValueError when damaged, FormatTooNewError when intact but not for this reader."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data)} bytes are over the limit of {MAX_BYTES}")
+    if not data.endswith(b"\n"):
+        raise ValueError("cut off: the last newline is missing")
+    envelope = canonical.loads(data[:-1])
+    if not isinstance(envelope, dict) or set(envelope) != {"manifest", "sha256"}:
+        raise ValueError("expected exactly the keys 'manifest' and 'sha256'")
+    body = envelope["manifest"]
+    # The digest is judged before the version: a flipped digit is damage, not a format of the future.
+    if not isinstance(body, dict) or _digest(body) != envelope["sha256"]:
+        raise ValueError("content does not match its sha256")
+    _check_readable(body)
+    try:
+        return _build(body)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a field is missing or of the wrong type ({error})") from None
+
+
+def _check_readable(body: dict[str, Any]) -> None:
+    version = body.get("version")
+    if body.get("format") != FORMAT_NAME or not isinstance(version, list) or len(version) != 2:
+        raise ValueError(f"not a {FORMAT_NAME} manifest")
+    supported = f"format {VERSION[0]}.x"
+    if version[0] != VERSION[0]:
+        raise FormatTooNewError(f"format {version[0]}.{version[1]}", supported)
+    unknown = sorted(set(body["features"]["required"]) - FEATURES)
+    if unknown:
+        raise FormatTooNewError(f"feature {unknown[0]!r}", f"{supported} without it")
+
+
+def _build(body: dict[str, Any]) -> Manifest:
+    shards = tuple(ShardEntry(**entry) for entry in body["shards"])
+    for entry in shards:
+        if len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef") or entry.bytes < 0:
+            raise ValueError(f"shard entry {entry} is no digest and size")
+    return Manifest(
+        fingerprint=Fingerprint(**body["fingerprint"]),
+        vocabulary=int(body["vocabulary"]),
+        numerics=Numerics(**body["numerics"]),
+        generation=int(body["generation"]),
+        shards=shards,
+        tool=str(body["tool"]),
+    )
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical.dumps(body)).hexdigest()

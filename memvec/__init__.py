@@ -1,0 +1,69 @@
+"""memvec: memory vectors for frozen language models.
+
+A frozen causal language model can be made to emit a text by a few trained vectors put in front of it. `memvec.pack`
+turns documents into such vectors, `memvec.unpack` gives the documents back byte for byte, `memvec.verify` says whether
+they still can be. A vector is larger than the text it holds: what is saved is context, prefill and cache, not bytes.
+
+    memvec.pack(["letters/"], "letters.memvec")
+    memvec.unpack("letters.memvec", "out/")
+    memvec.cat("letters.memvec", "1813/jane.txt")   # -> bytes
+
+Importing this package loads neither torch nor transformers; the verbs that need a model load them when called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from memvec.errors import MemvecError as MemvecError
+    from memvec.identity import fingerprint as fingerprint
+    from memvec.inspection import info as info
+    from memvec.inspection import list_documents as list
+    from memvec.inspection import show as show
+    from memvec.model_cache import models as models
+    from memvec.packing import pack as pack
+    from memvec.settings import PackSettings as PackSettings
+    from memvec.sources import Source as Source
+    from memvec.store import Store as Store
+    from memvec.unpacking import cat as cat
+    from memvec.unpacking import unpack as unpack
+    from memvec.verification import verify as verify
+
+_EXPORTS = {
+    "MemvecError": ("memvec.errors", "MemvecError"),
+    "PackSettings": ("memvec.settings", "PackSettings"),
+    "Source": ("memvec.sources", "Source"),
+    "Store": ("memvec.store", "Store"),
+    "cat": ("memvec.unpacking", "cat"),
+    "fingerprint": ("memvec.identity", "fingerprint"),
+    "info": ("memvec.inspection", "info"),
+    "list": ("memvec.inspection", "list_documents"),
+    "models": ("memvec.model_cache", "models"),
+    "pack": ("memvec.packing", "pack"),
+    "show": ("memvec.inspection", "show"),
+    "unpack": ("memvec.unpacking", "unpack"),
+    "verify": ("memvec.verification", "verify"),
+}
+
+__all__ = [  # capitals first, as in the table above
+    "MemvecError", "PackSettings", "Source", "Store", "__version__", "cat", "fingerprint", "info", "list", "models",
+    "pack", "show", "unpack", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'memvec' has no attribute {name!r}")
+    module, attribute = _EXPORTS[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> Sequence[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -1,0 +1,125 @@
+"""Free-running decoding: greedy, KV-cached, batched, with corrections put in where the vectors alone would go wrong.
+
+Unpacking and certifying walk the same loop, so what was certified is what is decoded. Not transformers' generate():
+it refills stop tokens and penalties from the model's own settings. Letters: B rows, M vectors, N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memvec.lm import FrozenLM
+from memvec.types import Vectors
+
+# Chooses the next token of every row: (step, rows' numbers, logits (B, V)) -> ids (B,).
+Choose = Callable[[int, Sequence[int], Tensor], Tensor]
+
+DEFAULT_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a free-running decode of rounded vectors showed."""
+
+    corrections: tuple[tuple[int, int], ...]  # (position, token) of every token that must be stored
+    wrong: int  # how many of them because the argmax is another token
+    least_margin: float  # least lead of a token left to the vectors [logits]; 0 when none is
+    nats: float  # surprisal of the segment given its vectors [nats]
+
+
+def decode(
+    lm: FrozenLM,
+    vectors: Sequence[Vectors],
+    lengths: Sequence[int],
+    corrections: Sequence[Sequence[tuple[int, int]]],
+    batch: int = DEFAULT_BATCH,
+) -> list[list[int]]:
+    """Token ids of each record: `lengths[i]` tokens from vectors (M, D), corrections overriding the argmax."""
+    forced = [dict(pairs) for pairs in corrections]
+    out: list[list[int]] = [[] for _ in vectors]
+
+    def choose(step: int, rows: Sequence[int], logits: Tensor) -> Tensor:
+        ids = logits.argmax(1).tolist()
+        ids = [forced[row].get(step, token) for row, token in zip(rows, ids, strict=True)]
+        for row, token in zip(rows, ids, strict=True):
+            out[row].append(token)
+        return torch.tensor(ids, device=logits.device)
+
+    _run(lm, vectors, lengths, choose, batch)
+    return out
+
+
+def certify(
+    lm: FrozenLM,
+    vectors: Sequence[Vectors],
+    targets: Sequence[Sequence[int]],
+    margin: float,
+    batch: int = DEFAULT_BATCH,
+) -> list[Certificate]:
+    """Decode rounded vectors against what they should give; wherever wrong or under `margin`, note a correction."""
+    leads: list[list[float]] = [[] for _ in vectors]
+    nats = [0.0] * len(vectors)
+
+    def choose(step: int, rows: Sequence[int], logits: Tensor) -> Tensor:
+        true = torch.tensor([targets[row][step] for row in rows], device=logits.device)
+        own = logits.gather(1, true[:, None])
+        rival = logits.scatter(1, true[:, None], -torch.inf).amax(1, keepdim=True)
+        surprise = logits.logsumexp(1, keepdim=True) - own
+        for row, lead, nat in zip(rows, (own - rival)[:, 0].tolist(), surprise[:, 0].tolist(), strict=True):
+            leads[row].append(lead)
+            nats[row] += nat
+        return true  # right, or corrected: either way the decoder goes on with it
+
+    _run(lm, vectors, [len(ids) for ids in targets], choose, batch)
+    return [_judge(lead, ids, nat, margin) for lead, ids, nat in zip(leads, targets, nats, strict=True)]
+
+
+def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: float) -> Certificate:
+    # "not >=" rather than "<": a NaN lead must count as wrong.
+    bad = [i for i, lead in enumerate(leads) if not (lead >= margin and lead > 0)]
+    wrong = sum(not leads[i] > 0 for i in bad)
+    kept = set(range(len(leads))) - set(bad)
+    least = min((leads[i] for i in kept), default=0.0)
+    return Certificate(tuple((i, ids[i]) for i in bad), wrong, least, nats)
+
+
+def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose, batch: int) -> None:
+    for rows in _batches(vectors, lengths, batch):
+        _run_batch(lm, rows, vectors, lengths, choose)
+
+
+def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """Rows of one M together, longest first: no padding and no mask, so nothing can depend on a batch mate's length."""
+    order = sorted(range(len(vectors)), key=lambda row: (len(vectors[row]), -lengths[row], row))
+    at = 0
+    while at < len(order):
+        m = len(vectors[order[at]])
+        rows = [row for row in order[at : at + batch] if len(vectors[row]) == m]
+        yield rows
+        at += len(rows)
+
+
+def _run_batch(
+    lm: FrozenLM, rows: list[int], vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose
+) -> None:
+    stacked = torch.from_numpy(np.stack([vectors[row] for row in rows])).to(lm.device, lm.dtype)  # (B, M, D)
+    logits, cache = lm.start(stacked)
+    for step in range(lengths[rows[0]]):
+        running = [row for row in rows if lengths[row] > step]
+        if len(running) < len(rows):  # longest first, so those that go on are the first ones
+            rows, logits = running, logits[: len(running)]
+            cache = _first_rows(cache, len(running), lm.device)
+        ids = choose(step, rows, logits.float())
+        if step + 1 < lengths[rows[0]]:
+            logits, cache = lm.advance(ids, cache)
+
+
+def _first_rows(cache: Any, count: int, device: torch.device) -> Any:
+    cache.batch_select_indices(torch.arange(count, device=device))
+    return cache

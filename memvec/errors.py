@@ -1,0 +1,124 @@
+"""Everything memvec raises on purpose. Each class carries its values, its exit code and, in its message, a next step.
+
+MemvecError                      1   unexpected, or none of the below
+├── UsageError                   2   an argument that cannot be meant
+├── StoreDamagedError            3   bytes of a store are not what was written
+├── FingerprintError             4   the vectors belong to another model or tokenizer
+├── ReconstructionError          5   decoded text is not the text that was packed
+├── NotFoundError                6   no such store, document, record or model
+│   └── FormatTooNewError        6   a store written by a newer memvec
+├── StoreLockedError             7   another process is writing to the store
+├── PartialError                 8   some inputs were skipped
+├── MissingExtraError            9   an optional dependency is not installed
+└── InterruptedPackError       130   stopped by Ctrl-C; what was finished is in the store
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from memvec.types import PackReport, Problem
+
+
+class MemvecError(Exception):
+    """Base of every error that memvec raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(MemvecError, ValueError):
+    """An argument that cannot be meant; the message says what would be accepted."""
+
+    exit_code = 2
+
+
+class StoreDamagedError(MemvecError):
+    """Bytes of a store differ from what was written; `problems` names each place."""
+
+    exit_code = 3
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        shown = "; ".join(f"{p.location}: {p.message}" for p in self.problems[:3])
+        more = f" (and {len(self.problems) - 3} more)" if len(self.problems) > 3 else ""
+        super().__init__(
+            f"store is damaged: {shown}{more}. Run `memvec verify` for the whole list and restore the named files from a copy."
+        )
+
+
+class FingerprintError(MemvecError):
+    """The vectors belong to another model or tokenizer; `differences` holds (field, expected, found)."""
+
+    exit_code = 4
+
+    def __init__(self, differences: Sequence[tuple[str, str, str]]) -> None:
+        self.differences = tuple(differences)
+        shown = "; ".join(f"{field}: store has {want}, model has {got}" for field, want, got in self.differences)
+        super().__init__(
+            f"this model is not the one the store was packed with: {shown}. Pass the model that packed it with -m."
+        )
+
+
+class ReconstructionError(MemvecError):
+    """Decoding a record did not give the packed text; no bytes of it were given out."""
+
+    exit_code = 5
+
+    def __init__(self, document: str, record: str, expected: str, found: str) -> None:
+        self.document, self.record, self.expected, self.found = document, record, expected, found
+        super().__init__(
+            f"record {record} of {document!r} decoded to other bytes than were packed (sha256 {expected[:12]}… expected, "
+            f"{found[:12]}… found). Try `--batch 1`; if it stays, report it with `memvec show`."
+        )
+
+
+class NotFoundError(MemvecError, FileNotFoundError):
+    """No such store, document, record or model; the message says where it was looked for."""
+
+    exit_code = 6
+
+
+class FormatTooNewError(NotFoundError):
+    """The store needs a newer memvec; `found` is its version or the feature not understood."""
+
+    def __init__(self, found: str, supported: str) -> None:
+        self.found, self.supported = found, supported
+        super().__init__(f"store needs {found}, this memvec reads {supported}. Upgrade memvec to read it.")
+
+
+class StoreLockedError(MemvecError):
+    """Another process is writing to the store."""
+
+    exit_code = 7
+
+
+class PartialError(MemvecError):
+    """Some inputs were skipped; what could be done was done. `report` is the result, `skipped` holds (name, reason)."""
+
+    exit_code = 8
+
+    def __init__(self, skipped: Sequence[tuple[str, str]], report: PackReport | None = None) -> None:
+        self.skipped, self.report = tuple(skipped), report
+        shown = "; ".join(f"{name}: {why}" for name, why in self.skipped[:5])
+        super().__init__(f"{len(self.skipped)} input(s) skipped: {shown}. Everything else was packed.")
+
+
+class MissingExtraError(MemvecError, ImportError):
+    """An optional dependency is not installed; the message names the install command."""
+
+    exit_code = 9
+
+
+class InterruptedPackError(MemvecError):
+    """Packing was stopped by Ctrl-C; what was finished is committed. `report` says how much."""
+
+    exit_code = 130
+
+    def __init__(self, report: PackReport) -> None:
+        self.report = report
+        super().__init__(
+            f"interrupted; {report.records} finished record(s) of this run are in the store. "
+            "Run the same command again to go on from there."
+        )

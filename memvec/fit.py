@@ -1,0 +1,245 @@
+"""The fit engine: many segments' vectors optimised at once; a solved slot retires and the next segment takes its place.
+
+Letters: B slots, M vectors, D width, N tokens, L positions of a row, T targets of all rows. A row is
+[v_1 … v_M, t_1 … t_{N-1}] with padding on the right, which a causal model never sees; position M-1+i predicts t_{i+1},
+so the first token comes from the vectors too. Recipe: AdamW with betas (.9, .9) as Kuratov et al. 2025, but a learning
+rate of 1 instead of .01 and a short warm-up (docs/LOG.md has the comparison).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memvec.lm import FrozenLM
+from memvec.objective import head_pass
+from memvec.settings import PackSettings
+from memvec.types import Vectors
+
+BETA = 0.9
+EPSILON = 1e-8
+MOST_SLOTS = 16  # more rows make a step longer, not cheaper, on a CPU
+# Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
+MARGIN_RESERVE = 0.2
+NEVER = float(1 << 20)  # a score worse than any
+
+
+@dataclass(slots=True)
+class Task:
+    """A segment waiting for its vectors, and what earlier attempts cost."""
+
+    key: int  # the caller's name for it
+    ids: tuple[int, ...]  # N tokens
+    vectors: int  # M
+    attempt: int = 0
+    steps: int = 0
+    token_steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A task whose fit ended: the best vectors it had, already rounded to storage."""
+
+    task: Task
+    vectors: Vectors  # (M, D) float16
+    corrections: int  # positions wrong or under margin, as the fit measured them
+
+
+@dataclass(slots=True)
+class _State:
+    """What the optimiser knows of all slots at once. R = ΣM rows, in order of the slots."""
+
+    vectors: Tensor  # (R, D) float32
+    first: Tensor  # (R, D) Adam's moments
+    second: Tensor
+    best: Tensor  # (R, D) float16, the best as it would be stored
+    age: Tensor  # (R, 1) steps taken in this attempt
+    fewest: Tensor  # (B,) score of `best`
+
+    def keep(self, rows: Tensor, slots: Tensor) -> None:
+        """Forget every row and slot not named."""
+        for name in ("vectors", "first", "second", "best", "age"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.fewest = self.fewest[slots]
+
+    def extend(self, vectors: Tensor) -> None:
+        """One more slot, starting from vectors (M, D)."""
+        fresh = torch.zeros_like(vectors)
+        self.vectors, self.first, self.second = (
+            torch.cat([old, new]) for old, new in ((self.vectors, vectors), (self.first, fresh), (self.second, fresh))
+        )
+        self.best = torch.cat([self.best, vectors.half()])
+        self.age = torch.cat([self.age, fresh[:, :1]])
+        self.fewest = torch.cat([self.fewest, self.fewest.new_full((1,), NEVER)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where everything lies in a batch; made anew only when slots change."""
+
+    base: Tensor  # (B·L, D) token embeddings, zeros elsewhere
+    places: Tensor  # (R,) positions of the vectors in it
+    outputs: Tensor  # (T,) positions that predict
+    targets: Tensor  # (T,) what they should predict
+    owner: Tensor  # (T,) slot of each target
+    slot_of_row: Tensor  # (R,)
+    length: int  # L
+
+
+class FitEngine:
+    """A queue of tasks and the slots they are fitted in. Feed it with `add`, drain it with `run`."""
+
+    def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
+        self.lm, self.settings = lm, settings
+        self.queue: deque[Task] = deque()
+        self.tasks: list[Task] = []  # one a slot
+        self.ages: list[int] = []
+        self.capacity = slots_for(lm, settings)
+        self._scale = lm.table.float().std()
+        none = torch.zeros(0, lm.width, device=lm.device)
+        self._state = _State(none, none, none, none.half(), none[:, :1], none.new_zeros(0))
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Put tasks at the end of the queue; also while `run` is being drained."""
+        self.queue.extend(tasks)
+
+    def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[Fitted]:
+        """Fit until the queue is empty, giving each task back as soon as it is solved or out of steps.
+
+        `tick` is called after every step with the token positions it ran.
+        """
+        layout: _Layout | None = None
+        while self.queue or self.tasks:
+            if self._refill() or layout is None:
+                layout = _lay_out(self.lm, self.tasks)
+            done = self._step(layout)
+            tick(len(layout.base))
+            if any(done):
+                layout = None
+                yield from self._retire(done)
+
+    def _refill(self) -> bool:
+        room = min(len(self.queue), self.capacity - len(self.tasks))
+        for task in [self.queue.popleft() for _ in range(room)]:
+            start = torch.Generator().manual_seed(_seed(task, self.settings.seed))
+            noise = torch.randn(task.vectors, self.lm.width, generator=start).to(self.lm.device)
+            self._state.extend(noise * self._scale)
+            self.tasks.append(task)
+            self.ages.append(0)
+        return room > 0
+
+    def _step(self, layout: _Layout) -> list[bool]:
+        """One forward pass; which slots it shows to be done. They keep what was measured, the others take a step."""
+        begun = time.perf_counter()
+        state, slots = self._state, len(self.tasks)
+        rounded = state.vectors.half().to(self.lm.dtype).requires_grad_(True)  # (R, D) as they would be stored
+        embeds = layout.base.index_copy(0, layout.places, rounded)
+        hidden = self.lm.hidden(embeds.view(slots, layout.length, -1)).flatten(0, 1)  # (B·L, D)
+        passed = head_pass(hidden.detach()[layout.outputs], self.lm.head, layout.targets)
+        counts = self._counts(passed.margin, layout.owner, slots)  # (B, 2)
+        score = counts[:, 1] + (NEVER / 2 * (counts[:, 0] > 0) if self.settings.strict else 0)
+        better = score < state.fewest
+        state.fewest = torch.where(better, score, state.fewest)
+        state.best = torch.where(better[layout.slot_of_row, None], rounded.detach().half(), state.best)
+        self.ages = [age + 1 for age in self.ages]
+        done = [self._is_done(*row) for row in zip(self.tasks, self.ages, *counts.T.tolist(), strict=True)]
+        if not all(done):
+            upstream = torch.zeros_like(hidden).index_copy(0, layout.outputs, passed.gradient)
+            (gradient,) = torch.autograd.grad(hidden, rounded, upstream)  # rows of different slots do not touch
+            self._descend(gradient.float())
+        share = (time.perf_counter() - begun) / slots
+        for task in self.tasks:
+            task.steps, task.token_steps, task.seconds = (
+                task.steps + 1,
+                task.token_steps + layout.length,
+                task.seconds + share,
+            )
+        return done
+
+    def _counts(self, margin: Tensor, owner: Tensor, slots: int) -> Tensor:
+        """(B, 2): how many targets of each slot are wrong, and how many wrong or under margin."""
+        thresholds = margin.new_tensor([0.0, self.settings.margin + MARGIN_RESERVE])
+        missed = (margin[:, None] <= thresholds).float()  # (T, 2)
+        return margin.new_zeros(slots, 2).index_add_(0, owner, missed)
+
+    def _is_done(self, task: Task, age: int, wrong: float, thin: float) -> bool:
+        settled = thin <= self.settings.enough(len(task.ids)) and not (self.settings.strict and wrong)
+        return settled or age >= self.settings.max_steps
+
+    def _descend(self, gradient: Tensor) -> None:
+        """AdamW, elementwise, with each slot's own step count; gradient is (R, D)."""
+        state, s = self._state, self.settings
+        state.age += 1
+        state.first.mul_(BETA).add_(gradient, alpha=1 - BETA)
+        state.second.mul_(BETA).addcmul_(gradient, gradient, value=1 - BETA)
+        correction = 1 - BETA**state.age  # (R, 1)
+        rate = s.learning_rate * (state.age / max(1, s.warmup)).clamp(max=1)
+        update = (state.first / correction) / ((state.second / correction).sqrt() + EPSILON)
+        state.vectors.mul_(1 - rate * s.weight_decay).sub_(rate * update)
+
+    def _retire(self, done: list[bool]) -> list[Fitted]:
+        sizes = [task.vectors for task in self.tasks]
+        pieces = torch.split(self._state.best.cpu(), sizes)
+        fewest = self._state.fewest.tolist()
+        out = [
+            Fitted(task, np.ascontiguousarray(piece.numpy()), int(score % (NEVER / 2)))
+            for task, piece, score, over in zip(self.tasks, pieces, fewest, done, strict=True)
+            if over
+        ]
+        stay = torch.tensor([not over for over in done], device=self.lm.device)
+        self._state.keep(stay.repeat_interleave(torch.tensor(sizes, device=self.lm.device)), stay)
+        self.tasks = [task for task, over in zip(self.tasks, done, strict=True) if not over]
+        self.ages = [age for age, over in zip(self.ages, done, strict=True) if not over]
+        return out
+
+
+def _lay_out(lm: FrozenLM, tasks: list[Task]) -> _Layout:
+    """The batch of these tasks, vectors left open."""
+    length = max(task.vectors + len(task.ids) - 1 for task in tasks)
+    base = torch.zeros(len(tasks), length, lm.width, dtype=lm.dtype, device=lm.device)
+    places: list[int] = []
+    outputs: list[int] = []
+    targets: list[int] = []
+    owner: list[int] = []
+    slot_of_row: list[int] = []
+    for slot, task in enumerate(tasks):
+        m, n = task.vectors, len(task.ids)
+        base[slot, m : m + n - 1] = lm.embed(torch.tensor(task.ids[:-1], device=lm.device))
+        places += range(slot * length, slot * length + m)
+        outputs += range(slot * length + m - 1, slot * length + m - 1 + n)
+        targets += task.ids
+        owner += [slot] * n
+        slot_of_row += [slot] * m
+
+    def index(values: list[int]) -> Tensor:
+        return torch.tensor(values, device=lm.device)
+
+    return _Layout(
+        base.flatten(0, 1), index(places), index(outputs), index(targets), index(owner), index(slot_of_row), length
+    )
+
+
+def slots_for(lm: FrozenLM, settings: PackSettings) -> int:
+    """How many segments are fitted at once: what the memory limit holds of activations kept for the backward pass."""
+    config = lm.model.config
+    inner = getattr(config, "intermediate_size", None) or 4 * lm.width
+    # Kept per position and layer: about 12 values of the width and 5 of the inner width, in the model's dtype.
+    position = config.num_hidden_layers * (12 * lm.width + 5 * inner) * lm.dtype.itemsize
+    longest = settings.segment_tokens + (settings.vectors or settings.segment_tokens // 6)
+    return max(1, min(MOST_SLOTS, settings.memory // (position * longest)))
+
+
+def _seed(task: Task, seed: int) -> int:
+    """The start of a segment depends on the segment alone, not on what shares its batch."""
+    text = f"{seed} {task.attempt} {' '.join(map(str, task.ids))}"
+    digest = hashlib.sha256(text.encode()).digest()
+    number: int = int.from_bytes(digest[:8], "little") >> 1  # torch takes 63 bits
+    return number

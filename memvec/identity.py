@@ -1,0 +1,125 @@
+"""Fingerprints: what model and tokenizer vectors belong to, computed from a checkpoint's files without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from memvec.errors import FingerprintError, NotFoundError
+from memvec.formats import canonical
+from memvec.types import Fingerprint
+
+# Behaviour only. The rest of a config (names, versions, training settings) may change without changing an output.
+ARCHITECTURE_FIELDS = (
+    "activation_function",
+    "attention_bias",
+    "attn_logit_softcapping",
+    "conv_kernel",
+    "expand",
+    "final_logit_softcapping",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "layer_types",
+    "mlp_bias",
+    "model_type",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "partial_rotary_factor",
+    "query_pre_attn_scalar",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "state_size",
+    "tie_word_embeddings",
+    "use_parallel_residual",
+    "vocab_size",
+    "word_embed_proj_dim",
+)
+EMBEDDING_NAMES = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "embeddings.weight",
+    "word_embeddings.weight",
+)
+BUFFER_NAMES = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
+
+# What tokenizers disagree about: spaces, line ends, composed letters, joined emoji, digits, code, special look-alikes.
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "  two  spaces\tand tab\r\nCRLF\n\n\nthree",
+    "caf\u00e9 cafe\u0301 \ufb01 \u00a0nbsp \ufeffbom \u0000nul",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1eb\U0001f1f7 \u4f60\u597d\u4e16\u754c \u3053\u3093 \ud55c\uae00",
+    "\u041f\u0440\u0438\u0432\u0435\u0442 \u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0928\u092e\u0938\u094d\u0924\u0947",
+    "0123456789 3.14159 1e-10 1,000,000 \u00bd\u00b2",
+    "def f(x): return {'a': [x**2, -x]}  # ok\n\tif __name__ == '__main__':",
+    "<s></s><|endoftext|><|im_start|><pad>[CLS][MASK]<unk>",
+)
+
+
+def fingerprint(model: str = "smollm2-135m") -> Fingerprint:
+    """The fingerprint of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
+    from memvec.model_cache import resolve
+
+    return fingerprint_folder(resolve(model), source=model)
+
+
+def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
+    """The fingerprint of the checkpoint in `folder`: config.json, *.safetensors and tokenizer files."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(folder).to_dict()
+    digests = dict(sorted(_tensor_digests(folder)))
+    embedding = next((d for suffix in EMBEDDING_NAMES for n, d in digests.items() if n.endswith(suffix)), "")
+    if config.get("tie_word_embeddings"):
+        digests.pop("lm_head.weight", None)  # some writers keep the tied copy, some drop it
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    probes = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES]
+    return Fingerprint(
+        weights=_sha256(digests),
+        embedding=embedding,
+        architecture={name: config[name] for name in ARCHITECTURE_FIELDS if config.get(name) is not None},
+        vocabulary=_sha256(sorted(tokenizer.get_vocab().items())),
+        probe=_sha256(probes),
+        width=int(config.get("word_embed_proj_dim") or config["hidden_size"]),
+        source=source,
+    )
+
+
+def _tensor_digests(folder: Path) -> Iterator[tuple[str, str]]:
+    """(name, sha256 over name, dtype, shape and bytes) of every tensor in the folder's safetensors files."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise NotFoundError(f"no *.safetensors in {str(folder)!r}. Save the model with save_pretrained() first.")
+    for file in files:
+        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            (size,) = struct.unpack("<Q", data[:8])
+            entries: dict[str, Any] = json.loads(data[8 : 8 + size])
+            for name, entry in entries.items():
+                if name == "__metadata__" or name.endswith(BUFFER_NAMES):
+                    continue
+                begin, end = entry["data_offsets"]
+                digest = hashlib.sha256(canonical.dumps([name, entry["dtype"], entry["shape"]]))
+                with memoryview(data) as view:
+                    digest.update(view[8 + size + begin : 8 + size + end])
+                yield name, digest.hexdigest()
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(canonical.dumps(value)).hexdigest()
+
+
+def check_fingerprint(expected: Fingerprint, found: Fingerprint) -> None:
+    """FingerprintError with every differing field unless both stand for the same model and tokenizer."""
+    if differences := expected.differences(found):
+        raise FingerprintError(differences)

@@ -1,0 +1,94 @@
+"""`list`, `show` and `info`: what is in a store. Knows no model and loads none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from memvec.errors import NotFoundError, UsageError
+from memvec.store import RecordRef, Store, StoredDocument
+from memvec.summary import row_values, summarise
+from memvec.types import Kind, PackReport
+from memvec.unpacking import select
+
+SHORTEST_ID = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """One line of `list`."""
+
+    name: str
+    bytes: int
+    tokens: int
+    records: int
+    raw_records: int
+    vectors: int
+    corrected_tokens: int
+    sha256: str
+
+
+def list_documents(store: str | Path, documents: Sequence[str] = (), limit: int | None = None) -> list[DocumentRow]:
+    """The live documents of a store by name, all or those matching a glob in `documents`, at most `limit`."""
+    opened = Store.open(store)
+    return [_row(opened, document) for document in select(opened, documents)[:limit]]
+
+
+def info(store: str | Path) -> PackReport:
+    """Totals over the live documents of a store; `seconds` is what their fits took."""
+    opened = Store.open(store)
+    live = opened.documents()
+    incomplete = [v for v in opened.versions() if not v.complete and v.document.name not in live]
+    return summarise(opened, [*live.values(), *incomplete])
+
+
+def show(store: str | Path, name: str) -> dict[str, Any]:
+    """A document with its records, or one record by at least four hex digits of its id. NotFoundError, UsageError."""
+    opened = Store.open(store)
+    live = opened.documents()
+    if name in live:
+        return asdict(_row(opened, live[name])) | {"parts": [_record(opened, ref) for ref in live[name].records]}
+    wanted = name.lower()
+    refs = [ref for document in live.values() for ref in document.records]
+    hits = [ref for ref in refs if len(wanted) >= SHORTEST_ID and opened.record_id(ref).startswith(wanted)]
+    if not hits:
+        raise NotFoundError(f"no document or record {name!r} in {str(store)!r}. `memvec list` shows the names.")
+    if len({opened.record_id(ref) for ref in hits}) > 1:
+        raise UsageError(f"{name!r} is short for {len(hits)} records. Give more digits.")
+    return _record(opened, hits[0])
+
+
+def _row(store: Store, stored: StoredDocument) -> DocumentRow:
+    rows = [row_values(store, ref) for ref in stored.records]
+    return DocumentRow(
+        name=stored.document.name,
+        bytes=stored.document.bytes,
+        tokens=stored.document.tokens,
+        records=len(rows),
+        raw_records=sum(row["kind"] == Kind.RAW for row in rows),
+        vectors=int(sum(row["vectors"] for row in rows)),
+        corrected_tokens=int(sum(row["corrected_wrong"] + row["corrected_margin"] for row in rows)),
+        sha256=stored.document.sha256,
+    )
+
+
+def _record(store: Store, ref: RecordRef) -> dict[str, Any]:
+    record = store.record(ref)
+    return {
+        "id": store.record_id(ref),
+        "document": record.document.name,
+        "kind": record.kind.name.lower(),
+        "reason": record.reason.sentence,
+        "start": record.start,
+        "length": record.length,
+        "tokens": record.tokens,
+        "vectors": len(record.vectors),
+        "width": store.manifest.fingerprint.width,
+        "corrections": [list(pair) for pair in record.corrections],
+        "text_sha256": record.text_sha256.hex(),
+        "shard": store.manifest.shards[ref.shard].path,
+        "row": ref.row,
+        "report": asdict(record.report),
+    }

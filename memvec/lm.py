@@ -1,0 +1,109 @@
+"""FrozenLM: a causal language model that is only read. The one module that touches transformers' model classes.
+
+Letters: B rows, L positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ATTENTION = "sdpa"
+
+
+class FrozenLM:
+    """A frozen model and its tokenizer. No parameter of it ever has a gradient."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+        """Load the checkpoint in `folder` as `dtype` onto `device`."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        with _quiet():
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
+        self.model.eval().requires_grad_(False).to(device)
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.table: Tensor = self.model.get_input_embeddings().weight  # (V, D)
+        self.head: Tensor = self.model.get_output_embeddings().weight  # (V, D)
+        self.vocabulary, self.width = self.table.shape
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, nothing added and special look-alikes split like any text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; half a character at an end comes out as U+FFFD."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings (…, D) of ids (…)."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def hidden(self, embeds: Tensor) -> Tensor:
+        """Last hidden states (B, L, D) of input embeddings (B, L, D); causal, so padding on the right does no harm."""
+        hidden: Tensor = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return hidden
+
+    @torch.inference_mode()
+    def start(self, embeds: Tensor) -> tuple[Tensor, Any]:
+        """(logits of the next token (B, V), cache) after input embeddings (B, L, D)."""
+        out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1], out.past_key_values
+
+    @torch.inference_mode()
+    def advance(self, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """(logits of the next token (B, V), cache) after one more token a row (B,)."""
+        out = self.model(input_ids=ids[:, None], past_key_values=cache, use_cache=True)
+        return out.logits[:, -1], out.past_key_values
+
+
+def fast_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def default_device() -> str:
+    """cuda when there is one, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write the model and tokenizer in a GGUF file as a float32 safetensors checkpoint into `folder`."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # its GGUF reader draws a bar that nothing turns off
+        source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent}
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bars; memvec draws its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,218 @@
+"""`pack`: documents in, certified records out, into a store. Segment, fit, round, certify, correct, commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from memvec import __version__
+from memvec.allocator import keeping_memory
+from memvec.decode import Certificate, certify
+from memvec.errors import InterruptedPackError, PartialError, UsageError
+from memvec.fit import FitEngine, Fitted
+from memvec.formats.manifest import FILE_NAME, Manifest, Numerics
+from memvec.identity import check_fingerprint, fingerprint_folder
+from memvec.lm import FrozenLM, default_device, fast_dtype
+from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.planning import Waiting, plan, tasks
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.records import exact_record, raw_records
+from memvec.settings import PackSettings
+from memvec.sources import Source, gather
+from memvec.store import Store, writing
+from memvec.summary import summarise
+from memvec.types import FitReport, PackReport, RawReason, Record
+
+COMMIT_SECONDS = 120.0  # finished records wait about this long for a commit
+COMMIT_RECORDS = 1024
+CERTIFY_AT_ONCE = 16
+GROWTH = 1.5  # vectors of a refit to those of the attempt before
+
+
+def pack(
+    sources: Sequence[str | Path | Source],
+    store: str | Path,
+    *,
+    model: str = DEFAULT_MODEL,
+    settings: PackSettings | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    device: str | None = None,
+    dtype: str | None = None,
+    watch: Watch = unwatched,
+) -> PackReport:
+    """Pack files, folders and `Source`s into the store at `store`, made or added to; every record is certified.
+
+    Documents already there with the same bytes are left as they are; changed ones replace the old when complete.
+    `dtype` is what vectors are fitted in (default: bfloat16 where the processor has it); certifying is float32.
+    Raises UsageError, NotFoundError, FingerprintError, StoreDamagedError, StoreLockedError; PartialError when inputs
+    were skipped and InterruptedPackError on Ctrl-C, both after what was finished is committed.
+    """
+    begun = time.perf_counter()
+    documents, skipped = _documents(sources, include, exclude, Path(store))
+    progress = Progress(documents=len(documents))
+    folder = resolve(model, lambda message: enter(message, progress, watch))
+    with writing(store):
+        enter("fingerprinting the model", progress, watch)
+        opened = _open_or_create(Path(store), folder, model)
+        run = _Run(opened, settings or PackSettings(), progress, watch)
+        live = opened.documents()
+        fresh = [d for d in documents if d.name not in live or live[d.name].document.sha256 != d.sha256]
+        progress.documents_done = len(documents) - len(fresh)
+        interrupted = False
+        try:
+            run.work(fresh, folder, device, dtype)
+        except KeyboardInterrupt:
+            run.finish_early()
+            interrupted = True
+        names = {(d.name, d.sha256) for d in documents}
+        packed = [v for v in opened.versions() if (v.document.name, v.document.sha256) in names]
+        report = summarise(opened, packed, time.perf_counter() - begun)
+        report = dataclasses.replace(report, unchanged=len(documents) - len(fresh))
+    if interrupted:
+        raise InterruptedPackError(report)
+    if skipped:
+        raise PartialError(skipped, report)
+    return report
+
+
+def _documents(
+    sources: Sequence[str | Path | Source], include: Sequence[str], exclude: Sequence[str], store: Path
+) -> tuple[list[Source], list[tuple[str, str]]]:
+    paths = [source for source in sources if not isinstance(source, Source)]
+    given = [source for source in sources if isinstance(source, Source)]
+    found, skipped = gather(paths, include, exclude, store)
+    documents = sorted([*found, *given], key=lambda source: source.name)
+    twice = [name for name, count in Counter(d.name for d in documents).items() if count > 1]
+    if twice:
+        raise UsageError(f"two inputs are named {twice[0]!r}. Give each document its own name.")
+    return documents, skipped
+
+
+def _open_or_create(path: Path, folder: Path, model: str) -> Store:
+    found = fingerprint_folder(folder, source=model)
+    if (path / FILE_NAME).exists() or (path / "shards").exists():
+        opened = Store.open(path)
+        check_fingerprint(opened.manifest.fingerprint, found)
+        return opened
+    vocabulary = int(found.architecture["vocab_size"])
+    return Store.create(path, Manifest(found, vocabulary, Numerics(), tool=f"memvec {__version__}"))
+
+
+class _Run:
+    """One pack into an open, locked store."""
+
+    def __init__(self, store: Store, settings: PackSettings, progress: Progress, watch: Watch) -> None:
+        self.store, self.settings, self.progress, self.watch = store, settings, progress, watch
+        self.pending: list[Record] = []  # certified, not yet committed
+        self.retired: list[Fitted] = []  # fitted, not yet certified
+        self.waiting: list[Waiting] = []  # by task key
+        self.left: Counter[str] = Counter()  # segments still to come, by document
+        self.committed = time.monotonic()
+
+    def work(self, fresh: Sequence[Source], folder: Path, device: str | None, dtype: str | None) -> None:
+        """Segment, fit, certify and commit `fresh`."""
+        if not fresh:
+            return
+        enter("loading the model", self.progress, self.watch)
+        device = device or default_device()
+        kind = getattr(torch, dtype) if dtype else fast_dtype(device)
+        self.exact = FrozenLM(folder, torch.float32, device)
+        fast = self.exact if kind == torch.float32 else FrozenLM(folder, kind, device)
+        with keeping_memory():
+            self._plan(fresh, fast)
+            self._fit(FitEngine(fast, self.settings))
+            self._commit()
+
+    def finish_early(self) -> None:
+        """After Ctrl-C: certify what was fitted and commit it."""
+        enter("stopping: certifying what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
+        try:
+            self._certify(None)
+        except KeyboardInterrupt:
+            self.retired.clear()
+        self._commit()
+
+    def _plan(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
+        enter("measuring surprisal and cutting segments", self.progress, self.watch)
+        partial = {(v.document.name, v.document.sha256): v for v in self.store.versions() if not v.complete}
+        made = plan(fresh, partial, lm, self.settings)
+        self.pending += made.raw
+        self.waiting = made.waiting
+        self.left = Counter(item.document.name for item in made.waiting)
+        p = self.progress
+        p.documents_done = p.documents - len(self.left)
+        p.segments, p.tokens = len(self.waiting), sum(len(item.segment.ids) for item in self.waiting)
+
+    def _fit(self, engine: FitEngine) -> None:
+        engine.add(tasks(self.waiting, engine.lm.width, engine.capacity, self.settings))
+        enter("fitting", self.progress, self.watch)
+        begun = time.perf_counter()
+
+        def tick(token_steps: int) -> None:
+            self.progress.token_steps += token_steps
+            self.progress.seconds = time.perf_counter() - begun
+            self.watch(self.progress)
+
+        while engine.queue:  # again when the last certificates sent segments back
+            for fitted in engine.run(tick):
+                self.retired.append(fitted)
+                if len(self.retired) >= CERTIFY_AT_ONCE:
+                    self._certify(engine)
+            self._certify(engine)
+
+    def _certify(self, engine: FitEngine | None) -> None:
+        """Turn retired fits into records. Those over the correction cap go back to `engine`, raw after the last refit."""
+        batch = [fitted.task for fitted in self.retired]
+        vectors = [fitted.vectors for fitted in self.retired]
+        certificates = certify(self.exact, vectors, [task.ids for task in batch], self.settings.margin) if batch else []
+        for fitted, certificate in zip(self.retired, certificates, strict=True):
+            task = fitted.task
+            if self._acceptable(certificate, len(task.ids)):
+                self._done(fitted, certificate)
+            elif engine is not None and task.attempt < self.settings.refits:
+                more = math.ceil(task.vectors * GROWTH)
+                fixed = self.settings.vectors is not None  # then only another start is tried
+                engine.add(
+                    [dataclasses.replace(task, attempt=task.attempt + 1, vectors=task.vectors if fixed else more)]
+                )
+            elif engine is not None:
+                self._done(fitted, None)
+        self.retired = []
+        if len(self.pending) >= COMMIT_RECORDS or time.monotonic() - self.committed > COMMIT_SECONDS:
+            self._commit()
+
+    def _acceptable(self, certificate: Certificate, tokens: int) -> bool:
+        within = len(certificate.corrections) <= self.settings.allowed(tokens)
+        return within and not (self.settings.strict and certificate.wrong)
+
+    def _done(self, fitted: Fitted, certificate: Certificate | None) -> None:
+        """Add the record of a finished segment; without a certificate it is raw."""
+        task, item = fitted.task, self.waiting[fitted.task.key]
+        data, start = self.exact.decode(task.ids).encode(), item.segment.start
+        if certificate is None:
+            spent = FitReport(
+                steps=task.steps, token_steps=task.token_steps, nats_before=item.nats, seconds=task.seconds
+            )
+            width, n = self.exact.width, len(task.ids)
+            self.pending += raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)
+        else:
+            self.pending.append(exact_record(item.document, start, data, fitted, certificate, item.nats))
+        p = self.progress
+        p.exact += certificate is not None
+        p.segments_done += 1
+        p.tokens_done += len(task.ids)
+        self.left[item.document.name] -= 1
+        p.documents_done += not self.left[item.document.name]
+
+    def _commit(self) -> None:
+        if self.pending:
+            self.store.commit(self.pending)
+            self.pending = []
+        self.committed = time.monotonic()

@@ -1,0 +1,52 @@
+"""How far a long verb is, for whoever draws it. The library itself never prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+USUAL_TOKEN_STEPS = 80.0  # token-steps a fitted token takes on the default model; only for the first estimates
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a verb is; the same object is handed out again and again."""
+
+    stage: str = "starting"
+    documents: int = 0
+    documents_done: int = 0
+    segments: int = 0
+    segments_done: int = 0
+    exact: int = 0  # segments certified so far
+    tokens: int = 0  # to be fitted or decoded
+    tokens_done: int = 0
+    token_steps: int = 0  # positions run forward and backward so far
+    seconds: float = 0.0  # spent at it
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Finished tokens a second so far."""
+        return self.tokens_done / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the token-steps so far; None before there are any."""
+        if not self.token_steps or not self.seconds:
+            return None
+        known = self.tokens_done > self.tokens / 4
+        per_token = self.token_steps / self.tokens_done if known else USUAL_TOKEN_STEPS
+        left = max(0.0, self.tokens * per_token - self.token_steps)
+        return left / (self.token_steps / self.seconds)
+
+
+Watch = Callable[[Progress], None]
+
+
+def unwatched(progress: Progress) -> None:
+    """Watch nothing."""
+
+
+def enter(stage: str, progress: Progress, watch: Watch) -> None:
+    """Say that a new stage has begun."""
+    progress.stage = stage
+    watch(progress)

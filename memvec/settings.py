@@ -1,0 +1,60 @@
+"""Settings of a pack: one flat, validated value; every number says its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memvec.errors import UsageError
+
+# Measured on the default model over prose, code and German (docs/LOG.md): below this the step count stops falling.
+NATS_PER_DIMENSION = 38 / 576
+
+
+@dataclass(frozen=True, slots=True)
+class PackSettings:
+    """What may be chosen about a pack. The defaults are measured on the default model (docs/LOG.md)."""
+
+    nats_per_vector: float | None = None  # surprisal one vector is asked to carry [nats]; None: 38 at width 576
+    segment_tokens: int = 64  # most tokens in a segment
+    vectors: int | None = None  # exactly this many vectors a segment, cut to suit; None: as many as its nats ask for
+    margin: float = 0.1  # logit gap under which a token is stored as a correction [logits]
+    max_corrections: float = 0.03  # corrected tokens a record may have, as a fraction of its tokens [0..1]
+    strict: bool = False  # no corrections of wrong tokens, only of thin margins
+    max_steps: int = 200  # optimiser steps of one attempt
+    refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
+    learning_rate: float = 1.0
+    weight_decay: float = 0.01
+    warmup: int = 10  # steps
+    seed: int = 0
+    memory: int = 2 * 1024**3  # most memory the optimiser's activations may take [bytes]; decides the batch
+
+    def __post_init__(self) -> None:
+        """UsageError when a value cannot be meant."""
+        bounds: dict[str, tuple[float, float]] = {
+            "segment_tokens": (8, 4096),
+            "margin": (0.0, 100.0),
+            "max_corrections": (0.0, 1.0),
+            "max_steps": (1, 1_000_000),
+            "refits": (0, 10),
+            "memory": (1, 2**63),
+        }
+        if self.nats_per_vector is not None:
+            bounds["nats_per_vector"] = (0.1, 1e6)
+        if self.vectors is not None:
+            bounds["vectors"] = (1, 4096)
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"{name} is {value}, expected {low:g} to {high:g}.")
+
+    def budget(self, width: int) -> float:
+        """Nats one vector of `width` elements is asked to carry."""
+        return self.nats_per_vector or NATS_PER_DIMENSION * width
+
+    def allowed(self, tokens: int) -> int:
+        """Most corrections a record of N = `tokens` may have."""
+        return int(-(-self.max_corrections * tokens // 1))
+
+    def enough(self, tokens: int) -> int:
+        """Corrections at which a fit stops: half the cap, so that rounding and float32 have room to differ."""
+        return round(self.max_corrections * tokens / 2)

@@ -1,0 +1,91 @@
+"""Which files a pack reads, and under which names. Knows no model and no store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from memvec.errors import NotFoundError, UsageError
+from memvec.formats.shard import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One document to be packed."""
+
+    name: str
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes, in hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def gather(
+    paths: Sequence[str | Path],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    store: Path | None = None,
+) -> tuple[list[Source], list[tuple[str, str]]]:
+    """(documents in order of name, skipped (name, reason)) of files and folders; names are relative to each folder.
+
+    `include` and `exclude` are globs over the whole name or its last part. `store` is left out where it lies inside.
+    UsageError when two files get one name, NotFoundError when a path does not exist.
+    """
+    found: dict[str, Source] = {}
+    skipped: list[tuple[str, str]] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise NotFoundError(f"no file or folder {str(path)!r} to pack.")
+        for name, file in _files(path, store, skipped):
+            if not _wanted(name, include, exclude):
+                continue
+            try:
+                check_name(name)
+                data = file.read_bytes()
+            except (OSError, ValueError) as error:  # an unreadable file, a name no store can hold
+                skipped.append((_printable(name), str(error)))
+                continue
+            if name in found:
+                raise UsageError(f"two inputs would be named {name!r}. Pack their common folder, or one at a time.")
+            found[name] = Source(name, data)
+    return [found[name] for name in sorted(found)], skipped
+
+
+def _files(path: Path, store: Path | None, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Path]]:
+    if not path.is_dir():
+        yield path.name, path
+        return
+    hidden = store.resolve() if store else None
+    for folder, folders, names in os.walk(path, onerror=lambda e: skipped.append((str(e.filename), str(e)))):
+        kept = []
+        for name in sorted(folders):
+            below = Path(folder, name)
+            if below.is_symlink():
+                skipped.append((_printable(str(below.relative_to(path))), "a link to a folder is not followed"))
+            elif below.resolve() != hidden:
+                kept.append(name)
+        folders[:] = kept
+        for name in names:
+            file = Path(folder, name)
+            relative = file.relative_to(path).as_posix()
+            if file.is_file():
+                yield relative, file
+            else:
+                skipped.append((_printable(relative), "not a regular file"))
+
+
+def _wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    def hit(globs: Sequence[str]) -> bool:
+        return any(fnmatchcase(part, glob) for glob in globs for part in (name, PurePosixPath(name).name))
+
+    return (not include or hit(include)) and not hit(exclude)
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

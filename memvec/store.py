@@ -1,0 +1,192 @@
+"""A store on disk: what is in it, and how a shard of new records becomes part of it. Knows no model.
+
+Shards are immutable and named by their digest; a commit writes the shard, then replaces the manifest (SPEC §2, §8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError, StoreLockedError, UsageError
+from memvec.formats import files, manifest, shard
+from memvec.formats.manifest import Manifest, ShardEntry
+from memvec.formats.shard import Shard
+from memvec.types import Document, Problem, ProblemKind, Record
+
+# A damaged file may make a parser fail in any of these ways; all of them mean the same.
+PARSE_ERRORS = (ValueError, SafetensorError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRef:
+    """Where a record lies: shard number and row, and the bytes of its document it stands for."""
+
+    shard: int
+    row: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document and its records in order of bytes; `complete` when they cover it without a gap."""
+
+    document: Document
+    records: tuple[RecordRef, ...]
+    complete: bool
+
+
+class Store:
+    """An opened store: one generation of its manifest, and its shards as they are asked for."""
+
+    def __init__(self, path: Path, state: Manifest) -> None:
+        self.path = path
+        self.manifest = state
+        self._load = lru_cache(maxsize=4)(self._load_shard)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """The store at `path`. NotFoundError, FormatTooNewError or StoreDamagedError."""
+        path = Path(path)
+        file = path / manifest.FILE_NAME
+        if not file.is_file():
+            shards = path / "shards"
+            if shards.is_dir() and any(shards.iterdir()):
+                raise damaged(manifest.FILE_NAME, "missing_file", "the manifest is missing but shards are there")
+            raise NotFoundError(
+                f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. See `memvec pack`."
+            )
+        try:
+            return cls(path, manifest.decode(file.read_bytes()))
+        except FormatTooNewError:
+            raise
+        except PARSE_ERRORS as error:
+            raise damaged(manifest.FILE_NAME, "digest_mismatch", str(error)) from None
+
+    @classmethod
+    def create(cls, path: str | Path, state: Manifest) -> Store:
+        """A new empty store at `path`; UsageError when something else is there."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(p.name != LOCK_NAME for p in path.iterdir())):
+            raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name for -o.")
+        (path / "shards").mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
+        return cls(path, state)
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Make `records` part of the store, on disk when this returns; all of them or none."""
+        state = self.manifest
+        data = shard.encode(records, state.fingerprint.id, state.fingerprint.width, state.vocabulary)
+        documents = len({record.document for record in records})
+        entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
+        files.write_atomically(self.path / entry.path, data)
+        state = state.with_shard(entry)
+        files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
+        self.manifest = state
+
+    def shard(self, number: int) -> Shard:
+        """Shard number `number`, structure and digests checked. StoreDamagedError names the place."""
+        return self._load(self.manifest.shards[number])
+
+    def record(self, ref: RecordRef) -> Record:
+        """The record at `ref`, its digest checked. StoreDamagedError names the place."""
+        entry = self.manifest.shards[ref.shard]
+        try:
+            return self.shard(ref.shard).record(ref.row)
+        except PARSE_ERRORS as error:
+            raise damaged(f"{entry.path} record {ref.row}", "digest_mismatch", str(error)) from None
+
+    def record_id(self, ref: RecordRef) -> str:
+        """The 64 hex digits that name the record at `ref`."""
+        return self.shard(ref.shard).digest(ref.row).hex()
+
+    def versions(self) -> list[StoredDocument]:
+        """Every document version, complete or not, in order of its newest record."""
+        known: dict[tuple[str, str], Document] = {}
+        found: dict[tuple[str, str], dict[int, RecordRef]] = {}
+        for number in range(len(self.manifest.shards)):
+            part = self.shard(number)
+            columns = (part.tensors[name].tolist() for name in ("document", "start", "length"))
+            for row, (place, start, length) in enumerate(zip(*columns, strict=True)):
+                document = part.documents[place]
+                key = document.name, document.sha256
+                refs = found.pop(key, {})  # re-inserted: the newest comes last
+                refs[start] = RecordRef(number, row, start, length)
+                found[key] = refs
+                known.setdefault(key, document)
+        return [_assemble(known[key], refs) for key, refs in found.items()]
+
+    def documents(self) -> dict[str, StoredDocument]:
+        """The live documents by name: of several complete versions, the newest."""
+        live = {stored.document.name: stored for stored in self.versions() if stored.complete}
+        return dict(sorted(live.items()))
+
+    def size(self) -> int:
+        """Bytes of the manifest and the shards it names."""
+        return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in self.manifest.shards)
+
+    def _load_shard(self, entry: ShardEntry) -> Shard:
+        file = self.path / entry.path
+        if not file.is_file():
+            raise damaged(entry.path, "missing_file", "the manifest names this shard but the file is not there")
+        if file.stat().st_size != entry.bytes:
+            raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {file.stat().st_size}")
+        data = file.read_bytes()
+        try:
+            part = Shard(data)
+        except PARSE_ERRORS as error:
+            raise damaged(entry.path, "digest_mismatch", str(error)) from None
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise damaged(f"{entry.path} header", "digest_mismatch", "the file does not match the digest in its name")
+        if part.metadata["fingerprint"] != self.manifest.fingerprint.id or len(part) != entry.records:
+            raise damaged(entry.path, "invalid_value", "fingerprint or record count is not the manifest's")
+        return part
+
+
+LOCK_NAME = "LOCK"
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Hold the write lock of the store at `path`, made when missing; StoreLockedError when another process has it."""
+    path = Path(path)
+    made = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreLockedError(
+            f"another process is writing to {str(path)!r}. Wait for it to end and try again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if made and not (path / manifest.FILE_NAME).exists():
+            shutil.rmtree(path, ignore_errors=True)  # a pack that failed before its first commit leaves no trace
+
+
+def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:
+    """StoreDamagedError with one problem."""
+    return StoreDamagedError([Problem(location, kind, message)])
+
+
+def _assemble(document: Document, refs: dict[int, RecordRef]) -> StoredDocument:
+    # Records of an interrupted pack with other settings may lie across: the walk takes those that join, newest first.
+    ordered: list[RecordRef] = []
+    reached = 0
+    while (ref := refs.get(reached)) is not None and ref not in ordered[-1:]:
+        ordered.append(ref)
+        reached += ref.length
+    complete = bool(ordered) and reached == document.bytes
+    return StoredDocument(document, tuple(ordered if complete else refs.values()), complete)

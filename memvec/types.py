@@ -1,0 +1,171 @@
+"""Value objects shared by every folder. Standard library and numpy only.
+
+Letters: S segments, M vectors, D width, N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float16]  # (M, D)
+
+ProblemKind = Literal[
+    "bad_json",
+    "digest_mismatch",
+    "invalid_value",
+    "missing_file",
+    "out_of_bounds",
+    "size_mismatch",
+    "undecodable",
+    "wrong_text",
+]
+
+
+class Kind(IntEnum):
+    """What a record holds; the numbers are those of the format."""
+
+    RAW = 0
+    EXACT = 1
+
+
+class RawReason(IntEnum):
+    """Why a record is raw; the numbers are those of the format."""
+
+    NONE = 0
+    NOT_TEXT = 1
+    TOO_SHORT = 2
+    TOKENIZER = 3
+    NO_FIT = 4
+
+    @property
+    def sentence(self) -> str:
+        """The reason in words."""
+        return {
+            RawReason.NONE: "",
+            RawReason.NOT_TEXT: "not valid UTF-8 text",
+            RawReason.TOO_SHORT: "text of a few tokens",
+            RawReason.TOKENIZER: "the tokenizer does not give this text back",
+            RawReason.NO_FIT: "corrections stayed over their cap after refits",
+        }[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a store: where, of what kind, in words."""
+
+    location: str
+    kind: ProblemKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What model and tokenizer vectors belong to."""
+
+    weights: str  # sha256 over (name, dtype, shape, bytes) of every tensor of the checkpoint
+    embedding: str  # the same of the input-embedding tensor alone
+    architecture: Mapping[str, Any]  # behaviour fields of the configuration, by allow-list
+    vocabulary: str  # sha256 over sorted (token, id)
+    probe: str  # sha256 over the ids of fixed probe strings
+    width: int  # D
+    source: str = field(default="", compare=False)  # where the model came from; informative
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that stand for everything that is compared."""
+        body = {k: v for k, v in asdict(self).items() if k != "source"}
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def differences(self, other: Fingerprint) -> list[tuple[str, str, str]]:
+        """(field, mine, the other's) of every compared field that differs; architecture field by field."""
+        out = []
+        for name in ("weights", "embedding", "vocabulary", "probe", "width"):
+            mine, theirs = str(getattr(self, name)), str(getattr(other, name))
+            if mine != theirs:
+                out.append((name, mine[:16], theirs[:16]))
+        for key in sorted({*self.architecture, *other.architecture}):
+            mine, theirs = (str(f.architecture.get(key, "absent")) for f in (self, other))
+            if mine != theirs:
+                out.append((f"architecture.{key}", mine, theirs))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What it took to make a record; zeros for raw ones."""
+
+    steps: int = 0  # optimiser steps, refits included
+    token_steps: int = 0  # token positions run forward and backward, padding and refits included
+    nats_before: float = 0.0  # surprisal of the segment without vectors [nats, whole segment]
+    nats_after: float = 0.0  # the same with them
+    corrected_wrong: int = 0  # tokens stored because decoding would be wrong
+    corrected_margin: int = 0  # tokens stored because the margin was under the threshold
+    least_margin: float = 0.0  # least first-to-second logit gap among tokens that come from vectors [logits]
+    seconds: float = 0.0  # share of the wall-clock [s]
+
+    @property
+    def corrected(self) -> int:
+        """Tokens that come from corrections."""
+        return self.corrected_wrong + self.corrected_margin
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A name and what its bytes are known by."""
+
+    name: str
+    bytes: int
+    sha256: str
+    zstd_bytes: int  # its share of one zstd -19 stream over everything packed with it [bytes]
+    tokens: int  # 0 when it is no text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One segment packed: everything needed to give its bytes back with the model."""
+
+    document: Document
+    kind: Kind
+    start: int  # first byte of the segment in its document
+    length: int  # bytes
+    tokens: int  # N; 0 when the segment is no text
+    vectors: Vectors  # (M, D); M = 0 for raw records
+    corrections: tuple[tuple[int, int], ...]  # (position, token), ascending
+    payload: bytes  # a zstd frame for raw records, else empty
+    text_sha256: bytes  # of the segment's bytes
+    reason: RawReason
+    report: FitReport
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What a pack did or a store holds; the field names are those of `--json`."""
+
+    documents: int
+    records: int
+    raw_records: int
+    source_bytes: int
+    source_tokens: int
+    fitted_tokens: int  # tokens of records that are not raw
+    vectors: int
+    tokens_per_vector: float  # fitted_tokens / vectors
+    corrected_tokens: int
+    raw_text_bytes: int  # bytes of valid text that went raw
+    vector_bytes: int
+    store_bytes: int
+    zstd_bytes: int  # zstd -19 of the same documents as one stream
+    token_steps: int
+    seconds: float
+    model: str
+    fingerprint: str
+    exact: bool  # every record was certified to decode to its bytes
+    unchanged: int = 0  # documents that were in the store already
