@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
+from click.exceptions import Exit
 
 from memvec.cli.output import Output, clock, common, printable
 from memvec.errors import ReconstructionError, StoreDamagedError
@@ -36,4 +37,4 @@ def command(store: str, decode: bool, model: str | None, batch: int, device: str
     output.result(asdict(report), "\n".join(lines))
     if not report.ok:
         wrong = all(problem.kind == "wrong_text" for problem in report.problems)
-        raise SystemExit(ReconstructionError.exit_code if wrong else StoreDamagedError.exit_code)
+        raise Exit(ReconstructionError.exit_code if wrong else StoreDamagedError.exit_code)

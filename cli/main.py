@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
@@ -62,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the program with `arguments`; the exit code. Never a traceback, unless MEMVEC_TRACEBACK is set."""
     as_json = "--json" in arguments
     try:
-        program.main(list(arguments), prog_name="memvec", standalone_mode=False)
+        code = program.main(list(arguments), prog_name="memvec", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return 2
@@ -75,16 +74,12 @@ def run(arguments: Sequence[str]) -> int:
     except MemvecError as error:
         print_error(error, error.exit_code, as_json)
         return error.exit_code
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):  # the reader is gone: stay quiet, also when Python flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
         if os.environ.get("MEMVEC_TRACEBACK"):
             raise
         print_error(error, 1, as_json)
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import click
+from click.exceptions import Exit
 
 from memvec.progress import Progress
 
@@ -19,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 SCHEMA = "memvec.cli/1"
 REDRAW_SECONDS = 0.2
+CLOSED_PIPE = 128 + 13  # what a shell says of a program that SIGPIPE ended
 LINE_SECONDS = 20.0  # between lines where stderr is no terminal
 
 
@@ -75,6 +78,9 @@ def common(command: F) -> F:
         output = Output(as_json, quiet, not no_progress)
         try:
             command(*args, output=output, **kwargs)
+        except BrokenPipeError:  # the reader is gone: stay quiet, also when Python flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Exit(CLOSED_PIPE) from None
         finally:
             output.clear()
 

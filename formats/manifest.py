@@ -81,8 +81,8 @@ def decode(data: bytes) -> Manifest:
     # The digest is judged before the version: a flipped digit is damage, not a format of the future.
     if not isinstance(body, dict) or _digest(body) != envelope["sha256"]:
         raise ValueError("content does not match its sha256")
-    _check_readable(body)
     try:
+        _check_readable(body)
         return _build(body)
     except (KeyError, TypeError) as error:
         raise ValueError(f"a field is missing or of the wrong type ({error})") from None

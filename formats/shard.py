@@ -125,8 +125,11 @@ def read_header(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any
     if not isinstance(wrapped, dict) or list(wrapped) != [METADATA_KEY] or not isinstance(wrapped[METADATA_KEY], str):
         raise ValueError(f"metadata must hold exactly the key {METADATA_KEY!r}")
     metadata = canonical.loads(wrapped[METADATA_KEY].encode())
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME or metadata.get("version") != [1, 0]:
-        raise ValueError(f"metadata does not say {FORMAT_NAME} 1.0")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME:
+        raise ValueError(f"metadata does not say {FORMAT_NAME}")
+    version = metadata.get("version")
+    if not isinstance(version, list) or version[:1] != [1]:
+        raise ValueError(f"shard version {version} is not 1.x")
     counts = [metadata.get(name) for name in ("records", "documents", "width", "vocabulary")]
     if any(type(n) is not int or n < 0 for n in counts) or not isinstance(metadata.get("digests"), dict):
         raise ValueError("metadata lacks its counts or digests")

@@ -234,7 +234,7 @@ def slots_for(lm: FrozenLM, settings: PackSettings) -> int:
     # Kept per position and layer: about 12 values of the width and 5 of the inner width, in the model's dtype.
     position = config.num_hidden_layers * (12 * lm.width + 5 * inner) * lm.dtype.itemsize
     longest = settings.segment_tokens + (settings.vectors or settings.segment_tokens // 6)
-    return max(1, min(MOST_SLOTS, settings.memory // (position * longest)))
+    return int(max(1, min(MOST_SLOTS, settings.memory // (position * longest))))
 
 
 def _seed(task: Task, seed: int) -> int:

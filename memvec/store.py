@@ -76,8 +76,7 @@ class Store:
     def create(cls, path: str | Path, state: Manifest) -> Store:
         """A new empty store at `path`; UsageError when something else is there."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(p.name != LOCK_NAME for p in path.iterdir())):
-            raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name for -o.")
+        _refuse_foreign(path)
         (path / "shards").mkdir(parents=True, exist_ok=True)
         files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
         return cls(path, state)
@@ -159,6 +158,7 @@ LOCK_NAME = "LOCK"
 def writing(path: str | Path) -> Iterator[None]:
     """Hold the write lock of the store at `path`, made when missing; StoreLockedError when another process has it."""
     path = Path(path)
+    _refuse_foreign(path)
     made = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / LOCK_NAME)
@@ -174,6 +174,14 @@ def writing(path: str | Path) -> Iterator[None]:
         lock.release()
         if made and not (path / manifest.FILE_NAME).exists():
             shutil.rmtree(path, ignore_errors=True)  # a pack that failed before its first commit leaves no trace
+
+
+def _refuse_foreign(path: Path) -> None:
+    """UsageError when something else than a store, an empty folder or nothing is at `path`."""
+    if not path.exists() or (path / manifest.FILE_NAME).exists() or (path / "shards").is_dir():
+        return
+    if not path.is_dir() or any(entry.name != LOCK_NAME for entry in path.iterdir()):
+        raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name for -o.")
 
 
 def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:

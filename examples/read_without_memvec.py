@@ -1,0 +1,23 @@
+"""Read one record's vectors with safetensors and json alone: the format needs no memvec. See formats/SPEC.md.
+
+python examples/read_without_memvec.py STORE [ROW]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from safetensors import safe_open
+
+store = Path(sys.argv[1])
+row = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+
+manifest = json.loads((store / "manifest.json").read_text())["manifest"]
+shard = store / "shards" / f"{manifest['shards'][0]['sha256']}.safetensors"
+with safe_open(shard, framework="np") as file:
+    begin, end = file.get_tensor("vectors_offsets")[row : row + 2].tolist()
+    vectors = file.get_slice("vectors")[begin:end]  # (M, D) float16
+    tokens = int(file.get_tensor("tokens")[row])
+
+print(f"record {row}: {tokens} tokens in {len(vectors)} vectors of {vectors.shape[1]} × {vectors.dtype}")
+print(f"they belong to {manifest['fingerprint']['source']}, weights {manifest['fingerprint']['weights'][:16]}…")

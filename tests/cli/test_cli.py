@@ -1,0 +1,212 @@
+"""The program as a user meets it: output, JSON, exit codes, no traceback."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memvec import errors
+from memvec.cli.main import COMMANDS, run
+from memvec.cli.output import clock, describe, printable
+from memvec.progress import Progress
+
+FIELDS = [
+    "documents", "records", "raw_records", "source_bytes", "source_tokens", "fitted_tokens", "vectors",
+    "tokens_per_vector", "corrected_tokens", "vector_bytes", "store_bytes", "zstd_bytes", "token_steps", "seconds",
+    "model", "fingerprint", "exact",
+]  # fmt: skip
+TINY = ["--nats-per-vector", "9", "--segment-tokens", "32", "--dtype", "float32"]
+
+
+def memvec(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "memvec.cli", *map(str, args)]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, env=os.environ)
+
+
+def call(capsysbinary: Any, *args: object) -> tuple[int, bytes, bytes]:
+    code = run([str(arg) for arg in args])
+    out, err = capsysbinary.readouterr()
+    return code, out, err
+
+
+def test_pack_unpack_verify_as_a_user_would(tree: Path, tmp_path: Path, tiny: str, documents: dict[str, bytes]) -> None:
+    store, out = tmp_path / "s.memvec", tmp_path / "out"
+    packed = memvec("pack", tree, "-o", store, "-m", tiny, "--json", *TINY)
+    assert packed.returncode == 0, packed.stderr
+    report = json.loads(packed.stdout)
+    assert report["schema"] == "memvec.cli/1"
+    assert set(FIELDS) <= set(report)
+    info = json.loads(memvec("info", store, "--json").stdout)
+    assert {k: info[k] for k in FIELDS if k != "seconds"} == {k: report[k] for k in FIELDS if k != "seconds"}
+    assert memvec("unpack", store, "-o", out).returncode == 0
+    diff = subprocess.run(["diff", "-r", tree, out], capture_output=True, check=False)
+    assert diff.returncode == 0, diff.stdout
+    assert memvec("verify", store, "--decode").returncode == 0
+    assert b"fitting" in packed.stderr  # a line now and then where stderr is no terminal
+
+
+def test_standard_input_and_output(tmp_path: Path, tiny: str) -> None:
+    store, text = tmp_path / "s.memvec", b"read from a pipe, and written to one: \xc3\xa9\r\n"
+    packed = memvec("pack", "-", "--name", "in/pipe.txt", "-o", store, "-m", tiny, *TINY, "-q", stdin=text)
+    assert (packed.returncode, packed.stdout, packed.stderr) == (0, b"", b"")
+    assert memvec("cat", store, "in/pipe.txt").stdout == text
+    assert memvec("unpack", store, "--stdout", "--no-progress").stdout == text
+    listed = json.loads(memvec("list", store, "--json").stdout)
+    assert [row["name"] for row in listed["documents"]] == ["in/pipe.txt"]
+
+
+def test_list_show_info_cat(packed: Path, capsysbinary: Any, documents: dict[str, bytes]) -> None:
+    code, out, _ = call(capsysbinary, "list", packed)
+    assert code == 0 and all(name.encode() in out for name in documents)
+    code, out, _ = call(capsysbinary, "list", packed, "--doc", "*.txt", "--limit", "2", "--json")
+    assert [row["name"] for row in json.loads(out)["documents"]] == ["bom.txt", "cjk.txt"]
+    code, out, _ = call(capsysbinary, "show", packed, "prose.txt", "--json")
+    parts = json.loads(out)["parts"]
+    assert parts[0]["vectors"] >= 1 and parts[0]["report"]["token_steps"] > 0
+    code, out, _ = call(capsysbinary, "show", packed, parts[0]["id"][:8], "--json")
+    assert json.loads(out)["id"] == parts[0]["id"]
+    code, out, _ = call(capsysbinary, "show", packed, "image.png")
+    assert b"not valid UTF-8" in out
+    code, out, _ = call(capsysbinary, "info", packed)
+    assert b"zstd" in out and b"a vector is larger than the text it holds" in out
+    code, out, _ = call(capsysbinary, "cat", packed, "image.png", "--json")
+    assert base64.b64decode(json.loads(out)["base64"]) == documents["image.png"]
+
+
+def test_fingerprint_and_models(tiny: str, capsysbinary: Any) -> None:
+    code, out, _ = call(capsysbinary, "fingerprint", tiny, "--json")
+    value = json.loads(out)
+    assert code == 0 and len(value["id"]) == 16 and value["architecture"]["model_type"] == "llama"
+    code, out, _ = call(capsysbinary, "models", "--json")
+    assert json.loads(out)["models"][0]["name"] == "smollm2-135m"
+    code, out, _ = call(capsysbinary, "models")
+    assert b"Apache-2.0" in out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_takes_the_common_options(command: str, capsysbinary: Any) -> None:
+    code, out, _ = call(capsysbinary, command, "--help")
+    assert code == 0
+    for option in (b"--json", b"-q", b"--no-progress", b"--help"):
+        assert option in out
+
+
+def test_version(capsysbinary: Any) -> None:
+    import memvec as library
+
+    code, out, _ = call(capsysbinary, "--version")
+    assert code == 0 and library.__version__.encode() in out
+
+
+def test_exit_codes(store: Path, tmp_path: Path, tiny: str, capsysbinary: Any) -> None:
+    (shard,) = (store / "shards").iterdir()
+    good = shard.read_bytes()
+    cases: list[tuple[int, list[object]]] = [
+        (2, ["pack", "x"]),
+        (2, ["no-such-command"]),
+        (2, ["unpack", store]),
+        (2, ["pack", "-", "-o", tmp_path / "s"]),
+        (2, ["pack", tiny, "-o", tmp_path / "s", "--vectors", "0", "-m", tiny]),
+        (6, ["verify", tmp_path / "nothing"]),
+        (6, ["info", tmp_path / "nothing"]),
+        (6, ["cat", store, "no-such-document"]),
+        (6, ["show", store, "no-such-document"]),
+        (6, ["pack", tmp_path / "nothing", "-o", tmp_path / "s", "-m", tiny]),
+        (6, ["unpack", store, "-o", tmp_path / "o", "-m", "no-such-model"]),
+        (0, ["verify", store]),
+    ]
+    for code, args in cases:
+        assert call(capsysbinary, *args)[0] == code, args
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    for args in (["verify", store], ["list", store], ["unpack", store, "-o", tmp_path / "o"]):
+        code, out, err = call(capsysbinary, *args)
+        assert code == 3
+        assert b"Traceback" not in err and shard.name[:20].encode() in out + err
+    assert not (tmp_path / "o").exists()
+
+
+def test_errors_are_one_message_and_with_json_one_object(tmp_path: Path, capsysbinary: Any, monkeypatch: Any) -> None:
+    code, out, err = call(capsysbinary, "info", tmp_path / "nothing", "--json")
+    assert json.loads(out)["error"] == {
+        "type": "NotFoundError",
+        "message": err.decode().removeprefix("memvec: ").rstrip("\n"),
+        "exit_code": 6,
+    }
+    assert b"memvec pack" in err  # what to do next
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("memvec.cli.cmd_info.info", fail)
+    code, _, err = call(capsysbinary, "info", tmp_path)
+    assert code == 1 and b"Traceback" not in err and b"a bug" in err
+
+
+def test_skipped_inputs_give_exit_8(tmp_path: Path, tiny: str, capsysbinary: Any) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "good").write_bytes(b"ok")
+    os.mkfifo(tmp_path / "tree" / "pipe")
+    code, out, err = call(capsysbinary, "pack", tmp_path / "tree", "-o", tmp_path / "s", "-m", tiny, "--json")
+    assert code == 8 and b"pipe" in err
+    assert json.loads(out)["documents"] == 1
+
+
+def test_a_closed_pipe_is_quiet(packed: Path) -> None:
+    shell = f"{sys.executable} -m memvec.cli cat {packed} image.png | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")  # whether `true` was gone before the write is a race
+
+
+def test_interrupt_exits_130_with_a_valid_store(tmp_path: Path, tiny: str) -> None:
+    import signal
+
+    text = "\n".join(f"Letter {i}. She was not sorry to be recalled from so dull a walk." for i in range(200))
+    (tmp_path / "long.txt").write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "memvec.cli",
+        "pack",
+        str(tmp_path / "long.txt"),
+        "-o",
+        str(tmp_path / "s"),
+        "-m",
+        tiny,
+    ]
+    with subprocess.Popen([*command, *TINY], stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"fitting" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert memvec("verify", tmp_path / "s").returncode == 0
+
+
+def test_exit_codes_are_one_table() -> None:
+    """The numbers in the drawing and in the classes are the same."""
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.MemvecError)]
+    doc = errors.__doc__ or ""
+    for cls in classes:
+        (line,) = [row for row in doc.splitlines() if f"{cls.__name__} " in row]
+        assert f" {cls.exit_code} " in line, line
+    assert {c.exit_code for c in classes} == {1, 2, 3, 4, 5, 6, 7, 8, 9, 130}
+
+
+def test_rendering_helpers() -> None:
+    assert clock(7) == "0:07" and clock(3723) == "1:02:03"
+    assert printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
+    p = Progress("fitting", 4, 1, 40, 10, 9, 2000, 500, 40000, 100.0)
+    line = describe(p)
+    for part in ("1/4 documents", "10/40 segments", "9 exact", "5.0 tokens/s", "5:00 left"):
+        assert part in line

@@ -1,0 +1,97 @@
+"""What the tests share: the tiny trained LM, a folder of documents that try everything, and a store packed from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
+
+import pytest
+
+from memvec.settings import PackSettings
+
+TESTS = Path(__file__).parent
+TINY = TESTS / "tiny" / "model"
+# What the tiny LM's vectors can carry; the library's default is measured on the default model.
+TINY_SETTINGS: dict[str, Any] = {"nats_per_vector": 9.0, "segment_tokens": 32, "max_steps": 150}
+
+DOCUMENTS: dict[str, bytes] = {
+    "prose.txt": b"It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in "
+    b"want of a wife. However little known the feelings or views of such a man may be on his first entering a "
+    b"neighbourhood, this truth is so well fixed in the minds of the surrounding families.\n",
+    "deep/er/unseen.txt": b"The ladies of the house were at supper when the carriage came, and nobody heard it.\n" * 2,
+    "empty": b"",
+    "one-byte": b"x",
+    "crlf.txt": b"first line\r\nsecond line\r\n\r\nfourth line of the four, and the last\r\n",
+    "bom.txt": b"\xef\xbb\xbfA byte order mark stands before this sentence.",
+    "nul.txt": b"a zero byte \x00 in the midst of a sentence that goes on",
+    "emoji.txt": "She laughed 😀👩‍👩‍👧 and went on 🇫🇷 with her letter".encode(),
+    "cjk.txt": "你好，世界。こんにちは".encode(),
+    "replacement.txt": "a real \ufffd\ufffd replacement \ufffd character".encode(),
+    "special.txt": b"<|end|> is text here, and so is <s> and </s>",
+    "lone-surrogate": b"before \xed\xa0\x80 after, which is no valid UTF-8",
+    "latin-1.txt": "déjà vu, à la carte, Überfluß".encode("latin-1"),
+    "image.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3,
+    "spaces.txt": b"  two  spaces   three\t\ttabs  \n\n\n\nand four line ends  ",
+}
+
+
+def write_tree(folder: Path, documents: dict[str, bytes]) -> Path:
+    """Put documents as files below `folder`."""
+    for name, data in documents.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def documents() -> dict[str, bytes]:
+    """Names and bytes of the documents that try everything."""
+    return dict(DOCUMENTS)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> str:
+    """The tiny LM's checkpoint folder."""
+    return str(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_lm() -> Any:
+    """The tiny LM in float32."""
+    from memvec.lm import FrozenLM
+
+    return FrozenLM(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> Callable[..., PackSettings]:
+    """Settings for the tiny LM, with changes."""
+    return lambda **changes: PackSettings(**{**TINY_SETTINGS, **changes})
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documents as files."""
+    return write_tree(tmp_path_factory.mktemp("tree"), DOCUMENTS)
+
+
+@pytest.fixture(scope="session")
+def packed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the tree, packed once with the tiny LM. Not to be changed."""
+    import memvec
+
+    store = tmp_path_factory.mktemp("packed") / "tree.memvec"
+    memvec.pack([tree], store, model=str(TINY), settings=PackSettings(**TINY_SETTINGS), dtype="float32")
+    return store
+
+
+@pytest.fixture
+def store(packed: Path, tmp_path: Path) -> Path:
+    """A copy of the packed store, to be damaged or added to."""
+    return Path(shutil.copytree(packed, tmp_path / "copy.memvec"))

@@ -1,0 +1,129 @@
+"""The fit engine: it finds vectors that decode, alone or in company, whatever M, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from memvec.decode import certify, decode
+from memvec.fit import FitEngine, Task, slots_for
+from memvec.objective import head_pass
+from memvec.settings import PackSettings
+
+TEXTS = (
+    "It is a truth universally acknowledged, that a single man",
+    "Mr. Bennet was so odd a mixture of quick parts",
+    "in possession of a good fortune, must be in want of a wife.",
+    "She was a woman of mean understanding, little information, and uncertain temper.",
+)
+
+
+def fit(lm: Any, settings: PackSettings, tasks: list[Task]) -> dict[int, Any]:
+    engine = FitEngine(lm, settings)
+    engine.add(tasks)
+    return {fitted.task.key: fitted for fitted in engine.run()}
+
+
+def tasks(lm: Any, vectors: int = 5) -> list[Task]:
+    return [Task(key, tuple(lm.encode(text)[:24]), vectors) for key, text in enumerate(TEXTS)]
+
+
+def test_fitted_vectors_decode_to_their_text(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    done = fit(tiny_lm, tiny_settings(), tasks(tiny_lm, 6))
+    assert sorted(done) == [0, 1, 2, 3]
+    ids = [done[k].task.ids for k in range(4)]
+    vectors = [done[k].vectors for k in range(4)]
+    assert all(v.dtype == np.float16 and v.shape == (6, tiny_lm.width) for v in vectors)
+    proofs = certify(tiny_lm, vectors, ids, 0.1)
+    assert sum(len(p.corrections) for p in proofs) <= 4
+    assert decode(tiny_lm, vectors, [len(x) for x in ids], [p.corrections for p in proofs]) == [list(x) for x in ids]
+    without = decode(tiny_lm, [np.zeros_like(v) for v in vectors], [len(x) for x in ids], [()] * 4)
+    right = sum(a == b for x, y in zip(without, ids, strict=True) for a, b in zip(x, y, strict=True))
+    assert right < 0.3 * sum(map(len, ids))  # it is the vectors that hold the text
+
+
+def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    many = [Task(key, tuple(tiny_lm.encode(TEXTS[key % 4])[: 8 + key]), 1 + key % 6) for key in range(12)]
+    position = tiny_lm.model.config.num_hidden_layers * (12 * tiny_lm.width + 5 * 320) * 4
+    small = tiny_settings(memory=position * 37 * 3 + 1, max_steps=60)
+    assert slots_for(tiny_lm, small) == 3
+    engine = FitEngine(tiny_lm, small)
+    engine.add(many)
+    busiest, seen = 0, []
+    for fitted in engine.run():
+        busiest = max(busiest, len(engine.tasks))
+        seen.append(fitted)
+    assert sorted(f.task.key for f in seen) == list(range(12))
+    assert busiest <= 3
+    assert all(f.vectors.shape[0] == f.task.vectors and 1 <= f.task.steps <= 60 for f in seen)
+
+
+def test_company_does_not_change_a_fit(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    settings = tiny_settings(max_steps=3)  # before rounding differences between batch shapes can grow
+    alone = fit(tiny_lm, settings, tasks(tiny_lm)[:1])[0]
+    together = fit(tiny_lm, settings, tasks(tiny_lm))[0]
+    np.testing.assert_allclose(alone.vectors, together.vectors, atol=0.02)
+
+
+def test_one_seed_one_result(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    first, again, other = (fit(tiny_lm, tiny_settings(seed=s, max_steps=20), tasks(tiny_lm)) for s in (1, 1, 2))
+    for key in first:
+        assert first[key].vectors.tobytes() == again[key].vectors.tobytes()
+        assert first[key].vectors.tobytes() != other[key].vectors.tobytes()
+
+
+def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    counted = []
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=5, max_corrections=0.0))
+    pair = [Task(0, tuple(range(10, 30)), 2), Task(1, tuple(range(10, 18)), 3)]
+    engine.add(pair)
+    done = list(engine.run(counted.append))
+    length = 2 + 20 - 1  # the longer row; the shorter is padded to it
+    assert [f.task.steps for f in done] == [5, 5]
+    assert sum(counted) == sum(f.task.token_steps for f in done) == 5 * 2 * length
+
+
+def test_the_model_stays_frozen(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    def digest() -> str:
+        state = tiny_lm.model.state_dict()
+        return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
+
+    before = digest()
+    fit(tiny_lm, tiny_settings(max_steps=10), tasks(tiny_lm))
+    assert digest() == before
+    assert not tiny_lm.model.training
+    assert all(p.grad is None and not p.requires_grad for p in tiny_lm.model.parameters())
+
+
+def test_strict_fits_go_on_until_nothing_is_wrong(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    loose = fit(tiny_lm, tiny_settings(max_corrections=0.4), tasks(tiny_lm, 6))
+    strict = fit(tiny_lm, tiny_settings(max_corrections=0.4, strict=True), tasks(tiny_lm, 6))
+    assert all(strict[k].task.steps >= loose[k].task.steps for k in strict)
+    proofs = certify(tiny_lm, [strict[k].vectors for k in range(4)], [strict[k].task.ids for k in range(4)], 0.1)
+    assert sum(p.wrong for p in proofs) == 0
+    loose_proofs = certify(tiny_lm, [loose[k].vectors for k in range(4)], [loose[k].task.ids for k in range(4)], 0.1)
+    assert sum(p.wrong for p in loose_proofs) > 0
+
+
+@pytest.mark.parametrize("chunk", [1 << 8, 1 << 24])
+def test_the_chunked_head_is_cross_entropy(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("memvec.objective.LOGITS_AT_ONCE", chunk)
+    torch.manual_seed(0)
+    hidden = torch.randn(50, 8, requires_grad=True)
+    head, targets = torch.randn(30, 8), torch.randint(30, (50,))
+    logits = hidden @ head.T
+    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    (expected,) = torch.autograd.grad(loss.sum(), hidden)
+    passed = head_pass(hidden.detach(), head, targets)
+    torch.testing.assert_close(passed.nats, loss.detach())
+    torch.testing.assert_close(passed.gradient, expected)
+    top = logits.topk(2).values
+    right = logits.argmax(1) == targets
+    torch.testing.assert_close(passed.margin[right], (top[:, 0] - top[:, 1])[right])
+    assert (passed.margin[~right] <= 0).all()
+    assert head_pass(hidden.detach(), head, targets, gradient=False).gradient.numel() == 0

@@ -1,0 +1,97 @@
+"""The rules that keep the folders apart, and the public surface."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import memvec
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "transformers", "faiss", "peft")
+
+
+def python(program: str, *args: object) -> str:
+    done = subprocess.run([sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["info"], ["show", "prose.txt"], ["verify"], ["models"]])
+def test_light_commands_load_nothing_heavy(packed: Path, arguments: list[str]) -> None:
+    if arguments[0] in ("list", "info", "show", "verify"):
+        arguments = [arguments[0], str(packed), *arguments[1:]]
+    program = (
+        "import sys; from memvec.cli.main import run; assert run(sys.argv[1:]) == 0\n"
+        f"print('\\nLOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert python(program, *arguments).splitlines()[-1] == "LOADED []"
+
+
+def test_importing_memvec_loads_nothing_heavy() -> None:
+    assert python(f"import sys, memvec; print([m for m in {HEAVY!r} if m in sys.modules])").strip() == "[]"
+
+
+def test_formats_work_without_any_model_library(packed: Path) -> None:
+    program = (
+        f"import sys\nfor name in {(*HEAVY, 'click')!r}: sys.modules[name] = None\n"
+        "from memvec.store import Store; import memvec.formats.shard, memvec.formats.manifest\n"
+        "print(len(list(Store.open(sys.argv[1]).shard(0))))"
+    )
+    assert int(python(program, packed)) > 10
+
+
+def test_folders_cannot_be_imported_under_their_bare_names() -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "for name in ('cli', 'formats', 'integrations'):\n"
+        "    try: __import__(name)\n"
+        "    except ImportError as e: assert f'memvec.{name}' in str(e)\n"
+        "    else: raise SystemExit(name)\n"
+    )
+    python(program)
+
+
+def test_everything_public_is_there() -> None:
+    for name in memvec.__all__:
+        assert getattr(memvec, name) is not None
+    assert set(memvec._EXPORTS) | {"__version__"} == set(memvec.__all__) <= set(dir(memvec))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = memvec.nothing  # type: ignore[attr-defined]
+
+
+def sources() -> list[Path]:
+    return [f for folder in ("memvec", "cli", "formats", "integrations") for f in sorted((ROOT / folder).glob("*.py"))]
+
+
+def test_modules_and_functions_stay_small() -> None:
+    lengths = []
+    for file in sources():
+        text = file.read_text()
+        assert len(text.splitlines()) <= 300, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lengths.append((node.end_lineno or 0) - node.lineno + 1)
+    assert sorted(lengths)[int(len(lengths) * 0.9)] <= 40
+
+
+def test_public_functions_say_what_they_do() -> None:
+    for file in sources():
+        tree = ast.parse(file.read_text())
+        assert ast.get_docstring(tree), file
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                nested = any(
+                    node in ast.walk(f) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and f is not node
+                )
+                assert nested or ast.get_docstring(node), f"{file.name}: {node.name}"
+
+
+def test_no_pickle_anywhere() -> None:
+    for file in sources():
+        text = file.read_text()
+        assert "torch.load" not in text and "pickle" not in text, file

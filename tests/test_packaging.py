@@ -1,0 +1,64 @@
+"""What is installed: the wheel and the sdist hold the four packages under `memvec` and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"memvec": "memvec", "memvec.cli": "cli", "memvec.formats": "formats", "memvec.integrations": "integrations"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    # From a copy of what git would check out: the working tree may hold builds of its own.
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("memvec", "cli", "formats", "integrations"):
+        (copy / name).mkdir()
+        for file in (ROOT / name).iterdir():
+            if file.is_file():
+                (copy / name / file.name).write_bytes(file.read_bytes())
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        (copy / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"memvec"}
+    for package, folder in FOLDERS.items():
+        there = {n.rsplit("/", 1)[1] for n in names if n.rsplit("/", 1)[0] == package.replace(".", "/")}
+        assert {f.name for f in (ROOT / folder).glob("*.py")} <= there
+    assert {"memvec/py.typed", "memvec/formats/SPEC.md"} <= set(names)
+
+
+def test_the_sdist_holds_the_sources(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    for folder in FOLDERS.values():
+        assert {f"{folder}/{f.name}" for f in (ROOT / folder).glob("*.py")} <= names
+
+
+def test_every_package_is_listed() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {p.parent.resolve() for folder in FOLDERS.values() for p in (ROOT / folder).rglob("__init__.py")}
+    assert found == {ROOT / folder for folder in FOLDERS.values()}
+    assert set(listed) == set(FOLDERS)
+
+
+@pytest.mark.parametrize("folder", ["cli", "formats", "integrations"])
+def test_the_links_show_the_real_folders(folder: str) -> None:
+    link = ROOT / "memvec" / folder
+    assert link.is_symlink() and link.resolve() == ROOT / folder
