@@ -63,6 +63,14 @@ def certify(
     batch: int = DEFAULT_BATCH,
 ) -> list[Certificate]:
     """Decode rounded vectors against what they should give; wherever wrong or under `margin`, note a correction."""
+    measured = measure(lm, vectors, targets, batch)
+    return [_judge(leads, ids, nats, margin) for (leads, nats), ids in zip(measured, targets, strict=True)]
+
+
+def measure(
+    lm: FrozenLM, vectors: Sequence[Vectors], targets: Sequence[Sequence[int]], batch: int = DEFAULT_BATCH
+) -> list[tuple[list[float], float]]:
+    """For each record (lead of every true token's logit over the best other [logits], surprisal [nats])."""
     leads: list[list[float]] = [[] for _ in vectors]
     nats = [0.0] * len(vectors)
 
@@ -74,10 +82,10 @@ def certify(
         for row, lead, nat in zip(rows, (own - rival)[:, 0].tolist(), surprise[:, 0].tolist(), strict=True):
             leads[row].append(lead)
             nats[row] += nat
-        return true  # right, or corrected: either way the decoder goes on with it
+        return true  # right, or to be corrected: either way the decoder goes on with it
 
     _run(lm, vectors, [len(ids) for ids in targets], choose, batch)
-    return [_judge(lead, ids, nat, margin) for lead, ids, nat in zip(leads, targets, nats, strict=True)]
+    return list(zip(leads, nats, strict=True))
 
 
 def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: float) -> Certificate:
@@ -115,7 +123,7 @@ def _run_batch(
         if len(running) < len(rows):  # longest first, so those that go on are the first ones
             rows, logits = running, logits[: len(running)]
             cache = _first_rows(cache, len(running), lm.device)
-        ids = choose(step, rows, logits.float())
+        ids = choose(step, rows, logits)
         if step + 1 < lengths[rows[0]]:
             logits, cache = lm.advance(ids, cache)
 

@@ -56,7 +56,7 @@ def test_segments_keep_to_cap_and_budget(tiny_lm: Any) -> None:
 
 def test_cuts_prefer_line_and_sentence_ends(tiny_lm: Any) -> None:
     lines = "".join(f"Day {i}.\n" for i in range(60))
-    segments = segments_of(tiny_lm, lines)
+    segments = segments_of(tiny_lm, lines, PackSettings(nats_per_vector=30.0, segment_tokens=32))
     ends = [lines.encode()[: s.start + s.length].endswith(b"\n") for s in segments]
     assert sum(ends) > 0.8 * len(ends)
 

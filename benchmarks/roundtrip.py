@@ -1,0 +1,117 @@
+"""The README's figures: pack a folder, unpack it, compare every byte, decode again, and say what it took.
+
+    python benchmarks/roundtrip.py [--json FILE]
+
+Documents: prose of 1813 (tests/tiny/corpus.txt), technical prose (Python's own help on expressions), source code (sched of
+the standard library), Spanish of 1605 (texts/spanish.txt), and 3 kB of noise for what is no text. None of these passages
+was used to choose a default. Python's help and source differ a little between versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import platform
+import random
+import sched
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import memvec
+from memvec.model_cache import DEFAULT_MODEL
+from memvec.types import PackReport
+
+HERE = Path(__file__).parent
+
+
+def documents() -> dict[str, bytes]:
+    """The folder to be packed."""
+    novel = (HERE.parent / "tests/tiny/corpus.txt").read_text(encoding="utf-8")
+    return {
+        "novel.txt": novel[120_000:124_200].encode(),
+        "help.txt": topics["atom-literals"].encode() + topics["lambda"].encode() + topics["slicings"][:700].encode(),
+        "sched.py": inspect.getsource(sched)[2_000:4_100].encode(),
+        "spanish.txt": (HERE / "texts/spanish.txt").read_bytes(),
+        "noise.bin": random.Random(0).randbytes(3_000),
+    }
+
+
+def measure(model: str, folder: Path) -> tuple[list[dict[str, Any]], PackReport, dict[str, float]]:
+    """(a row per document, totals, seconds of each verb); raises when a byte differs."""
+    tree, store, out = folder / "tree", folder / "s.memvec", folder / "out"
+    tree.mkdir()
+    for name, data in documents().items():
+        (tree / name).write_bytes(data)
+    seconds: dict[str, float] = {}
+    begun = time.perf_counter()
+    report = memvec.pack([tree], store, model=model)
+    seconds["pack"] = time.perf_counter() - begun
+    seconds["unpack"] = memvec.unpack(store, out, model=model).seconds
+    for name, data in documents().items():
+        if (out / name).read_bytes() != data:
+            raise SystemExit(f"{name} came back changed")
+    checked = memvec.verify(store, decode=True, model=model)
+    if not checked.ok:
+        raise SystemExit(f"verify found {checked.problems}")
+    seconds["verify --decode"] = checked.seconds
+    return [row_of(store, row.name) for row in memvec.list(store)], report, seconds
+
+
+def row_of(store: Path, name: str) -> dict[str, Any]:
+    """What one document took."""
+    shown = memvec.show(store, name)
+    parts = [part for part in shown["parts"] if part["kind"] != "raw"]
+    tokens = sum(part["tokens"] for part in parts)
+    vectors = sum(part["vectors"] for part in parts)
+    return {
+        "document": name,
+        "bytes": shown["bytes"],
+        "tokens": tokens,
+        "nats_per_token": sum(part["report"]["nats_before"] for part in parts) / tokens if tokens else 0.0,
+        "vectors": vectors,
+        "tokens_per_vector": tokens / vectors if vectors else 0.0,
+        "corrected": sum(len(part["corrections"]) for part in parts),
+        "token_steps_per_token": sum(part["report"]["token_steps"] for part in parts) / tokens if tokens else 0.0,
+        "least_margin": min((part["report"]["least_margin"] for part in parts), default=0.0),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows, report, seconds = measure(chosen.model, Path(folder))
+    print("| document | tokens | nats/token | vectors | tokens/vector | corrected | token-steps/token |")
+    print("|---|---|---|---|---|---|---|")
+    for r in rows:
+        print(
+            f"| {r['document']} | {r['tokens']} | {r['nats_per_token']:.2f} | {r['vectors']} | "
+            f"{r['tokens_per_vector']:.2f} | {r['corrected']} | {r['token_steps_per_token']:.1f} |"
+        )
+    t = report
+    print(
+        f"| **all** | {t.fitted_tokens} | | {t.vectors} | {t.tokens_per_vector:.2f} | {t.corrected_tokens} "
+        f"({t.corrected_tokens / t.fitted_tokens:.1%}) | {t.token_steps / t.fitted_tokens:.1f} |"
+    )
+    print(
+        f"\nbytes: documents {t.source_bytes:,}, zstd -19 {t.zstd_bytes:,}, vectors {t.vector_bytes:,}, store {t.store_bytes:,}"
+    )
+    print("seconds: " + ", ".join(f"{verb} {spent:.0f}" for verb, spent in seconds.items()))
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    print(f"machine: {machine}; model {t.model}, fingerprint {t.fingerprint}")
+    if chosen.json:
+        value = {"machine": machine, "rows": rows, "totals": asdict(t), "seconds": seconds}
+        chosen.json.write_text(json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
