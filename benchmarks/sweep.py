@@ -49,8 +49,8 @@ def trial(fast: FrozenLM, exact: FrozenLM, settings: PackSettings, segments: int
     every = plan(sources, {}, fast, settings).waiting
     waiting = [w for name in texts() for w in [x for x in every if x.document.name == name][:segments]]
     engine = FitEngine(fast, settings)
-    engine.add(tasks(waiting, fast.width, engine.capacity, settings))
-    done = list(engine.run())
+    engine.add(tasks(waiting, fast.width, settings))
+    done = [fitted for batch in engine.run() for fitted in batch]
     proofs = certify(exact, [f.vectors for f in done], [f.task.ids for f in done], settings.margin)
     tokens = sum(len(f.task.ids) for f in done)
     seconds = sum(f.task.seconds for f in done)

@@ -17,11 +17,9 @@ from memvec.progress import Progress, enter
 @common
 def command(model: str, output: Output) -> None:
     """What vectors of MODEL would belong to: digests of weights and tokenizer, and the architecture."""
-    from memvec.identity import fingerprint_folder
-    from memvec.model_cache import resolve
+    from memvec.identity import fingerprint
 
-    folder = resolve(model, lambda message: enter(message, Progress(), output.watch))
-    made = fingerprint_folder(folder, source=model)
+    made = fingerprint(model, lambda message: enter(message, Progress(), output.watch))
     value = {"id": made.id, **asdict(made)}
     output.result(
         value, "\n".join(f"  {key:<12} {v if isinstance(v, str) else json.dumps(v)}" for key, v in value.items())

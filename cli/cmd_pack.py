@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -68,25 +69,23 @@ def command(
     """
     from memvec.packing import pack
 
-    settings = PackSettings(memory=int(memory * 2**30), **options)
+    settings = PackSettings(memory=int(memory * 2**30) if math.isfinite(memory) else -1, **options)
     try:
         report = pack(
             _read(sources, name), store, model=model, settings=settings, include=include, exclude=exclude,
             device=device, dtype=dtype, watch=output.watch,
         )  # fmt: skip
     except (PartialError, InterruptedPackError) as error:
+        why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}
         if error.report is not None:
-            output.result(asdict(error.report), totals(error.report))
+            output.result(asdict(error.report) | why, totals(error.report))
         raise
     output.result(asdict(report), f"packed into {store}\n{totals(report)}")
 
 
 def _read(sources: tuple[str, ...], name: str | None) -> list[str | Path | Source]:
-    if "-" not in sources:
-        if name is not None:
-            raise UsageError("--name is for standard input. Pass - as SRC, or leave --name out.")
-        return list(sources)
-    if name is None:
-        raise UsageError("standard input needs a document name. Pass --name NAME.")
-    data = sys.stdin.buffer.read()
-    return [Source(name, data) if source == "-" else source for source in dict.fromkeys(sources)]
+    if (name is None) == ("-" in sources):
+        raise UsageError("expected --name NAME with - for standard input, and only with it.")
+    if sources.count("-") > 1:
+        raise UsageError("standard input can be read once. Pass - once.")
+    return [Source(name or "", sys.stdin.buffer.read()) if source == "-" else source for source in sources]

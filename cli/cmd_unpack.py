@@ -8,6 +8,7 @@ import click
 
 from memvec.cli.output import Output, clock, common, write_bytes
 from memvec.errors import UsageError
+from memvec.settings import DECODE_BATCH
 
 
 @click.command("unpack")
@@ -17,7 +18,9 @@ from memvec.errors import UsageError
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records decoded at once.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
+)
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(
@@ -32,12 +35,16 @@ def command(
     output: Output,
 ) -> None:
     """Write the documents of STORE back, byte for byte; each is verified before a byte of it is written."""
-    from memvec.unpacking import unpack
+    from memvec.unpacking import read, unpack
 
     if stdout == (folder is not None):
         raise UsageError("expected either -o DIR or --stdout.")
     if stdout:
-        _to_stdout(store, documents, model, batch, device, output)
+        if output.as_json:
+            raise UsageError("--stdout writes the documents themselves. Leave --json out, or use `memvec cat --json`.")
+        for _, data in read(store, documents, model=model, batch=batch, device=device, watch=output.watch):
+            output.clear()
+            write_bytes(data)
         return
     report = unpack(
         store, folder or ".", documents=documents, model=model, overwrite=overwrite, batch=batch, device=device,
@@ -45,19 +52,3 @@ def command(
     )  # fmt: skip
     text = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
     output.result(asdict(report), text + ", every one verified")
-
-
-def _to_stdout(
-    store: str, documents: tuple[str, ...], model: str | None, batch: int, device: str | None, output: Output
-) -> None:
-    from memvec.progress import Progress
-    from memvec.store import Store
-    from memvec.unpacking import restore, select
-
-    if output.as_json:
-        raise UsageError("--stdout writes the documents themselves. Leave --json out.")
-    opened = Store.open(store)
-    chosen = select(opened, documents)
-    for _, data in restore(opened, chosen, model, batch, device, Progress(documents=len(chosen)), output.watch):
-        output.clear()
-        write_bytes(data)

@@ -9,13 +9,16 @@ from click.exceptions import Exit
 
 from memvec.cli.output import Output, clock, common, printable
 from memvec.errors import ReconstructionError, StoreDamagedError
+from memvec.settings import DECODE_BATCH
 
 
 @click.command("verify")
 @click.argument("store")
 @click.option("--decode", is_flag=True, help="Decode every record with the model and compare it (slow).")
 @click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Records decoded at once.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
+)
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(store: str, decode: bool, model: str | None, batch: int, device: str | None, output: Output) -> None:

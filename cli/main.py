@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from memvec import __version__
-from memvec.cli.output import print_error
+from memvec.cli.output import print_error, print_json_error
 from memvec.errors import InterruptedPackError, MemvecError, PartialError
 
 COMMANDS = {
@@ -64,11 +64,15 @@ def run(arguments: Sequence[str]) -> int:
         code = program.main(list(arguments), prog_name="memvec", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        if as_json:
+            print_json_error(error, error.format_message(), 2)
         return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
     except (PartialError, InterruptedPackError) as error:  # their result was printed by the command
+        if as_json and error.report is None:
+            print_json_error(error, str(error), error.exit_code)
         click.echo(f"memvec: {error}", err=True)
         return error.exit_code
     except MemvecError as error:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import click
 from click.exceptions import Exit
 
+from memvec.errors import MemvecError
 from memvec.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -89,15 +90,19 @@ def common(command: F) -> F:
 
 def describe(p: Progress) -> str:
     """One line: documents, segments, exact so far, tokens a second, time left."""
-    if not p.segments:
+    if not p.tokens or not p.seconds:
         return f"memvec: {p.stage}" + (f" · {p.documents_done}/{p.documents} documents" if p.documents_done else "")
-    share = min(1.0, p.segments_done / p.segments)
+    packing = bool(p.segments)
+    share = min(1.0, p.segments_done / p.segments if packing else p.tokens_done / p.tokens)
     bar = "█" * int(share * 20) + "░" * (20 - int(share * 20))
-    left = p.seconds_left
-    return (
-        f"{p.stage} {bar} {p.documents_done}/{p.documents} documents · {p.segments_done}/{p.segments} segments · "
-        f"{p.exact} exact · {p.tokens_per_second:.1f} tokens/s · " + ("…" if left is None else f"{clock(left)} left")
+    done = (
+        f"{p.segments_done}/{p.segments} segments · {p.exact} exact"
+        if packing
+        else f"{p.tokens_done}/{p.tokens} tokens"
     )
+    left = "…" if p.seconds_left is None else f"{clock(p.seconds_left)} left"
+    documents = f"{p.documents_done}/{p.documents} documents"
+    return f"{p.stage} {bar} {documents} · {done} · {p.tokens_per_second:.1f} tokens/s · {left}"
 
 
 def clock(seconds: float) -> str:
@@ -109,7 +114,7 @@ def clock(seconds: float) -> str:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object with its schema on stdout."""
-    click.echo(json.dumps({"schema": SCHEMA, **value}, ensure_ascii=False, sort_keys=False))
+    click.echo(json.dumps({"schema": SCHEMA, **value}))
 
 
 def write_bytes(data: bytes) -> None:
@@ -121,13 +126,19 @@ def write_bytes(data: bytes) -> None:
 
 def print_error(error: Exception, code: int, as_json: bool) -> None:
     """An error in words on stderr, and as an object on stdout when JSON was asked for."""
-    unexpected = code == 1
-    message = (
-        f"unexpected {type(error).__name__}: {error}. MEMVEC_TRACEBACK=1 shows where." if unexpected else str(error)
-    )
+    message = str(error)
+    if isinstance(error, OSError) and not isinstance(error, MemvecError):
+        message = f"{error}. Check the path, its permissions and the space left."
+    elif code == 1:
+        message = f"unexpected {type(error).__name__}: {error}. MEMVEC_TRACEBACK=1 shows where."
     click.echo(f"memvec: {message}", err=True)
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": code}})
+        print_json_error(error, message, code)
+
+
+def print_json_error(error: Exception, message: str, code: int) -> None:
+    """An error as an object on stdout."""
+    print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": code}})
 
 
 def printable(name: str) -> str:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path` so that a crash at any moment leaves the old file or the new one, on disk."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    scratch = path.parent / f".tmp-{secrets.token_hex(8)}"
+    # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
+    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp gives 0600; a store follows the umask as any other file
-        os.replace(name, path)
+        os.replace(scratch, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -32,10 +33,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it; a probing file would be slower and no safer.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from memvec.errors import FormatTooNewError
 from memvec.formats import canonical
 from memvec.types import Fingerprint
+
+T = TypeVar("T")
 
 FILE_NAME = "manifest.json"
 FORMAT_NAME = "memvec"
@@ -50,11 +52,12 @@ class Manifest:
     generation: int = 0
     shards: tuple[ShardEntry, ...] = ()
     tool: str = ""  # what wrote this generation; informative
+    foreign: str = ""  # what a newer writer put in that this one would lose; never written
 
-    def with_shard(self, entry: ShardEntry) -> Manifest:
+    def with_shard(self, entry: ShardEntry, tool: str) -> Manifest:
         """The next generation, with one shard more; the same shard twice is kept once."""
         shards = (*(s for s in self.shards if s.sha256 != entry.sha256), entry)
-        return replace(self, shards=shards, generation=self.generation + 1)
+        return replace(self, shards=shards, generation=self.generation + 1, tool=tool)
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -65,6 +68,7 @@ def encode(manifest: Manifest) -> bytes:
         "features": {"optional": [], "required": []},
         "shards": [asdict(entry) for entry in manifest.shards],
     }
+    del body["foreign"]
     return canonical.dumps({"manifest": body, "sha256": _digest(body)}) + b"\n"
 
 
@@ -93,6 +97,8 @@ def _check_readable(body: dict[str, Any]) -> None:
     if body.get("format") != FORMAT_NAME or not isinstance(version, list) or len(version) != 2:
         raise ValueError(f"not a {FORMAT_NAME} manifest")
     supported = f"format {VERSION[0]}.x"
+    if any(type(number) is not int for number in version):
+        raise ValueError(f"version {version} is no pair of numbers")
     if version[0] != VERSION[0]:
         raise FormatTooNewError(f"format {version[0]}.{version[1]}", supported)
     unknown = sorted(set(body["features"]["required"]) - FEATURES)
@@ -101,18 +107,39 @@ def _check_readable(body: dict[str, Any]) -> None:
 
 
 def _build(body: dict[str, Any]) -> Manifest:
-    shards = tuple(ShardEntry(**entry) for entry in body["shards"])
+    shards = tuple(_typed(ShardEntry, entry) for entry in body["shards"])
     for entry in shards:
-        if len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef") or entry.bytes < 0:
-            raise ValueError(f"shard entry {entry} is no digest and size")
-    return Manifest(
-        fingerprint=Fingerprint(**body["fingerprint"]),
-        vocabulary=int(body["vocabulary"]),
-        numerics=Numerics(**body["numerics"]),
-        generation=int(body["generation"]),
+        if len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef"):
+            raise ValueError(f"shard name {entry.sha256!r} is no sha256")
+        if min(entry.bytes, entry.records, entry.documents) < 0:
+            raise ValueError(f"shard {entry.sha256} has a negative size or count")
+    numerics = _typed(Numerics, body["numerics"])
+    if numerics != Numerics():
+        raise FormatTooNewError(f"decoding in {numerics}", str(Numerics()))
+    optional = [str(name) for name in body["features"]["optional"]]
+    newer = f"format {VERSION[0]}.{body['version'][1]}" if body["version"][1] > VERSION[1] else ""
+    known = {name: body[name] for name in ("generation", "tool", "vocabulary")}
+    return replace(
+        _typed(Manifest, known | {"fingerprint": _typed(Fingerprint, body["fingerprint"])}),
         shards=shards,
-        tool=str(body["tool"]),
+        foreign=newer or ", ".join(f"feature {name!r}" for name in optional),
     )
+
+
+def _typed(cls: type[T], value: Any) -> T:
+    """A dataclass from a JSON object: unknown keys are passed over, missing or mistyped ones are a TypeError."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{cls.__name__} is no object")
+    hints = {"str": str, "int": int, "Mapping[str, Any]": dict, "Fingerprint": Fingerprint}
+    chosen = {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        if item.name not in value:
+            continue  # the constructor says which are missing
+        kind = hints.get(str(item.type))
+        if kind is None or type(value[item.name]) is not kind:
+            raise TypeError(f"{item.name} of {cls.__name__} is {value[item.name]!r}, expected {item.type}")
+        chosen[item.name] = value[item.name]
+    return cls(**chosen)
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -20,10 +20,13 @@ def compress(data: bytes) -> bytes:
 def decompress(frame: bytes, limit: int = MAX_RAW_BYTES) -> bytes:
     """Content of exactly one frame; ValueError when damaged, undeclared, over `limit` bytes or followed by more."""
     try:
-        declared = zstandard.get_frame_parameters(frame).content_size
+        parameters = zstandard.get_frame_parameters(frame)
+        declared = parameters.content_size
         # zstandard allocates what the frame declares whatever limit it is given, so the declared size is judged first.
         if declared in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) or declared > limit:
             raise ValueError(f"zstd frame declares {declared} bytes, at most {limit} are allowed here")
+        if not parameters.has_checksum:
+            raise ValueError("zstd frame carries no checksum")
         unpacker = zstandard.ZstdDecompressor().decompressobj()
         data = unpacker.decompress(frame)
     except zstandard.ZstdError as error:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
 
 from memvec.formats import canonical, corrections, raw
+from memvec.formats.documents import decode_documents, encode_documents
 from memvec.types import Document, FitReport, Kind, RawReason, Record
 
 Array = npt.NDArray[Any]
@@ -38,10 +40,26 @@ COLUMNS: dict[str, str] = {
     "seconds": "f4",
 }
 REPORT_FIELDS = tuple(COLUMNS)[5:]
+NOT_DIGESTED = ("seconds",)  # so that the same fit has the same digest on a busier machine
 # Pieces of varying length, laid end to end, each with an offsets column of n + 1 values [rows or bytes].
 PIECES = ("vectors", "corrections", "payload")
-DOCUMENT_FIELDS = {"bytes": int, "name": str, "sha256": str, "tokens": int, "zstd_bytes": int}
-MAX_NAME_BYTES = 4096
+_CODES = {"u1": "U8", "u4": "U32", "u8": "U64", "f2": "F16", "f4": "F32"}
+# Every tensor of a shard: (safetensors' dtype, numpy's).
+TENSORS = {
+    name: (_CODES[code], code)
+    for name, code in {
+        **COLUMNS,
+        **{f"{name}_offsets": "u8" for name in PIECES},
+        "document": "u4",
+        "text_sha256": "u1",
+        "record_sha256": "u1",
+        "documents": "u1",
+        "vectors": "f2",
+        "corrections": "u1",
+        "payload": "u1",
+    }.items()
+}
+MAX_TOKENS = 1 << 16  # of one record; bounds how long a damaged one could keep a decoder busy
 
 
 def encode(records: Sequence[Record], fingerprint: str, width: int, vocabulary: int) -> bytes:
@@ -77,35 +95,10 @@ def encode(records: Sequence[Record], fingerprint: str, width: int, vocabulary: 
     return save(tensors, {METADATA_KEY: canonical.dumps(metadata).decode()})
 
 
-def encode_documents(documents: Sequence[Document]) -> bytes:
-    """The documents table: one line of canonical JSON each."""
-    return b"".join(canonical.dumps({name: getattr(d, name) for name in DOCUMENT_FIELDS}) + b"\n" for d in documents)
-
-
-def decode_documents(table: bytes) -> list[Document]:
-    """Documents from their table; ValueError when a line is malformed or a name could leave the output folder."""
-    documents = []
-    for line in table.split(b"\n")[:-1]:
-        value = canonical.loads(line)
-        if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != DOCUMENT_FIELDS:
-            raise ValueError(f"tensor 'documents': a line does not have the fields {', '.join(DOCUMENT_FIELDS)}")
-        check_name(value["name"])
-        documents.append(Document(**value))
-    return documents
-
-
-def check_name(name: str) -> None:
-    """ValueError unless `name` is a relative path with '/' that stays below any folder it is joined to. SPEC §5.4."""
-    parts = name.split("/")
-    if not name or len(name.encode()) > MAX_NAME_BYTES or "\0" in name or "\\" in name or ":" in parts[0]:
-        raise ValueError(f"{name!r} is no portable document name")
-    if any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"document name {name!r} must be relative, without empty, '.' or '..' parts")
-
-
 def record_digest(record: Record) -> bytes:
     """sha256 that ties a record's values, vectors, corrections and payload to its document. SPEC §5.3."""
-    row = b"".join(np.array(_column(record, name), dtype=f"<{code}").tobytes() for name, code in COLUMNS.items())
+    digested = {name: code for name, code in COLUMNS.items() if name not in NOT_DIGESTED}
+    row = b"".join(np.array(_column(record, name), dtype=f"<{code}").tobytes() for name, code in digested.items())
     digest = hashlib.sha256(b"memvec record 1\0" + bytes.fromhex(record.document.sha256) + row + record.text_sha256)
     vectors = record.vectors.astype("<f2").tobytes()
     for piece in (vectors, corrections.encode(record.corrections), record.payload):
@@ -131,20 +124,25 @@ def read_header(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any
     if not isinstance(version, list) or version[:1] != [1]:
         raise ValueError(f"shard version {version} is not 1.x")
     counts = [metadata.get(name) for name in ("records", "documents", "width", "vocabulary")]
-    if any(type(n) is not int or n < 0 for n in counts) or not isinstance(metadata.get("digests"), dict):
-        raise ValueError("metadata lacks its counts or digests")
+    if any(type(n) is not int or n < 0 for n in counts) or {
+        name: type(metadata.get(name)) for name in ("digests", "fingerprint")
+    } != {"digests": dict, "fingerprint": str}:
+        raise ValueError("metadata lacks its counts, digests or fingerprint")
     return entries, metadata
 
 
 class Shard:
-    """One shard in memory, its structure and tensor digests checked once; records are checked when they are read."""
+    """One shard in memory, its structure checked once; records are checked when they are read."""
 
     def __init__(self, data: bytes) -> None:
-        """Parse `data`; ValueError names the tensor when a shape, an offset or a digest is off."""
+        """Parse `data`; ValueError names the tensor when a shape or an offset is off."""
         _, self.metadata = read_header(data)
-        self.tensors: Mapping[str, Array] = load(data)
+        found = {name: entry for name, entry in _tensors(data) if name in TENSORS}
+        missing = sorted(set(TENSORS) - set(found))
+        if missing:
+            raise ValueError(f"tensor {missing[0]!r} is missing")
+        self.tensors: dict[str, Array] = {name: _array(name, found[name]) for name in TENSORS}
         self._check_shapes()
-        self._check_digests()
         self.documents = self._read_documents()
 
     def __len__(self) -> int:
@@ -173,8 +171,7 @@ class Shard:
             reason=RawReason(value["reason"]),
             report=FitReport(**{name: value[name] for name in REPORT_FIELDS}),
         )
-        if record.start + record.length > document.bytes:
-            raise ValueError(f"record {row} reaches past its document's {document.bytes} bytes")
+        _check_record(record, row)
         if record_digest(record) != self.digest(row):
             raise ValueError(f"record {row} does not match its digest")
         return record
@@ -189,27 +186,18 @@ class Shard:
 
     def _check_shapes(self) -> None:
         n, width = len(self), int(self.metadata["width"])
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {name: (code, (n,)) for name, code in COLUMNS.items()}
-        expected |= {"document": ("u4", (n,)), "text_sha256": ("u1", (n, 32)), "record_sha256": ("u1", (n, 32))}
-        expected |= {f"{name}_offsets": ("u8", (n + 1,)) for name in PIECES}
-        for name in ("corrections", "payload", "documents"):
-            expected[name] = "u1", (len(self.tensors.get(name, ())),)
-        expected["vectors"] = "f2", (len(self.tensors.get("vectors", ())), width)
-        for name, (code, shape) in expected.items():
-            array = self.tensors.get(name)
-            if array is None or array.dtype != np.dtype(f"<{code}") or array.shape != shape:
-                found = "nothing" if array is None else f"{array.dtype} {array.shape}"
-                raise ValueError(f"tensor {name!r}: expected {code} {shape}, found {found}")
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys((*COLUMNS, "document"), (n,))
+        expected |= {"text_sha256": (n, 32), "record_sha256": (n, 32)}
+        expected |= {f"{name}_offsets": (n + 1,) for name in PIECES}
+        expected |= {name: (len(self.tensors[name]),) for name in ("corrections", "payload", "documents")}
+        expected["vectors"] = len(self.tensors["vectors"]), width
+        for name, shape in expected.items():
+            if self.tensors[name].shape != shape:
+                raise ValueError(f"tensor {name!r}: expected shape {shape}, found {self.tensors[name].shape}")
         for name in PIECES:
             offsets = self.tensors[f"{name}_offsets"]
             if offsets[0] != 0 or offsets[-1] != len(self.tensors[name]) or (offsets[1:] < offsets[:-1]).any():
                 raise ValueError(f"tensor '{name}_offsets': offsets do not ascend from 0 to {len(self.tensors[name])}")
-
-    def _check_digests(self) -> None:
-        digests = self.metadata["digests"]
-        for name in sorted(self.tensors):
-            if hashlib.sha256(self.tensors[name].tobytes()).hexdigest() != digests.get(name):
-                raise ValueError(f"tensor {name!r} does not match its digest")
 
     def _read_documents(self) -> list[Document]:
         documents = decode_documents(raw.decompress(self.tensors["documents"].tobytes()))
@@ -217,6 +205,46 @@ class Shard:
         if len(documents) != self.metadata["documents"] or (len(rows) and int(rows.max()) >= len(documents)):
             raise ValueError("tensor 'documents': a record names a document that is not listed")
         return documents
+
+
+def damaged_place(data: bytes) -> str:
+    """Where a shard whose digest is wrong was changed: a tensor by name, else its header."""
+    try:
+        _, metadata = read_header(data)
+        for name, entry in sorted(_tensors(data)):
+            if hashlib.sha256(entry["data"]).hexdigest() != metadata["digests"].get(name):
+                return f"tensor {name!r}"
+    except (ValueError, SafetensorError):
+        pass
+    return "header"
+
+
+def _check_record(record: Record, row: int) -> None:
+    """ValueError when the parts of a record contradict each other. SPEC §5.1."""
+    if record.start + record.length > record.document.bytes:
+        raise ValueError(f"record {row} reaches past its document's {record.document.bytes} bytes")
+    if record.tokens > MAX_TOKENS:
+        raise ValueError(f"record {row} claims {record.tokens} tokens, at most {MAX_TOKENS} are allowed")
+    if record.kind == Kind.RAW:
+        whole = not len(record.vectors) and not record.corrections and record.reason != RawReason.NONE
+    else:
+        whole = len(record.vectors) > 0 < record.tokens and not record.payload and record.reason == RawReason.NONE
+    if not whole:
+        raise ValueError(f"record {row} mixes the parts of a raw and an exact record")
+
+
+def _tensors(data: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """(name, {dtype, shape, data}) of every tensor, as safetensors found them to lie."""
+    parsed: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
+    return parsed
+
+
+def _array(name: str, entry: dict[str, Any]) -> Array:
+    dtype, code = TENSORS[name]
+    if entry["dtype"] != dtype:
+        raise ValueError(f"tensor {name!r}: expected dtype {dtype}, found {entry['dtype']}")
+    array: Array = np.frombuffer(entry["data"], dtype=f"<{code}").reshape(entry["shape"])
+    return array
 
 
 def _column(record: Record, name: str) -> Any:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from memvec.sources import Source as Source
     from memvec.store import Store as Store
     from memvec.unpacking import cat as cat
+    from memvec.unpacking import read as read
     from memvec.unpacking import unpack as unpack
     from memvec.verification import verify as verify
 
@@ -45,6 +46,7 @@ _EXPORTS = {
     "list": ("memvec.inspection", "list_documents"),
     "models": ("memvec.model_cache", "models"),
     "pack": ("memvec.packing", "pack"),
+    "read": ("memvec.unpacking", "read"),
     "show": ("memvec.inspection", "show"),
     "unpack": ("memvec.unpacking", "unpack"),
     "verify": ("memvec.verification", "verify"),
@@ -52,7 +54,7 @@ _EXPORTS = {
 
 __all__ = [  # capitals first, as in the table above
     "MemvecError", "PackSettings", "Source", "Store", "__version__", "cat", "fingerprint", "info", "list", "models",
-    "pack", "show", "unpack", "verify",
+    "pack", "read", "show", "unpack", "verify",
 ]  # fmt: skip
 
 

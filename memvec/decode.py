@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memvec.lm import FrozenLM
+from memvec.lm import FrozenLM, declared_numerics
+from memvec.settings import DECODE_BATCH
 from memvec.types import Vectors
 
 # Chooses the next token of every row: (step, rows' numbers, logits (B, V)) -> ids (B,).
 Choose = Callable[[int, Sequence[int], Tensor], Tensor]
-
-DEFAULT_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,13 @@ def decode(
     vectors: Sequence[Vectors],
     lengths: Sequence[int],
     corrections: Sequence[Sequence[tuple[int, int]]],
-    batch: int = DEFAULT_BATCH,
+    batch: int = DECODE_BATCH,
+    tick: Callable[[int], None] = lambda tokens: None,
 ) -> list[list[int]]:
-    """Token ids of each record: `lengths[i]` tokens from vectors (M, D), corrections overriding the argmax."""
+    """Token ids of each record: `lengths[i]` tokens from vectors (M, D), corrections overriding the argmax.
+
+    `tick` is called after every step with the tokens it gave.
+    """
     forced = [dict(pairs) for pairs in corrections]
     out: list[list[int]] = [[] for _ in vectors]
 
@@ -49,6 +52,7 @@ def decode(
         ids = [forced[row].get(step, token) for row, token in zip(rows, ids, strict=True)]
         for row, token in zip(rows, ids, strict=True):
             out[row].append(token)
+        tick(len(ids))
         return torch.tensor(ids, device=logits.device)
 
     _run(lm, vectors, lengths, choose, batch)
@@ -60,7 +64,7 @@ def certify(
     vectors: Sequence[Vectors],
     targets: Sequence[Sequence[int]],
     margin: float,
-    batch: int = DEFAULT_BATCH,
+    batch: int = DECODE_BATCH,
 ) -> list[Certificate]:
     """Decode rounded vectors against what they should give; wherever wrong or under `margin`, note a correction."""
     measured = measure(lm, vectors, targets, batch)
@@ -68,7 +72,7 @@ def certify(
 
 
 def measure(
-    lm: FrozenLM, vectors: Sequence[Vectors], targets: Sequence[Sequence[int]], batch: int = DEFAULT_BATCH
+    lm: FrozenLM, vectors: Sequence[Vectors], targets: Sequence[Sequence[int]], batch: int = DECODE_BATCH
 ) -> list[tuple[list[float], float]]:
     """For each record (lead of every true token's logit over the best other [logits], surprisal [nats])."""
     leads: list[list[float]] = [[] for _ in vectors]
@@ -98,8 +102,9 @@ def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: floa
 
 
 def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose, batch: int) -> None:
-    for rows in _batches(vectors, lengths, batch):
-        _run_batch(lm, rows, vectors, lengths, choose)
+    with declared_numerics(lm.device):
+        for rows in _batches(vectors, lengths, batch):
+            _run_batch(lm, rows, vectors, lengths, choose)
 
 
 def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], batch: int) -> Iterator[list[int]]:

@@ -2,6 +2,7 @@
 
 MemvecError                      1   unexpected, or none of the below
 ├── UsageError                   2   an argument that cannot be meant
+│   └── UnsupportedModelError    2   a model that memvec cannot use, with the reason
 ├── StoreDamagedError            3   bytes of a store are not what was written
 ├── FingerprintError             4   the vectors belong to another model or tokenizer
 ├── ReconstructionError          5   decoded text is not the text that was packed
@@ -32,6 +33,15 @@ class UsageError(MemvecError, ValueError):
     """An argument that cannot be meant; the message says what would be accepted."""
 
     exit_code = 2
+
+
+class UnsupportedModelError(UsageError):
+    """A model that memvec cannot use; refused before any work, with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}. memvec needs a decoder-only model with open input embeddings; see `memvec models`."
+        )
 
 
 class StoreDamagedError(MemvecError):
@@ -116,9 +126,9 @@ class InterruptedPackError(MemvecError):
 
     exit_code = 130
 
-    def __init__(self, report: PackReport) -> None:
-        self.report = report
+    def __init__(self, report: PackReport, finished: int) -> None:
+        self.report, self.finished = report, finished
         super().__init__(
-            f"interrupted; {report.records} finished record(s) of this run are in the store. "
+            f"interrupted; {finished} finished record(s) of this run are in the store. "
             "Run the same command again to go on from there."
         )

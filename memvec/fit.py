@@ -25,7 +25,8 @@ from memvec.types import Vectors
 
 BETA = 0.9
 EPSILON = 1e-8
-MOST_SLOTS = 16  # more rows make a step longer, not cheaper, on a CPU
+MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
+MOST_SLOTS_GPU = 512
 # Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
 MARGIN_RESERVE = 0.2
 NEVER = float(1 << 20)  # a score worse than any
@@ -102,7 +103,8 @@ class FitEngine:
         self.queue: deque[Task] = deque()
         self.tasks: list[Task] = []  # one a slot
         self.ages: list[int] = []
-        self.capacity = slots_for(lm, settings)
+        self.positions = positions_for(lm, settings.memory)
+        self.most = MOST_SLOTS if lm.device.type == "cpu" else MOST_SLOTS_GPU
         self._scale = lm.table.float().std()
         none = torch.zeros(0, lm.width, device=lm.device)
         self._state = _State(none, none, none, none.half(), none[:, :1], none.new_zeros(0))
@@ -111,8 +113,8 @@ class FitEngine:
         """Put tasks at the end of the queue; also while `run` is being drained."""
         self.queue.extend(tasks)
 
-    def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[Fitted]:
-        """Fit until the queue is empty, giving each task back as soon as it is solved or out of steps.
+    def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[list[Fitted]]:
+        """Fit until the queue is empty, giving tasks back as soon as they are solved or out of steps.
 
         `tick` is called after every step with the token positions it ran.
         """
@@ -124,17 +126,25 @@ class FitEngine:
             tick(len(layout.base))
             if any(done):
                 layout = None
-                yield from self._retire(done)
+                yield self._retire(done)  # at once: what is taken out here must not wait in a generator
 
     def _refill(self) -> bool:
-        room = min(len(self.queue), self.capacity - len(self.tasks))
-        for task in [self.queue.popleft() for _ in range(room)]:
+        room = False
+        while self.queue and self._fits(self.queue[0]):
+            room = True
+            task = self.queue.popleft()
             start = torch.Generator().manual_seed(_seed(task, self.settings.seed))
             noise = torch.randn(task.vectors, self.lm.width, generator=start).to(self.lm.device)
             self._state.extend(noise * self._scale)
             self.tasks.append(task)
             self.ages.append(0)
-        return room > 0
+        return room
+
+    def _fits(self, task: Task) -> bool:
+        """Is there room for one more row, all as long as the longest? For one alone there always is."""
+        rows = len(self.tasks) + 1
+        longest = max(row.vectors + len(row.ids) for row in (*self.tasks, task))
+        return rows == 1 or (rows <= self.most and rows * longest <= self.positions)
 
     def _step(self, layout: _Layout) -> list[bool]:
         """One forward pass; which slots it shows to be done. They keep what was measured, the others take a step."""
@@ -167,7 +177,7 @@ class FitEngine:
     def _counts(self, margin: Tensor, owner: Tensor, slots: int) -> Tensor:
         """(B, 2): how many targets of each slot are wrong, and how many wrong or under margin."""
         thresholds = margin.new_tensor([0.0, self.settings.margin + MARGIN_RESERVE])
-        missed = (margin[:, None] <= thresholds).float()  # (T, 2)
+        missed = (~(margin[:, None] > thresholds)).float()  # (T, 2); a NaN margin is a miss
         return margin.new_zeros(slots, 2).index_add_(0, owner, missed)
 
     def _is_done(self, task: Task, age: int, wrong: float, thin: float) -> bool:
@@ -212,7 +222,7 @@ def _lay_out(lm: FrozenLM, tasks: list[Task]) -> _Layout:
     slot_of_row: list[int] = []
     for slot, task in enumerate(tasks):
         m, n = task.vectors, len(task.ids)
-        base[slot, m : m + n - 1] = lm.embed(torch.tensor(task.ids[:-1], device=lm.device))
+        base[slot, m : m + n - 1] = lm.embed(torch.tensor(task.ids[:-1], dtype=torch.long, device=lm.device))
         places += range(slot * length, slot * length + m)
         outputs += range(slot * length + m - 1, slot * length + m - 1 + n)
         targets += task.ids
@@ -227,14 +237,12 @@ def _lay_out(lm: FrozenLM, tasks: list[Task]) -> _Layout:
     )
 
 
-def slots_for(lm: FrozenLM, settings: PackSettings) -> int:
-    """How many segments are fitted at once: what the memory limit holds of activations kept for the backward pass."""
+def positions_for(lm: FrozenLM, memory: int) -> int:
+    """Token positions whose activations, kept for the backward pass, take `memory` bytes."""
     config = lm.model.config
     inner = getattr(config, "intermediate_size", None) or 4 * lm.width
     # Kept per position and layer: about 12 values of the width and 5 of the inner width, in the model's dtype.
-    position = config.num_hidden_layers * (12 * lm.width + 5 * inner) * lm.dtype.itemsize
-    longest = settings.segment_tokens + (settings.vectors or settings.segment_tokens // 6)
-    return int(max(1, min(MOST_SLOTS, settings.memory // (position * longest))))
+    return int(memory // (config.num_hidden_layers * (12 * lm.width + 5 * inner) * lm.dtype.itemsize))
 
 
 def _seed(task: Task, seed: int) -> int:

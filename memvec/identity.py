@@ -10,25 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memvec.errors import FingerprintError, NotFoundError
+from memvec.errors import FingerprintError, NotFoundError, UnsupportedModelError
 from memvec.formats import canonical
+from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, readable, resolve, silent
 from memvec.types import Fingerprint
 
 # Behaviour only. The rest of a config (names, versions, training settings) may change without changing an output.
 ARCHITECTURE_FIELDS = (
     "activation_function",
     "attention_bias",
+    "attention_multiplier",
     "attn_logit_softcapping",
     "conv_kernel",
+    "embedding_multiplier",
     "expand",
     "final_logit_softcapping",
     "head_dim",
     "hidden_act",
+    "hidden_activation",
     "hidden_size",
     "intermediate_size",
     "layer_norm_eps",
     "layer_norm_epsilon",
     "layer_types",
+    "logit_scale",
+    "logits_scaling",
     "mlp_bias",
     "model_type",
     "num_attention_heads",
@@ -36,11 +42,13 @@ ARCHITECTURE_FIELDS = (
     "num_key_value_heads",
     "partial_rotary_factor",
     "query_pre_attn_scalar",
+    "residual_multiplier",
     "rms_norm_eps",
     "rope_parameters",
     "sliding_window",
     "state_size",
     "tie_word_embeddings",
+    "use_bidirectional_attention",
     "use_parallel_residual",
     "vocab_size",
     "word_embed_proj_dim",
@@ -52,7 +60,7 @@ EMBEDDING_NAMES = (
     "embeddings.weight",
     "word_embeddings.weight",
 )
-BUFFER_NAMES = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
+BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 
 # What tokenizers disagree about: spaces, line ends, composed letters, joined emoji, digits, code, special look-alikes.
 PROBES = (
@@ -67,31 +75,35 @@ PROBES = (
 )
 
 
-def fingerprint(model: str = "smollm2-135m") -> Fingerprint:
+def fingerprint(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Fingerprint:
     """The fingerprint of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
-    from memvec.model_cache import resolve
-
-    return fingerprint_folder(resolve(model), source=model)
+    return fingerprint_folder(resolve(model, notify), source=lasting_name(model))
 
 
 def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
     """The fingerprint of the checkpoint in `folder`: config.json, *.safetensors and tokenizer files."""
     from transformers import AutoConfig, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(folder).to_dict()
-    digests = dict(sorted(_tensor_digests(folder)))
-    embedding = next((d for suffix in EMBEDDING_NAMES for n, d in digests.items() if n.endswith(suffix)), "")
-    if config.get("tie_word_embeddings"):
+    with readable(folder):
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        digests = dict(sorted(_tensor_digests(folder)))
+    embedding = next((d for suffix in EMBEDDING_NAMES for n, d in digests.items() if n.endswith(suffix)), None)
+    # Through attributes, not the file: configurations spell these names in their own ways and map them.
+    values = {name: getattr(config, name, None) for name in ARCHITECTURE_FIELDS}
+    width = values["word_embed_proj_dim"] or values["hidden_size"]
+    if embedding is None or width is None:
+        raise UnsupportedModelError(f"{str(folder)!r} ({config.model_type}) shows no token embedding or no width")
+    if values["tie_word_embeddings"]:
         digests.pop("lm_head.weight", None)  # some writers keep the tied copy, some drop it
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     probes = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES]
     return Fingerprint(
         weights=_sha256(digests),
         embedding=embedding,
-        architecture={name: config[name] for name in ARCHITECTURE_FIELDS if config.get(name) is not None},
+        architecture={name: value for name, value in values.items() if value is not None},
         vocabulary=_sha256(sorted(tokenizer.get_vocab().items())),
         probe=_sha256(probes),
-        width=int(config.get("word_embed_proj_dim") or config["hidden_size"]),
+        width=int(width),
         source=source,
     )
 

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memvec.errors import UnsupportedModelError, UsageError
+from memvec.model_cache import readable
+
 ATTENTION = "sdpa"
 
 
@@ -25,7 +28,7 @@ class FrozenLM:
         """Load the checkpoint in `folder` as `dtype` onto `device`."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        with _quiet():
+        with _quiet(), readable(folder):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
         self.model.eval().requires_grad_(False).to(device)
@@ -34,6 +37,7 @@ class FrozenLM:
         self.table: Tensor = self.model.get_input_embeddings().weight  # (V, D)
         self.head: Tensor = self.model.get_output_embeddings().weight  # (V, D)
         self.vocabulary, self.width = self.table.shape
+        self._check_head()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added and special look-alikes split like any text."""
@@ -56,6 +60,15 @@ class FrozenLM:
         return hidden
 
     @torch.inference_mode()
+    def _check_head(self) -> None:
+        """UnsupportedModelError when logits are more than hidden states times the head: fits would aim elsewhere."""
+        ids = torch.arange(1, 9, device=self.device)[None]
+        whole = self.model(input_ids=ids).logits.float()
+        mine = (self.hidden(self.embed(ids)) @ self.head.T).float()
+        if mine.shape != whole.shape or (mine - whole).abs().max() > 0.02 * whole.abs().max() + 0.1:
+            raise UnsupportedModelError(f"{self.model.config.model_type} models change logits after the LM head")
+
+    @torch.inference_mode()
     def start(self, embeds: Tensor) -> tuple[Tensor, Any]:
         """(logits of the next token (B, V), cache) after input embeddings (B, L, D)."""
         out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
@@ -76,9 +89,35 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
-def default_device() -> str:
-    """cuda when there is one, else cpu."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def pick_device(name: str | None) -> str:
+    """`name` if there is such a device, by default cuda or else cpu. UsageError otherwise."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from None
+    return name
+
+
+def pick_dtype(name: str | None, device: str) -> torch.dtype:
+    """The dtype to fit in: `name`, by default bfloat16 where it is fast. UsageError for any other."""
+    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32, None: fast_dtype(device)}
+    if name not in kinds:
+        raise UsageError(f"dtype is {name!r}, expected bfloat16 or float32.")
+    return kinds[name]
+
+
+@contextlib.contextmanager
+def declared_numerics(device: torch.device) -> Iterator[None]:
+    """Within: float32 means float32, whatever autocast or TF32 setting the host program has. After: as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def convert_gguf(file: Path, folder: Path) -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 
-from memvec.errors import NotFoundError
+from memvec.errors import MemvecError, NotFoundError
 
 DEFAULT_MODEL = "smollm2-135m"
 Notify = Callable[[str], None]
+# What reading a checkpoint that is none may raise, in transformers, tokenizers and safetensors.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One known model: is its package here, is its checkpoint in the cache."""
+    """One model: is its package here, is its checkpoint in the cache."""
 
     name: str
     requirement: str
@@ -58,8 +62,8 @@ class ModelStatus:
 
 
 def models() -> list[ModelStatus]:
-    """Every model known by name, and whether it is installed and cached."""
-    return [
+    """Every model known by name, whether it is installed and cached, and what else was converted."""
+    known = [
         ModelStatus(
             known.name,
             known.requirement,
@@ -70,10 +74,41 @@ def models() -> list[ModelStatus]:
         )
         for known in KNOWN.values()
     ]
+    there = sorted(folder for folder in cache_folder().glob("[!.]*") if folder.is_dir())
+    others = [folder for folder in there if str(folder) not in {status.path for status in known}]
+    return known + [ModelStatus(folder.name, "", "", False, True, str(folder)) for folder in others]
 
 
-def resolve(model: str, notify: Notify = lambda message: None) -> Path:
-    """A checkpoint folder for a known name, a folder, a GGUF file or a hub id. NotFoundError with what to do."""
+def silent(message: str) -> None:
+    """Tell nobody."""
+
+
+def lasting_name(model: str) -> str:
+    """The name by which a store finds `model` again: a path made absolute, anything else as it is."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model not in KNOWN and path.exists() else model
+
+
+@contextlib.contextmanager
+def readable(where: Path) -> Iterator[None]:
+    """Turn whatever reading a file or folder that is no checkpoint raises into one NotFoundError."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if isinstance(error, MemvecError):
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else ""
+        raise NotFoundError(
+            f"{str(where)!r} cannot be read as a model: {type(error).__name__}: {reason}. Expected config.json, "
+            "tokenizer files and safetensors, or a whole GGUF file of an architecture that transformers reads."
+        ) from None
+
+
+def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
+    """A checkpoint folder for a known name, a folder, a GGUF file or a hub id. NotFoundError with what to do.
+
+    Without `download` a hub id is only looked for in the local hub cache.
+    """
     if model in KNOWN:
         return _known(KNOWN[model], notify)
     path = Path(model).expanduser()
@@ -88,7 +123,7 @@ def resolve(model: str, notify: Notify = lambda message: None) -> Path:
         raise NotFoundError(
             f"no model {model!r}: expected {names}, a checkpoint folder, a .gguf file or a hub id OWNER/NAME."
         )
-    return _download(model)
+    return _from_hub(model, download)
 
 
 def cache_folder() -> Path:
@@ -137,22 +172,24 @@ def _convert(gguf: Path, sha256: str, name: str, notify: Notify) -> Path:
         try:
             from memvec.lm import convert_gguf
 
-            convert_gguf(gguf, scratch)
+            with readable(gguf):
+                convert_gguf(gguf, scratch)
             scratch.rename(target)  # the folder appears whole or not at all
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
-def _download(model: str) -> Path:
+def _from_hub(model: str, download: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted))
+        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=not download))
     except (OSError, ValueError) as error:  # the hub's own errors derive from these
+        where = "had from the hub" if download else f"had without asking the hub; pass -m {model} to ask it"
         raise NotFoundError(
-            f"model {model!r} is neither in the local hub cache nor to be had from the hub ({type(error).__name__}). "
+            f"model {model!r} is neither in the local hub cache nor to be {where} ({type(error).__name__}). "
             f"Check its name and the network, or pass a checkpoint folder; {DEFAULT_MODEL!r} needs neither."
         ) from None
 

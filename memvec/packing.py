@@ -7,31 +7,34 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import accumulate, islice
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from memvec import __version__
 from memvec.allocator import keeping_memory
 from memvec.decode import Certificate, certify
-from memvec.errors import InterruptedPackError, PartialError, UsageError
+from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
 from memvec.fit import FitEngine, Fitted
-from memvec.formats.manifest import FILE_NAME, Manifest, Numerics
+from memvec.formats.documents import check_name
+from memvec.formats.manifest import Manifest
 from memvec.identity import check_fingerprint, fingerprint_folder
-from memvec.lm import FrozenLM, default_device, fast_dtype
-from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.planning import Waiting, plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.records import exact_record, raw_records
-from memvec.settings import PackSettings
+from memvec.settings import DECODE_BATCH, PackSettings
 from memvec.sources import Source, gather
 from memvec.store import Store, writing
 from memvec.summary import summarise
 from memvec.types import FitReport, PackReport, RawReason, Record
 
 COMMIT_SECONDS = 120.0  # finished records wait about this long for a commit
-COMMIT_RECORDS = 1024
-CERTIFY_AT_ONCE = 16
+COMMIT_RECORDS, COMMIT_BYTES = 1024, 256 * 1024 * 1024  # of one shard
+CERTIFY_AT_ONCE = DECODE_BATCH
+TOOL = f"memvec {__version__}"
 GROWTH = 1.5  # vectors of a refit to those of the attempt before
 
 
@@ -56,18 +59,19 @@ def pack(
     """
     begun = time.perf_counter()
     documents, skipped = _documents(sources, include, exclude, Path(store))
+    settings, device = settings or PackSettings(), pick_device(device)
+    kind = pick_dtype(dtype, device)
     progress = Progress(documents=len(documents))
     folder = resolve(model, lambda message: enter(message, progress, watch))
     with writing(store):
         enter("fingerprinting the model", progress, watch)
         opened = _open_or_create(Path(store), folder, model)
-        run = _Run(opened, settings or PackSettings(), progress, watch)
-        live = opened.documents()
-        fresh = [d for d in documents if d.name not in live or live[d.name].document.sha256 != d.sha256]
+        run = _Run(opened, settings, progress, watch)
+        fresh = _fresh(opened, documents)
         progress.documents_done = len(documents) - len(fresh)
         interrupted = False
         try:
-            run.work(fresh, folder, device, dtype)
+            run.work(fresh, folder, device, kind)
         except KeyboardInterrupt:
             run.finish_early()
             interrupted = True
@@ -76,7 +80,7 @@ def pack(
         report = summarise(opened, packed, time.perf_counter() - begun)
         report = dataclasses.replace(report, unchanged=len(documents) - len(fresh))
     if interrupted:
-        raise InterruptedPackError(report)
+        raise InterruptedPackError(report, run.finished)
     if skipped:
         raise PartialError(skipped, report)
     return report
@@ -92,17 +96,42 @@ def _documents(
     twice = [name for name, count in Counter(d.name for d in documents).items() if count > 1]
     if twice:
         raise UsageError(f"two inputs are named {twice[0]!r}. Give each document its own name.")
+    for source in given:
+        try:
+            check_name(source.name)
+        except ValueError as error:
+            raise UsageError(f"{error}.") from None
+    if not documents:
+        raise (
+            PartialError(skipped)
+            if skipped
+            else UsageError("there is nothing to pack. Check SRC, --include, --exclude.")
+        )
     return documents, skipped
 
 
+def _fresh(store: Store, documents: Sequence[Source]) -> list[Source]:
+    """The documents that are not in the store as they are. UsageError where a file would have to be a folder too."""
+    live = store.documents()
+    names = {*live, *(d.name for d in documents)}
+    for name in names:
+        for above in PurePosixPath(name).parents:
+            if str(above) in names:
+                raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
+    return [d for d in documents if d.name not in live or live[d.name].document.sha256 != d.sha256]
+
+
 def _open_or_create(path: Path, folder: Path, model: str) -> Store:
-    found = fingerprint_folder(folder, source=model)
-    if (path / FILE_NAME).exists() or (path / "shards").exists():
-        opened = Store.open(path)
-        check_fingerprint(opened.manifest.fingerprint, found)
-        return opened
-    vocabulary = int(found.architecture["vocab_size"])
-    return Store.create(path, Manifest(found, vocabulary, Numerics(), tool=f"memvec {__version__}"))
+    found = fingerprint_folder(folder, source=lasting_name(model))
+    if not Store.exists(path):
+        return Store.create(path, Manifest(found, int(found.architecture["vocab_size"]), tool=TOOL))
+    opened = Store.open(path)
+    check_fingerprint(opened.manifest.fingerprint, found)
+    if opened.manifest.foreign:
+        raise FormatTooNewError(
+            f"{opened.manifest.foreign} to be added to", "such a store, but would lose what is new in it"
+        )
+    return opened
 
 
 class _Run:
@@ -115,14 +144,13 @@ class _Run:
         self.waiting: list[Waiting] = []  # by task key
         self.left: Counter[str] = Counter()  # segments still to come, by document
         self.committed = time.monotonic()
+        self.finished = 0  # records of this run that are in the store
 
-    def work(self, fresh: Sequence[Source], folder: Path, device: str | None, dtype: str | None) -> None:
-        """Segment, fit, certify and commit `fresh`."""
+    def work(self, fresh: Sequence[Source], folder: Path, device: str, kind: torch.dtype) -> None:
+        """Segment, fit, certify and commit `fresh`; fits run in `kind`."""
         if not fresh:
             return
         enter("loading the model", self.progress, self.watch)
-        device = device or default_device()
-        kind = getattr(torch, dtype) if dtype else fast_dtype(device)
         self.exact = FrozenLM(folder, torch.float32, device)
         fast = self.exact if kind == torch.float32 else FrozenLM(folder, kind, device)
         with keeping_memory():
@@ -151,7 +179,7 @@ class _Run:
         p.segments, p.tokens = len(self.waiting), sum(len(item.segment.ids) for item in self.waiting)
 
     def _fit(self, engine: FitEngine) -> None:
-        engine.add(tasks(self.waiting, engine.lm.width, engine.capacity, self.settings))
+        engine.add(tasks(self.waiting, engine.lm.width, self.settings))
         enter("fitting", self.progress, self.watch)
         begun = time.perf_counter()
 
@@ -161,32 +189,33 @@ class _Run:
             self.watch(self.progress)
 
         while engine.queue:  # again when the last certificates sent segments back
-            for fitted in engine.run(tick):
-                self.retired.append(fitted)
+            for batch in engine.run(tick):
+                self.retired += batch
                 if len(self.retired) >= CERTIFY_AT_ONCE:
                     self._certify(engine)
             self._certify(engine)
 
     def _certify(self, engine: FitEngine | None) -> None:
-        """Turn retired fits into records. Those over the correction cap go back to `engine`, raw after the last refit."""
-        batch = [fitted.task for fitted in self.retired]
-        vectors = [fitted.vectors for fitted in self.retired]
-        certificates = certify(self.exact, vectors, [task.ids for task in batch], self.settings.margin) if batch else []
-        for fitted, certificate in zip(self.retired, certificates, strict=True):
-            task = fitted.task
-            if self._acceptable(certificate, len(task.ids)):
+        """Certify every retired fit; without an engine those over the correction cap are dropped."""
+        ids, vectors = [f.task.ids for f in self.retired], [f.vectors for f in self.retired]
+        certificates = certify(self.exact, vectors, ids, self.settings.margin) if ids else []
+        for certificate in certificates:
+            fitted = self.retired.pop(0)  # one by one: Ctrl-C in between must not do any of them twice
+            if self._acceptable(certificate, len(fitted.task.ids)):
                 self._done(fitted, certificate)
-            elif engine is not None and task.attempt < self.settings.refits:
-                more = math.ceil(task.vectors * GROWTH)
-                fixed = self.settings.vectors is not None  # then only another start is tried
-                engine.add(
-                    [dataclasses.replace(task, attempt=task.attempt + 1, vectors=task.vectors if fixed else more)]
-                )
             elif engine is not None:
-                self._done(fitted, None)
-        self.retired = []
+                self._try_again(fitted, engine)
         if len(self.pending) >= COMMIT_RECORDS or time.monotonic() - self.committed > COMMIT_SECONDS:
             self._commit()
+
+    def _try_again(self, fitted: Fitted, engine: FitEngine) -> None:
+        """Send a segment back with more vectors, or with another start when their number is fixed; raw after the last."""
+        task = fitted.task
+        if task.attempt >= self.settings.refits:
+            self._done(fitted, None)
+            return
+        vectors = task.vectors if self.settings.vectors else math.ceil(task.vectors * GROWTH)
+        engine.add([dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors)])
 
     def _acceptable(self, certificate: Certificate, tokens: int) -> bool:
         within = len(certificate.corrections) <= self.settings.allowed(tokens)
@@ -212,7 +241,11 @@ class _Run:
         p.documents_done += not self.left[item.document.name]
 
     def _commit(self) -> None:
-        if self.pending:
-            self.store.commit(self.pending)
-            self.pending = []
+        """Commit everything pending, in shards of bounded size."""
+        while self.pending:
+            sizes = accumulate(len(record.payload) + record.vectors.nbytes for record in self.pending)
+            count = max(1, sum(size <= COMMIT_BYTES for size in islice(sizes, COMMIT_RECORDS)))
+            self.store.commit(self.pending[:count], TOOL)
+            self.finished += count
+            del self.pending[:count]
         self.committed = time.monotonic()

@@ -17,6 +17,8 @@ from memvec.sources import Source
 from memvec.store import StoredDocument
 from memvec.types import Document, RawReason, Record
 
+SORTED_AT_ONCE = 64
+
 Partial = Mapping[tuple[str, str], StoredDocument]  # what an interrupted pack left, by name and sha256
 
 
@@ -55,12 +57,13 @@ def plan(sources: Sequence[Source], partial: Partial, lm: FrozenLM, settings: Pa
         known = partial.get((named.name, named.sha256))
         there = {(ref.start, ref.length) for ref in known.records} if known else set()
         todo += [(known.document if known else named, s) for s in segments if (s.start, s.length) not in there]
-    own = surprisal(lm, [segment.ids for _, segment in todo])  # again, now that each starts from nothing
+    alone = [segment.ids for _, segment in todo]
+    own = surprisal(lm, alone, window=max(map(len, alone), default=1))  # again, now that each starts from nothing
     waiting = [Waiting(document, segment, sum(row)) for (document, segment), row in zip(todo, own, strict=True)]
     return Plan(raws, waiting)
 
 
-def tasks(waiting: Sequence[Waiting], width: int, capacity: int, settings: PackSettings) -> Iterator[Task]:
+def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings) -> Iterator[Task]:
     """A fit task for each waiting segment, its place in the list as key.
 
     Those of like length come together, within a few batches: less padding, and documents still end in order.
@@ -69,9 +72,8 @@ def tasks(waiting: Sequence[Waiting], width: int, capacity: int, settings: PackS
         Task(key, item.segment.ids, vectors_for(item.nats, len(item.segment.ids), width, settings))
         for key, item in enumerate(waiting)
     ]
-    window = 4 * capacity
-    for begin in range(0, len(made), window):
-        yield from sorted(made[begin : begin + window], key=lambda task: -(len(task.ids) + task.vectors))
+    for begin in range(0, len(made), SORTED_AT_ONCE):
+        yield from sorted(made[begin : begin + SORTED_AT_ONCE], key=lambda task: -(len(task.ids) + task.vectors))
 
 
 def baseline(sources: Sequence[Source]) -> list[Document]:

@@ -30,9 +30,11 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the token-steps so far; None before there are any."""
-        if not self.token_steps or not self.seconds:
+        """An estimate from the work done so far; None before there is any."""
+        if not self.seconds or not (self.token_steps or self.tokens_done):
             return None
+        if not self.token_steps:  # decoding: every token costs the same
+            return (self.tokens - self.tokens_done) / self.tokens_per_second
         known = self.tokens_done > self.tokens / 4
         per_token = self.token_steps / self.tokens_done if known else USUAL_TOKEN_STEPS
         left = max(0.0, self.tokens * per_token - self.token_steps)

@@ -13,7 +13,7 @@ from memvec.lm import FrozenLM
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
 
-WINDOW = 256  # tokens of context in the surprisal pass; a segment never sees more
+WINDOW = 256  # tokens of context when a document is first looked at
 MIN_TOKENS = 8  # text shorter than this is not worth a vector
 MOST_VECTORS = 12  # a segment's nats are capped at this many budgets, so that hard text gets short segments
 SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", ":", ";")
@@ -29,15 +29,15 @@ class Segment:
     ids: tuple[int, ...]  # N tokens that decode to exactly these bytes
 
 
-def surprisal(lm: FrozenLM, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-    """−log p of every token given those before it in its sequence [nats]; log V for the first, given nothing."""
+def surprisal(lm: FrozenLM, sequences: Sequence[Sequence[int]], window: int = WINDOW) -> list[list[float]]:
+    """−log p of every token given those before it in its window [nats]; log V for the first, given nothing."""
     pieces = [
-        (number, tuple(ids[begin : begin + WINDOW]))
+        (number, tuple(ids[begin : begin + window]))
         for number, ids in enumerate(sequences)
-        for begin in range(0, len(ids), WINDOW)
+        for begin in range(0, len(ids), window)
     ]
     out: list[list[float]] = [[] for _ in sequences]
-    rows = max(1, POSITIONS_AT_ONCE // WINDOW)
+    rows = max(1, POSITIONS_AT_ONCE // window)
     for begin in range(0, len(pieces), rows):
         batch = pieces[begin : begin + rows]
         for (number, _), nats in zip(batch, _batch_surprisal(lm, [ids for _, ids in batch]), strict=True):
@@ -107,7 +107,11 @@ def _best_piece(
         if best and stop <= preferred:
             break
         words = decode(ids[at:stop])
-        if not text.startswith(words, char) or not _whole(text, char, words, decode(ids[stop : stop + 16])):
+        if (
+            not words
+            or not text.startswith(words, char)
+            or not _whole(text, char, words, decode(ids[stop : stop + 16]))
+        ):
             continue
         rank = 2 if words.endswith("\n") else int(words.rstrip(" \"'”’)»").endswith(SENTENCE_ENDS))
         if best is None or rank > best[0]:

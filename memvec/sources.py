@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from memvec.errors import NotFoundError, UsageError
-from memvec.formats.shard import check_name
+from memvec.formats.documents import check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ def gather(
     found: dict[str, Source] = {}
     skipped: list[tuple[str, str]] = []
     for path in map(Path, paths):
+        if store is not None and path.resolve() == store.resolve():
+            raise UsageError(f"{str(path)!r} is the store itself. Name the documents to pack.")
         if not path.exists():
             raise NotFoundError(f"no file or folder {str(path)!r} to pack.")
         for name, file in _files(path, store, skipped):

@@ -52,6 +52,7 @@ class Store:
         self.path = path
         self.manifest = state
         self._load = lru_cache(maxsize=4)(self._load_shard)
+        self._versions: list[StoredDocument] | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -59,38 +60,42 @@ class Store:
         path = Path(path)
         file = path / manifest.FILE_NAME
         if not file.is_file():
-            shards = path / "shards"
-            if shards.is_dir() and any(shards.iterdir()):
+            if any((path / "shards").glob("*.safetensors")):
                 raise damaged(manifest.FILE_NAME, "missing_file", "the manifest is missing but shards are there")
             raise NotFoundError(
-                f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. See `memvec pack`."
+                f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. `memvec pack` makes one."
             )
         try:
             return cls(path, manifest.decode(file.read_bytes()))
         except FormatTooNewError:
             raise
         except PARSE_ERRORS as error:
-            raise damaged(manifest.FILE_NAME, "digest_mismatch", str(error)) from None
+            raise damaged(manifest.FILE_NAME, "invalid_value", str(error)) from None
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Is there a store, whole or damaged?"""
+        return (path / manifest.FILE_NAME).exists() or any((path / "shards").glob("*.safetensors"))
 
     @classmethod
     def create(cls, path: str | Path, state: Manifest) -> Store:
-        """A new empty store at `path`; UsageError when something else is there."""
+        """A new empty store at `path`, whose write lock is held."""
         path = Path(path)
-        _refuse_foreign(path)
         (path / "shards").mkdir(parents=True, exist_ok=True)
         files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
         return cls(path, state)
 
-    def commit(self, records: Sequence[Record]) -> None:
+    def commit(self, records: Sequence[Record], tool: str = "") -> None:
         """Make `records` part of the store, on disk when this returns; all of them or none."""
         state = self.manifest
         data = shard.encode(records, state.fingerprint.id, state.fingerprint.width, state.vocabulary)
         documents = len({record.document for record in records})
         entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
         files.write_atomically(self.path / entry.path, data)
-        state = state.with_shard(entry)
+        state = state.with_shard(entry, tool)
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
+        self._versions = None
 
     def shard(self, number: int) -> Shard:
         """Shard number `number`, structure and digests checked. StoreDamagedError names the place."""
@@ -102,7 +107,7 @@ class Store:
         try:
             return self.shard(ref.shard).record(ref.row)
         except PARSE_ERRORS as error:
-            raise damaged(f"{entry.path} record {ref.row}", "digest_mismatch", str(error)) from None
+            raise damaged(f"{entry.path} record {ref.row}", "invalid_value", str(error)) from None
 
     def record_id(self, ref: RecordRef) -> str:
         """The 64 hex digits that name the record at `ref`."""
@@ -110,6 +115,11 @@ class Store:
 
     def versions(self) -> list[StoredDocument]:
         """Every document version, complete or not, in order of its newest record."""
+        if self._versions is None:
+            self._versions = self._read_versions()
+        return self._versions
+
+    def _read_versions(self) -> list[StoredDocument]:
         known: dict[tuple[str, str], Document] = {}
         found: dict[tuple[str, str], dict[int, RecordRef]] = {}
         for number in range(len(self.manifest.shards)):
@@ -140,15 +150,28 @@ class Store:
         if file.stat().st_size != entry.bytes:
             raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {file.stat().st_size}")
         data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            where = f"{entry.path} {shard.damaged_place(data)}"
+            raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
         try:
             part = Shard(data)
+            self._check_belongs(part, entry)
         except PARSE_ERRORS as error:
-            raise damaged(entry.path, "digest_mismatch", str(error)) from None
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise damaged(f"{entry.path} header", "digest_mismatch", "the file does not match the digest in its name")
-        if part.metadata["fingerprint"] != self.manifest.fingerprint.id or len(part) != entry.records:
-            raise damaged(entry.path, "invalid_value", "fingerprint or record count is not the manifest's")
+            raise damaged(entry.path, "invalid_value", str(error)) from None
         return part
+
+    def _check_belongs(self, part: Shard, entry: ShardEntry) -> None:
+        state = self.manifest
+        expected = {
+            "fingerprint": state.fingerprint.id,
+            "width": state.fingerprint.width,
+            "vocabulary": state.vocabulary,
+            "records": entry.records,
+            "documents": entry.documents,
+        }
+        for name, value in expected.items():
+            if part.metadata[name] != value:
+                raise ValueError(f"{name} is {part.metadata[name]}, the manifest says {value}")
 
 
 LOCK_NAME = "LOCK"
@@ -171,9 +194,9 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if made and not any((path / "shards").glob("*.safetensors")):
+            shutil.rmtree(path, ignore_errors=True)  # a first pack that committed nothing leaves no trace
         lock.release()
-        if made and not (path / manifest.FILE_NAME).exists():
-            shutil.rmtree(path, ignore_errors=True)  # a pack that failed before its first commit leaves no trace
 
 
 def _refuse_foreign(path: Path) -> None:

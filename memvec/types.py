@@ -17,16 +17,7 @@ import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float16]  # (M, D)
 
-ProblemKind = Literal[
-    "bad_json",
-    "digest_mismatch",
-    "invalid_value",
-    "missing_file",
-    "out_of_bounds",
-    "size_mismatch",
-    "undecodable",
-    "wrong_text",
-]
+ProblemKind = Literal["digest_mismatch", "invalid_value", "missing_file", "size_mismatch", "wrong_text"]
 
 
 class Kind(IntEnum):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memvec.errors import ReconstructionError, StoreDamagedError
-from memvec.progress import Progress, Watch, enter, unwatched
-from memvec.records import raw_bytes
-from memvec.store import PARSE_ERRORS, RecordRef, Store
+from memvec.decoder import Decoder
+from memvec.errors import StoreDamagedError
+from memvec.progress import Progress, Watch, unwatched
+from memvec.settings import DECODE_BATCH
+from memvec.store import PARSE_ERRORS, Store, StoredDocument
 from memvec.types import Kind, Problem
-from memvec.unpacking import DECODE_BATCH, decode_records, load_for, restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +49,22 @@ def verify(
         opened = Store.open(store)
     except StoreDamagedError as error:
         return VerifyReport(False, 0, 0, 0, (), 0, round(time.perf_counter() - begun, 3), error.problems)
-    progress = Progress(stage="checking digests", documents=0)
-    problems = list(_structure(opened))
-    documents, incomplete, decoded = 0, [], 0
-    if not problems:
-        versions = opened.versions()
-        documents = len(opened.documents())
-        incomplete = [v.document.name for v in versions if not v.complete]
-        if decode:
-            decoded, wrong = _decode_all(opened, model, batch, device, progress, watch)
-            problems += wrong
+    progress = Progress(stage="checking digests")
+    problems = list(_structure(opened, progress, watch))
+    versions = opened.versions() if not problems else []
+    incomplete = [v.document.name for v in versions if not v.complete]
+    decoded = 0
+    if versions:
+        # Without a model only what is raw as a whole can be joined and compared; with it, everything.
+        chosen = versions if decode else [v for v in versions if _is_raw(opened, v)]
+        decoder = Decoder(opened, model, batch, device, watch)
+        problems += _contents(decoder, chosen)
+        decoded = sum(len(v.records) for v in chosen) if decode else 0
     return VerifyReport(
         ok=not problems,
         shards=len(opened.manifest.shards),
         records=sum(entry.records for entry in opened.manifest.shards),
-        documents=documents,
+        documents=len(opened.documents()) if versions else 0,
         incomplete=tuple(incomplete),
         decoded=decoded,
         seconds=round(time.perf_counter() - begun, 3),
@@ -70,9 +72,10 @@ def verify(
     )
 
 
-def _structure(store: Store) -> Iterator[Problem]:
-    """Everything wrong with the shards, as far as it can be told without the model."""
+def _structure(store: Store, progress: Progress, watch: Watch) -> Iterator[Problem]:
+    """Everything wrong with the shards, as far as it can be told without joining documents."""
     for number, entry in enumerate(store.manifest.shards):
+        watch(progress)
         try:
             shard = store.shard(number)
         except StoreDamagedError as error:
@@ -80,35 +83,26 @@ def _structure(store: Store) -> Iterator[Problem]:
             continue
         for row in range(len(shard)):
             try:
-                record = shard.record(row)
-                if record.kind == Kind.RAW:
-                    raw_bytes(record)
+                shard.record(row)
             except PARSE_ERRORS as error:
                 yield Problem(f"{entry.path} record {row}", "invalid_value", str(error))
 
 
-def _decode_all(
-    store: Store, model: str | None, batch: int, device: str | None, progress: Progress, watch: Watch
-) -> tuple[int, list[Problem]]:
-    """(records decoded, those that gave other bytes); one bad record does not hide the others."""
-    live = list(store.documents().values())
-    refs = [ref for document in live for ref in document.records]
+def _is_raw(store: Store, version: StoredDocument) -> bool:
+    return all(store.shard(ref.shard).tensors["kind"][ref.row] == Kind.RAW for ref in version.records)
+
+
+def _contents(decoder: Decoder, versions: Sequence[StoredDocument]) -> Iterator[Problem]:
+    """Every record that gives other bytes than were packed, and every document whose records do not join to it."""
+    shards = decoder.store.manifest.shards
     try:
-        for _ in restore(store, live, model, batch, device, progress, watch):
-            pass
-    except ReconstructionError:
-        return len(refs), list(_one_by_one(store, refs, model, device, progress, watch))
-    return len(refs), []
-
-
-def _one_by_one(
-    store: Store, refs: list[RecordRef], model: str | None, device: str | None, progress: Progress, watch: Watch
-) -> Iterator[Problem]:
-    lm = load_for(store, model, device, progress, watch)
-    enter("decoding one by one", progress, watch)
-    for ref in refs:
-        try:
-            decode_records(store, [(ref, store.record(ref))], lm, 1)
-        except ReconstructionError as error:
-            path = store.manifest.shards[ref.shard].path
-            yield Problem(f"{path} record {ref.row}", "wrong_text", f"{error.document}: decodes to other bytes")
+        for version, pieces in decoder.documents(versions):
+            wrong = [piece for piece in pieces if piece.mismatch()]
+            for piece in wrong:
+                place = f"{shards[piece.ref.shard].path} record {piece.ref.row}"
+                yield Problem(place, "wrong_text", f"{version.document.name}: gives other bytes than were packed")
+            digest = hashlib.sha256(b"".join(piece.data for piece in pieces)).hexdigest()
+            if version.complete and not wrong and digest != version.document.sha256:
+                yield Problem(version.document.name, "wrong_text", "the joined records are not the document")
+    except StoreDamagedError as error:
+        yield from error.problems

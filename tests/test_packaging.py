@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,15 +18,12 @@ FOLDERS = {"memvec": "memvec", "memvec.cli": "cli", "memvec.formats": "formats",
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")
-    # From a copy of what git would check out: the working tree may hold builds of its own.
-    copy = tmp_path_factory.mktemp("copy")
-    for name in ("memvec", "cli", "formats", "integrations"):
-        (copy / name).mkdir()
-        for file in (ROOT / name).iterdir():
-            if file.is_file():
-                (copy / name / file.name).write_bytes(file.read_bytes())
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
-        (copy / name).write_bytes((ROOT / name).read_bytes())
+    # A copy with the links, without what git ignores: the working tree may hold builds of its own.
+    copy = tmp_path_factory.mktemp("copy") / "memvec"
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "__pycache__", "build", "dist", "*.egg-info", ".*_cache", "demo-out"
+    )
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,6 +35,7 @@ def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"memvec"}
     for package, folder in FOLDERS.items():
+        assert len(names) == len(set(names))
         there = {n.rsplit("/", 1)[1] for n in names if n.rsplit("/", 1)[0] == package.replace(".", "/")}
         assert {f.name for f in (ROOT / folder).glob("*.py")} <= there
     assert {"memvec/py.typed", "memvec/formats/SPEC.md"} <= set(names)
@@ -48,6 +47,8 @@ def test_the_sdist_holds_the_sources(built: Path) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for folder in FOLDERS.values():
         assert {f"{folder}/{f.name}" for f in (ROOT / folder).glob("*.py")} <= names
+    assert not any(name.startswith(("memvec/cli", "memvec/formats", "memvec/integrations")) for name in names)
+    assert {"tests/conftest.py", "examples/quickstart.py", "LICENSE"} <= names
 
 
 def test_every_package_is_listed() -> None:

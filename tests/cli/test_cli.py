@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ from memvec import errors
 from memvec.cli.main import COMMANDS, run
 from memvec.cli.output import clock, describe, printable
 from memvec.progress import Progress
+from memvec.store import Store, writing
 
 FIELDS = [
     "documents", "records", "raw_records", "source_bytes", "source_tokens", "fitted_tokens", "vectors",
@@ -94,7 +98,7 @@ def test_fingerprint_and_models(tiny: str, capsysbinary: Any) -> None:
 def test_every_command_takes_the_common_options(command: str, capsysbinary: Any) -> None:
     code, out, _ = call(capsysbinary, command, "--help")
     assert code == 0
-    for option in (b"--json", b"-q", b"--no-progress", b"--help"):
+    for option in (b"--json", b"-q, --quiet", b"--no-progress", b"-h, --help"):
         assert option in out
 
 
@@ -113,6 +117,11 @@ def test_exit_codes(store: Path, tmp_path: Path, tiny: str, capsysbinary: Any) -
         (2, ["no-such-command"]),
         (2, ["unpack", store]),
         (2, ["pack", "-", "-o", tmp_path / "s"]),
+        (2, ["pack", "-", "-", "--name", "n", "-o", tmp_path / "s"]),
+        (2, ["pack", tiny, "--name", "n", "-o", tmp_path / "s"]),
+        (2, ["pack", tiny, "-o", tmp_path / "s", "-m", tiny, "--memory", "nan"]),
+        (2, ["pack", tiny, "-o", tmp_path / "s", "-m", tiny, "--device", "nonsense"]),
+        (2, ["pack", tiny, "-o", tmp_path / "s", "-m", tiny, "--include", "*.nothing"]),
         (2, ["pack", tiny, "-o", tmp_path / "s", "--vectors", "0", "-m", tiny]),
         (6, ["verify", tmp_path / "nothing"]),
         (6, ["info", tmp_path / "nothing"]),
@@ -141,6 +150,9 @@ def test_errors_are_one_message_and_with_json_one_object(tmp_path: Path, capsysb
     }
     assert b"memvec pack" in err  # what to do next
 
+    code, out, err = call(capsysbinary, "list", "--json")
+    assert code == 2 and json.loads(out)["error"]["exit_code"] == 2
+
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
@@ -155,7 +167,7 @@ def test_skipped_inputs_give_exit_8(tmp_path: Path, tiny: str, capsysbinary: Any
     os.mkfifo(tmp_path / "tree" / "pipe")
     code, out, err = call(capsysbinary, "pack", tmp_path / "tree", "-o", tmp_path / "s", "-m", tiny, "--json")
     assert code == 8 and b"pipe" in err
-    assert json.loads(out)["documents"] == 1
+    assert json.loads(out)["documents"] == 1 and list(json.loads(out)["skipped"]) == ["pipe"]
 
 
 def test_a_closed_pipe_is_quiet(packed: Path) -> None:
@@ -165,32 +177,63 @@ def test_a_closed_pipe_is_quiet(packed: Path) -> None:
     assert done.stdout.strip() in ("0", "141")  # whether `true` was gone before the write is a race
 
 
-def test_interrupt_exits_130_with_a_valid_store(tmp_path: Path, tiny: str) -> None:
-    import signal
-
+def test_interrupt_exits_130_and_keeps_what_was_finished(tmp_path: Path, tiny: str) -> None:
     text = "\n".join(f"Letter {i}. She was not sorry to be recalled from so dull a walk." for i in range(200))
     (tmp_path / "long.txt").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "memvec.cli",
-        "pack",
-        str(tmp_path / "long.txt"),
-        "-o",
-        str(tmp_path / "s"),
-        "-m",
-        tiny,
-    ]
-    with subprocess.Popen([*command, *TINY], stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    (tmp_path / "short.txt").write_text(text[:60])
+    program = (
+        "import sys, memvec.packing, memvec.cli.output as output; from memvec.cli.main import run\n"
+        "memvec.packing.CERTIFY_AT_ONCE = 1; output.LINE_SECONDS = 0.0\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    store = tmp_path / "s"
+    files = [tmp_path / "long.txt", tmp_path / "short.txt"]
+    command = [sys.executable, "-c", program, "pack", *files, "-o", store, "-m", tiny, "--json", *TINY]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if b"fitting" in line:
+            if b"exact" in line and b" 0 exact" not in line:
                 process.send_signal(signal.SIGINT)
                 break
-        _, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert b"Traceback" not in err
-    assert memvec("verify", tmp_path / "s").returncode == 0
+    report = json.loads(out)
+    assert report["interrupted"] and not report["exact"]
+    checked = json.loads(memvec("verify", store, "--decode", "--json").stdout)
+    assert checked["ok"] and checked["decoded"] == checked["records"] == report["records"] >= 1
+    assert "long.txt" in checked["incomplete"]
+
+
+def test_another_model_exits_4_and_names_the_fields(packed: Path, tiny: str, tmp_path: Path, capsysbinary: Any) -> None:
+    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text()) | {"rms_norm_eps": 0.1}
+    (other / "config.json").write_text(json.dumps(config))
+    for args in (
+        ["verify", packed, "--decode"],
+        ["cat", packed, "prose.txt"],
+        ["unpack", packed, "-o", tmp_path / "o"],
+    ):
+        code, _, err = call(capsysbinary, *args, "-m", other)
+        assert code == 4
+        assert b"rms_norm_eps" in err and b"0.1" in err
+    code, _, err = call(capsysbinary, "pack", tiny, "-o", packed, "-m", other)
+    assert code == 4 and b"rms_norm_eps" in err
+
+
+def test_wrong_bytes_exit_5_and_a_writer_exits_7(store: Path, tiny: str, capsysbinary: Any, tmp_path: Path) -> None:
+    opened = Store.open(store)
+    stored = opened.documents()["prose.txt"]
+    records = [opened.record(ref) for ref in stored.records]
+    with writing(store):
+        assert call(capsysbinary, "pack", tiny, "-o", store, "-m", tiny)[0] == 7
+        opened.commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
+    assert call(capsysbinary, "verify", store)[0] == 0
+    for args in (["verify", store, "--decode"], ["cat", store, "prose.txt"], ["unpack", store, "-o", tmp_path / "o"]):
+        code, out, err = call(capsysbinary, *args)
+        assert code == 5
+        assert b"prose.txt" in out + err and b"truth" not in out
+    assert not (tmp_path / "o" / "prose.txt").exists()
 
 
 def test_exit_codes_are_one_table() -> None:
@@ -210,3 +253,5 @@ def test_rendering_helpers() -> None:
     line = describe(p)
     for part in ("1/4 documents", "10/40 segments", "9 exact", "5.0 tokens/s", "5:00 left"):
         assert part in line
+    decoding = describe(Progress("decoding", 4, 1, tokens=2000, tokens_done=500, seconds=10.0))
+    assert "500/2000 tokens" in decoding and "0:30 left" in decoding

@@ -89,8 +89,9 @@ def test_damaged_frames_are_refused() -> None:
     frame = raw.compress(b"some bytes that matter" * 20)
     bomb = zstandard.ZstdCompressor().compress(bytes(raw.MAX_RAW_BYTES + 1))
     undeclared = zstandard.ZstdCompressor(write_content_size=False).compress(b"x" * 50)
+    unchecked = zstandard.ZstdCompressor(write_checksum=False).compress(b"x" * 50)
     flipped = bytes([*frame[:-1], frame[-1] ^ 1])
-    for bad in (frame[:-3], frame + b"more", frame * 2, bomb, undeclared, flipped, b"", b"nonsense"):
+    for bad in (frame[:-3], frame + b"more", frame * 2, bomb, undeclared, unchecked, flipped, b"", b"nonsense"):
         with pytest.raises(ValueError, match="zstd"):
             raw.decompress(bad)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from memvec.decode import certify, decode
-from memvec.fit import FitEngine, Task, slots_for
+from memvec.fit import FitEngine, Task, positions_for
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
 
@@ -26,7 +26,7 @@ TEXTS = (
 def fit(lm: Any, settings: PackSettings, tasks: list[Task]) -> dict[int, Any]:
     engine = FitEngine(lm, settings)
     engine.add(tasks)
-    return {fitted.task.key: fitted for fitted in engine.run()}
+    return {fitted.task.key: fitted for batch in engine.run() for fitted in batch}
 
 
 def tasks(lm: Any, vectors: int = 5) -> list[Task]:
@@ -49,18 +49,33 @@ def test_fitted_vectors_decode_to_their_text(tiny_lm: Any, tiny_settings: Callab
 
 def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     many = [Task(key, tuple(tiny_lm.encode(TEXTS[key % 4])[: 8 + key]), 1 + key % 6) for key in range(12)]
-    position = tiny_lm.model.config.num_hidden_layers * (12 * tiny_lm.width + 5 * 320) * 4
-    small = tiny_settings(memory=position * 37 * 3 + 1, max_steps=60)
-    assert slots_for(tiny_lm, small) == 3
-    engine = FitEngine(tiny_lm, small)
+    settings = tiny_settings(
+        max_steps=60, memory=next(m for m in range(10**5, 10**8, 10**4) if positions_for(tiny_lm, m) >= 75)
+    )
+    engine = FitEngine(tiny_lm, settings)
     engine.add(many)
-    busiest, seen = 0, []
-    for fitted in engine.run():
-        busiest = max(busiest, len(engine.tasks))
-        seen.append(fitted)
+    busiest, seen, widths = 0, [], []
+    for batch in engine.run(widths.append):
+        busiest = max(busiest, len(engine.tasks) + len(batch))
+        seen += batch
     assert sorted(f.task.key for f in seen) == list(range(12))
-    assert busiest <= 3
+    assert 3 <= busiest < 12
+    assert max(widths) <= 75  # the memory limit bounds every batch, whatever its rows
     assert all(f.vectors.shape[0] == f.task.vectors and 1 <= f.task.steps <= 60 for f in seen)
+
+
+def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    engine = FitEngine(tiny_lm, tiny_settings(memory=1, max_steps=3, max_corrections=0.0))
+    engine.add(tasks(tiny_lm))
+    widths: list[int] = []
+    assert sum(len(batch) for batch in engine.run(widths.append)) == len(TEXTS)
+    assert max(widths) == max(len(t.ids) + t.vectors - 1 for t in tasks(tiny_lm))
+
+
+def test_a_model_gone_wrong_is_never_taken_for_solved(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    engine = FitEngine(tiny_lm, tiny_settings())
+    nan = torch.full((4,), torch.nan)
+    assert engine._counts(nan, torch.tensor([0, 0, 1, 1]), 2).tolist() == [[2, 2], [2, 2]]
 
 
 def test_company_does_not_change_a_fit(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
@@ -82,7 +97,7 @@ def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable
     engine = FitEngine(tiny_lm, tiny_settings(max_steps=5, max_corrections=0.0))
     pair = [Task(0, tuple(range(10, 30)), 2), Task(1, tuple(range(10, 18)), 3)]
     engine.add(pair)
-    done = list(engine.run(counted.append))
+    done = [fitted for batch in engine.run(counted.append) for fitted in batch]
     length = 2 + 20 - 1  # the longer row; the shorter is padded to it
     assert [f.task.steps for f in done] == [5, 5]
     assert sum(counted) == sum(f.task.token_steps for f in done) == 5 * 2 * length

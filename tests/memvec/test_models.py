@@ -133,7 +133,7 @@ def test_a_conversion_that_fails_leaves_nothing(known: Path, monkeypatch: pytest
         raise RuntimeError("out of disk")
 
     monkeypatch.setattr("memvec.lm.convert_gguf", convert)
-    with pytest.raises(RuntimeError, match="disk"):
+    with pytest.raises(NotFoundError, match="disk"):
         resolve("smollm2-135m")
     assert not memvec.models()[0].cached
     assert [p.suffix for p in (tmp_path / "cache" / "models").iterdir()] == [".lock"]
@@ -171,6 +171,50 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
     assert sum(words.count("converted") for words in said) == 1
     assert said[0][-1] == said[1][-1]
     assert all(process.returncode == 0 for process in both)
+
+
+def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path) -> None:
+    junk = tmp_path / "junk.gguf"
+    junk.write_bytes(b"not a model at all" * 10)
+    with pytest.raises(NotFoundError, match="whole GGUF file"):
+        resolve(str(junk))
+    (copy / "model.safetensors").write_bytes(b"")
+    with pytest.raises(NotFoundError, match="cannot be read as a model"):
+        fingerprint_folder(copy)
+    (copy / "config.json").write_text("not json")
+    with pytest.raises(NotFoundError, match="cannot be read as a model"):
+        fingerprint_folder(copy)
+
+
+def test_a_model_whose_logits_are_changed_after_the_head_is_refused(tiny: str) -> None:
+    from memvec.errors import UnsupportedModelError
+    from memvec.lm import FrozenLM
+
+    lm = FrozenLM(Path(tiny))
+    lm.head = lm.head * 0.5
+    with pytest.raises(UnsupportedModelError, match="after the LM head"):
+        lm._check_head()
+
+
+def test_a_store_finds_a_model_folder_again_from_anywhere(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(Path(tiny).parent)
+    memvec.pack([memvec.Source("d", b"x")], tmp_path / "s", model="model")
+    monkeypatch.chdir(tmp_path)
+    assert memvec.info("s").model == tiny
+
+
+def test_a_stores_hub_id_is_not_downloaded_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot(name: str, allow_patterns: object, local_files_only: bool) -> str:
+        asked.append(local_files_only)
+        raise OSError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for download in (True, False):
+        with pytest.raises(NotFoundError, match="owner/name"):
+            resolve("owner/name", download=download)
+    assert asked == [False, True]
 
 
 def test_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import signal
@@ -245,13 +246,67 @@ def test_two_writers_do_not_meet(store: Path, tree: Path, tiny: str) -> None:
     assert memvec.verify(store).ok
 
 
-def test_a_failed_pack_leaves_no_trace(tmp_path: Path, tree: Path, tiny: str) -> None:
+def test_a_failed_pack_leaves_no_trace(tmp_path: Path, tree: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prose = tree / "prose.txt"
     with pytest.raises(UsageError, match="no memvec store"):
+        memvec.pack([prose], tree, model=tiny)
+    with pytest.raises(UsageError, match="the store itself"):
         memvec.pack([tree], tree, model=tiny)
     assert not (tree / "LOCK").exists()
-    with pytest.raises(NotFoundError, match="nowhere"):
-        memvec.pack([tree], tmp_path / "s.memvec", model="./nowhere")
+    for wrong in ({"model": "./nowhere"}, {"device": "nonsense"}, {"dtype": "int4"}, {"include": ["*.nothing"]}):
+        with pytest.raises((NotFoundError, UsageError)):
+            memvec.pack([tree], tmp_path / "s.memvec", **{"model": tiny, **wrong})  # type: ignore[arg-type]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr("memvec.packing.plan", fail)
+    with pytest.raises(RuntimeError, match="middle"):
+        memvec.pack([prose], tmp_path / "s.memvec", model=tiny)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../up", "/abs", "a//b", "\udcff", ""])
+def test_names_no_store_can_hold_are_refused_before_any_work(store: Path, tiny: str, name: str) -> None:
+    with pytest.raises(UsageError):
+        memvec.pack([Source(name, b"x")], store, model=tiny)
+    assert memvec.verify(store).ok
+
+
+def test_a_file_and_a_folder_cannot_share_a_name(store: Path, tiny: str) -> None:
+    with pytest.raises(UsageError, match="one-byte"):
+        memvec.pack([Source("one-byte/below", b"x")], store, model=tiny)
+    with pytest.raises(UsageError, match="deep"):
+        memvec.pack([Source("deep", b"x")], store, model=tiny)
+
+
+def test_a_wrong_joined_digest_is_never_given_out(store: Path, packed: Path) -> None:
+    """Every record right, the whole wrong: as if a record of another version had been taken."""
+    opened = Store.open(store)
+    records = [r for r in all_records(packed) if r.document.name in ("prose.txt", "image.png")]
+    lie = {r.document: dataclasses.replace(r.document, sha256="ab" * 32) for r in records}
+    opened.commit([dataclasses.replace(r, document=lie[r.document]) for r in records])
+    for name in ("prose.txt", "image.png"):
+        with pytest.raises(ReconstructionError, match="joined"):
+            memvec.cat(store, name)
+    (raw,) = memvec.verify(store).problems  # what needs no model is joined without it, too
+    assert raw.location == "image.png" and raw.kind == "wrong_text"
+    assert sorted(p.location for p in memvec.verify(store, decode=True).problems) == ["image.png", "prose.txt"]
+
+
+def test_what_a_newer_memvec_wrote_is_read_but_not_rewritten(store: Path, tree: Path, tiny: str) -> None:
+    from memvec.errors import FormatTooNewError
+    from memvec.formats import canonical
+
+    file = store / "manifest.json"
+    body = canonical.loads(file.read_bytes()[:-1])["manifest"] | {"version": [1, 9]}
+    digest = hashlib.sha256(canonical.dumps(body)).hexdigest()
+    file.write_bytes(canonical.dumps({"manifest": body, "sha256": digest}) + b"\n")
+    before = file.read_bytes()
+    assert memvec.cat(store, "one-byte") == b"x"
+    with pytest.raises(FormatTooNewError, match=r"1\.9"):
+        memvec.pack([Source("more", b"y")], store, model=tiny)
+    assert file.read_bytes() == before
 
 
 def test_what_cannot_be_read_is_skipped_and_said(tmp_path: Path, tiny: str) -> None:
@@ -273,8 +328,10 @@ LONG = [
 
 
 def test_an_interrupted_pack_keeps_what_was_finished_and_goes_on(
-    tmp_path: Path, tiny: str, tiny_settings: Settings
+    tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("memvec.packing.CERTIFY_AT_ONCE", 1)
+    monkeypatch.setattr("memvec.planning.SORTED_AT_ONCE", 1)
     store = tmp_path / "s.memvec"
     settings = tiny_settings(memory=4_000_000)  # a few slots, so that documents end one after the other
 
@@ -287,7 +344,7 @@ def test_an_interrupted_pack_keeps_what_was_finished_and_goes_on(
     assert memvec.verify(store, decode=True).ok
     kept = memvec.list(store)
     assert 3 <= len(kept) < len(LONG)
-    assert caught.value.report.records >= len(kept)
+    assert caught.value.finished == len(all_records(store)) >= len(kept)
     first = {(r.document.name, r.start): r.vectors.tobytes() for r in all_records(store)}
     report = memvec.pack(LONG, store, model=tiny, settings=settings, dtype="float32")
     assert report.documents == len(LONG) and report.unchanged == len(kept)

@@ -52,7 +52,7 @@ def test_a_changed_tensor_is_named(store: Path) -> None:
         bad[start + entry["data_offsets"][0]] ^= 1
         file.write_bytes(bad)
         (problem,) = memvec.verify(store).problems
-        assert name in problem.message, (name, problem)
+        assert problem.location.endswith(f"tensor {name!r}"), (name, problem)
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "missing", "no-manifest", "swapped"])
