@@ -1,6 +1,6 @@
 """The README's figures: pack a folder, unpack it, compare every byte, decode again, and say what it took.
 
-    python benchmarks/roundtrip.py [--json FILE]
+    python benchmarks/roundtrip.py [--json FILE] [--keep DIR]
 
 Documents: prose of 1813 (tests/tiny/corpus.txt), technical prose (Python's own help on expressions), source code (sched of
 the standard library), Spanish of 1605 (texts/spanish.txt), and 3 kB of noise for what is no text. None of these passages
@@ -87,9 +87,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the store, as DIR/s.memvec")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows, report, seconds = measure(chosen.model, Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = chosen.keep or Path(scratch)
+        folder.mkdir(exist_ok=True)
+        rows, report, seconds = measure(chosen.model, folder)
     print("| document | tokens | nats/token | vectors | tokens/vector | corrected | token-steps/token |")
     print("|---|---|---|---|---|---|---|")
     for r in rows:

@@ -1,7 +1,7 @@
 """What a setting of `pack` costs and gives: the same segments fitted with each of several values.
 
     python benchmarks/sweep.py nats_per_vector 31 38 45
-    python benchmarks/sweep.py learning_rate 0.1 0.3 1 3 --segments 3
+    python benchmarks/sweep.py learning_rate 1 3 --segments 3 --set weight_decay 0
 
 Texts: prose (tests/tiny/corpus.txt, 1813), code (difflib of the standard library) and German (texts/german.txt, 1915).
 Prints a Markdown table; --json FILE keeps the figures. These are the texts defaults are chosen on, not the texts that
@@ -16,7 +16,7 @@ import inspect
 import json
 import statistics
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,21 @@ def trial(fast: FrozenLM, exact: FrozenLM, settings: PackSettings, segments: int
     }
 
 
+def changed(values: list[tuple[str, float]]) -> PackSettings:
+    """The default settings with some numbers changed."""
+    whole = {name for name, value in asdict(PackSettings()).items() if type(value) is int}
+    return replace(PackSettings(), **{name: (int if name in whole else float)(value) for name, value in values})
+
+
 def main() -> None:
     """Run every value and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", help="a number among PackSettings' fields")
     parser.add_argument("values", nargs="+", type=float)
     parser.add_argument("--segments", type=int, default=4, help="of each sort of text")
+    parser.add_argument(
+        "--set", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="hold another"
+    )
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -86,8 +95,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with keeping_memory():
         for value in chosen.values:
-            kind = type(getattr(PackSettings(), chosen.setting))
-            settings = replace(PackSettings(), **{chosen.setting: int(value) if kind is int else value})
+            settings = changed([*chosen.set, (chosen.setting, value)])
             row = trial(fast, exact, settings, chosen.segments)
             rows.append({chosen.setting: value, **row})
             print(

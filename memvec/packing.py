@@ -101,12 +101,10 @@ def _documents(
             check_name(source.name)
         except ValueError as error:
             raise UsageError(f"{error}.") from None
+    if not documents and skipped:
+        raise PartialError(skipped)
     if not documents:
-        raise (
-            PartialError(skipped)
-            if skipped
-            else UsageError("there is nothing to pack. Check SRC, --include, --exclude.")
-        )
+        raise UsageError("there is nothing to pack. Check SRC, --include and --exclude.")
     return documents, skipped
 
 

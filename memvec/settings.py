@@ -24,7 +24,7 @@ class PackSettings:
     strict: bool = False  # no corrections of wrong tokens, only of thin margins
     max_steps: int = 200  # optimiser steps of one attempt
     refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
-    learning_rate: float = 1.0
+    learning_rate: float = 3.0
     weight_decay: float = 0.01
     warmup: int = 10  # steps
     seed: int = 0
