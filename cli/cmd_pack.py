@@ -41,6 +41,7 @@ D = PackSettings()
     "--margin", type=float, default=D.margin, show_default=True, help="Logit gap below which a token is stored."
 )
 @click.option("--strict", is_flag=True, help="No corrections of wrong tokens.")
+@click.option("--learning-rate", type=float, default=D.learning_rate, show_default=True, help="Of AdamW.")
 @click.option("--max-steps", type=int, default=D.max_steps, show_default=True, help="Optimiser steps of one attempt.")
 @click.option(
     "--refits", type=int, default=D.refits, show_default=True, help="Further attempts before a segment is raw."

@@ -26,7 +26,7 @@ FIELDS = [
     "tokens_per_vector", "corrected_tokens", "vector_bytes", "store_bytes", "zstd_bytes", "token_steps", "seconds",
     "model", "fingerprint", "exact",
 ]  # fmt: skip
-TINY = ["--nats-per-vector", "9", "--segment-tokens", "32", "--dtype", "float32"]
+TINY = ["--nats-per-vector", "9", "--segment-tokens", "32", "--learning-rate", "1", "--dtype", "float32"]
 
 
 def memvec(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

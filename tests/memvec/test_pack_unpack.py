@@ -77,7 +77,7 @@ def test_the_report_adds_up(packed: Path, documents: dict[str, bytes], tiny_lm: 
     assert report.vector_bytes == sum(r.vectors.nbytes for r in exact)
     assert report.corrected_tokens == sum(len(r.corrections) for r in exact)
     assert report.raw_text_bytes == 1
-    assert report.token_steps >= sum(r.report.steps * (r.tokens + len(r.vectors) - 1) for r in exact)
+    assert report.token_steps == sum(r.report.token_steps for r in records) > 0
     assert report.store_bytes == sum(p.stat().st_size for p in packed.rglob("*") if p.name != "LOCK" and p.is_file())
     assert 0 < report.zstd_bytes < report.source_bytes
     assert report.exact
@@ -92,7 +92,7 @@ def test_every_record_reports_its_fit(packed: Path) -> None:
         assert fit.corrected_wrong + fit.corrected_margin == len(record.corrections)
         assert len(record.corrections) <= memvec.PackSettings().allowed(record.tokens)
         assert fit.least_margin >= 0.1
-        assert fit.steps >= 1 and fit.token_steps >= fit.steps * (record.tokens + len(record.vectors) - 1)
+        assert fit.steps >= 1 and fit.token_steps >= fit.steps * record.tokens
         assert fit.nats_after < fit.nats_before / 2
         assert fit.seconds > 0
 
