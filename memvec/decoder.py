@@ -46,7 +46,7 @@ class Decoder:
         if batch < 1:
             raise UsageError(f"batch is {batch}, expected 1 or more.")
         self.store, self.model, self.batch, self.device, self.watch = store, model, batch, device, watch
-        self.progress = Progress()
+        self.progress = Progress(stage="reading records")
         self._lm: FrozenLM | None = None
         self._begun = 0.0
 

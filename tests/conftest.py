@@ -76,6 +76,18 @@ def tiny_settings() -> Callable[..., PackSettings]:
 
 
 @pytest.fixture(scope="session")
+def records_of() -> Callable[[Path], list[Any]]:
+    """Every record of a store, of every version, complete or not."""
+    from memvec.store import Store
+
+    def records(store: Path) -> list[Any]:
+        opened = Store.open(store)
+        return [opened.record(ref) for version in opened.versions() for ref in version.records]
+
+    return records
+
+
+@pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documents as files."""
     return write_tree(tmp_path_factory.mktemp("tree"), DOCUMENTS)
