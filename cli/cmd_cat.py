@@ -8,19 +8,24 @@ import hashlib
 import click
 
 from memvec.cli.output import Output, common, print_json, write_bytes
+from memvec.settings import DECODE_BATCH
 
 
 @click.command("cat")
 @click.argument("store")
 @click.argument("document")
 @click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
+@click.option(
+    "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
+)
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
-def command(store: str, document: str, model: str | None, device: str | None, output: Output) -> None:
+def command(store: str, document: str, model: str | None, batch: int, device: str | None, output: Output) -> None:
     """Write one document of STORE to standard output, verified. With --json: its bytes in base64."""
     from memvec.unpacking import cat
 
-    data = cat(store, document, model=model, device=device)
+    data = cat(store, document, model=model, batch=batch, device=device, watch=output.watch)
+    output.clear()
     if output.as_json:
         digest = hashlib.sha256(data).hexdigest()
         print_json(

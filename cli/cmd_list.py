@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common
+from memvec.cli.output import Output, common, printable
 from memvec.cli.render import documents as table
-from memvec.inspection import list_documents
+from memvec.inspection import incomplete_documents, list_documents
 
 
 @click.command("list")
@@ -19,4 +19,6 @@ from memvec.inspection import list_documents
 def command(store: str, documents: tuple[str, ...], limit: int | None, output: Output) -> None:
     """The documents of STORE, by name."""
     rows = list_documents(store, documents, limit)
-    output.result({"documents": [asdict(row) for row in rows]}, table(rows))
+    unfinished = incomplete_documents(store)
+    lines = [table(rows), *(f"incomplete, run the same pack again: {printable(name)}" for name in unfinished)]
+    output.result({"documents": [asdict(row) for row in rows], "incomplete": unfinished}, "\n".join(lines))

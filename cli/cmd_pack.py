@@ -79,9 +79,9 @@ def command(
     except (PartialError, InterruptedPackError) as error:
         why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}
         if error.report is not None:
-            output.result(asdict(error.report) | why, totals(error.report))
+            output.result(asdict(error.report) | why, totals(error.report), notice=True)
         raise
-    output.result(asdict(report), f"packed into {store}\n{totals(report)}")
+    output.result(asdict(report), f"packed into {store}\n{totals(report)}", notice=True)
 
 
 def _read(sources: tuple[str, ...], name: str | None) -> list[str | Path | Source]:

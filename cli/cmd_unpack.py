@@ -51,4 +51,4 @@ def command(
         watch=output.watch,
     )  # fmt: skip
     text = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
-    output.result(asdict(report), text + ", every one verified")
+    output.result(asdict(report), text + ", every one verified", notice=True)

@@ -37,7 +37,9 @@ def command(store: str, decode: bool, model: str | None, batch: int, device: str
     if report.ok:
         lines += [f"ok: {report.documents:,} documents, {report.records:,} records ({how}) in {clock(report.seconds)}"]
     lines += [f"incomplete, from an interrupted pack: {printable(name)}" for name in report.incomplete]
-    output.result(asdict(report), "\n".join(lines))
+    if decode and not report.ok and not report.decoded:
+        lines.append("nothing was decoded: a damaged store is not read any further")
+    output.result(asdict(report), "\n".join(lines), notice=report.ok)
     if not report.ok:
         wrong = all(problem.kind == "wrong_text" for problem in report.problems)
         raise Exit(ReconstructionError.exit_code if wrong else StoreDamagedError.exit_code)

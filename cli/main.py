@@ -68,7 +68,9 @@ def run(arguments: Sequence[str]) -> int:
             print_json_error(error, error.format_message(), 2)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        click.echo("memvec: interrupted", err=True)
+        if as_json:
+            print_json_error(KeyboardInterrupt(), "interrupted", 130)
         return 130
     except (PartialError, InterruptedPackError) as error:  # their result was printed by the command
         if as_json and error.report is None:

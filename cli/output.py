@@ -37,12 +37,12 @@ class Output:
     _stage: str = field(default="", init=False)
     _width: int = field(default=0, init=False)
 
-    def result(self, value: Mapping[str, Any], text: str) -> None:
-        """Print a result: `value` with --json, else `text`; nothing of `text` with -q."""
+    def result(self, value: Mapping[str, Any], text: str, notice: bool = False) -> None:
+        """Print a result: `value` with --json, else `text`; of a mere notice nothing with -q."""
         self.clear()
         if self.as_json:
             print_json(value)
-        elif not self.quiet and text:
+        elif text and not (notice and self.quiet):
             click.echo(text)
 
     def watch(self, progress: Progress) -> None:
@@ -94,7 +94,7 @@ def describe(p: Progress) -> str:
         return f"memvec: {p.stage}" + (f" · {p.documents_done}/{p.documents} documents" if p.documents_done else "")
     packing = bool(p.segments)
     share = min(1.0, p.segments_done / p.segments if packing else p.tokens_done / p.tokens)
-    bar = "█" * int(share * 20) + "░" * (20 - int(share * 20))
+    bar = "█" * int(share * 10) + "░" * (10 - int(share * 10))
     done = (
         f"{p.segments_done}/{p.segments} segments · {p.exact} exact"
         if packing
@@ -102,7 +102,7 @@ def describe(p: Progress) -> str:
     )
     left = "…" if p.seconds_left is None else f"{clock(p.seconds_left)} left"
     documents = f"{p.documents_done}/{p.documents} documents"
-    return f"{p.stage} {bar} {documents} · {done} · {p.tokens_per_second:.1f} tokens/s · {left}"
+    return f"{p.stage} {bar} {left} · {done} · {p.tokens_per_second:.1f} tokens/s · {documents}"
 
 
 def clock(seconds: float) -> str:
@@ -136,7 +136,7 @@ def print_error(error: Exception, code: int, as_json: bool) -> None:
         print_json_error(error, message, code)
 
 
-def print_json_error(error: Exception, message: str, code: int) -> None:
+def print_json_error(error: BaseException, message: str, code: int) -> None:
     """An error as an object on stdout."""
     print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": code}})
 

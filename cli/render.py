@@ -22,12 +22,14 @@ def totals(r: PackReport) -> str:
         ("model", f"{printable(r.model)} (fingerprint {r.fingerprint})"),
         ("exact", "every record certified" if r.exact else "no: some documents are incomplete"),
     ]
+    if r.raw_text_bytes:
+        rows.insert(2, ("raw text", f"{r.raw_text_bytes:,} bytes of valid text are in zstd frames; `show` says why"))
     return _columns(rows) + "\n" + honest(r)
 
 
 def honest(r: PackReport) -> str:
     """What vectors save and what they do not."""
-    if not r.source_bytes:
+    if not r.source_bytes or not r.exact:  # half of a document has no ratio
         return ""
     rows = [("", "bytes", "of the documents")]
     rows += [
@@ -43,7 +45,7 @@ def honest(r: PackReport) -> str:
     table = "\n".join(f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
     context = f"context: {r.vectors:,} positions instead of {r.fitted_tokens:,}, {r.tokens_per_vector:.1f} times fewer"
     warning = "bytes: a vector is larger than the text it holds; for bytes use zstd"
-    return f"\n{table}\n\n  {context}\n  {warning}"
+    return f"\n{table}\n" + (f"\n  {context}\n  {warning}" if r.vectors else "")
 
 
 def documents(rows: Sequence[DocumentRow]) -> str:

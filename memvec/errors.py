@@ -111,8 +111,9 @@ class PartialError(MemvecError):
 
     def __init__(self, skipped: Sequence[tuple[str, str]], report: PackReport | None = None) -> None:
         self.skipped, self.report = tuple(skipped), report
-        shown = "; ".join(f"{name}: {why}" for name, why in self.skipped[:5])
-        super().__init__(f"{len(self.skipped)} input(s) skipped: {shown}. Everything else was packed.")
+        shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
+        rest = "Everything else was packed." if report else "Nothing else was there to pack."
+        super().__init__(f"{len(self.skipped)} input(s) skipped. {rest}{shown}")
 
 
 class MissingExtraError(MemvecError, ImportError):
@@ -128,7 +129,5 @@ class InterruptedPackError(MemvecError):
 
     def __init__(self, report: PackReport, finished: int) -> None:
         self.report, self.finished = report, finished
-        super().__init__(
-            f"interrupted; {finished} finished record(s) of this run are in the store. "
-            "Run the same command again to go on from there."
-        )
+        kept = f"{finished} finished record(s) of this run are in the store" if finished else "nothing was finished yet"
+        super().__init__(f"interrupted; {kept}. Run the same command again to go on.")

@@ -3,7 +3,7 @@
 Letters: B slots, M vectors, D width, N tokens, L positions of a row, T targets of all rows. A row is
 [v_1 … v_M, t_1 … t_{N-1}] with padding on the right, which a causal model never sees; position M-1+i predicts t_{i+1},
 so the first token comes from the vectors too. Recipe: AdamW with betas (.9, .9) as Kuratov et al. 2025, but a learning
-rate of 1 instead of .01 and a short warm-up (docs/LOG.md has the comparison).
+rate of 3 instead of .01 and a short warm-up (docs/LOG.md has the comparison).
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from memvec.errors import NotFoundError, UsageError
+from memvec.errors import UsageError
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.summary import row_values, summarise
 from memvec.types import Kind, PackReport
-from memvec.unpacking import select
+from memvec.unpacking import missing, select
 
 SHORTEST_ID = 4
 
@@ -36,6 +36,13 @@ def list_documents(store: str | Path, documents: Sequence[str] = (), limit: int 
     return [_row(opened, document) for document in select(opened, documents)[:limit]]
 
 
+def incomplete_documents(store: str | Path) -> list[str]:
+    """Names of documents that an interrupted pack left unfinished and no complete version stands for."""
+    opened = Store.open(store)
+    live = opened.documents()
+    return sorted({v.document.name for v in opened.versions() if not v.complete} - set(live))
+
+
 def info(store: str | Path) -> PackReport:
     """Totals over the live documents of a store; `seconds` is what their fits took."""
     opened = Store.open(store)
@@ -54,7 +61,7 @@ def show(store: str | Path, name: str) -> dict[str, Any]:
     refs = [ref for document in live.values() for ref in document.records]
     hits = [ref for ref in refs if len(wanted) >= SHORTEST_ID and opened.record_id(ref).startswith(wanted)]
     if not hits:
-        raise NotFoundError(f"no document or record {name!r} in {str(store)!r}. `memvec list` shows the names.")
+        raise missing(opened, name)
     if len({opened.record_id(ref) for ref in hits}) > 1:
         raise UsageError(f"{name!r} is short for {len(hits)} records. Give more digits.")
     return _record(opened, hits[0])

@@ -94,7 +94,7 @@ def pick_device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.ones(1, device=name).sum().item()  # a device that cannot compute shows it here
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from None
     return name

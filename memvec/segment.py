@@ -78,7 +78,7 @@ def cut(
 
 
 def vectors_for(nats: float, tokens: int, width: int, settings: PackSettings) -> int:
-    """M for a segment of N = `tokens` tokens and this much surprisal: never more vectors than tokens."""
+    """M for the first attempt at a segment: as many as its surprisal asks for, at most one a token, unless fixed."""
     return settings.vectors or max(1, min(tokens, math.ceil(nats / settings.budget(width))))
 
 

@@ -34,7 +34,7 @@ def gather(
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """(documents in order of name, skipped (name, reason)) of files and folders; names are relative to each folder.
 
-    `include` and `exclude` are globs over the whole name or its last part. `store` is left out where it lies inside.
+    `include` and `exclude` are globs over the whole name or its last part; an excluded folder is not entered. `store` is left out where it lies inside.
     UsageError when two files get one name, NotFoundError when a path does not exist.
     """
     found: dict[str, Source] = {}
@@ -44,7 +44,7 @@ def gather(
             raise UsageError(f"{str(path)!r} is the store itself. Name the documents to pack.")
         if not path.exists():
             raise NotFoundError(f"no file or folder {str(path)!r} to pack.")
-        for name, file in _files(path, store, skipped):
+        for name, file in _files(path, store, exclude, skipped):
             if not _wanted(name, include, exclude):
                 continue
             try:
@@ -56,10 +56,12 @@ def gather(
             if name in found:
                 raise UsageError(f"two inputs would be named {name!r}. Pack their common folder, or one at a time.")
             found[name] = Source(name, data)
-    return [found[name] for name in sorted(found)], skipped
+    return [found[name] for name in sorted(found)], [(n, why) for n, why in skipped if _wanted(n, include, exclude)]
 
 
-def _files(path: Path, store: Path | None, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Path]]:
+def _files(
+    path: Path, store: Path | None, exclude: Sequence[str], skipped: list[tuple[str, str]]
+) -> Iterator[tuple[str, Path]]:
     if not path.is_dir():
         yield path.name, path
         return
@@ -68,6 +70,8 @@ def _files(path: Path, store: Path | None, skipped: list[tuple[str, str]]) -> It
         kept = []
         for name in sorted(folders):
             below = Path(folder, name)
+            if matches(below.relative_to(path).as_posix(), exclude):
+                continue
             if below.is_symlink():
                 skipped.append((_printable(str(below.relative_to(path))), "a link to a folder is not followed"))
             elif below.resolve() != hidden:
@@ -82,12 +86,16 @@ def _files(path: Path, store: Path | None, skipped: list[tuple[str, str]]) -> It
                 skipped.append((_printable(relative), "not a regular file"))
 
 
-def _wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    def hit(globs: Sequence[str]) -> bool:
-        return any(fnmatchcase(part, glob) for glob in globs for part in (name, PurePosixPath(name).name))
+def matches(name: str, globs: Sequence[str]) -> bool:
+    """Is `name`, or its last part, one of `globs` or matched by one? A `*` crosses `/`."""
+    parts = (name, PurePosixPath(name).name)
+    return any(part == glob or fnmatchcase(part, glob) for glob in globs for part in parts)
 
-    return (not include or hit(include)) and not hit(exclude)
+
+def _wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    return (not include or matches(name, include)) and not matches(name, exclude)
 
 
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
+    escaped = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)

@@ -201,9 +201,9 @@ def writing(path: str | Path) -> Iterator[None]:
 
 def _refuse_foreign(path: Path) -> None:
     """UsageError when something else than a store, an empty folder or nothing is at `path`."""
-    if not path.exists() or (path / manifest.FILE_NAME).exists() or (path / "shards").is_dir():
+    if not path.exists() or (path / manifest.FILE_NAME).exists():
         return
-    if not path.is_dir() or any(entry.name != LOCK_NAME for entry in path.iterdir()):
+    if not path.is_dir() or any(entry.name not in (LOCK_NAME, "shards") for entry in path.iterdir()):
         raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name for -o.")
 
 

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from memvec.decoder import Decoder
@@ -14,6 +13,7 @@ from memvec.errors import NotFoundError, ReconstructionError, UsageError
 from memvec.formats import files
 from memvec.progress import Watch, unwatched
 from memvec.settings import DECODE_BATCH
+from memvec.sources import matches
 from memvec.store import Store, StoredDocument
 from memvec.types import Document
 
@@ -49,10 +49,7 @@ def unpack(
     opened = Store.open(store)
     chosen = select(opened, documents)
     folder = Path(output)
-    if not overwrite and (there := [d.document.name for d in chosen if (folder / d.document.name).exists()]):
-        raise UsageError(
-            f"{len(there)} file(s) exist in {str(folder)!r}, first {there[0]!r}. Pass --overwrite or another -o."
-        )
+    _check_targets(folder, [stored.document.name for stored in chosen], overwrite)
     decoder = Decoder(opened, model, batch, device, watch)
     written, total = [], 0
     for document, data in _restore(decoder, chosen):
@@ -80,24 +77,37 @@ def read(
 
 
 def cat(
-    store: str | Path, document: str, *, model: str | None = None, batch: int = DECODE_BATCH, device: str | None = None
+    store: str | Path,
+    document: str,
+    *,
+    model: str | None = None,
+    batch: int = DECODE_BATCH,
+    device: str | None = None,
+    watch: Watch = unwatched,
 ) -> bytes:
     """The verified bytes of the document of that name. Raises as `unpack` does."""
     opened = Store.open(store)
     live = opened.documents()
     if document not in live:
-        raise NotFoundError(f"no document {document!r} in {str(store)!r}. `memvec list` shows the names.")
-    ((_, data),) = _restore(Decoder(opened, model, batch, device, unwatched), [live[document]])
+        raise missing(opened, document)
+    ((_, data),) = _restore(Decoder(opened, model, batch, device, watch), [live[document]])
     return data
+
+
+def missing(store: Store, name: str) -> NotFoundError:
+    """The error for a document that is not there, or not whole."""
+    if any(version.document.name == name for version in store.versions()):
+        return NotFoundError(f"{name!r} is incomplete: its pack was interrupted. Run the same pack again to finish it.")
+    return NotFoundError(f"no document {name!r} in {str(store.path)!r}. `memvec list` shows the names.")
 
 
 def select(store: Store, globs: Sequence[str]) -> list[StoredDocument]:
     """Live documents whose name matches one of `globs`, all without any. NotFoundError for a glob that matches none."""
     live = store.documents()
     for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in live):
+        if not any(matches(name, [glob]) for name in live):
             raise NotFoundError(f"no document matches {glob!r}. `memvec list` shows the names.")
-    return [d for name, d in live.items() if not globs or any(fnmatchcase(name, glob) for glob in globs)]
+    return [d for name, d in live.items() if not globs or matches(name, globs)]
 
 
 def _restore(decoder: Decoder, documents: Sequence[StoredDocument]) -> Iterator[tuple[Document, bytes]]:
@@ -113,13 +123,27 @@ def _restore(decoder: Decoder, documents: Sequence[StoredDocument]) -> Iterator[
         yield stored.document, data
 
 
+def _check_targets(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+    """UsageError, before anything is decoded, when a document cannot be written where it belongs."""
+    advice = "Pass another -o."
+    for name in names:
+        target = folder / name
+        above = [parent for parent in target.parents if parent.is_relative_to(folder)]
+        if target.is_dir() or any(parent.exists() and not parent.is_dir() for parent in above):
+            raise UsageError(
+                f"{name!r} cannot be written: a folder stands for a file in {str(folder)!r}, or the other way. {advice}"
+            )
+        # The name was checked when it was read; a link already lying in the folder could still lead out of it.
+        if not target.parent.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{name!r} would be written outside {str(folder)!r} through a link. {advice}")
+    there = [name for name in names if (folder / name).exists()]
+    if there and not overwrite:
+        raise UsageError(
+            f"{len(there)} file(s) exist in {str(folder)!r}, first {there[0]!r}. Pass --overwrite or another -o."
+        )
+
+
 def _write(folder: Path, name: str, data: bytes) -> None:
     target = folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    # The name was checked when it was read; a link already lying in the folder could still lead out of it.
-    if not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(
-            f"{name!r} would be written outside {str(folder)!r} through a link. Unpack into an empty folder."
-        )
     target.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(target, data)

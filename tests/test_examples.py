@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from memvec.store import Store
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,8 +29,10 @@ def test_quickstart(tiny: str, tmp_path: Path) -> None:
 def test_read_without_memvec(packed: Path, tmp_path: Path) -> None:
     program = (ROOT / "examples/read_without_memvec.py").read_text()
     assert "import memvec" not in program
-    out = run(sys.executable, ROOT / "examples/read_without_memvec.py", packed, 1, cwd=tmp_path)
-    assert re.search(r"record 1: \d+ tokens in \d+ vectors of 128 × float16", out)
+    out = run(sys.executable, ROOT / "examples/read_without_memvec.py", packed, cwd=tmp_path)
+    row, tokens, vectors = map(int, re.findall(r"record (\d+): (\d+) tokens in (\d+) vectors of 128 × float16", out)[0])
+    record = Store.open(packed).shard(0).record(row)
+    assert (record.tokens, len(record.vectors)) == (tokens, vectors)
 
 
 def test_demo(tiny: str, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_skipped_inputs_give_exit_8(tmp_path: Path, tiny: str, capsysbinary: Any
 
 
 def test_a_closed_pipe_is_quiet(packed: Path) -> None:
-    shell = f"{sys.executable} -m memvec.cli cat {packed} image.png | true; echo ${{PIPESTATUS[0]}}"
+    shell = f"{sys.executable} -m memvec.cli cat --no-progress {packed} image.png | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.strip() in ("0", "141")  # whether `true` was gone before the write is a race

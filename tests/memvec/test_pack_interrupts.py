@@ -14,7 +14,9 @@ import pytest
 import memvec
 from memvec.errors import (
     InterruptedPackError,
+    NotFoundError,
 )
+from memvec.inspection import incomplete_documents
 from memvec.sources import Source
 
 Settings = Callable[..., memvec.PackSettings]
@@ -43,6 +45,11 @@ def test_an_interrupted_pack_keeps_what_was_finished_and_goes_on(
         memvec.pack(LONG, store, model=tiny, settings=settings, dtype="float32", watch=stop)
     assert memvec.verify(store, decode=True).ok
     kept = memvec.list(store)
+    unfinished = incomplete_documents(store)
+    assert len(kept) + len(unfinished) <= len(LONG)
+    for name in unfinished:
+        with pytest.raises(NotFoundError, match="incomplete"):
+            memvec.cat(store, name)
     assert 3 <= len(kept) < len(LONG)
     assert caught.value.finished == len(records_of(store)) >= len(kept)
     first = {(r.document.name, r.start): r.vectors.tobytes() for r in records_of(store)}

@@ -67,6 +67,27 @@ def test_unpack_keeps_what_is_there(packed: Path, tmp_path: Path, documents: dic
         memvec.unpack(packed, tmp_path / "more", documents=["no-such*"])
 
 
+def test_unpack_finds_collisions_before_it_decodes(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memvec.unpacking.Decoder", None)  # nothing may be decoded
+    (tmp_path / "a" / "prose.txt").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "deep").write_bytes(b"a file")
+    for out in ("a", "b"):
+        with pytest.raises(UsageError, match="folder stands for a file"):
+            memvec.unpack(packed, tmp_path / out, overwrite=True)
+
+
+def test_documents_are_found_by_name_by_last_part_and_by_glob(packed: Path) -> None:
+    for globs, names in (
+        (["unseen.txt"], ["deep/er/unseen.txt"]),
+        (["deep/*"], ["deep/er/unseen.txt"]),
+        (["c*.txt"], ["cjk.txt", "crlf.txt"]),
+    ):
+        assert [row.name for row in memvec.list(packed, globs)] == names
+
+
 def test_unpack_never_leaves_its_folder(packed: Path, tmp_path: Path) -> None:
     outside, out = tmp_path / "outside", tmp_path / "out"
     outside.mkdir()

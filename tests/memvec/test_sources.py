@@ -35,6 +35,21 @@ def test_globs(folder: Path) -> None:
     assert names([folder], include=["*.txt", "*.md"], exclude=["sub/a*"]) == ["a.txt", "sub/deep/c.md"]
 
 
+def test_excluded_things_are_not_even_skipped(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to(folder)
+    assert sorted(name for name, _ in gather([folder])[1]) == ["loop", "pipe"]
+    found, skipped = gather([folder], exclude=["pipe", "loop", "sub", "s.memvec"])
+    assert [s.name for s in found] == [".hidden", "a.txt", "b.py"] and skipped == []
+    assert gather([folder], include=["*.py"])[1] == []
+
+
+def test_names_cannot_steer_a_terminal(folder: Path) -> None:
+    os.mkfifo(folder / "\x1b[31mred\n")
+    ((name, _),) = gather([folder])[1]
+    assert name == "\\x1b[31mred\\n"
+
+
 def test_two_files_of_one_name_are_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"a\.txt"):
         gather([folder / "a.txt", folder / "sub"])
