@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind, PackReport, RawReason
+
+_COLUMNS = ("kind", "reason", "tokens", "length", "corrected_wrong", "corrected_margin", "token_steps", "seconds")
 
 
 def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float | None = None) -> PackReport:
     """Totals of `documents`; `seconds` is the wall-clock of a pack, by default what their fits took together."""
     stored = list(documents)
-    rows = [row for document in stored for row in _rows(store, document)]
+    rows = [row_values(store, ref) for document in stored for ref in document.records]
     fitted = [row for row in rows if row["kind"] != Kind.RAW]
     tokens, vectors = (int(sum(row[name] for row in fitted)) for name in ("tokens", "vectors"))
     raw_text = [row for row in rows if row["kind"] == Kind.RAW and row["reason"] != RawReason.NOT_TEXT]
@@ -38,16 +40,9 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
     )
 
 
-NAMES = ("kind", "reason", "tokens", "length", "corrected_wrong", "corrected_margin", "token_steps", "seconds")
-
-
-def _rows(store: Store, document: StoredDocument) -> Iterator[dict[str, float]]:
-    return (row_values(store, ref) for ref in document.records)
-
-
 def row_values(store: Store, ref: RecordRef) -> dict[str, float]:
     """The columns of one record that totals are made of, and its number of vectors, without reading the vectors."""
     tensors = store.shard(ref.shard).tensors
-    values = {name: tensors[name][ref.row].item() for name in NAMES}
+    values = {name: tensors[name][ref.row].item() for name in _COLUMNS}
     begin, end = tensors["vectors_offsets"][ref.row : ref.row + 2].tolist()
     return values | {"vectors": end - begin}
