@@ -2,7 +2,8 @@
 
 MemvecError                      1   unexpected, or none of the below
 ├── UsageError                   2   an argument that cannot be meant
-│   └── UnsupportedModelError    2   a model that memvec cannot use, with the reason
+│   ├── UnsupportedModelError    2   a model that memvec cannot use, with the reason
+│   └── ConditioningError        2   vectors that decode were asked to condition
 ├── StoreDamagedError            3   bytes of a store are not what was written
 ├── FingerprintError             4   the vectors belong to another model or tokenizer
 ├── ReconstructionError          5   decoded text is not the text that was packed
@@ -41,6 +42,17 @@ class UnsupportedModelError(UsageError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"{reason}. memvec needs a decoder-only model with open input embeddings; see `memvec models`."
+        )
+
+
+class ConditioningError(UsageError):
+    """Vectors fitted to reproduce were asked to condition a model, which they harm."""
+
+    def __init__(self, document: str, store: str) -> None:
+        self.document = document
+        super().__init__(
+            f"{document!r} has exact vectors only; in front of a prompt they harm what the model says. Distil context "
+            f"vectors with `memvec pack --kind context -o {store}`, or put the text itself into the prompt (`memvec cat`)."
         )
 
 

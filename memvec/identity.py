@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import mmap
@@ -89,23 +90,35 @@ def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         digests = dict(sorted(_tensor_digests(folder)))
     embedding = next((d for suffix in EMBEDDING_NAMES for n, d in digests.items() if n.endswith(suffix)), None)
-    # Through attributes, not the file: configurations spell these names in their own ways and map them.
-    values = {name: getattr(config, name, None) for name in ARCHITECTURE_FIELDS}
-    width = values["word_embed_proj_dim"] or values["hidden_size"]
+    values = _architecture(config)
+    width = values.get("word_embed_proj_dim") or values.get("hidden_size")
     if embedding is None or width is None:
         raise UnsupportedModelError(f"{str(folder)!r} ({config.model_type}) shows no token embedding or no width")
-    if values["tie_word_embeddings"]:
+    if values.get("tie_word_embeddings"):
         digests.pop("lm_head.weight", None)  # some writers keep the tied copy, some drop it
-    probes = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES]
     return Fingerprint(
         weights=_sha256(digests),
         embedding=embedding,
-        architecture={name: value for name, value in values.items() if value is not None},
-        vocabulary=_sha256(sorted(tokenizer.get_vocab().items())),
-        probe=_sha256(probes),
+        architecture=values,
+        vocabulary=_vocabulary(tokenizer),
+        probe=_probe(tokenizer),
         width=int(width),
         source=source,
     )
+
+
+def _architecture(config: Any) -> dict[str, Any]:
+    # Through attributes, not the file: configurations spell these names in their own ways and map them.
+    values = {name: getattr(config, name, None) for name in ARCHITECTURE_FIELDS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    return _sha256(sorted(tokenizer.get_vocab().items()))
+
+
+def _probe(tokenizer: Any) -> str:
+    return _sha256([tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES])
 
 
 def _tensor_digests(folder: Path) -> Iterator[tuple[str, str]]:
@@ -115,16 +128,20 @@ def _tensor_digests(folder: Path) -> Iterator[tuple[str, str]]:
         raise NotFoundError(f"no *.safetensors in {str(folder)!r}. Save the model with save_pretrained() first.")
     for file in files:
         with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            (size,) = struct.unpack("<Q", data[:8])
-            entries: dict[str, Any] = json.loads(data[8 : 8 + size])
-            for name, entry in entries.items():
-                if name == "__metadata__" or name.endswith(BUFFER_NAMES):
-                    continue
-                begin, end = entry["data_offsets"]
-                digest = hashlib.sha256(canonical.dumps([name, entry["dtype"], entry["shape"]]))
-                with memoryview(data) as view:
-                    digest.update(view[8 + size + begin : 8 + size + end])
-                yield name, digest.hexdigest()
+            yield from _digests(data)
+
+
+def _digests(data: bytes | mmap.mmap) -> Iterator[tuple[str, str]]:
+    (size,) = struct.unpack("<Q", data[:8])
+    entries: dict[str, Any] = json.loads(data[8 : 8 + size])
+    for name, entry in entries.items():
+        if name == "__metadata__" or name.endswith(BUFFER_NAMES):
+            continue
+        begin, end = entry["data_offsets"]
+        digest = hashlib.sha256(canonical.dumps([name, entry["dtype"], entry["shape"]]))
+        with memoryview(data) as view:
+            digest.update(view[8 + size + begin : 8 + size + end])
+        yield name, digest.hexdigest()
 
 
 def _sha256(value: Any) -> str:
@@ -135,3 +152,40 @@ def check_fingerprint(expected: Fingerprint, found: Fingerprint) -> None:
     """FingerprintError with every differing field unless both stand for the same model and tokenizer."""
     if differences := expected.differences(found):
         raise FingerprintError(differences)
+
+
+def check_model(model: Any, tokenizer: Any, expected: Fingerprint) -> None:
+    """FingerprintError unless a loaded model and tokenizer are those of `expected`, as far as it can be told.
+
+    Architecture, vocabulary and probes come from the objects, the weights from the files the model was loaded from.
+    Where these are not to be found its input embedding is compared, which must be in the checkpoint's dtype.
+    """
+    try:
+        of_files = _of_folder(resolve(str(model.name_or_path), download=False))
+        weights, embedding = of_files.weights, of_files.embedding
+    except NotFoundError:
+        weights, embedding = expected.weights, _embedding_digest(model)
+    found = Fingerprint(
+        weights=weights,
+        embedding=embedding,
+        architecture=_architecture(model.config),
+        vocabulary=_vocabulary(tokenizer),
+        probe=_probe(tokenizer),
+        width=int(model.get_input_embeddings().weight.shape[1]),
+    )
+    check_fingerprint(expected, found)
+
+
+@functools.lru_cache(maxsize=8)
+def _of_folder(folder: Path) -> Fingerprint:
+    return fingerprint_folder(folder)
+
+
+def _embedding_digest(model: Any) -> str:
+    """The digest of a loaded model's input embedding, as its checkpoint would have it."""
+    from safetensors.torch import save
+
+    table = model.get_input_embeddings().weight.detach()
+    name = next((n for n, tensor in model.state_dict().items() if tensor.data_ptr() == table.data_ptr()), "")
+    data = save({name: table.cpu().contiguous()})
+    return dict(_digests(data)).get(name, "")

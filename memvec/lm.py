@@ -59,6 +59,33 @@ class FrozenLM:
         hidden: Tensor = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         return hidden
 
+    def prefill(self, embeds: Tensor, mask: Tensor) -> Any:
+        """The cache of left-padded input embeddings (S, P, D) under a mask (S, P). Differentiable."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        out = self.model.base_model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
+        return out.past_key_values
+
+    def hidden_behind(self, cache: Any, held: Tensor, owner: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states (R, L, D) of rows of ids (R, L) behind the prefixes that `prefill` ran. Differentiable.
+
+        Row r continues prefix owner[r]; held (S, P) and mask (R, L) say which positions count.
+        """
+        from transformers import DynamicCache
+
+        branches = DynamicCache()
+        for number, layer in enumerate(cache.layers):
+            branches.update(layer.keys[owner], layer.values[owner], number)
+        whole = torch.cat([held[owner], mask], dim=1)
+        positions = (whole.cumsum(1) - 1).clamp(min=0)[:, held.shape[1] :]
+        hidden: Tensor = self.model.base_model(
+            inputs_embeds=self.embed(ids),
+            past_key_values=branches,
+            attention_mask=whole,
+            position_ids=positions,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden
+
     @torch.inference_mode()
     def _check_head(self) -> None:
         """UnsupportedModelError when logits are more than hidden states times the head: fits would aim elsewhere."""

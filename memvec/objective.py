@@ -39,3 +39,48 @@ def head_pass(hidden: Tensor, head: Tensor, targets: Tensor, gradient: bool = Tr
             weights.scatter_add_(1, target, -torch.ones_like(own))
             grad[rows] = weights.to(head.dtype) @ head
     return HeadPass(nats, margin, grad)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPass:
+    """What a teacher says at each position: its likeliest tokens; the rest is one bucket."""
+
+    ids: Tensor  # (T, K)
+    log_probs: Tensor  # (T, K) float32 [nats]
+
+
+@torch.no_grad()
+def teacher_pass(hidden: Tensor, head: Tensor, likeliest: int) -> TeacherPass:
+    """The K = `likeliest` best tokens and their log-probabilities at hidden states (T, D)."""
+    ids, values = [], []
+    size = max(16, LOGITS_AT_ONCE // len(head))
+    for begin in range(0, len(hidden), size):
+        best = (hidden[begin : begin + size] @ head.T).float().log_softmax(1).topk(likeliest)
+        ids.append(best.indices)
+        values.append(best.values)
+    return TeacherPass(torch.cat(ids), torch.cat(values))
+
+
+@torch.no_grad()
+def distil_pass(hidden: Tensor, head: Tensor, teacher: TeacherPass) -> tuple[Tensor, Tensor]:
+    """KL from the teacher to the student at hidden states (T, D): (nats (T,), gradient of their sum (T, D)).
+
+    Over the teacher's K tokens and one bucket for all others, a lower bound of the whole divergence.
+    """
+    nats = hidden.new_empty(len(hidden), dtype=torch.float32)
+    grad = torch.empty_like(hidden)
+    size = max(16, LOGITS_AT_ONCE // len(head))
+    for begin in range(0, len(hidden), size):
+        rows = slice(begin, begin + size)
+        log_q, ids = teacher.log_probs[rows], teacher.ids[rows]
+        student = (hidden[rows] @ head.T).float().log_softmax(1)  # (t, V)
+        log_p = student.gather(1, ids)
+        q, p = log_q.exp(), log_p.exp()
+        rest_q = (1 - q.sum(1, keepdim=True)).clamp(min=1e-6)
+        rest_p = (1 - p.sum(1, keepdim=True)).clamp(min=1e-6)
+        nats[rows] = (q * (log_q - log_p)).sum(1) + (rest_q * (rest_q.log() - rest_p.log()))[:, 0]
+        # d KL / d logit is p - q for the K tokens, and p (1 - rest_q / rest_p) for each in the bucket.
+        weights = student.exp_().mul_(1 - rest_q / rest_p)
+        weights.scatter_(1, ids, p - q)
+        grad[rows] = weights.to(head.dtype) @ head
+    return nats, grad

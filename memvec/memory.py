@@ -1,0 +1,82 @@
+"""Memories: context vectors loaded from a store, to be put in front of a prompt. Knows no model.
+
+Letters: M vectors, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memvec.errors import ConditioningError
+from memvec.store import RecordRef, Store, StoredDocument
+from memvec.types import Fingerprint, Record, Vectors
+from memvec.unpacking import missing
+
+if TYPE_CHECKING:
+    from memvec.prefix import Prompts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """Vectors of one or more documents, joined in the order they were asked for."""
+
+    documents: tuple[str, ...]
+    parts: tuple[Vectors, ...]  # (M_i, D) float16, one for each record
+    fingerprint: Fingerprint
+
+    @property
+    def vectors(self) -> Vectors:
+        """All parts joined, (M, D) float16."""
+        return np.concatenate([np.zeros((0, self.fingerprint.width), np.float16), *self.parts])
+
+    def __len__(self) -> int:
+        """M, the context positions it takes."""
+        return sum(map(len, self.parts))
+
+    def __add__(self, other: Memory) -> Memory:
+        """Both, this one first. FingerprintError when they belong to different models."""
+        from memvec.identity import check_fingerprint
+
+        check_fingerprint(self.fingerprint, other.fingerprint)
+        return Memory(self.documents + other.documents, self.parts + other.parts, self.fingerprint)
+
+    def generate_kwargs(self, model: Any, tokenizer: Any, prompts: Prompts, **options: Any) -> dict[str, Any]:
+        """What `model.generate` takes for these prompts with this memory; see `prefix.generate_kwargs`."""
+        from memvec.prefix import generate_kwargs
+
+        return generate_kwargs(model, tokenizer, prompts, self, **options)
+
+    def as_cache(self, model: Any, tokenizer: Any, **options: Any) -> Any:
+        """This memory run through the model once, to be used by many prompts; see `prefix.CachedMemory`."""
+        from memvec.prefix import CachedMemory
+
+        return CachedMemory(model, tokenizer, self, **options)
+
+
+def load(store: str | Path, documents: Sequence[str] | str, kind: str = "context") -> Memory:
+    """The memory of documents by name, in that order. NotFoundError; ConditioningError when only exact vectors are there.
+
+    `kind` "exact" loads the vectors that were fitted to reproduce; they harm what a model says otherwise and are for
+    measuring that.
+    """
+    opened = Store.open(store)
+    names = (documents,) if isinstance(documents, str) else tuple(documents)
+    live = opened.documents()
+    parts: list[Vectors] = []
+    for name in names:
+        if name not in live:
+            raise missing(opened, name)
+        parts += [record.vectors for record in _records(opened, live[name], kind)]
+    return Memory(names, tuple(parts), opened.manifest.fingerprint)
+
+
+def _records(store: Store, stored: StoredDocument, kind: str) -> list[Record]:
+    refs: Sequence[RecordRef] = stored.memory if kind == "context" else stored.records
+    if not refs:
+        raise ConditioningError(stored.document.name, str(store.path))
+    return [store.record(ref) for ref in refs]

@@ -1,0 +1,84 @@
+"""Rows of tokens behind shared prefixes: a prefix is run once, whatever the number of rows that go on from it.
+
+Teacher and student, training and measuring all use this: a prefix is BOS and template with the text, with its vectors
+or with neither. Letters: S prefixes, P positions of the longest, R rows, L tokens of the longest, T scored tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memvec.lm import FrozenLM
+from memvec.objective import head_pass
+
+ROWS_AT_ONCE = 64  # of a forward pass without gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens behind a prefix; those from `start` on, at least one from the first, are what counts."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def scored(self) -> int:
+        """How many tokens count."""
+        return len(self.ids) - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """Prefixes that were run: keys and values to go on from."""
+
+    cache: object
+    held: Tensor  # (S, P) 1 where a position counts
+
+
+def run_prefixes(lm: FrozenLM, prefixes: Sequence[Tensor]) -> Prefixes:
+    """Run prefixes of input embeddings (P_i, D), padded on the left. Differentiable."""
+    length = max(map(len, prefixes))
+    held = torch.zeros(len(prefixes), length, dtype=torch.long, device=lm.device)
+    padded = []
+    for i, prefix in enumerate(prefixes):
+        held[i, length - len(prefix) :] = 1
+        padded.append(torch.nn.functional.pad(prefix.to(lm.dtype), (0, 0, length - len(prefix), 0)))
+    return Prefixes(lm.prefill(torch.stack(padded), held), held)
+
+
+def run_rows(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Sequence[Row]) -> Tensor:
+    """Hidden states (T, D) that predict the scored tokens of each row, in order; row r goes on from prefix owner[r]."""
+    length = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    places: list[int] = []
+    for r, row in enumerate(rows):
+        ids[r, : len(row.ids)] = torch.tensor(row.ids)
+        mask[r, : len(row.ids)] = 1
+        places += range(r * length + row.start - 1, r * length + len(row.ids) - 1)
+    device = lm.device
+    owners = torch.tensor(owner, device=device)
+    hidden = lm.hidden_behind(prefixes.cache, prefixes.held, owners, ids.to(device), mask.to(device))
+    return hidden.flatten(0, 1)[torch.tensor(places, device=device)]
+
+
+def targets(lm: FrozenLM, rows: Sequence[Row]) -> Tensor:
+    """The scored tokens (T,) of rows, in order."""
+    return torch.tensor([token for row in rows for token in row.ids[row.start :]], device=lm.device)
+
+
+@torch.inference_mode()
+def score(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> list[float]:
+    """Surprisal of each row's scored tokens behind a prefix (P, D) [nats, summed over the row]."""
+    run = run_prefixes(lm, [prefix])
+    out: list[float] = []
+    for begin in range(0, len(rows), ROWS_AT_ONCE):
+        chunk = rows[begin : begin + ROWS_AT_ONCE]
+        hidden = run_rows(lm, run, [0] * len(chunk), chunk)
+        nats = head_pass(hidden, lm.head, targets(lm, chunk), gradient=False).nats
+        out += [float(part.sum()) for part in nats.split([row.scored for row in chunk])]
+    return out
