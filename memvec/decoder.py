@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memvec.errors import ReconstructionError, UsageError
+from memvec.loading import load_lm
 from memvec.progress import Progress, Watch, enter
 from memvec.records import raw_bytes
 from memvec.store import RecordRef, Store, StoredDocument, damaged
@@ -107,20 +108,12 @@ class Decoder:
         """The model in float32, the numerics every store of this version was certified in."""
         if self._lm is not None:
             return self._lm
-        import torch
-
-        from memvec.identity import check_fingerprint, fingerprint_folder
-        from memvec.lm import FrozenLM, pick_device
-        from memvec.model_cache import resolve
-
-        device = pick_device(self.device)
-        expected = self.store.manifest.fingerprint
-        name = self.model or expected.source
-        # A store from a stranger may name any hub id: only one the user asks for is downloaded.
-        folder = resolve(name, lambda message: enter(message, self.progress, self.watch), self.model is not None)
-        enter("loading the model", self.progress, self.watch)
-        check_fingerprint(expected, fingerprint_folder(folder, source=name))
-        self._lm = FrozenLM(folder, torch.float32, device)
+        self._lm = load_lm(
+            self.store.manifest.fingerprint,
+            self.model,
+            self.device,
+            lambda message: enter(message, self.progress, self.watch),
+        )
         self._begun = time.perf_counter()
         return self._lm
 

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memvec.adam import SlotAdam
 from memvec.lm import FrozenLM
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
 from memvec.types import Vectors
 
-BETA = 0.9
-EPSILON = 1e-8
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
 MOST_SLOTS_GPU = 512
 # Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
@@ -55,31 +54,11 @@ class Fitted:
 
 
 @dataclass(slots=True)
-class _State:
-    """What the optimiser knows of all slots at once. R = ΣM rows, in order of the slots."""
+class _Best:
+    """The best vectors each slot has had. R = ΣM rows, in order of the slots."""
 
-    vectors: Tensor  # (R, D) float32
-    first: Tensor  # (R, D) Adam's moments
-    second: Tensor
-    best: Tensor  # (R, D) float16, the best as it would be stored
-    age: Tensor  # (R, 1) steps taken in this attempt
-    fewest: Tensor  # (B,) score of `best`
-
-    def keep(self, rows: Tensor, slots: Tensor) -> None:
-        """Forget every row and slot not named."""
-        for name in ("vectors", "first", "second", "best", "age"):
-            setattr(self, name, getattr(self, name)[rows])
-        self.fewest = self.fewest[slots]
-
-    def extend(self, vectors: Tensor) -> None:
-        """One more slot, starting from vectors (M, D)."""
-        fresh = torch.zeros_like(vectors)
-        self.vectors, self.first, self.second = (
-            torch.cat([old, new]) for old, new in ((self.vectors, vectors), (self.first, fresh), (self.second, fresh))
-        )
-        self.best = torch.cat([self.best, vectors.half()])
-        self.age = torch.cat([self.age, fresh[:, :1]])
-        self.fewest = torch.cat([self.fewest, self.fewest.new_full((1,), NEVER)])
+    vectors: Tensor  # (R, D) float16, as they would be stored
+    fewest: Tensor  # (B,) their score
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +85,8 @@ class FitEngine:
         self.positions = positions_for(lm, settings.memory)
         self.most = MOST_SLOTS if lm.device.type == "cpu" else MOST_SLOTS_GPU
         self._scale = lm.table.float().std()
-        none = torch.zeros(0, lm.width, device=lm.device)
-        self._state = _State(none, none, none, none.half(), none[:, :1], none.new_zeros(0))
+        self._adam = SlotAdam(lm.width, lm.device)
+        self._best = _Best(self._adam.vectors.half(), self._adam.vectors.new_zeros(0))
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Put tasks at the end of the queue; also while `run` is being drained."""
@@ -134,8 +113,11 @@ class FitEngine:
             room = True
             task = self.queue.popleft()
             start = torch.Generator().manual_seed(_seed(task, self.settings.seed))
-            noise = torch.randn(task.vectors, self.lm.width, generator=start).to(self.lm.device)
-            self._state.extend(noise * self._scale)
+            noise = torch.randn(task.vectors, self.lm.width, generator=start).to(self.lm.device) * self._scale
+            self._adam.extend(noise)
+            best = self._best
+            best.vectors = torch.cat([best.vectors, noise.half()])
+            best.fewest = torch.cat([best.fewest, best.fewest.new_full((1,), NEVER)])
             self.tasks.append(task)
             self.ages.append(0)
         return room
@@ -149,16 +131,16 @@ class FitEngine:
     def _step(self, layout: _Layout) -> list[bool]:
         """One forward pass; which slots it shows to be done. They keep what was measured, the others take a step."""
         begun = time.perf_counter()
-        state, slots = self._state, len(self.tasks)
-        rounded = state.vectors.half().to(self.lm.dtype).requires_grad_(True)  # (R, D) as they would be stored
+        best, slots = self._best, len(self.tasks)
+        rounded = self._adam.vectors.half().to(self.lm.dtype).requires_grad_(True)  # (R, D) as they would be stored
         embeds = layout.base.index_copy(0, layout.places, rounded)
         hidden = self.lm.hidden(embeds.view(slots, layout.length, -1)).flatten(0, 1)  # (B·L, D)
         passed = head_pass(hidden.detach()[layout.outputs], self.lm.head, layout.targets)
         counts = self._counts(passed.margin, layout.owner, slots)  # (B, 2)
         score = counts[:, 1] + (NEVER / 2 * (counts[:, 0] > 0) if self.settings.strict else 0)
-        better = score < state.fewest
-        state.fewest = torch.where(better, score, state.fewest)
-        state.best = torch.where(better[layout.slot_of_row, None], rounded.detach().half(), state.best)
+        better = score < best.fewest
+        best.fewest = torch.where(better, score, best.fewest)
+        best.vectors = torch.where(better[layout.slot_of_row, None], rounded.detach().half(), best.vectors)
         self.ages = [age + 1 for age in self.ages]
         done = [self._is_done(*row) for row in zip(self.tasks, self.ages, *counts.T.tolist(), strict=True)]
         if not all(done):
@@ -185,27 +167,24 @@ class FitEngine:
         return settled or age >= self.settings.max_steps
 
     def _descend(self, gradient: Tensor) -> None:
-        """AdamW, elementwise, with each slot's own step count; gradient is (R, D)."""
-        state, s = self._state, self.settings
-        state.age += 1
-        state.first.mul_(BETA).add_(gradient, alpha=1 - BETA)
-        state.second.mul_(BETA).addcmul_(gradient, gradient, value=1 - BETA)
-        correction = 1 - BETA**state.age  # (R, 1)
-        rate = s.learning_rate * (state.age / max(1, s.warmup)).clamp(max=1)
-        update = (state.first / correction) / ((state.second / correction).sqrt() + EPSILON)
-        state.vectors.mul_(1 - rate * s.weight_decay).sub_(rate * update)
+        """One step of every slot along gradient (R, D), at the learning rate of its age."""
+        adam, s = self._adam, self.settings
+        adam.age += 1
+        adam.descend(gradient, s.learning_rate * (adam.age / max(1, s.warmup)).clamp(max=1), s.weight_decay)
 
     def _retire(self, done: list[bool]) -> list[Fitted]:
         sizes = [task.vectors for task in self.tasks]
-        pieces = torch.split(self._state.best.cpu(), sizes)
-        fewest = self._state.fewest.tolist()
+        pieces = torch.split(self._best.vectors.cpu(), sizes)
+        fewest = self._best.fewest.tolist()
         out = [
             Fitted(task, np.ascontiguousarray(piece.numpy()), int(score % (NEVER / 2)))
             for task, piece, score, over in zip(self.tasks, pieces, fewest, done, strict=True)
             if over
         ]
         stay = torch.tensor([not over for over in done], device=self.lm.device)
-        self._state.keep(stay.repeat_interleave(torch.tensor(sizes, device=self.lm.device)), stay)
+        rows = stay.repeat_interleave(torch.tensor(sizes, device=self.lm.device))
+        self._adam.keep(rows)
+        self._best = _Best(self._best.vectors[rows], self._best.fewest[stay])
         self.tasks = [task for task, over in zip(self.tasks, done, strict=True) if not over]
         self.ages = [age for age, over in zip(self.ages, done, strict=True) if not over]
         return out

@@ -58,13 +58,13 @@ class Memory:
         return CachedMemory(model, tokenizer, self, **options)
 
 
-def load(store: str | Path, documents: Sequence[str] | str, kind: str = "context") -> Memory:
+def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = "context") -> Memory:
     """The memory of documents by name, in that order. NotFoundError; ConditioningError when only exact vectors are there.
 
     `kind` "exact" loads the vectors that were fitted to reproduce; they harm what a model says otherwise and are for
     measuring that.
     """
-    opened = Store.open(store)
+    opened = store if isinstance(store, Store) else Store.open(store)
     names = (documents,) if isinstance(documents, str) else tuple(documents)
     live = opened.documents()
     parts: list[Vectors] = []

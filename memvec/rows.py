@@ -80,5 +80,5 @@ def score(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> list[float]:
         chunk = rows[begin : begin + ROWS_AT_ONCE]
         hidden = run_rows(lm, run, [0] * len(chunk), chunk)
         nats = head_pass(hidden, lm.head, targets(lm, chunk), gradient=False).nats
-        out += [float(part.sum()) for part in nats.split([row.scored for row in chunk])]
+        out += [float(part.sum()) for part in torch.split(nats, [row.scored for row in chunk])]
     return out

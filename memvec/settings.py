@@ -10,6 +10,14 @@ from memvec.errors import UsageError
 # Measured on the default model over prose, code and German (docs/LOG.md): well below the knee between 52 and 60.
 NATS_PER_DIMENSION = 38 / 576
 DECODE_BATCH = 16  # records decoded at once
+MOST_RATIO = 16  # tokens a context vector may stand for unless only the gist is wanted
+
+
+def _check_bounds(settings: object, bounds: dict[str, tuple[float, float]]) -> None:
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise UsageError(f"{name} is {value}, expected {low:g} to {high:g}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +55,7 @@ class PackSettings:
             bounds["nats_per_vector"] = (0.1, 1e6)
         if self.vectors is not None:
             bounds["vectors"] = (1, 4096)
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name} is {value}, expected {low:g} to {high:g}.")
+        _check_bounds(self, bounds)
 
     def budget(self, width: int) -> float:
         """Nats one vector of `width` elements is asked to carry."""
@@ -63,3 +68,49 @@ class PackSettings:
     def enough(self, tokens: int) -> int:
         """Corrections at which a fit stops: half the cap, so that rounding and float32 have room to differ."""
         return round(self.max_corrections * tokens / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSettings:
+    """What may be chosen about context vectors. The defaults are measured on the default model (docs/LOG.md)."""
+
+    ratio: float = 4.0  # tokens of the text one vector stands for
+    gist: bool = False  # allow ratios over 16, at which names and numbers are lost
+    window_tokens: int = 512  # most tokens that share a record's vectors
+    steps: int = 150  # optimiser steps
+    learning_rate: float = 0.1
+    warmup: int = 10  # steps
+    span: int = 16  # tokens of a span asked for from its first words
+    stride: int = 4  # tokens between the phases in which spans cover the text
+    aside_rows: int = 1  # rows a step about something else, for each document
+    extra_rows: int = 2  # rows a step from the user's questions, for each document that has some
+    company: float = 0.3  # share of steps in which another document's vectors stand beside [0..1]
+    seed: int = 0
+    memory: int = 2 * 1024**3  # most memory the optimiser's activations may take [bytes]; decides the batch
+
+    def __post_init__(self) -> None:
+        """UsageError when a value cannot be meant."""
+        _check_bounds(
+            self,
+            {
+                "ratio": (1.0, 1024.0),
+                "window_tokens": (32, 8192),
+                "steps": (1, 1_000_000),
+                "learning_rate": (1e-9, 1e9),
+                "warmup": (0, 1_000_000),
+                "span": (2, 512),
+                "stride": (1, self.span),
+                "aside_rows": (0, 1024),
+                "extra_rows": (0, 1024),
+                "company": (0.0, 1.0),
+                "memory": (1, 2**63),
+            },
+        )
+        if self.ratio > MOST_RATIO and not self.gist:
+            raise UsageError(
+                f"ratio is {self.ratio:g}; above {MOST_RATIO} names and numbers are lost. Pass --gist if the gist is enough."
+            )
+
+    def vectors_for(self, tokens: int) -> int:
+        """M for a window of N = `tokens`."""
+        return max(1, round(tokens / self.ratio))

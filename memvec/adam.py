@@ -1,0 +1,41 @@
+"""AdamW over the vectors of many slots at once: one elementwise state, each row with the step count of its own slot.
+
+Betas (.9, .9) as Kuratov et al. 2025. R = ΣM rows, in order of the slots; D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BETA = 0.9
+EPSILON = 1e-8
+
+
+class SlotAdam:
+    """Vectors (R, D) float32 and Adam's moments of them."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.vectors = torch.zeros(0, width, device=device)
+        self.first, self.second = self.vectors, self.vectors
+        self.age = self.vectors[:, :1]  # (R, 1) steps taken
+
+    def extend(self, vectors: Tensor) -> None:
+        """One more slot, starting from vectors (M, D)."""
+        fresh = torch.zeros_like(vectors)
+        self.vectors = torch.cat([self.vectors, vectors])
+        self.first, self.second = (torch.cat([moment, fresh]) for moment in (self.first, self.second))
+        self.age = torch.cat([self.age, fresh[:, :1]])
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget every row not in the mask `rows` (R,)."""
+        for name in ("vectors", "first", "second", "age"):
+            setattr(self, name, getattr(self, name)[rows])
+
+    def descend(self, gradient: Tensor, rate: Tensor, weight_decay: float = 0.0) -> None:
+        """One step along gradient (R, D) at learning rates `rate` (R, 1); `age` was counted up before."""
+        self.first.mul_(BETA).add_(gradient, alpha=1 - BETA)
+        self.second.mul_(BETA).addcmul_(gradient, gradient, value=1 - BETA)
+        correction = 1 - BETA**self.age  # (R, 1)
+        update = (self.first / correction) / ((self.second / correction).sqrt() + EPSILON)
+        self.vectors.mul_(1 - rate * weight_decay).sub_(rate * update)

@@ -1,0 +1,229 @@
+"""Distilling context vectors: many documents' vectors at once, until a frozen LM reads them as it reads the text.
+
+The teacher is the LM behind the text, the student the same LM behind M vectors; the loss is the divergence between what
+they say next. What they are asked is mostly the text itself: every step a comb of spans that covers the whole document at
+a random phase, so that each place can be found from the words before it. A share of rows is about something else, with a
+teacher that saw no text (Caccia et al. 2025 and Eyuboglu et al. 2025 distil adapters and caches so; docs/LOG.md has what
+each part is worth here).
+
+Letters: B slots, M vectors, D width, N tokens, R rows, T scored tokens, K likeliest tokens kept of a teacher.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memvec.adam import SlotAdam
+from memvec.fit import positions_for
+from memvec.lm import FrozenLM
+from memvec.objective import TeacherPass, distil_pass, teacher_pass
+from memvec.rows import ROWS_AT_ONCE, Row, run_prefixes, run_rows
+from memvec.settings import ContextSettings
+from memvec.types import Vectors
+
+LIKELIEST = 32  # tokens of a teacher kept by name; the rest is one bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Rows to be asked and what the teacher says to each."""
+
+    rows: list[Row]
+    answers: list[TeacherPass]
+
+
+@dataclass(slots=True)
+class DistilTask:
+    """A window of a document waiting for its vectors, and what they cost so far."""
+
+    key: int  # the caller's name for it
+    ids: tuple[int, ...]  # N tokens
+    vectors: int  # M
+    extra: tuple[Row, ...] = ()  # further rows about the text, as the user's questions
+    steps: int = 0
+    token_steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A task whose vectors are done, rounded to storage."""
+
+    task: DistilTask
+    vectors: Vectors  # (M, D) float16
+
+
+@dataclass(slots=True)
+class _Slot:
+    task: DistilTask
+    combs: list[list[int]]  # rows of the lesson that together cover the text, one list for each phase
+    lesson: Lesson
+    extra: Lesson
+    chance: random.Random
+    age: int = 0
+    left: list[int] = field(default_factory=list)  # extra rows not asked yet in this round
+
+
+def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> Lesson:
+    """What the LM behind a prefix (P, D) says at the scored tokens of rows."""
+    answers: list[TeacherPass] = []
+    with torch.inference_mode():
+        run = run_prefixes(lm, [prefix])
+        for begin in range(0, len(rows), ROWS_AT_ONCE):
+            chunk = rows[begin : begin + ROWS_AT_ONCE]
+            said = teacher_pass(run_rows(lm, run, [0] * len(chunk), chunk), lm.head, LIKELIEST)
+            sizes = [row.scored for row in chunk]
+            split = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
+            answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in split]
+    return Lesson(list(rows), answers)
+
+
+def combs(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """((begin, end) of every span, the spans of each phase): each phase covers N = `tokens` without overlap."""
+    spans: list[tuple[int, int]] = []
+    phases: list[list[int]] = []
+    for phase in range(0, span, stride):
+        cuts = range(phase - span, tokens, span)
+        pieces = [(max(0, begin), min(begin + span, tokens)) for begin in cuts]
+        pieces = [(begin, end) for begin, end in pieces if end - begin > 1]  # one token alone asks nothing
+        phases.append(list(range(len(spans), len(spans) + len(pieces))))
+        spans += pieces
+    return spans, phases
+
+
+def start(lm: FrozenLM, ids: Sequence[int], vectors: int) -> Tensor:
+    """Starting vectors (M, D) float32: means of M windows of the text's embeddings, as long as a usual embedding."""
+    embedded = lm.embed(torch.tensor(ids, device=lm.device)).float()
+    means = torch.stack([window.mean(0) for window in torch.tensor_split(embedded, vectors)])
+    usual: Tensor = lm.table.float().norm(dim=1).median()
+    return means / means.norm(dim=1, keepdim=True).clamp(min=1e-6) * usual
+
+
+class DistilEngine:
+    """A queue of tasks and the slots they are distilled in. Feed it with `add`, drain it with `run`."""
+
+    def __init__(
+        self, lm: FrozenLM, settings: ContextSettings, befores: Sequence[tuple[int, ...]], aside: Sequence[Row]
+    ) -> None:
+        """`befores` are the beginnings a memory may stand behind, `aside` rows that have nothing to do with it."""
+        self.lm, self.settings = lm, settings
+        self.befores = [lm.embed(torch.tensor(ids, dtype=torch.long, device=lm.device)) for ids in befores]
+        self.aside = teach(lm, self.befores[0], aside) if aside else Lesson([], [])
+        self.queue: deque[DistilTask] = deque()
+        self.slots: list[_Slot] = []
+        self.positions = positions_for(lm, settings.memory)
+        self._adam = SlotAdam(lm.width, lm.device)
+        self._chance = random.Random(settings.seed)
+
+    def add(self, tasks: Iterable[DistilTask]) -> None:
+        """Put tasks at the end of the queue."""
+        self.queue.extend(tasks)
+
+    def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[list[Distilled]]:
+        """Distil until the queue is empty, giving tasks back as soon as they have had their steps.
+
+        `tick` is called after every step with the token positions it ran.
+        """
+        while self.queue or self.slots:
+            self._refill()
+            tick(self._step())
+            if any(slot.age >= self.settings.steps for slot in self.slots):
+                yield self._retire()
+
+    def _refill(self) -> None:
+        while self.queue and self._fits(self.queue[0]):
+            task = self.queue.popleft()
+            spans, phases = combs(len(task.ids), self.settings.span, self.settings.stride)
+            rows = [Row(task.ids[begin:end], 1) for begin, end in spans]
+            text = torch.cat([self.befores[0], self.lm.embed(torch.tensor(task.ids, device=self.lm.device))])
+            self.slots.append(
+                _Slot(
+                    task, phases, teach(self.lm, text, rows), teach(self.lm, text, task.extra) if task.extra else Lesson([], []),
+                    random.Random(f"{self.settings.seed} {task.ids}"),
+                )
+            )  # fmt: skip
+            self._adam.extend(start(self.lm, task.ids, task.vectors))
+
+    def _fits(self, task: DistilTask) -> bool:
+        """Is there room for one more? For one alone there always is."""
+        size = sum(len(t.ids) + 2 * t.vectors for t in (*(s.task for s in self.slots), task))
+        return not self.slots or size * 2 <= self.positions
+
+    def _step(self) -> int:
+        """One step of every slot; the token positions it ran."""
+        begun = time.perf_counter()
+        rows, owner, answers = self._ask()
+        vectors = self._adam.vectors.clone().requires_grad_(True)
+        prefixes = self._prefixes(vectors)
+        run = run_prefixes(self.lm, prefixes)
+        hidden = run_rows(self.lm, run, owner, rows)
+        said = TeacherPass(torch.cat([a.ids for a in answers]), torch.cat([a.log_probs for a in answers]))
+        _, upstream = distil_pass(hidden.detach(), self.lm.head, said)
+        (gradient,) = torch.autograd.grad(hidden, vectors, upstream)
+        self._adam.age += 1
+        self._adam.descend(gradient.float(), self._rates())
+        positions = run.held.numel() + len(rows) * max(len(row.ids) for row in rows)
+        share = (time.perf_counter() - begun) / len(self.slots)
+        for slot in self.slots:
+            slot.age += 1
+            slot.task.steps += 1
+            slot.task.token_steps += positions // len(self.slots)
+            slot.task.seconds += share
+        return positions
+
+    def _ask(self) -> tuple[list[Row], list[int], list[TeacherPass]]:
+        """The rows of this step, whose they are and the teacher's answers."""
+        rows: list[Row] = []
+        owner: list[int] = []
+        answers: list[TeacherPass] = []
+        for number, slot in enumerate(self.slots):
+            chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)]
+            for _ in range(self.settings.aside_rows if self.aside.rows else 0):
+                chosen.append((self.aside, slot.chance.randrange(len(self.aside.rows))))
+            for _ in range(min(self.settings.extra_rows, len(slot.extra.rows))):
+                slot.left = slot.left or slot.chance.sample(range(len(slot.extra.rows)), len(slot.extra.rows))
+                chosen.append((slot.extra, slot.left.pop()))
+            rows += [lesson.rows[i] for lesson, i in chosen]
+            answers += [lesson.answers[i] for lesson, i in chosen]
+            owner += [number] * len(chosen)
+        return rows, owner, answers
+
+    def _prefixes(self, vectors: Tensor) -> list[Tensor]:
+        """What stands before the rows: a beginning, the slot's vectors, sometimes another's before or behind them."""
+        pieces = torch.split(vectors, [slot.task.vectors for slot in self.slots])
+        before = self._chance.choice(self.befores)
+        out = []
+        for number, (slot, piece) in enumerate(zip(self.slots, pieces, strict=True)):
+            parts = [piece]
+            if len(pieces) > 1 and slot.chance.random() < self.settings.company:
+                other = pieces[slot.chance.choice([i for i in range(len(pieces)) if i != number])].detach()
+                parts.insert(slot.chance.randrange(2), other)
+            out.append(torch.cat([before, *(part.to(before.dtype) for part in parts)]))
+        return out
+
+    def _rates(self) -> Tensor:
+        """(R, 1) learning rates: a short warm-up, then down in a line to a fiftieth."""
+        s, age = self.settings, self._adam.age
+        return s.learning_rate * (age / max(1, s.warmup)).clamp(max=1) * (1 - (age - 1) / s.steps).clamp(min=0.02)
+
+    def _retire(self) -> list[Distilled]:
+        over = [slot.age >= self.settings.steps for slot in self.slots]
+        sizes = [slot.task.vectors for slot in self.slots]
+        pieces = torch.split(self._adam.vectors.half().cpu(), sizes)
+        out = [
+            Distilled(slot.task, np.ascontiguousarray(piece.numpy()))
+            for slot, piece, done in zip(self.slots, pieces, over, strict=True)
+            if done
+        ]
+        stay = torch.tensor([not done for done in over]).repeat_interleave(torch.tensor(sizes))
+        self._adam.keep(stay.to(self.lm.device))
+        self.slots = [slot for slot, done in zip(self.slots, over, strict=True) if not done]
+        return out

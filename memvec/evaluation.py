@@ -1,0 +1,232 @@
+"""`evaluate`: what the memories of a store are worth on questions, beside every control, and what they cost elsewhere.
+
+G = (none − memory) / (none − text) on the surprisal of the right answers: a ratio of means, so that no document with a
+tiny denominator decides. Letters: M vectors, D width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memvec import off_topic
+from memvec.arms import EQUAL_POSITIONS, control_arms, embedded, text_arms
+from memvec.costs import Costs, measure_costs
+from memvec.errors import NotFoundError, UsageError
+from memvec.gain import Sums, interval, per_token, share
+from memvec.lm import FrozenLM
+from memvec.loading import load_lm
+from memvec.memory import Memory, load
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.questions import Question, read_questions
+from memvec.rows import Row, score
+from memvec.store import Store
+from memvec.template import frame
+from memvec.types import Kind
+from memvec.unpacking import read
+
+COMPANY = (2, 4, 8)  # memories in front at once
+FRONTS = ("none", "text", "memory")  # tried off-topic
+TIMED = 4  # documents whose prefill is timed
+PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
+
+
+@dataclass(frozen=True, slots=True)
+class OffTopic:
+    """What is in front does to prompts that have nothing to do with it."""
+
+    nll: Mapping[str, float]  # by none, text, memory [nats per token]
+    accuracy: Mapping[str, float]  # of multiple choice, by none, text, memory [0..1]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found; the field names are those of `--json`. Gains are shares of the text's gain."""
+
+    gain: float | None
+    gain_low: float | None  # bounds of a 95 % bootstrap interval over documents
+    gain_high: float | None
+    shuffled: float | None  # with another document's memory
+    random: float | None  # with noise of the same norms
+    exact: float | None  # with the vectors fitted to reproduce
+    text_at_equal_positions: Mapping[str, float | None]  # first, last, sentences
+    company: Mapping[str, float | None]  # with 2, 4, 8 memories in front, the right one somewhere among them
+    harm: float | None  # off-topic surprisal with the memory, above that with the text [nats per token]
+    off_topic: OffTopic
+    nll: Mapping[str, float | None]  # of the answers by what is in front [nats per token]
+    documents: int  # that count
+    questions: int
+    skipped: int  # documents that the model itself cannot use: its gain from the text is under 0.1 nats per token
+    template: str
+    costs: Costs
+    by_document: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Subject:
+    """One document on trial."""
+
+    name: str
+    text: str
+    memory: Tensor  # (M, D)
+    exact: Tensor | None
+    rows: list[Row]
+
+
+def evaluate(
+    store: str | Path,
+    questions: str | Path | Sequence[Question],
+    *,
+    texts: Mapping[str, str] | None = None,
+    exact: str | Path | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    template: str = "text",
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> Evaluation:
+    """Judge the context vectors of `store` by questions about its documents.
+
+    The texts are decoded from the store's exact records, or given by name in `texts`. `exact` is a store whose exact
+    vectors serve as a control, by default this one where it has them. Raises NotFoundError, UsageError,
+    ConditioningError, FingerprintError.
+    """
+    asked = read_questions(questions) if isinstance(questions, str | Path) else list(questions)
+    progress = Progress(stage="reading the documents")
+    watch(progress)
+    opened, control = Store.open(store), Store.open(exact or store)
+    names = [name for name in dict.fromkeys(q.document for q in asked) if name in opened.documents()]
+    if not names:
+        raise NotFoundError(f"no question is about a document of {str(store)!r}. `memvec list` shows the names.")
+    found = dict(texts) if texts else {name: data.decode() for name, data in read(store, names, model=model)}
+    if missing := [name for name in names if name not in found]:
+        raise UsageError(f"the text of {missing[0]!r} was not given. Give the texts of all documents or of none.")
+    lm = load_lm(opened.manifest.fingerprint, model, device, lambda stage: enter(stage, progress, watch))
+    subjects = [
+        _Subject(
+            name=name,
+            text=found[name],
+            memory=_tensor(lm, load(opened, name)),
+            exact=_tensor(lm, load(control, name, "exact")) if _has_exact(control, name) else None,
+            rows=[question_row(lm.tokenizer, q.question, q.answer, template) for q in asked if q.document == name],
+        )
+        for name in names
+    ]
+    trial = _Trial(lm, subjects, template, seed)
+    progress.documents = len(subjects)
+    for number, subject in enumerate(subjects):
+        enter("asking", progress, watch)
+        trial.ask(number, subject)
+        progress.documents_done += 1
+    enter("timing", progress, watch)
+    return trial.report(_write_seconds(opened, names))
+
+
+def question_row(tokenizer: Any, question: str, answer: str, template: str) -> Row:
+    """The tokens behind a memory of a question and its answer; the answer counts."""
+    if template == "chat":
+        head, tail = frame(tokenizer, question, "chat").after, answer
+    else:
+        head, tail = frame(tokenizer, f"Question: {question}\nAnswer:", "text").after, f" {answer}"
+    return Row((*head, *tokenizer(tail, add_special_tokens=False)["input_ids"]), len(head))
+
+
+class _Trial:
+    """Every document asked with each thing in front, and what came of it."""
+
+    def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, seed: int) -> None:
+        self.lm, self.subjects, self.template = lm, subjects, template
+        self.before = embedded(lm, frame(lm.tokenizer, "", template).before)
+        self.chance = random.Random(seed)
+        self.sums: list[Sums] = []
+        self.aside: list[Sums] = []  # the same of off-topic passages
+        self.right: Counter[str] = Counter()  # off-topic choices got right
+        self.tried = 0
+
+    def ask(self, number: int, subject: _Subject) -> None:
+        """Put everything in front of the questions about one document."""
+        others = [s for i, s in enumerate(self.subjects) if i != number]
+        other = self.chance.choice(others).memory if others else None
+        arms = {"none": subject.memory[:0], **text_arms(self.lm, subject.text, len(subject.memory))}
+        arms |= control_arms(self.lm, subject.memory, other, subject.exact, number)
+        for count in COMPANY:
+            if count <= len(self.subjects):
+                company = [subject, *self.chance.sample(others, count - 1)]
+                self.chance.shuffle(company)
+                arms[f"{count}"] = torch.cat([s.memory for s in company])
+        nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
+        self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
+        self._ask_aside({name: arms[name] for name in FRONTS})
+
+    def _ask_aside(self, arms: Mapping[str, Tensor]) -> None:
+        passages = self.chance.sample(off_topic.passages(), PASSAGES)
+        rows = [question_row(self.lm.tokenizer, p.prompt, p.continuation, self.template) for p in passages]
+        nats = {name: sum(self._score(arm, rows)) for name, arm in arms.items()}
+        self.aside.append(Sums(nats, sum(row.scored for row in rows)))
+        choices = self.chance.sample(off_topic.choices(), CHOICES)
+        options = [
+            question_row(self.lm.tokenizer, c.question, option, self.template) for c in choices for option in c.choices
+        ]
+        for name, arm in arms.items():
+            scores = iter([n / row.scored for n, row in zip(self._score(arm, options), options, strict=True)])
+            for choice in choices:
+                given = [next(scores) for _ in choice.choices]
+                self.right[name] += given.index(min(given)) == choice.answer
+        self.tried += len(choices)
+
+    def _score(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
+        return score(self.lm, torch.cat([self.before, arm.to(self.before.dtype)]), rows)
+
+    def report(self, write_seconds: float | None) -> Evaluation:
+        """What all of it comes to."""
+        counted = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
+        sums = [pair[1] for pair in counted]
+        low, high = interval(sums, "memory") or (None, None)
+        aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS}
+        arms = list(dict.fromkeys(name for s in sums for name in s.nats))
+        return Evaluation(
+            gain=share(sums, "memory"),
+            gain_low=low,
+            gain_high=high,
+            shuffled=share(sums, "shuffled"),
+            random=share(sums, "random"),
+            exact=share(sums, "exact"),
+            text_at_equal_positions={name: share(sums, name) for name in EQUAL_POSITIONS},
+            company={f"{count}": share(sums, f"{count}") for count in COMPANY},
+            harm=aside["memory"] - aside["text"],
+            off_topic=OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
+            nll={name: per_token(sums, name) for name in arms},
+            documents=len(sums),
+            questions=sum(len(s.rows) for s, _ in counted),
+            skipped=len(self.subjects) - len(sums),
+            template=self.template,
+            costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], write_seconds),
+            by_document={s.name: share([one], "memory") for s, one in counted},
+        )
+
+    def _query(self, subject: _Subject) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        row = subject.rows[0]
+        text = embedded(self.lm, self.lm.encode(subject.text))
+        return self.before, text, subject.memory, embedded(self.lm, row.ids[: row.start])
+
+
+def _tensor(lm: FrozenLM, memory: Memory) -> Tensor:
+    return torch.from_numpy(memory.vectors.astype("float32")).to(lm.device)
+
+
+def _has_exact(store: Store, name: str) -> bool:
+    stored = store.documents().get(name)
+    return stored is not None and stored.complete and all(store.record(r).kind == Kind.EXACT for r in stored.records)
+
+
+def _write_seconds(store: Store, names: Sequence[str]) -> float:
+    """What distilling took for one document, on average [s]."""
+    live = store.documents()
+    return sum(store.record(ref).report.seconds for name in names for ref in live[name].memory) / len(names)

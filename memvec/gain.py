@@ -1,0 +1,52 @@
+"""What a memory is worth, as pure numbers: shares of the text's gain, with bootstrap intervals. Knows no model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LEAST_GAIN = 0.1  # what the text must be worth to the model itself for a document to count [nats per token]
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Surprisal of one document's answers, summed, with each thing in front [nats], and their tokens."""
+
+    nats: Mapping[str, float]  # "none", "text" and others by name; a name may be missing
+    tokens: int
+
+    @property
+    def usable(self) -> bool:
+        """Can the model itself use the text? Otherwise there is no gain to keep a share of."""
+        return self.tokens > 0 and (self.nats["none"] - self.nats["text"]) / self.tokens >= LEAST_GAIN
+
+
+def share(documents: Sequence[Sums], arm: str) -> float | None:
+    """(none − arm) / (none − text), each a sum over all documents that have the arm: 1 is as good as the text."""
+    having = [d for d in documents if arm in d.nats]
+    saved = sum(d.nats["none"] - d.nats[arm] for d in having)
+    whole = sum(d.nats["none"] - d.nats["text"] for d in having)
+    return saved / whole if whole > 0 else None
+
+
+def interval(documents: Sequence[Sums], arm: str, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:
+    """Percentile bootstrap over documents of `share`; None for fewer than two."""
+    having = [d for d in documents if arm in d.nats]
+    if len(having) < 2:
+        return None
+    chance = random.Random(seed)
+    draws = (share(chance.choices(having, k=len(having)), arm) for _ in range(RESAMPLES))
+    found = sorted(value for value in draws if value is not None)
+    if not found:
+        return None
+    edge = int(len(found) * (1 - level) / 2)
+    return found[edge], found[-1 - edge]
+
+
+def per_token(documents: Sequence[Sums], arm: str) -> float | None:
+    """Mean surprisal with `arm` in front over the documents that have it [nats per token]."""
+    having = [d for d in documents if arm in d.nats]
+    tokens = sum(d.tokens for d in having)
+    return sum(d.nats[arm] for d in having) / tokens if tokens else None

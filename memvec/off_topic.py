@@ -1,0 +1,48 @@
+"""Prompts that have nothing to do with any document, to protect a model from a memory and to measure its harm."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A prompt and a good answer of some sixty words."""
+
+    prompt: str
+    continuation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A question of general knowledge with four answers."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int  # place of the right one
+
+
+@cache
+def prompts() -> tuple[str, ...]:
+    """Prompts to train on; none of them is among the passages."""
+    return tuple(line for line in _read("prompts.txt").splitlines() if line)
+
+
+@cache
+def passages() -> tuple[Passage, ...]:
+    """Prompts with answers, to measure with."""
+    return tuple(Passage(**json.loads(line)) for line in _read("passages.jsonl").splitlines())
+
+
+@cache
+def choices() -> tuple[Choice, ...]:
+    """Multiple choice, to measure with."""
+    rows = [json.loads(line) for line in _read("choices.jsonl").splitlines()]
+    return tuple(Choice(row["question"], tuple(row["choices"]), row["answer"]) for row in rows)
+
+
+def _read(name: str) -> str:
+    return (files("memvec") / "data" / name).read_text("utf-8")
