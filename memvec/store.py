@@ -20,7 +20,7 @@ from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError, S
 from memvec.formats import files, manifest, shard
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.shard import Shard
-from memvec.types import Document, Problem, ProblemKind, Record
+from memvec.types import Document, Kind, Problem, ProblemKind, Record
 
 # A damaged file may make a parser fail in any of these ways; all of them mean the same.
 PARSE_ERRORS = (ValueError, SafetensorError, OverflowError, RecursionError)
@@ -92,7 +92,9 @@ class Store:
         documents = len({record.document for record in records})
         entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
         files.write_atomically(self.path / entry.path, data)
-        state = state.with_shard(entry, tool)
+        # In the same manifest as the shard: no reader that lacks the kind ever meets it.
+        required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
+        state = state.with_shard(entry, tool, required)
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
         self._versions = None
@@ -172,6 +174,10 @@ class Store:
         for name, value in expected.items():
             if part.metadata[name] != value:
                 raise ValueError(f"{name} is {part.metadata[name]}, the manifest says {value}")
+        if manifest.CONTEXT not in state.required and (part.tensors["kind"] == Kind.CONTEXT).any():
+            raise ValueError(
+                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}"
+            )
 
 
 LOCK_NAME = "LOCK"

@@ -25,6 +25,7 @@ class Kind(IntEnum):
 
     RAW = 0
     EXACT = 1
+    CONTEXT = 2  # vectors to condition a model with; they do not decode back to bytes
 
 
 class RawReason(IntEnum):
@@ -120,9 +121,28 @@ class Document:
     tokens: int  # 0 when it is no text
 
 
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """How well the vectors of a context record stand for their text, as measured on held-out rows when it was made.
+
+    The gain is what having something to read saves against reading nothing, in nats per token. The text's is 1.
+    """
+
+    gain: float  # share of the whole text's gain that the vectors keep; 1 is as good as the text, 0 as nothing [1]
+    shuffled: float | None  # the same with the vectors of another document [1]; None: not measured
+    text: float | None  # the same of the best text control of as many positions as there are vectors [1]
+    harm: float | None  # cost on unrelated prompts, above what the text itself costs there [nats per token]
+    nll_none: float  # of the held-out rows with nothing in front [nats per token]
+    nll_text: float  # of the held-out rows with the text in front [nats per token]
+    nll_memory: float  # of the held-out rows with the vectors in front [nats per token]
+    held_out: int  # rows measured, none of which the vectors were distilled on
+    recipe: str  # name of the recipe that made the vectors; informative
+    seed: int  # of the recipe's random numbers
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One segment packed: everything needed to give its bytes back with the model."""
+    """One segment packed: what gives its bytes back with the model or, for a context record, stands for its text."""
 
     document: Document
     kind: Kind
@@ -131,10 +151,11 @@ class Record:
     tokens: int  # N; 0 when the segment is no text
     vectors: Vectors  # (M, D); M = 0 for raw records
     corrections: tuple[tuple[int, int], ...]  # (position, token), ascending
-    payload: bytes  # a zstd frame for raw records, else empty
+    payload: bytes  # a zstd frame: the bytes of a raw record, the conditioning of a context record; else empty
     text_sha256: bytes  # of the segment's bytes
     reason: RawReason
     report: FitReport
+    conditioning: Conditioning | None = None  # of context records; the payload holds it
 
 
 @dataclass(frozen=True, slots=True)
