@@ -159,6 +159,17 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class UnpackReport:
+    """What an unpack wrote; the field names are those of `--json`."""
+
+    documents: int
+    bytes: int
+    tokens: int  # decoded with the model
+    seconds: float
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PackReport:
     """What a pack did or a store holds; the field names are those of `--json`."""
 
