@@ -171,9 +171,12 @@ class UnpackReport:
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """What a pack did or a store holds; the field names are those of `--json`."""
+    """What a pack did or a store holds; the field names are those of `--json`.
 
-    documents: int
+    What does not say otherwise is of exact and raw records alone, so that its ratios mean what they did.
+    """
+
+    documents: int  # with whole content or a whole memory
     records: int
     raw_records: int
     source_bytes: int
@@ -183,12 +186,18 @@ class PackReport:
     tokens_per_vector: float  # fitted_tokens / vectors
     corrected_tokens: int
     raw_text_bytes: int  # bytes of valid text that went raw
-    vector_bytes: int
-    store_bytes: int
+    vector_bytes: int  # of all vectors, those of context records too
+    store_bytes: int  # of everything in the store
     zstd_bytes: int  # zstd -19 of the same documents as one stream
     token_steps: int
     seconds: float
     model: str
     fingerprint: str
-    exact: bool  # every record was certified to decode to its bytes
+    exact: bool  # every document is there whole, in records that were certified to decode to its bytes
     unchanged: int = 0  # documents that were in the store already
+    incomplete: int = 0  # documents whose content or memory an interrupted pack left unfinished
+    context_records: int = 0  # of whole memories, as all that follows
+    context_vectors: int = 0
+    context_tokens: int = 0  # tokens of the text they stand for
+    gain: float | None = None  # mean by tokens of their share of the text's gain [1]; None without context records
+    harm: float | None = None  # mean by tokens where it was measured [nats per token]; None where it was for none

@@ -28,6 +28,7 @@ class VerifyReport:
     decoded: int  # records decoded with the model and compared; never context ones
     seconds: float
     problems: tuple[Problem, ...]
+    context_records: int = 0  # checked as far as digests and their report go; they do not decode
 
 
 def verify(
@@ -70,6 +71,7 @@ def verify(
         decoded=decoded,
         seconds=round(time.perf_counter() - begun, 3),
         problems=tuple(problems),
+        context_records=sum(len(v.memory) + len(v.unjoined) for v in versions),
     )
 
 
