@@ -16,6 +16,7 @@ from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
 from memvec.settings import PackSettings
 from memvec.sources import Source
+from memvec.types import PackReport
 
 D = PackSettings()
 
@@ -78,7 +79,7 @@ def command(
         )  # fmt: skip
     except (PartialError, InterruptedPackError) as error:
         why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}
-        if error.report is not None:
+        if isinstance(error.report, PackReport):
             output.result(asdict(error.report) | why, totals(error.report), notice=True)
         raise
     output.result(asdict(report), f"packed into {store}\n{totals(report)}", notice=True)

@@ -7,8 +7,9 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, clock, common, write_bytes
-from memvec.errors import UsageError
+from memvec.errors import PartialError, UsageError
 from memvec.settings import DECODE_BATCH
+from memvec.types import UnpackReport
 
 
 @click.command("unpack")
@@ -46,9 +47,20 @@ def command(
             output.clear()
             write_bytes(data)
         return
-    report = unpack(
-        store, folder or ".", documents=documents, model=model, overwrite=overwrite, batch=batch, device=device,
-        watch=output.watch,
-    )  # fmt: skip
-    text = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
-    output.result(asdict(report), text + ", every one verified", notice=True)
+    try:
+        report = unpack(
+            store, folder or ".", documents=documents, model=model, overwrite=overwrite, batch=batch, device=device,
+            watch=output.watch,
+        )  # fmt: skip
+    except PartialError as error:
+        if isinstance(error.report, UnpackReport):
+            output.result(
+                asdict(error.report) | {"skipped": dict(error.skipped)}, _text(error.report, folder), notice=True
+            )
+        raise
+    output.result(asdict(report), _text(report, folder), notice=True)
+
+
+def _text(report: UnpackReport, folder: str | None) -> str:
+    done = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
+    return f"{done}, every one verified"

@@ -34,6 +34,8 @@ def command(store: str, decode: bool, model: str | None, batch: int, device: str
     how = (
         f"{report.decoded:,} of {report.records:,} records decoded" if decode else "digests and structure, not decoded"
     )
+    if decode and report.context_records:
+        how += f", {report.context_records:,} are context records, which do not decode"
     if report.ok:
         lines += [f"ok: {report.documents:,} documents, {report.records:,} records ({how}) in {clock(report.seconds)}"]
     lines += [f"incomplete, from an interrupted pack: {printable(name)}" for name in report.incomplete]

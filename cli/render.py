@@ -20,8 +20,10 @@ def totals(r: PackReport) -> str:
         ("vectors", f"{r.vectors:,} ({r.tokens_per_vector:.2f} tokens each)"),
         ("cost", f"{r.token_steps:,} token-steps{_per_token(r)}, {clock(r.seconds)}"),
         ("model", f"{printable(r.model)} (fingerprint {r.fingerprint})"),
-        ("exact", "every record certified" if r.exact else "no: some documents are incomplete"),
+        ("exact", _exact(r)),
     ]
+    if r.context_records:
+        rows.insert(5, ("memory", _memory(r)))
     if r.raw_text_bytes:
         rows.insert(2, ("raw text", f"{r.raw_text_bytes:,} bytes of valid text are in zstd frames; `show` says why"))
     return _columns(rows) + "\n" + honest(r)
@@ -29,7 +31,7 @@ def totals(r: PackReport) -> str:
 
 def honest(r: PackReport) -> str:
     """What vectors save and what they do not."""
-    if not r.source_bytes or not r.exact:  # half of a document has no ratio
+    if not r.source_bytes or r.incomplete:  # half of a document has no ratio
         return ""
     rows = [("", "bytes", "of the documents")]
     rows += [
@@ -45,19 +47,43 @@ def honest(r: PackReport) -> str:
     table = "\n".join(f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
     context = f"context: {r.vectors:,} positions instead of {r.fitted_tokens:,}, {r.tokens_per_vector:.1f} times fewer"
     warning = "bytes: a vector is larger than the text it holds; for bytes use zstd"
-    return f"\n{table}\n" + (f"\n  {context}\n  {warning}" if r.vectors else "")
+    notes = [f"\n  {context}"] * bool(r.vectors) + [f"\n  {warning}"] * bool(r.vectors or r.context_vectors)
+    return f"\n{table}\n" + "".join(notes)
 
 
 def documents(rows: Sequence[DocumentRow]) -> str:
     """The table of `list`."""
-    lines: list[tuple[str, ...]] = [("name", "bytes", "tokens", "records", "raw", "vectors", "corrected")]
+    lines: list[tuple[str, ...]] = [
+        ("name", "bytes", "tokens", "records", "raw", "vectors", "corrected", "memory", "gain")
+    ]
     for r in rows:
-        figures = (r.bytes, r.tokens, r.records, r.raw_records, r.vectors, r.corrected_tokens)
-        lines.append((printable(r.name), *(f"{n:,}" for n in figures)))
+        figures = (r.bytes, r.tokens, r.records, r.raw_records, r.vectors, r.corrected_tokens, r.memory)
+        lines.append((printable(r.name), *(f"{n:,}" for n in figures), gain(r.gain)))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         f"{line[0]:<{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(line[1:], widths[1:], strict=True))
         for line in lines
+    )
+
+
+def gain(share: float | None) -> str:
+    """A share of the text's gain, a dash for none."""
+    return "-" if share is None else f"{share:.2f}"
+
+
+def _exact(r: PackReport) -> str:
+    if r.exact:
+        return "every record certified"
+    why = "are incomplete" if r.incomplete else "are there as a memory only, which does not decode"
+    return f"no: some documents {why}"
+
+
+def _memory(r: PackReport) -> str:
+    each = r.context_tokens / r.context_vectors
+    harm = "not measured" if r.harm is None else f"{r.harm:.3f} nats/token"
+    return (
+        f"{r.context_tokens:,} tokens in {r.context_vectors:,} context vectors ({each:.2f} tokens each), "
+        f"gain {gain(r.gain)} of the text's, harm {harm}"
     )
 
 

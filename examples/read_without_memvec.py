@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-EXACT = 1  # the kind of record that holds vectors
+EXACT = 1  # the kind of record whose vectors decode to its text
 
 store = Path(sys.argv[1])
 manifest = json.loads((store / "manifest.json").read_text())["manifest"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -15,7 +16,8 @@ T = TypeVar("T")
 FILE_NAME = "manifest.json"
 FORMAT_NAME = "memvec"
 VERSION = (1, 0)
-FEATURES: frozenset[str] = frozenset()  # required features this reader understands
+CONTEXT = "context"  # the feature of a store that holds records of kind context
+FEATURES = frozenset({CONTEXT})  # required features this reader understands
 MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -52,12 +54,14 @@ class Manifest:
     generation: int = 0
     shards: tuple[ShardEntry, ...] = ()
     tool: str = ""  # what wrote this generation; informative
+    required: tuple[str, ...] = ()  # features a reader must understand
     foreign: str = ""  # what a newer writer put in that this one would lose; never written
 
-    def with_shard(self, entry: ShardEntry, tool: str) -> Manifest:
-        """The next generation, with one shard more; the same shard twice is kept once."""
+    def with_shard(self, entry: ShardEntry, tool: str, required: Iterable[str] = ()) -> Manifest:
+        """The next generation, with one shard more that needs the features `required`; the same one is kept once."""
         shards = (*(s for s in self.shards if s.sha256 != entry.sha256), entry)
-        return replace(self, shards=shards, generation=self.generation + 1, tool=tool)
+        features = tuple(sorted({*self.required, *required}))
+        return replace(self, shards=shards, generation=self.generation + 1, tool=tool, required=features)
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -65,10 +69,10 @@ def encode(manifest: Manifest) -> bytes:
     body = asdict(manifest) | {
         "format": FORMAT_NAME,
         "version": list(VERSION),
-        "features": {"optional": [], "required": []},
+        "features": {"optional": [], "required": list(manifest.required)},
         "shards": [asdict(entry) for entry in manifest.shards],
     }
-    del body["foreign"]
+    del body["foreign"], body["required"]
     return canonical.dumps({"manifest": body, "sha256": _digest(body)}) + b"\n"
 
 
@@ -101,7 +105,10 @@ def _check_readable(body: dict[str, Any]) -> None:
         raise ValueError(f"version {version} is no pair of numbers")
     if version[0] != VERSION[0]:
         raise FormatTooNewError(f"format {version[0]}.{version[1]}", supported)
-    unknown = sorted(set(body["features"]["required"]) - FEATURES)
+    required = body["features"]["required"]
+    if not isinstance(required, list):
+        raise TypeError(f"required features are {required!r}, expected a list")
+    unknown = sorted(set(required) - FEATURES)
     if unknown:
         raise FormatTooNewError(f"feature {unknown[0]!r}", f"{supported} without it")
 
@@ -122,6 +129,7 @@ def _build(body: dict[str, Any]) -> Manifest:
     return replace(
         _typed(Manifest, known | {"fingerprint": _typed(Fingerprint, body["fingerprint"])}),
         shards=shards,
+        required=tuple(body["features"]["required"]),
         foreign=newer or ", ".join(f"feature {name!r}" for name in optional),
     )
 

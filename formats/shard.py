@@ -13,9 +13,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from memvec.formats import canonical, corrections, raw
+from memvec.formats import canonical, conditioning, corrections, raw
 from memvec.formats.documents import decode_documents, encode_documents
-from memvec.types import Document, FitReport, Kind, RawReason, Record
+from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record
 
 Array = npt.NDArray[Any]
 
@@ -156,9 +156,10 @@ class Shard:
         t = self.tensors
         value = {name: t[name][row].item() for name in COLUMNS}
         document = self.documents[int(t["document"][row])]
+        kind, payload = Kind(value["kind"]), self._piece("payload", row).tobytes()
         record = Record(
             document=document,
-            kind=Kind(value["kind"]),
+            kind=kind,
             start=value["start"],
             length=value["length"],
             tokens=value["tokens"],
@@ -166,10 +167,11 @@ class Shard:
             corrections=corrections.decode(
                 self._piece("corrections", row).tobytes(), value["tokens"], int(self.metadata["vocabulary"])
             ),
-            payload=self._piece("payload", row).tobytes(),
+            payload=payload,
             text_sha256=t["text_sha256"][row].tobytes(),
             reason=RawReason(value["reason"]),
             report=FitReport(**{name: value[name] for name in REPORT_FIELDS}),
+            conditioning=_conditioning(payload, row) if kind == Kind.CONTEXT else None,
         )
         _check_record(record, row)
         if record_digest(record) != self.digest(row):
@@ -228,9 +230,18 @@ def _check_record(record: Record, row: int) -> None:
     if record.kind == Kind.RAW:
         whole = not len(record.vectors) and not record.corrections and record.reason != RawReason.NONE
     else:
-        whole = len(record.vectors) > 0 < record.tokens and not record.payload and record.reason == RawReason.NONE
+        # A context record's payload was read before; it never decodes, so there is nothing to correct.
+        foreign = record.corrections if record.kind == Kind.CONTEXT else record.payload
+        whole = len(record.vectors) > 0 < record.tokens and not foreign and record.reason == RawReason.NONE
     if not whole:
-        raise ValueError(f"record {row} mixes the parts of a raw and an exact record")
+        raise ValueError(f"record {row} is {record.kind.name.lower()} but mixes in parts of another kind")
+
+
+def _conditioning(payload: bytes, row: int) -> Conditioning:
+    try:
+        return conditioning.decode(payload)
+    except ValueError as error:
+        raise ValueError(f"record {row}: {error}") from None
 
 
 def _tensors(data: bytes) -> list[tuple[str, dict[str, Any]]]:

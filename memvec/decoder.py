@@ -52,7 +52,7 @@ class Decoder:
         self._begun = 0.0
 
     def documents(self, documents: Sequence[StoredDocument]) -> Iterator[tuple[StoredDocument, list[Piece]]]:
-        """Each document with its pieces in order."""
+        """Each document with the pieces of its content in order."""
         p = self.progress
         p.documents = len(documents)
         refs = [ref for document in documents for ref in document.records]

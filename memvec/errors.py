@@ -3,7 +3,8 @@
 MemvecError                      1   unexpected, or none of the below
 ├── UsageError                   2   an argument that cannot be meant
 │   ├── UnsupportedModelError    2   a model that memvec cannot use, with the reason
-│   └── ConditioningError        2   vectors that decode were asked to condition
+│   ├── ConditioningError        2   vectors that decode were asked to condition
+│   └── NoContentError           2   a document of which only context vectors are there, asked for its bytes
 ├── StoreDamagedError            3   bytes of a store are not what was written
 ├── FingerprintError             4   the vectors belong to another model or tokenizer
 ├── ReconstructionError          5   decoded text is not the text that was packed
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from memvec.types import PackReport, Problem
+    from memvec.types import PackReport, Problem, UnpackReport
 
 
 class MemvecError(Exception):
@@ -54,6 +55,20 @@ class ConditioningError(UsageError):
             f"{document!r} has exact vectors only; in front of a prompt they harm what the model says. Distil context "
             f"vectors with `memvec pack --kind context -o {store}`, or put the text itself into the prompt (`memvec cat`)."
         )
+
+
+class NoContentError(UsageError):
+    """Bytes were asked of `documents`, of which the store holds only context vectors."""
+
+    reason: ClassVar[str] = (
+        "expected exact or raw records, found only context vectors, which condition a model but do not decode. "
+        "Pack it with `--kind exact` or `--kind both`"
+    )
+
+    def __init__(self, *documents: str) -> None:
+        self.documents = documents
+        more = f" and {len(documents) - 1} more" if len(documents) > 1 else ""
+        super().__init__(f"no content of {documents[0]!r}{more}: {self.reason}.")
 
 
 class StoreDamagedError(MemvecError):
@@ -121,10 +136,13 @@ class PartialError(MemvecError):
 
     exit_code = 8
 
-    def __init__(self, skipped: Sequence[tuple[str, str]], report: PackReport | None = None) -> None:
+    def __init__(
+        self, skipped: Sequence[tuple[str, str]], report: PackReport | UnpackReport | None = None, rest: str = ""
+    ) -> None:
+        """`rest` says what became of everything else; by default that it was packed, or that there was nothing."""
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
-        rest = "Everything else was packed." if report else "Nothing else was there to pack."
+        rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
         super().__init__(f"{len(self.skipped)} input(s) skipped. {rest}{shown}")
 
 

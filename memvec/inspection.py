@@ -9,7 +9,7 @@ from typing import Any
 
 from memvec.errors import UsageError
 from memvec.store import RecordRef, Store, StoredDocument
-from memvec.summary import row_values, summarise
+from memvec.summary import memory_totals, row_values, summarise
 from memvec.types import Kind, PackReport
 from memvec.unpacking import missing, select
 
@@ -28,6 +28,8 @@ class DocumentRow:
     vectors: int
     corrected_tokens: int
     sha256: str
+    memory: int = 0  # vectors of its context records, when these make up a memory; the counts above leave them out
+    gain: float | None = None  # their mean share of the text's gain, weighted by tokens [1]
 
 
 def list_documents(store: str | Path, documents: Sequence[str] = (), limit: int | None = None) -> list[DocumentRow]:
@@ -37,18 +39,16 @@ def list_documents(store: str | Path, documents: Sequence[str] = (), limit: int 
 
 
 def incomplete_documents(store: str | Path) -> list[str]:
-    """Names of documents that an interrupted pack left unfinished and no complete version stands for."""
-    opened = Store.open(store)
-    live = opened.documents()
-    return sorted({v.document.name for v in opened.versions() if not v.complete} - set(live))
+    """Names of documents whose content or memory an interrupted pack left unfinished, and no other version is live."""
+    return sorted({stored.document.name for stored in _unfinished(Store.open(store))})
 
 
 def info(store: str | Path) -> PackReport:
     """Totals over the live documents of a store; `seconds` is what their fits took."""
     opened = Store.open(store)
     live = opened.documents()
-    incomplete = [v for v in opened.versions() if not v.complete and v.document.name not in live]
-    return summarise(opened, [*live.values(), *incomplete])
+    unfinished = [stored for stored in _unfinished(opened) if stored.document.name not in live]
+    return summarise(opened, [*live.values(), *unfinished])
 
 
 def show(store: str | Path, name: str) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def show(store: str | Path, name: str) -> dict[str, Any]:
     opened = Store.open(store)
     live = opened.documents()
     if name in live:
-        return asdict(_row(opened, live[name])) | {"parts": [_record(opened, ref) for ref in live[name].records]}
+        return asdict(_row(opened, live[name])) | {"parts": [_record(opened, ref) for ref in _refs(live[name])]}
     wanted = name.lower()
-    refs = [ref for document in live.values() for ref in document.records]
+    refs = [ref for document in live.values() for ref in _refs(document)]
     hits = [ref for ref in refs if len(wanted) >= SHORTEST_ID and opened.record_id(ref).startswith(wanted)]
     if not hits:
         raise missing(opened, name)
@@ -67,8 +67,18 @@ def show(store: str | Path, name: str) -> dict[str, Any]:
     return _record(opened, hits[0])
 
 
+def _unfinished(store: Store) -> list[StoredDocument]:
+    live = store.documents()
+    return [v for v in store.versions() if v.unfinished and live.get(v.document.name, v) is v]
+
+
+def _refs(stored: StoredDocument) -> tuple[RecordRef, ...]:
+    return stored.records + stored.memory
+
+
 def _row(store: Store, stored: StoredDocument) -> DocumentRow:
     rows = [row_values(store, ref) for ref in stored.records]
+    memory = memory_totals(store, stored.memory)
     return DocumentRow(
         name=stored.document.name,
         bytes=stored.document.bytes,
@@ -78,6 +88,8 @@ def _row(store: Store, stored: StoredDocument) -> DocumentRow:
         vectors=int(sum(row["vectors"] for row in rows)),
         corrected_tokens=int(sum(row["corrected_wrong"] + row["corrected_margin"] for row in rows)),
         sha256=stored.document.sha256,
+        memory=memory.vectors,
+        gain=memory.gain,
     )
 
 
@@ -98,4 +110,5 @@ def _record(store: Store, ref: RecordRef) -> dict[str, Any]:
         "shard": store.manifest.shards[ref.shard].path,
         "row": ref.row,
         "report": asdict(record.report),
+        "conditioning": asdict(record.conditioning) if record.conditioning else None,
     }

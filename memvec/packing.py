@@ -109,14 +109,15 @@ def _documents(
 
 
 def _fresh(store: Store, documents: Sequence[Source]) -> list[Source]:
-    """The documents that are not in the store as they are. UsageError where a file would have to be a folder too."""
+    """The documents whose content is not in the store. UsageError where a file would have to be a folder too."""
     live = store.documents()
     names = {*live, *(d.name for d in documents)}
     for name in names:
         for above in PurePosixPath(name).parents:
             if str(above) in names:
                 raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
-    return [d for d in documents if d.name not in live or live[d.name].document.sha256 != d.sha256]
+    held = {(name, stored.document.sha256) for name, stored in live.items() if stored.complete}
+    return [d for d in documents if (d.name, d.sha256) not in held]
 
 
 def _open_or_create(path: Path, folder: Path, model: str) -> Store:

@@ -19,7 +19,7 @@ from memvec.types import Document, RawReason, Record
 
 SORTED_AT_ONCE = 64
 
-Partial = Mapping[tuple[str, str], StoredDocument]  # what an interrupted pack left, by name and sha256
+Partial = Mapping[tuple[str, str], StoredDocument]  # documents without whole content, by name and sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memvec.formats import conditioning as conditioning_format
 from memvec.formats import raw
-from memvec.types import Document, FitReport, Kind, RawReason, Record
+from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
 
 if TYPE_CHECKING:
     from memvec.decode import Certificate
@@ -42,6 +43,32 @@ def exact_record(
         text_sha256=hashlib.sha256(data).digest(),
         reason=RawReason.NONE,
         report=report,
+    )
+
+
+def context_record(
+    document: Document,
+    start: int,
+    data: bytes,
+    tokens: int,
+    vectors: Vectors,
+    conditioning: Conditioning,
+    report: FitReport | None = None,
+) -> Record:
+    """The record of vectors distilled to stand for the text `data` of N = `tokens`; ValueError for a malformed report."""
+    return Record(
+        document=document,
+        kind=Kind.CONTEXT,
+        start=start,
+        length=len(data),
+        tokens=tokens,
+        vectors=vectors,
+        corrections=(),
+        payload=conditioning_format.encode(conditioning),
+        text_sha256=hashlib.sha256(data).digest(),
+        reason=RawReason.NONE,
+        report=report or FitReport(),
+        conditioning=conditioning,
     )
 
 

@@ -20,7 +20,7 @@ from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError, S
 from memvec.formats import files, manifest, shard
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.shard import Shard
-from memvec.types import Document, Problem, ProblemKind, Record
+from memvec.types import Document, Kind, Problem, ProblemKind, Record
 
 # A damaged file may make a parser fail in any of these ways; all of them mean the same.
 PARSE_ERRORS = (ValueError, SafetensorError, OverflowError, RecursionError)
@@ -38,11 +38,23 @@ class RecordRef:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document and its records in order of bytes; `complete` when they cover it without a gap."""
+    """A document, the records that hold its content and those that make up its memory, each in order of bytes."""
 
     document: Document
-    records: tuple[RecordRef, ...]
-    complete: bool
+    records: tuple[RecordRef, ...]  # exact and raw ones; where they leave a gap, all there are
+    complete: bool  # `records` cover the document without a gap: its content is whole
+    memory: tuple[RecordRef, ...] = ()  # context ones; none unless they cover the document without a gap
+    unjoined: tuple[RecordRef, ...] = ()  # context ones where they leave a gap
+
+    @property
+    def usable(self) -> bool:
+        """Is its content whole, or its memory?"""
+        return self.complete or bool(self.memory)
+
+    @property
+    def unfinished(self) -> bool:
+        """Did a pack leave content or a memory that is not whole? What was never begun is not missing."""
+        return bool(self.unjoined) or (bool(self.records) and not self.complete)
 
 
 class Store:
@@ -92,7 +104,9 @@ class Store:
         documents = len({record.document for record in records})
         entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
         files.write_atomically(self.path / entry.path, data)
-        state = state.with_shard(entry, tool)
+        # In the same manifest as the shard: no reader that lacks the kind ever meets it.
+        required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
+        state = state.with_shard(entry, tool, required)
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
         self._versions = None
@@ -114,29 +128,33 @@ class Store:
         return self.shard(ref.shard).digest(ref.row).hex()
 
     def versions(self) -> list[StoredDocument]:
-        """Every document version, complete or not, in order of its newest record."""
+        """Every document version, whole or not, in order of its newest record."""
         if self._versions is None:
             self._versions = self._read_versions()
         return self._versions
 
     def _read_versions(self) -> list[StoredDocument]:
         known: dict[tuple[str, str], Document] = {}
-        found: dict[tuple[str, str], dict[int, RecordRef]] = {}
+        found: dict[tuple[str, str], tuple[dict[int, RecordRef], dict[int, RecordRef]]] = {}
         for number in range(len(self.manifest.shards)):
             part = self.shard(number)
-            columns = (part.tensors[name].tolist() for name in ("document", "start", "length"))
-            for row, (place, start, length) in enumerate(zip(*columns, strict=True)):
+            columns = (part.tensors[name].tolist() for name in ("kind", "document", "start", "length"))
+            for row, (kind, place, start, length) in enumerate(zip(*columns, strict=True)):
                 document = part.documents[place]
                 key = document.name, document.sha256
-                refs = found.pop(key, {})  # re-inserted: the newest comes last
+                content, context = found.pop(key, ({}, {}))  # re-inserted: the newest comes last
+                refs = context if kind == Kind.CONTEXT else content
                 refs[start] = RecordRef(number, row, start, length)
-                found[key] = refs
+                found[key] = content, context
                 known.setdefault(key, document)
-        return [_assemble(known[key], refs) for key, refs in found.items()]
+        return [_assemble(known[key], *refs) for key, refs in found.items()]
 
     def documents(self) -> dict[str, StoredDocument]:
-        """The live documents by name: of several complete versions, the newest."""
-        live = {stored.document.name: stored for stored in self.versions() if stored.complete}
+        """The live documents by name: of several versions with whole content or a whole memory, the newest.
+
+        A newer version that has only a memory hides the content of an older one: that content is of other bytes.
+        """
+        live = {stored.document.name: stored for stored in self.versions() if stored.usable}
         return dict(sorted(live.items()))
 
     def size(self) -> int:
@@ -172,6 +190,10 @@ class Store:
         for name, value in expected.items():
             if part.metadata[name] != value:
                 raise ValueError(f"{name} is {part.metadata[name]}, the manifest says {value}")
+        if manifest.CONTEXT not in state.required and (part.tensors["kind"] == Kind.CONTEXT).any():
+            raise ValueError(
+                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}"
+            )
 
 
 LOCK_NAME = "LOCK"
@@ -212,12 +234,23 @@ def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError
     return StoreDamagedError([Problem(location, kind, message)])
 
 
-def _assemble(document: Document, refs: dict[int, RecordRef]) -> StoredDocument:
+def _assemble(document: Document, content: dict[int, RecordRef], context: dict[int, RecordRef]) -> StoredDocument:
+    records, memory = _joined(document, content), _joined(document, context)
+    return StoredDocument(
+        document,
+        records=records or tuple(content.values()),
+        complete=bool(records),
+        memory=memory,
+        unjoined=() if memory else tuple(context.values()),
+    )
+
+
+def _joined(document: Document, refs: dict[int, RecordRef]) -> tuple[RecordRef, ...]:
+    """Those of `refs`, by start, that cover the document in order; none when there is a gap."""
     # Records of an interrupted pack with other settings may lie across: the walk takes those that join, newest first.
     ordered: list[RecordRef] = []
     reached = 0
     while (ref := refs.get(reached)) is not None and ref not in ordered[-1:]:
         ordered.append(ref)
         reached += ref.length
-    complete = bool(ordered) and reached == document.bytes
-    return StoredDocument(document, tuple(ordered if complete else refs.values()), complete)
+    return tuple(ordered) if reached == document.bytes else ()

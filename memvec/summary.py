@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind, PackReport, RawReason
 
 _COLUMNS = ("kind", "reason", "tokens", "length", "corrected_wrong", "corrected_margin", "token_steps", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTotals:
+    """Totals of context records; the means are weighted by tokens."""
+
+    records: int
+    vectors: int
+    tokens: int
+    gain: float | None  # share of the text's gain [1]; None without records
+    harm: float | None  # of the records it was measured of [nats per token]; None without any
 
 
 def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float | None = None) -> PackReport:
@@ -17,9 +29,10 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
     fitted = [row for row in rows if row["kind"] != Kind.RAW]
     tokens, vectors = (int(sum(row[name] for row in fitted)) for name in ("tokens", "vectors"))
     raw_text = [row for row in rows if row["kind"] == Kind.RAW and row["reason"] != RawReason.NOT_TEXT]
+    memory = memory_totals(store, [ref for document in stored for ref in document.memory])
     origin = store.manifest.fingerprint
     return PackReport(
-        documents=sum(d.complete for d in stored),
+        documents=sum(d.usable for d in stored),
         records=len(rows),
         raw_records=len(rows) - len(fitted),
         source_bytes=sum(d.document.bytes for d in stored),
@@ -29,7 +42,7 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
         tokens_per_vector=round(tokens / vectors, 3) if vectors else 0.0,
         corrected_tokens=int(sum(row["corrected_wrong"] + row["corrected_margin"] for row in fitted)),
         raw_text_bytes=int(sum(row["length"] for row in raw_text)),
-        vector_bytes=vectors * origin.width * 2,
+        vector_bytes=(vectors + memory.vectors) * origin.width * 2,
         store_bytes=store.size(),
         zstd_bytes=sum(d.document.zstd_bytes for d in stored),
         token_steps=int(sum(row["token_steps"] for row in rows)),
@@ -37,7 +50,35 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
         model=origin.source,
         fingerprint=origin.id,
         exact=all(d.complete for d in stored),
+        incomplete=sum(d.unfinished for d in stored),
+        context_records=memory.records,
+        context_vectors=memory.vectors,
+        context_tokens=memory.tokens,
+        gain=memory.gain,
+        harm=memory.harm,
     )
+
+
+def memory_totals(store: Store, refs: Sequence[RecordRef]) -> MemoryTotals:
+    """Totals of the context records at `refs`. StoreDamagedError names a record that is not what was written."""
+    tokens = vectors = 0
+    gains: list[tuple[float, int]] = []
+    harms: list[tuple[float, int]] = []
+    for ref in refs:
+        record = store.record(ref)
+        tokens += record.tokens
+        vectors += len(record.vectors)
+        if (measured := record.conditioning) is not None:
+            gains.append((measured.gain, record.tokens))
+            if measured.harm is not None:
+                harms.append((measured.harm, record.tokens))
+    return MemoryTotals(len(refs), vectors, tokens, _mean(gains), _mean(harms))
+
+
+def _mean(weighted: Sequence[tuple[float, int]]) -> float | None:
+    """Mean of (value, weight); None of nothing."""
+    weight = sum(w for _, w in weighted)
+    return round(sum(value * w for value, w in weighted) / weight, 4) if weight else None
 
 
 def row_values(store: Store, ref: RecordRef) -> dict[str, float]:

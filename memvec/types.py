@@ -25,6 +25,7 @@ class Kind(IntEnum):
 
     RAW = 0
     EXACT = 1
+    CONTEXT = 2  # vectors to condition a model with; they do not decode back to bytes
 
 
 class RawReason(IntEnum):
@@ -120,9 +121,28 @@ class Document:
     tokens: int  # 0 when it is no text
 
 
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """How well the vectors of a context record stand for their text, as measured on held-out rows when it was made.
+
+    The gain is what having something to read saves against reading nothing, in nats per token. The text's is 1.
+    """
+
+    gain: float  # share of the whole text's gain that the vectors keep; 1 is as good as the text, 0 as nothing [1]
+    shuffled: float | None  # the same with the vectors of another document [1]; None: not measured
+    text: float | None  # the same of the best text control of as many positions as there are vectors [1]
+    harm: float | None  # cost on unrelated prompts, above what the text itself costs there [nats per token]
+    nll_none: float  # of the held-out rows with nothing in front [nats per token]
+    nll_text: float  # of the held-out rows with the text in front [nats per token]
+    nll_memory: float  # of the held-out rows with the vectors in front [nats per token]
+    held_out: int  # rows measured, none of which the vectors were distilled on
+    recipe: str  # name of the recipe that made the vectors; informative
+    seed: int  # of the recipe's random numbers
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One segment packed: everything needed to give its bytes back with the model."""
+    """One segment packed: what gives its bytes back with the model or, for a context record, stands for its text."""
 
     document: Document
     kind: Kind
@@ -131,17 +151,32 @@ class Record:
     tokens: int  # N; 0 when the segment is no text
     vectors: Vectors  # (M, D); M = 0 for raw records
     corrections: tuple[tuple[int, int], ...]  # (position, token), ascending
-    payload: bytes  # a zstd frame for raw records, else empty
+    payload: bytes  # a zstd frame: the bytes of a raw record, the conditioning of a context record; else empty
     text_sha256: bytes  # of the segment's bytes
     reason: RawReason
     report: FitReport
+    conditioning: Conditioning | None = None  # of context records; the payload holds it
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackReport:
+    """What an unpack wrote; the field names are those of `--json`."""
+
+    documents: int
+    bytes: int
+    tokens: int  # decoded with the model
+    seconds: float
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """What a pack did or a store holds; the field names are those of `--json`."""
+    """What a pack did or a store holds; the field names are those of `--json`.
 
-    documents: int
+    What does not say otherwise is of exact and raw records alone, so that its ratios mean what they did.
+    """
+
+    documents: int  # with whole content or a whole memory
     records: int
     raw_records: int
     source_bytes: int
@@ -151,12 +186,18 @@ class PackReport:
     tokens_per_vector: float  # fitted_tokens / vectors
     corrected_tokens: int
     raw_text_bytes: int  # bytes of valid text that went raw
-    vector_bytes: int
-    store_bytes: int
+    vector_bytes: int  # of all vectors, those of context records too
+    store_bytes: int  # of everything in the store
     zstd_bytes: int  # zstd -19 of the same documents as one stream
     token_steps: int
     seconds: float
     model: str
     fingerprint: str
-    exact: bool  # every record was certified to decode to its bytes
+    exact: bool  # every document is there whole, in records that were certified to decode to its bytes
     unchanged: int = 0  # documents that were in the store already
+    incomplete: int = 0  # documents whose content or memory an interrupted pack left unfinished
+    context_records: int = 0  # of whole memories, as all that follows
+    context_vectors: int = 0
+    context_tokens: int = 0  # tokens of the text they stand for
+    gain: float | None = None  # mean by tokens of their share of the text's gain [1]; None without context records
+    harm: float | None = None  # mean by tokens where it was measured [nats per token]; None where it was for none

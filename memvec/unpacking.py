@@ -5,28 +5,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from memvec.decoder import Decoder
-from memvec.errors import NotFoundError, ReconstructionError, UsageError
+from memvec.errors import NoContentError, NotFoundError, PartialError, ReconstructionError, UsageError
 from memvec.formats import files
 from memvec.progress import Watch, unwatched
 from memvec.settings import DECODE_BATCH
 from memvec.sources import matches
 from memvec.store import Store, StoredDocument
-from memvec.types import Document
+from memvec.types import Document, UnpackReport
 
-
-@dataclass(frozen=True, slots=True)
-class UnpackReport:
-    """What an unpack wrote; the field names are those of `--json`."""
-
-    documents: int
-    bytes: int
-    tokens: int  # decoded with the model
-    seconds: float
-    files: tuple[str, ...]
+INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
 def unpack(
@@ -43,11 +33,12 @@ def unpack(
     """Write documents (all, or those matching a glob in `documents`) below `output`, each verified before it is written.
 
     `model` is by default the one named in the store; it must have the store's fingerprint. Raises NotFoundError,
-    UsageError when a file is there and `overwrite` is not set, FingerprintError, StoreDamagedError, ReconstructionError.
+    UsageError when a file is there and `overwrite` is not set, FingerprintError, StoreDamagedError, ReconstructionError;
+    of documents without whole content PartialError after the others are written, NoContentError when there is no other.
     """
     begun = time.perf_counter()
     opened = Store.open(store)
-    chosen = select(opened, documents)
+    chosen, skipped = _readable(select(opened, documents))
     folder = Path(output)
     _check_targets(folder, [stored.document.name for stored in chosen], overwrite)
     decoder = Decoder(opened, model, batch, device, watch)
@@ -57,7 +48,10 @@ def unpack(
         written.append(document.name)
         total += len(data)
     seconds = round(time.perf_counter() - begun, 3)
-    return UnpackReport(len(written), total, decoder.progress.tokens_done, seconds, tuple(written))
+    report = UnpackReport(len(written), total, decoder.progress.tokens_done, seconds, tuple(written))
+    if skipped:
+        raise PartialError(skipped, report, "Everything else was unpacked.")
+    return report
 
 
 def read(
@@ -71,9 +65,11 @@ def read(
 ) -> Iterator[tuple[str, bytes]]:
     """(name, verified bytes) of documents, all or those matching a glob, in order of name. Raises as `unpack` does."""
     opened = Store.open(store)
-    chosen = select(opened, documents)
+    chosen, skipped = _readable(select(opened, documents))
     for document, data in _restore(Decoder(opened, model, batch, device, watch), chosen):
         yield document.name, data
+    if skipped:
+        raise PartialError(skipped, rest="Everything else was read.")
 
 
 def cat(
@@ -90,14 +86,15 @@ def cat(
     live = opened.documents()
     if document not in live:
         raise missing(opened, document)
-    ((_, data),) = _restore(Decoder(opened, model, batch, device, watch), [live[document]])
+    chosen, _ = _readable([live[document]])
+    ((_, data),) = _restore(Decoder(opened, model, batch, device, watch), chosen)
     return data
 
 
 def missing(store: Store, name: str) -> NotFoundError:
     """The error for a document that is not there, or not whole."""
     if any(version.document.name == name for version in store.versions()):
-        return NotFoundError(f"{name!r} is incomplete: its pack was interrupted. Run the same pack again to finish it.")
+        return NotFoundError(f"{name!r} is {INCOMPLETE}.")
     return NotFoundError(f"no document {name!r} in {str(store.path)!r}. `memvec list` shows the names.")
 
 
@@ -108,6 +105,18 @@ def select(store: Store, globs: Sequence[str]) -> list[StoredDocument]:
         if not any(matches(name, [glob]) for name in live):
             raise NotFoundError(f"no document matches {glob!r}. `memvec list` shows the names.")
     return [d for name, d in live.items() if not globs or matches(name, globs)]
+
+
+def _readable(documents: Sequence[StoredDocument]) -> tuple[list[StoredDocument], list[tuple[str, str]]]:
+    """Those of `documents` whose content is whole, and the others as (name, reason); an error when all are others."""
+    whole = [stored for stored in documents if stored.complete]
+    begun = [stored.document.name for stored in documents if stored.records and not stored.complete]
+    empty = [stored.document.name for stored in documents if not stored.records]
+    if not whole and empty:
+        raise NoContentError(*empty)
+    if not whole and begun:
+        raise NotFoundError(f"{begun[0]!r} is {INCOMPLETE}.")
+    return whole, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
 
 
 def _restore(decoder: Decoder, documents: Sequence[StoredDocument]) -> Iterator[tuple[Document, bytes]]:

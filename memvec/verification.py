@@ -25,9 +25,10 @@ class VerifyReport:
     records: int
     documents: int
     incomplete: tuple[str, ...]  # documents of an interrupted pack; no damage
-    decoded: int  # records decoded with the model and compared
+    decoded: int  # records decoded with the model and compared; never context ones
     seconds: float
     problems: tuple[Problem, ...]
+    context_records: int = 0  # checked as far as digests and their report go; they do not decode
 
 
 def verify(
@@ -39,7 +40,7 @@ def verify(
     device: str | None = None,
     watch: Watch = unwatched,
 ) -> VerifyReport:
-    """Check every file, digest and record of a store; with `decode`, decode every record and compare it too.
+    """Check every file, digest and record of a store; with `decode`, decode all content and compare it too.
 
     What is wrong is in the report's `problems`, all of it. Raises only NotFoundError, FormatTooNewError and, with
     `decode`, FingerprintError.
@@ -52,11 +53,12 @@ def verify(
     progress = Progress(stage="checking digests")
     problems = list(_structure(opened, progress, watch))
     versions = opened.versions() if not problems else []
-    incomplete = [v.document.name for v in versions if not v.complete]
+    incomplete = [v.document.name for v in versions if v.unfinished]
     decoded = 0
     if versions:
-        # Without a model only what is raw as a whole can be joined and compared; with it, everything.
-        chosen = versions if decode else [v for v in versions if _is_raw(opened, v)]
+        # Without a model only what is raw as a whole can be joined and compared; with it, all content. A memory has no
+        # bytes to compare: its digests and its report, checked above, are all there is.
+        chosen = [v for v in versions if v.records and (decode or _is_raw(opened, v))]
         decoder = Decoder(opened, model, batch, device, watch)
         problems += _contents(decoder, chosen)
         decoded = sum(len(v.records) for v in chosen) if decode else 0
@@ -69,6 +71,7 @@ def verify(
         decoded=decoded,
         seconds=round(time.perf_counter() - begun, 3),
         problems=tuple(problems),
+        context_records=sum(len(v.memory) + len(v.unjoined) for v in versions),
     )
 
 
