@@ -14,11 +14,12 @@ from memvec.cli.output import Output, common
 from memvec.cli.render import totals
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
-from memvec.settings import PackSettings
+from memvec.questions import read_questions
+from memvec.settings import ContextSettings, PackSettings
 from memvec.sources import Source
 from memvec.types import PackReport
 
-D = PackSettings()
+C, D = ContextSettings(), PackSettings()
 
 
 @click.command("pack")
@@ -28,6 +29,20 @@ D = PackSettings()
 )
 @click.option(
     "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["exact", "context", "both"]),
+    default="exact",
+    show_default=True,
+    help="Records that give the bytes back, memories to condition the model with, or both.",
+)
+@click.option("--ratio", type=float, default=C.ratio, show_default=True, help="Tokens a context vector stands for.")
+@click.option("--gist", is_flag=True, help="Allow ratios above 16, which lose names and numbers.")
+@click.option("--window-tokens", type=int, default=C.window_tokens, show_default=True, help="Most tokens of a memory.")
+@click.option("--distil-steps", type=int, default=C.steps, show_default=True, help="Optimiser steps of a memory.")
+@click.option(
+    "--questions", metavar="FILE", help="JSON lines {document, question, answer} that memories learn from too."
 )
 @click.option("--name", help="Document name of standard input (SRC is -).")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable.")
@@ -56,6 +71,12 @@ def command(
     sources: tuple[str, ...],
     store: str,
     model: str,
+    kind: Any,
+    ratio: float,
+    gist: bool,
+    window_tokens: int,
+    distil_steps: int,
+    questions: str | None,
     name: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -65,17 +86,24 @@ def command(
     output: Output,
     **options: Any,
 ) -> None:
-    """Pack files and folders (- for standard input) into STORE as [mem] vectors, each certified by decoding it.
+    """Pack files and folders (- for standard input) into STORE as [mem] vectors.
+
+    Exact records are certified by decoding them; memories are measured on questions they did not learn from.
 
     Names are relative to each folder given. Documents that are in STORE already are left as they are.
     """
     from memvec.packing import pack
 
-    settings = PackSettings(memory=int(memory * 2**30) if math.isfinite(memory) else -1, **options)
+    limit = int(memory * 2**30) if math.isfinite(memory) else -1
+    settings = PackSettings(memory=limit, **options)
+    context = ContextSettings(
+        ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit
+    )
+    asked = read_questions(questions) if questions else []
     try:
         report = pack(
-            _read(sources, name), store, model=model, settings=settings, include=include, exclude=exclude,
-            device=device, dtype=dtype, watch=output.watch,
+            _read(sources, name), store, model=model, kind=kind, settings=settings, context=context, questions=asked,
+            include=include, exclude=exclude, device=device, dtype=dtype, watch=output.watch,
         )  # fmt: skip
     except (PartialError, InterruptedPackError) as error:
         why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}

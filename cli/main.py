@@ -15,6 +15,7 @@ from memvec.errors import InterruptedPackError, MemvecError, PartialError
 
 COMMANDS = {
     "cat": "write one document to standard output",
+    "evaluate": "judge memories by questions, beside every control",
     "fingerprint": "show what model and tokenizer vectors would belong to",
     "info": "totals of a store, with the honest ratios",
     "list": "the documents of a store",

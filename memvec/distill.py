@@ -104,7 +104,8 @@ def start(lm: FrozenLM, ids: Sequence[int], vectors: int) -> Tensor:
     embedded = lm.embed(torch.tensor(ids, device=lm.device)).float()
     means = torch.stack([window.mean(0) for window in torch.tensor_split(embedded, vectors)])
     usual: Tensor = lm.table.float().norm(dim=1).median()
-    return means / means.norm(dim=1, keepdim=True).clamp(min=1e-6) * usual
+    lengths: Tensor = means.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return means / lengths * usual
 
 
 class DistilEngine:
@@ -141,12 +142,14 @@ class DistilEngine:
     def _refill(self) -> None:
         while self.queue and self._fits(self.queue[0]):
             task = self.queue.popleft()
-            spans, phases = combs(len(task.ids), self.settings.span, self.settings.stride)
+            spans, phases = (
+                combs(len(task.ids), self.settings.span, self.settings.stride) if self.settings.span > 2 else ([], [])
+            )
             rows = [Row(task.ids[begin:end], 1) for begin, end in spans]
             text = torch.cat([self.befores[0], self.lm.embed(torch.tensor(task.ids, device=self.lm.device))])
             self.slots.append(
                 _Slot(
-                    task, phases, teach(self.lm, text, rows), teach(self.lm, text, task.extra) if task.extra else Lesson([], []),
+                    task, phases, teach(self.lm, text, rows) if rows else Lesson([], []), teach(self.lm, text, task.extra) if task.extra else Lesson([], []),
                     random.Random(f"{self.settings.seed} {task.ids}"),
                 )
             )  # fmt: skip
@@ -185,7 +188,7 @@ class DistilEngine:
         owner: list[int] = []
         answers: list[TeacherPass] = []
         for number, slot in enumerate(self.slots):
-            chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)]
+            chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)] if slot.combs else []
             for _ in range(self.settings.aside_rows if self.aside.rows else 0):
                 chosen.append((self.aside, slot.chance.randrange(len(self.aside.rows))))
             for _ in range(min(self.settings.extra_rows, len(slot.extra.rows))):

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from memvec import off_topic
 from memvec.arms import EQUAL_POSITIONS, control_arms, embedded, text_arms
 from memvec.costs import Costs, measure_costs
 from memvec.errors import NotFoundError, UsageError
+from memvec.forms import question_row
 from memvec.gain import Sums, interval, per_token, share
 from memvec.lm import FrozenLM
 from memvec.loading import load_lm
@@ -127,15 +127,6 @@ def evaluate(
         progress.documents_done += 1
     enter("timing", progress, watch)
     return trial.report(_write_seconds(opened, names))
-
-
-def question_row(tokenizer: Any, question: str, answer: str, template: str) -> Row:
-    """The tokens behind a memory of a question and its answer; the answer counts."""
-    if template == "chat":
-        head, tail = frame(tokenizer, question, "chat").after, answer
-    else:
-        head, tail = frame(tokenizer, f"Question: {question}\nAnswer:", "text").after, f" {answer}"
-    return Row((*head, *tokenizer(tail, add_special_tokens=False)["input_ids"]), len(head))
 
 
 class _Trial:

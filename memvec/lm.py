@@ -65,16 +65,21 @@ class FrozenLM:
         out = self.model.base_model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
         return out.past_key_values
 
-    def hidden_behind(self, cache: Any, held: Tensor, owner: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states (R, L, D) of rows of ids (R, L) behind the prefixes that `prefill` ran. Differentiable.
-
-        Row r continues prefix owner[r]; held (S, P) and mask (R, L) say which positions count.
-        """
+    def branch(self, cache: Any, owner: Tensor) -> Any:
+        """A cache of rows owner (R,) of another, the gradient kept."""
         from transformers import DynamicCache
 
         branches = DynamicCache()
         for number, layer in enumerate(cache.layers):
             branches.update(layer.keys[owner], layer.values[owner], number)
+        return branches
+
+    def hidden_behind(self, cache: Any, held: Tensor, owner: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states (R, L, D) of rows of ids (R, L) behind the prefixes that `prefill` ran. Differentiable.
+
+        Row r continues prefix owner[r]; held (S, P) and mask (R, L) say which positions count.
+        """
+        branches = self.branch(cache, owner)
         whole = torch.cat([held[owner], mask], dim=1)
         positions = (whole.cumsum(1) - 1).clamp(min=0)[:, held.shape[1] :]
         hidden: Tensor = self.model.base_model(
@@ -102,9 +107,13 @@ class FrozenLM:
         return out.logits[:, -1], out.past_key_values
 
     @torch.inference_mode()
-    def advance(self, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """(logits of the next token (B, V), cache) after one more token a row (B,)."""
-        out = self.model(input_ids=ids[:, None], past_key_values=cache, use_cache=True)
+    def advance(self, ids: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+        """(logits of the next token (B, V), cache) after one more token a row (B,).
+
+        mask (B, L) says which positions count, this one included; without one all do.
+        """
+        where = {} if mask is None else {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+        out = self.model(input_ids=ids[:, None], past_key_values=cache, use_cache=True, **where)
         return out.logits[:, -1], out.past_key_values
 
 

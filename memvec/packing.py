@@ -7,14 +7,17 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
 
 import torch
 
 from memvec import __version__
 from memvec.allocator import keeping_memory
 from memvec.decode import Certificate, certify
+from memvec.distilling import Distilling, Generate
 from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
 from memvec.fit import FitEngine, Fitted
 from memvec.formats.documents import check_name
@@ -24,12 +27,16 @@ from memvec.lm import FrozenLM, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.planning import Waiting, plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.questions import Question
 from memvec.records import exact_record, raw_records
-from memvec.settings import DECODE_BATCH, PackSettings
+from memvec.settings import DECODE_BATCH, ContextSettings, PackSettings
 from memvec.sources import Source, gather
 from memvec.store import Store, writing
 from memvec.summary import summarise
 from memvec.types import FitReport, PackReport, RawReason, Record
+from memvec.windows import windows
+
+PackKind = Literal["exact", "context", "both"]
 
 COMMIT_SECONDS = 120.0  # finished records wait about this long for a commit
 COMMIT_RECORDS, COMMIT_BYTES = 1024, 256 * 1024 * 1024  # of one shard
@@ -43,15 +50,22 @@ def pack(
     store: str | Path,
     *,
     model: str = DEFAULT_MODEL,
+    kind: PackKind = "exact",
     settings: PackSettings | None = None,
+    context: ContextSettings | None = None,
+    questions: Sequence[Question] = (),
+    generate: Generate | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     device: str | None = None,
     dtype: str | None = None,
     watch: Watch = unwatched,
 ) -> PackReport:
-    """Pack files, folders and `Source`s into the store at `store`, made or added to; every record is certified.
+    """Pack files, folders and `Source`s into the store at `store`, made or added to.
 
+    `kind` "exact" makes records that give the bytes back, each certified; "context" makes memories to condition the model
+    with, each measured, from which nothing can be unpacked; "both" makes both. `questions` and what `generate` (text,
+    count) returns are (question, answer) pairs that memories learn from beside the text itself.
     Documents already there with the same bytes are left as they are; changed ones replace the old when complete.
     `dtype` is what vectors are fitted in (default: bfloat16 where the processor has it); certifying is float32.
     Raises UsageError, NotFoundError, FingerprintError, StoreDamagedError, StoreLockedError; PartialError when inputs
@@ -59,19 +73,22 @@ def pack(
     """
     begun = time.perf_counter()
     documents, skipped = _documents(sources, include, exclude, Path(store))
-    settings, device = settings or PackSettings(), pick_device(device)
-    kind = pick_dtype(dtype, device)
+    if kind not in get_args(PackKind):
+        raise UsageError(f"kind is {kind!r}, expected {', '.join(get_args(PackKind))}.")
+    device = pick_device(device)
+    wanted = _Wanted(kind, settings or PackSettings(), context or ContextSettings(), questions, generate)
+    fast = pick_dtype(dtype, device)
     progress = Progress(documents=len(documents))
     folder = resolve(model, lambda message: enter(message, progress, watch))
     with writing(store):
         enter("fingerprinting the model", progress, watch)
         opened = _open_or_create(Path(store), folder, model)
-        run = _Run(opened, settings, progress, watch)
-        fresh = _fresh(opened, documents)
+        run = _Run(opened, wanted, progress, watch)
+        fresh = _fresh(opened, documents, kind)
         progress.documents_done = len(documents) - len(fresh)
         interrupted = False
         try:
-            run.work(fresh, folder, device, kind)
+            run.work(fresh, folder, device, fast)
         except KeyboardInterrupt:
             run.finish_early()
             interrupted = True
@@ -79,6 +96,7 @@ def pack(
         packed = [v for v in opened.versions() if (v.document.name, v.document.sha256) in names]
         report = summarise(opened, packed, time.perf_counter() - begun)
         report = dataclasses.replace(report, unchanged=len(documents) - len(fresh))
+        skipped += run.refused
     if interrupted:
         raise InterruptedPackError(report, run.finished)
     if skipped:
@@ -108,15 +126,19 @@ def _documents(
     return documents, skipped
 
 
-def _fresh(store: Store, documents: Sequence[Source]) -> list[Source]:
-    """The documents whose content is not in the store. UsageError where a file would have to be a folder too."""
+def _fresh(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:
+    """The documents of which something wanted is not in the store. UsageError where a file would be a folder too."""
     live = store.documents()
     names = {*live, *(d.name for d in documents)}
     for name in names:
         for above in PurePosixPath(name).parents:
             if str(above) in names:
                 raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
-    held = {(name, stored.document.sha256) for name, stored in live.items() if stored.complete}
+    held = {
+        (name, stored.document.sha256)
+        for name, stored in live.items()
+        if (stored.complete or kind == "context") and (stored.memory or kind == "exact")
+    }
     return [d for d in documents if (d.name, d.sha256) not in held]
 
 
@@ -133,11 +155,24 @@ def _open_or_create(path: Path, folder: Path, model: str) -> Store:
     return opened
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a pack is asked to make."""
+
+    kind: PackKind
+    settings: PackSettings
+    context: ContextSettings
+    questions: Sequence[Question]
+    generate: Generate | None
+
+
 class _Run:
     """One pack into an open, locked store."""
 
-    def __init__(self, store: Store, settings: PackSettings, progress: Progress, watch: Watch) -> None:
-        self.store, self.settings, self.progress, self.watch = store, settings, progress, watch
+    def __init__(self, store: Store, wanted: _Wanted, progress: Progress, watch: Watch) -> None:
+        self.store, self.wanted, self.progress, self.watch = store, wanted, progress, watch
+        self.settings = wanted.settings
+        self.refused: list[tuple[str, str]] = []  # (document, why it has no memory)
         self.pending: list[Record] = []  # certified, not yet committed
         self.retired: list[Fitted] = []  # fitted, not yet certified
         self.waiting: list[Waiting] = []  # by task key
@@ -146,16 +181,30 @@ class _Run:
         self.finished = 0  # records of this run that are in the store
 
     def work(self, fresh: Sequence[Source], folder: Path, device: str, kind: torch.dtype) -> None:
-        """Segment, fit, certify and commit `fresh`; fits run in `kind`."""
+        """Make and commit what is wanted of `fresh`; vectors are fitted in `kind`."""
         if not fresh:
             return
         enter("loading the model", self.progress, self.watch)
-        self.exact = FrozenLM(folder, torch.float32, device)
-        fast = self.exact if kind == torch.float32 else FrozenLM(folder, kind, device)
+        fast = FrozenLM(folder, kind, device)
         with keeping_memory():
-            self._plan(fresh, fast)
-            self._fit(FitEngine(fast, self.settings))
-            self._commit()
+            if self.wanted.kind != "context":
+                self.exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+                self._plan(fresh, fast)
+                self._fit(FitEngine(fast, self.settings))
+                self._commit()
+            if self.wanted.kind != "exact":
+                self._distil(fresh, fast)
+                self._commit()
+
+    def _distil(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
+        known = {(v.document.name, v.document.sha256): v for v in self.store.versions()}
+        todo, refused = windows(fresh, known, lm, self.wanted.context)
+        self.refused = refused if self.wanted.kind == "context" else []  # with "both" their content is there
+        distilling = Distilling(lm, self.wanted.context, self.wanted.questions, self.wanted.generate)
+        for records in distilling.run(todo, self.progress, self.watch) if todo else ():
+            self.pending += records
+            if time.monotonic() - self.committed > COMMIT_SECONDS:
+                self._commit()
 
     def finish_early(self) -> None:
         """After Ctrl-C: certify what was fitted and commit it."""
@@ -169,6 +218,8 @@ class _Run:
     def _plan(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
         enter("measuring surprisal and cutting segments", self.progress, self.watch)
         partial = {(v.document.name, v.document.sha256): v for v in self.store.versions() if not v.complete}
+        whole = {(v.document.name, v.document.sha256) for v in self.store.versions() if v.complete}
+        fresh = [source for source in fresh if (source.name, source.sha256) not in whole]
         made = plan(fresh, partial, lm, self.settings)
         self.pending += made.raw
         self.waiting = made.waiting

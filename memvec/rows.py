@@ -82,3 +82,29 @@ def score(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> list[float]:
         nats = head_pass(hidden, lm.head, targets(lm, chunk), gradient=False).nats
         out += [float(part.sum()) for part in torch.split(nats, [row.scored for row in chunk])]
     return out
+
+
+@torch.inference_mode()
+def sample(
+    lm: FrozenLM,
+    prefixes: Sequence[Tensor],
+    owner: Sequence[int],
+    heads: Sequence[int],
+    new: int,
+    temperature: float,
+    seed: int,
+) -> list[list[int]]:
+    """What the LM goes on with behind prefix owner[r] and the head token of each row: the head and `new` drawn tokens."""
+    chance = torch.Generator(lm.device).manual_seed(seed)
+    run = run_prefixes(lm, prefixes)
+    owners = torch.tensor(owner, device=lm.device)
+    cache, mask = lm.branch(run.cache, owners), run.held[owners]
+    drawn = torch.tensor(heads, device=lm.device)
+    out = [drawn]
+    for _ in range(new):
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        logits, cache = lm.advance(drawn, cache, mask)
+        drawn = torch.multinomial((logits.float() / temperature).softmax(1), 1, generator=chance)[:, 0]
+        out.append(drawn)
+    rows: list[list[int]] = torch.stack(out, dim=1).tolist()
+    return rows

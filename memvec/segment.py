@@ -60,14 +60,29 @@ def _batch_surprisal(lm: FrozenLM, batch: Sequence[Sequence[int]]) -> list[list[
 def cut(
     text: str, ids: Sequence[int], nats: Sequence[float], lm: FrozenLM, settings: PackSettings
 ) -> list[Segment] | None:
-    """Segments that tile `text`; None when the tokens cannot be cut so that each piece decodes to its own bytes."""
+    """Segments of bounded tokens and nats that tile `text`; None when it cannot be cut, as `tile` says."""
     budget = settings.budget(lm.width) * (settings.vectors or MOST_VECTORS)
     total = [0.0, *accumulate(nats)]
+    return _tile(text, ids, lm.decode, lambda at: _furthest(at, total, budget, settings.segment_tokens))
+
+
+def tile(text: str, ids: Sequence[int], decode: Callable[[Sequence[int]], str], most: int) -> list[Segment] | None:
+    """Segments of at most about `most` tokens, alike in length, that tile `text`.
+
+    None when the tokens cannot be cut so that each piece decodes to its own bytes.
+    """
+    size = math.ceil(len(ids) / max(1, math.ceil(len(ids) / most)))
+    # A last piece takes a stump along: cuts at sentence ends come early, and their sum would leave one.
+    return _tile(text, ids, decode, lambda at: len(ids) if len(ids) - at <= 1.25 * size else at + size)
+
+
+def _tile(
+    text: str, ids: Sequence[int], decode: Callable[[Sequence[int]], str], furthest: Callable[[int], int]
+) -> list[Segment] | None:
     segments: list[Segment] = []
     at, char, byte = 0, 0, 0
     while at < len(ids):
-        end = _furthest(at, total, budget, settings.segment_tokens)
-        piece = _best_piece(text, char, ids, at, end, lm.decode)
+        piece = _best_piece(text, char, ids, at, furthest(at), decode)
         if piece is None:
             return None
         stop, words = piece

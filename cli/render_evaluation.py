@@ -1,0 +1,85 @@
+"""An evaluation in words: the gain never without the controls that could explain it, nor without the harm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from memvec.cli.output import clock
+
+if TYPE_CHECKING:
+    from memvec.evaluation import Evaluation
+
+LEGEND = "gain: share of what the whole text saves on the right answers; 1 is as good as the text, 0 as nothing"
+
+
+def evaluation(e: Evaluation) -> str:
+    """The tables of `evaluate`."""
+    left_out = f", {e.skipped} left out: the model cannot use their text" if e.skipped else ""
+    head = f"{e.documents} documents, {e.questions} questions ({e.template} form){left_out}"
+    return "\n\n".join([head, _gains(e), _elsewhere(e), _costs(e), f"  {LEGEND}"])
+
+
+def _gains(e: Evaluation) -> str:
+    bounds = "" if e.gain_low is None or e.gain_high is None else f"{e.gain_low:.2f} to {e.gain_high:.2f}"
+    rows = [
+        ("in front of the question", "gain", "95 %", "nats/token"),
+        ("memory", _two(e.gain), bounds, _nll(e, "memory")),
+    ]
+    rows += [
+        (name, _two(value), "", _nll(e, key))
+        for name, value, key in (
+            ("another's memory", e.shuffled, "shuffled"),
+            ("noise of its norms", e.random, "random"),
+            ("exact vectors", e.exact, "exact"),
+            *((f"text, {name}", value, name) for name, value in e.text_at_equal_positions.items()),
+            *((f"{count} memories", value, count) for count, value in e.company.items()),
+            ("nothing", 0.0, "none"),
+            ("the whole text", 1.0, "text"),
+        )
+        if value is not None
+    ]
+    return _table(rows)
+
+
+def _elsewhere(e: Evaluation) -> str:
+    off = e.off_topic
+    rows = [("on unrelated prompts", "nats/token", "choices right")]
+    rows += [(_front(name), f"{off.nll[name]:.3f}", f"{off.accuracy[name]:.0%}") for name in off.nll]
+    return f"{_table(rows)}\n  harm: {e.harm:+.3f} nats/token against the text in front"
+
+
+def _costs(e: Evaluation) -> str:
+    c = e.costs
+    rows = [("cost of a query", "positions", "prefill ms", "cache bytes")]
+    rows += [
+        ("text", f"{c.positions_text:.0f}", f"{c.prefill_text * 1000:.1f}", f"{c.cache_text:,.0f}"),
+        ("memory", f"{c.positions_memory:.0f}", f"{c.prefill_memory * 1000:.1f}", f"{c.cache_memory:,.0f}"),
+    ]
+    pays = (
+        ""
+        if c.break_even is None
+        else f"; writing ({clock(c.write_seconds or 0)}) is paid for after {c.break_even:,.0f} queries"
+    )
+    return f"{_table(rows)}\n  prefill {c.speedup:.1f} times faster{pays}"
+
+
+def _front(name: str) -> str:
+    return {"none": "nothing", "text": "the whole text", "memory": "memory"}[name]
+
+
+def _two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _nll(e: Evaluation, name: str) -> str:
+    values: Mapping[str, float | None] = e.nll
+    return _two(values.get(name))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        f"  {row[0]:<{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )

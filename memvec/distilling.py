@@ -1,0 +1,135 @@
+"""The context half of `pack`: windows of documents distilled, and what came of each measured on held-out questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from memvec import off_topic
+from memvec.arms import EQUAL_POSITIONS, embedded, text_arms
+from memvec.distill import DistilEngine, Distilled, DistilTask
+from memvec.forms import beginnings, question_row
+from memvec.gain import Sums, per_token, share
+from memvec.lm import FrozenLM
+from memvec.progress import Progress, Watch, enter
+from memvec.questions import Question, cloze_questions
+from memvec.records import context_record
+from memvec.rows import Row, sample, score
+from memvec.settings import ContextSettings
+from memvec.types import Conditioning, FitReport, Record
+from memvec.windows import Window
+
+HELD_OUT = 16  # cloze questions that no vector learns from
+PASSAGES = 8  # off-topic prompts with answers, to measure harm
+ASIDE, ASIDE_TOKENS = 48, 24  # off-topic prompts to train on, and tokens of what the LM says to each
+GENERATED = 64  # questions asked of a generator for each window
+RECIPE = "combs-1"
+
+Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
+
+
+class Distilling:
+    """Windows of one pack, distilled by `lm`."""
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        settings: ContextSettings,
+        questions: Sequence[Question] = (),
+        generate: Generate | None = None,
+    ) -> None:
+        """`questions` and what `generate` makes of each window's text are learnt from beside the text itself."""
+        self.lm, self.settings, self.questions, self.generate = lm, settings, questions, generate
+        self.befores = beginnings(lm.tokenizer)
+
+    def run(self, windows: Sequence[Window], progress: Progress, watch: Watch) -> Iterator[list[Record]]:
+        """Records of `windows`, as they are done."""
+        enter("asking what the texts say", progress, watch)
+        engine = DistilEngine(self.lm, self.settings, self.befores, self._aside())
+        engine.add(self._task(key, window) for key, window in enumerate(windows))
+        enter("distilling", progress, watch)
+        begun = time.perf_counter()
+
+        def tick(token_steps: int) -> None:
+            progress.token_steps += token_steps
+            progress.seconds = time.perf_counter() - begun
+            watch(progress)
+
+        latest: list[Distilled] = []  # whose vectors stand in as those of another document
+        for batch in engine.run(tick):
+            latest = [*latest[-1:], *batch]
+            yield [self._record(windows[done.task.key], done, _other(windows, done, latest)) for done in batch]
+
+    def _task(self, key: int, window: Window) -> DistilTask:
+        asked = [(q.question, q.answer) for q in self.questions if q.document == window.document.name]
+        if self.generate is not None:
+            asked += self.generate(window.text, GENERATED)
+        extra = tuple(question_row(self.lm.tokenizer, question, answer) for question, answer in asked)
+        return DistilTask(key, window.segment.ids, self.settings.vectors_for(len(window.segment.ids)), extra)
+
+    def _aside(self) -> list[Row]:
+        """Off-topic prompts with what the LM says to them, as it is."""
+        if not self.settings.aside_rows:
+            return []
+        before = embedded(self.lm, self.befores[0])
+        rows = [question_row(self.lm.tokenizer, prompt, "") for prompt in off_topic.prompts()[:ASIDE]]
+        fronts = [torch.cat([before, embedded(self.lm, row.ids[:-1])]) for row in rows]
+        heads = [row.ids[-1] for row in rows]
+        drawn = sample(self.lm, fronts, range(len(rows)), heads, ASIDE_TOKENS, 1.0, self.settings.seed)
+        return [Row((*row.ids, *said[1:]), row.start) for row, said in zip(rows, drawn, strict=True)]
+
+    def _record(self, window: Window, done: Distilled, other: Tensor | None) -> Record:
+        task, segment = done.task, window.segment
+        report = FitReport(steps=task.steps, token_steps=task.token_steps, seconds=task.seconds)
+        return context_record(
+            window.document,
+            segment.start,
+            window.text.encode(),
+            len(segment.ids),
+            done.vectors,
+            self._measured(window, done, other),
+            report,
+        )
+
+    def _measured(self, window: Window, done: Distilled, other: Tensor | None) -> Conditioning:
+        """What the rounded vectors are worth on cloze questions that they did not learn from."""
+        memory = _tensor(done).to(self.lm.device)
+        asked = cloze_questions(window.document.name, window.text, HELD_OUT, self.settings.seed)
+        rows = [question_row(self.lm.tokenizer, q.question, q.answer) for q in asked]
+        arms = {"none": memory[:0], "memory": memory, **text_arms(self.lm, window.text, len(memory))}
+        if other is not None:
+            arms["shuffled"] = other.to(self.lm.device)
+        sums = [Sums({name: sum(self._score(arm, rows)) for name, arm in arms.items()}, sum(r.scored for r in rows))]
+        passages = [question_row(self.lm.tokenizer, p.prompt, p.continuation) for p in off_topic.passages()[:PASSAGES]]
+        aside = {name: sum(self._score(arms[name], passages)) for name in ("text", "memory")}
+        controls = [value for name in EQUAL_POSITIONS if (value := share(sums, name)) is not None]
+        return Conditioning(
+            gain=share(sums, "memory") or 0.0,
+            shuffled=share(sums, "shuffled"),
+            text=max(controls, default=None),
+            harm=(aside["memory"] - aside["text"]) / sum(row.scored for row in passages),
+            nll_none=per_token(sums, "none") or 0.0,
+            nll_text=per_token(sums, "text") or 0.0,
+            nll_memory=per_token(sums, "memory") or 0.0,
+            held_out=len(rows),
+            recipe=RECIPE,
+            seed=self.settings.seed,
+        )
+
+    def _score(self, front: Tensor, rows: Sequence[Row]) -> list[float]:
+        before = embedded(self.lm, self.befores[0])
+        return score(self.lm, torch.cat([before, front.to(before.dtype)]), rows) if rows else []
+
+
+def _other(windows: Sequence[Window], done: Distilled, latest: Sequence[Distilled]) -> Tensor | None:
+    """The vectors of another document, if some are done."""
+    name = windows[done.task.key].document.name
+    found = next((d for d in latest if windows[d.task.key].document.name != name), None)
+    return None if found is None else _tensor(found)
+
+
+def _tensor(done: Distilled) -> Tensor:
+    return torch.from_numpy(done.vectors.astype("float32"))

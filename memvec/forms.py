@@ -1,0 +1,26 @@
+"""How questions about a document are put to a model, in training and in judging alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memvec.rows import Row
+from memvec.template import frame, uses_chat
+
+
+def question_row(tokenizer: Any, question: str, answer: str, template: str = "text") -> Row:
+    """The tokens behind a memory of a question and its answer, of which the answer counts. UsageError.
+
+    "chat" is the user's turn and the assistant's, "text" is Question: … Answer: … for models without a template.
+    """
+    if uses_chat(tokenizer, template):
+        head, tail = frame(tokenizer, question, "chat").after, answer
+    else:
+        head, tail = frame(tokenizer, f"Question: {question}\nAnswer:", "text").after, f" {answer}"
+    return Row((*head, *tokenizer(tail, add_special_tokens=False)["input_ids"]), len(head))
+
+
+def beginnings(tokenizer: Any) -> list[tuple[int, ...]]:
+    """What a memory may stand behind: BOS alone and, where there is a chat template, the start of a user's turn."""
+    kinds = ["text", *(["chat"] if uses_chat(tokenizer, "auto") else [])]
+    return list(dict.fromkeys(frame(tokenizer, "", kind).before for kind in kinds))

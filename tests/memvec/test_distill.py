@@ -1,0 +1,164 @@
+"""Distilling on the tiny LM: it reads the vectors as it reads the text, other memories do not, and its parts do their work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memvec.distill import DistilEngine, Distilled, DistilTask, combs, start, teach
+from memvec.objective import TeacherPass, distil_pass
+from memvec.rows import Row, run_prefixes, run_rows, score
+from memvec.settings import ContextSettings
+
+CORPUS = Path(__file__).parents[1] / "tiny" / "corpus.txt"
+BEFORE = (0,)
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_lm: Any) -> list[tuple[int, ...]]:
+    """Three passages of the book with their words out of order: nothing the LM could know."""
+    words = CORPUS.read_text().split()
+    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = " ".join(words[i] for i in order)
+    ids = tiny_lm.encode(shuffled)
+    return [tuple(ids[at : at + 72]) for at in (0, 500, 1000)]
+
+
+def distil(lm: Any, texts: list[tuple[int, ...]], aside: Any = (), **changes: Any) -> list[Distilled]:
+    settings = ContextSettings(**{"steps": 60, "aside_rows": 0, "company": 0.0, **changes})
+    engine = DistilEngine(lm, settings, [BEFORE], list(aside))
+    engine.add(DistilTask(i, ids, settings.vectors_for(len(ids))) for i, ids in enumerate(texts))
+    return sorted((done for batch in engine.run() for done in batch), key=lambda done: done.task.key)
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny_lm: Any, texts: list[tuple[int, ...]]) -> list[Distilled]:
+    return distil(tiny_lm, texts)
+
+
+def vectors(done: Distilled) -> torch.Tensor:
+    return torch.from_numpy(done.vectors).float()
+
+
+def nats(lm: Any, ids: tuple[int, ...], front: torch.Tensor | None) -> float:
+    """Surprisal of spans at places between those that were asked for, two tokens given."""
+    rows = [Row(ids[at : at + 11], 2) for at in range(1, len(ids) - 11, 7)]
+    before = lm.embed(torch.tensor(BEFORE))
+    return sum(score(lm, before if front is None else torch.cat([before, front]), rows))
+
+
+def gain(lm: Any, ids: tuple[int, ...], front: torch.Tensor) -> float:
+    none, text = nats(lm, ids, None), nats(lm, ids, lm.embed(torch.tensor(ids)))
+    return (none - nats(lm, ids, front)) / (none - text)
+
+
+def test_vectors_stand_for_their_text_and_for_no_other(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    for number, (ids, done) in enumerate(zip(texts, distilled, strict=True)):
+        assert done.vectors.shape == (18, tiny_lm.width) and done.vectors.dtype == "float16"
+        assert gain(tiny_lm, ids, vectors(done)) > 0.7
+        assert gain(tiny_lm, ids, vectors(distilled[number - 1])) < 0.2
+        assert gain(tiny_lm, ids, start(tiny_lm, ids, 18)) < 0.3  # what it starts from would not do
+
+
+def test_the_same_seed_makes_the_same_vectors(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    again = distil(tiny_lm, texts)
+    assert all((a.vectors == b.vectors).all() for a, b in zip(again, distilled, strict=True))
+    other = distil(tiny_lm, texts[:1], seed=1, steps=5)
+    assert (other[0].vectors != distil(tiny_lm, texts[:1], steps=5)[0].vectors).any()
+
+
+def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny_lm: Any, texts: Any) -> None:
+    settings = ContextSettings(steps=3, memory=1)
+    engine = DistilEngine(tiny_lm, settings, [BEFORE], [])
+    engine.add(DistilTask(i, ids, 18) for i, ids in enumerate(texts))
+    batches = list(engine.run())
+    assert [len(batch) for batch in batches] == [1, 1, 1]
+    assert all(done.task.steps == 3 and done.task.token_steps > 3 * 72 for batch in batches for done in batch)
+
+
+def test_rows_aside_keep_the_model_as_it_was(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    ids = tiny_lm.encode(CORPUS.read_text()[:3000])
+    aside = [Row(tuple(ids[at : at + 24]), 4) for at in range(0, 480, 24)]
+    held_out = [Row(tuple(ids[at : at + 24]), 4) for at in range(500, 740, 24)]
+    careful = distil(tiny_lm, texts, aside=aside, aside_rows=4)
+    before = tiny_lm.embed(torch.tensor(BEFORE))
+
+    def harm(done: Distilled) -> float:
+        return sum(score(tiny_lm, torch.cat([before, vectors(done)]), held_out)) - sum(score(tiny_lm, before, held_out))
+
+    assert sum(map(harm, careful)) < 0.8 * sum(map(harm, distilled))
+
+
+def test_company_in_training_makes_memories_bear_company(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    sociable = distil(tiny_lm, texts, company=0.5)
+
+    def together(made: list[Distilled]) -> float:
+        pairs = [torch.cat([vectors(a), vectors(b)]) for a, b in ((made[0], made[1]), (made[1], made[0]))]
+        return sum(gain(tiny_lm, texts[0], pair) for pair in pairs) / 2
+
+    assert together(sociable) > together(distilled) + 0.05
+
+
+def test_extra_rows_are_learnt(tiny_lm: Any, texts: Any) -> None:
+    key, answer = (7, 11, 13), texts[0][30:38]
+    row = Row((*key, *answer), 3)
+    settings = ContextSettings(steps=40, aside_rows=0, company=0.0, extra_rows=1)
+    before, made = tiny_lm.embed(torch.tensor(BEFORE)), []
+    for extra in ((), (row,)):
+        engine = DistilEngine(tiny_lm, settings, [BEFORE], [])
+        engine.add([DistilTask(0, texts[0], 18, extra)])
+        made += [done for batch in engine.run() for done in batch]
+    text = torch.cat([before, tiny_lm.embed(torch.tensor(texts[0]))])
+    wanted = score(tiny_lm, text, [row])[0]
+    missed = [abs(score(tiny_lm, torch.cat([before, vectors(done)]), [row])[0] - wanted) for done in made]
+    assert missed[1] < missed[0]
+
+
+@pytest.mark.parametrize(("tokens", "span", "stride"), [(72, 16, 4), (10, 16, 4), (33, 8, 3), (2, 16, 16)])
+def test_every_phase_of_a_comb_covers_the_text_once(tokens: int, span: int, stride: int) -> None:
+    spans, phases = combs(tokens, span, stride)
+    for phase in phases:
+        covered = [place for i in phase for place in range(*spans[i])]
+        assert len(covered) == len(set(covered)) >= tokens - 2  # at most a single token at each end is left out
+        assert all(1 < end - begin <= span for begin, end in (spans[i] for i in phase))
+
+
+def test_rows_behind_a_shared_prefix_are_what_they_are_alone(tiny_lm: Any, texts: Any) -> None:
+    prefixes = [tiny_lm.embed(torch.tensor(ids[:size])) for ids, size in zip(texts, (5, 30, 17), strict=True)]
+    rows = [Row(texts[2][40:45], 1), Row(texts[1][40:60], 3), Row(texts[0][9:11], 1), Row(texts[0][20:40], 1)]
+    owner = [0, 2, 1, 2]
+    with torch.inference_mode():
+        got = run_rows(tiny_lm, run_prefixes(tiny_lm, prefixes), owner, rows)
+        for row, number in zip(rows, owner, strict=True):
+            whole = torch.cat([prefixes[number], tiny_lm.embed(torch.tensor(row.ids))])
+            wanted = tiny_lm.hidden(whole[None])[0, len(prefixes[number]) + row.start - 1 : -1]
+            torch.testing.assert_close(got[: row.scored], wanted, atol=1e-4, rtol=1e-3)
+            got = got[row.scored :]
+    assert not len(got)
+
+
+def test_the_divergence_and_its_gradient_are_those_of_autograd(tiny_lm: Any) -> None:
+    chance = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, tiny_lm.width, generator=chance, requires_grad=True)
+    teacher = torch.randn(5, tiny_lm.vocabulary, generator=chance).mul(3).log_softmax(1)
+    best = teacher.topk(6)
+    nats, gradient = distil_pass(hidden.detach(), tiny_lm.head, TeacherPass(best.indices, best.values))
+    student = (hidden @ tiny_lm.head.T).log_softmax(1)
+    q, p = best.values.exp(), student.gather(1, best.indices).exp()
+    rest_q, rest_p = 1 - q.sum(1), 1 - p.sum(1)
+    wanted = (q * (q / p).log()).sum(1) + rest_q * (rest_q / rest_p).log()
+    torch.testing.assert_close(nats, wanted)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted.sum(), hidden)[0])
+
+
+def test_a_teacher_with_all_tokens_named_says_what_the_lm_says(tiny_lm: Any, texts: Any) -> None:
+    row = Row(texts[0][:12], 1)
+    said = teach(tiny_lm, tiny_lm.embed(torch.tensor(BEFORE)), [row])
+    (answer,) = said.answers
+    assert answer.ids.shape == (11, 32)
+    with torch.inference_mode():
+        logits = tiny_lm.model(input_ids=torch.tensor([[*BEFORE, *row.ids]])).logits[0, 1:-1].log_softmax(1)
+    torch.testing.assert_close(answer.log_probs, logits.topk(32).values, atol=1e-4, rtol=1e-3)
