@@ -1,48 +1,29 @@
-"""`pack`: documents in, certified records out, into a store. Segment, fit, round, certify, correct, commit."""
+"""`pack`: documents in, records out, into a store."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, islice
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import get_args
 
-import torch
-
-from memvec import __version__
-from memvec.allocator import keeping_memory
-from memvec.decode import Certificate, certify
-from memvec.distilling import Distilling, Generate
+from memvec.distilling import Generate
 from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
-from memvec.fit import FitEngine, Fitted
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.identity import check_fingerprint, fingerprint_folder
-from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.lm import pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
-from memvec.planning import Waiting, plan, tasks
+from memvec.packrun import TOOL, PackKind, PackRun, Wanted
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question
-from memvec.records import exact_record, raw_records
-from memvec.settings import DECODE_BATCH, ContextSettings, PackSettings
+from memvec.settings import ContextSettings, PackSettings
 from memvec.sources import Source, gather
 from memvec.store import Store, writing
 from memvec.summary import summarise
-from memvec.types import FitReport, PackReport, RawReason, Record
-from memvec.windows import windows
-
-PackKind = Literal["exact", "context", "both"]
-
-COMMIT_SECONDS = 120.0  # finished records wait about this long for a commit
-COMMIT_RECORDS, COMMIT_BYTES = 1024, 256 * 1024 * 1024  # of one shard
-CERTIFY_AT_ONCE = DECODE_BATCH
-TOOL = f"memvec {__version__}"
-GROWTH = 1.5  # vectors of a refit to those of the attempt before
+from memvec.types import PackReport
 
 
 def pack(
@@ -76,14 +57,14 @@ def pack(
     if kind not in get_args(PackKind):
         raise UsageError(f"kind is {kind!r}, expected {', '.join(get_args(PackKind))}.")
     device = pick_device(device)
-    wanted = _Wanted(kind, settings or PackSettings(), context or ContextSettings(), questions, generate)
+    wanted = Wanted(kind, settings or PackSettings(), context or ContextSettings(), questions, generate)
     fast = pick_dtype(dtype, device)
     progress = Progress(documents=len(documents))
     folder = resolve(model, lambda message: enter(message, progress, watch))
     with writing(store):
         enter("fingerprinting the model", progress, watch)
         opened = _open_or_create(Path(store), folder, model)
-        run = _Run(opened, wanted, progress, watch)
+        run = PackRun(opened, wanted, progress, watch)
         fresh = _fresh(opened, documents, kind)
         progress.documents_done = len(documents) - len(fresh)
         interrupted = False
@@ -153,149 +134,3 @@ def _open_or_create(path: Path, folder: Path, model: str) -> Store:
             f"{opened.manifest.foreign} to be added to", "such a store, but would lose what is new in it"
         )
     return opened
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What a pack is asked to make."""
-
-    kind: PackKind
-    settings: PackSettings
-    context: ContextSettings
-    questions: Sequence[Question]
-    generate: Generate | None
-
-
-class _Run:
-    """One pack into an open, locked store."""
-
-    def __init__(self, store: Store, wanted: _Wanted, progress: Progress, watch: Watch) -> None:
-        self.store, self.wanted, self.progress, self.watch = store, wanted, progress, watch
-        self.settings = wanted.settings
-        self.refused: list[tuple[str, str]] = []  # (document, why it has no memory)
-        self.pending: list[Record] = []  # certified, not yet committed
-        self.retired: list[Fitted] = []  # fitted, not yet certified
-        self.waiting: list[Waiting] = []  # by task key
-        self.left: Counter[str] = Counter()  # segments still to come, by document
-        self.committed = time.monotonic()
-        self.finished = 0  # records of this run that are in the store
-
-    def work(self, fresh: Sequence[Source], folder: Path, device: str, kind: torch.dtype) -> None:
-        """Make and commit what is wanted of `fresh`; vectors are fitted in `kind`."""
-        if not fresh:
-            return
-        enter("loading the model", self.progress, self.watch)
-        fast = FrozenLM(folder, kind, device)
-        with keeping_memory():
-            if self.wanted.kind != "context":
-                self.exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
-                self._plan(fresh, fast)
-                self._fit(FitEngine(fast, self.settings))
-                self._commit()
-            if self.wanted.kind != "exact":
-                self._distil(fresh, fast)
-                self._commit()
-
-    def _distil(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
-        known = {(v.document.name, v.document.sha256): v for v in self.store.versions()}
-        todo, refused = windows(fresh, known, lm, self.wanted.context)
-        self.refused = refused if self.wanted.kind == "context" else []  # with "both" their content is there
-        distilling = Distilling(lm, self.wanted.context, self.wanted.questions, self.wanted.generate)
-        for records in distilling.run(todo, self.progress, self.watch) if todo else ():
-            self.pending += records
-            if time.monotonic() - self.committed > COMMIT_SECONDS:
-                self._commit()
-
-    def finish_early(self) -> None:
-        """After Ctrl-C: certify what was fitted and commit it."""
-        enter("stopping: certifying what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
-        try:
-            self._certify(None)
-        except KeyboardInterrupt:
-            self.retired.clear()
-        self._commit()
-
-    def _plan(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
-        enter("measuring surprisal and cutting segments", self.progress, self.watch)
-        partial = {(v.document.name, v.document.sha256): v for v in self.store.versions() if not v.complete}
-        whole = {(v.document.name, v.document.sha256) for v in self.store.versions() if v.complete}
-        fresh = [source for source in fresh if (source.name, source.sha256) not in whole]
-        made = plan(fresh, partial, lm, self.settings)
-        self.pending += made.raw
-        self.waiting = made.waiting
-        self.left = Counter(item.document.name for item in made.waiting)
-        p = self.progress
-        p.documents_done = p.documents - len(self.left)
-        p.segments, p.tokens = len(self.waiting), sum(len(item.segment.ids) for item in self.waiting)
-
-    def _fit(self, engine: FitEngine) -> None:
-        engine.add(tasks(self.waiting, engine.lm.width, self.settings))
-        enter("fitting", self.progress, self.watch)
-        begun = time.perf_counter()
-
-        def tick(token_steps: int) -> None:
-            self.progress.token_steps += token_steps
-            self.progress.seconds = time.perf_counter() - begun
-            self.watch(self.progress)
-
-        while engine.queue:  # again when the last certificates sent segments back
-            for batch in engine.run(tick):
-                self.retired += batch
-                if len(self.retired) >= CERTIFY_AT_ONCE:
-                    self._certify(engine)
-            self._certify(engine)
-
-    def _certify(self, engine: FitEngine | None) -> None:
-        """Certify every retired fit; without an engine those over the correction cap are dropped."""
-        ids, vectors = [f.task.ids for f in self.retired], [f.vectors for f in self.retired]
-        certificates = certify(self.exact, vectors, ids, self.settings.margin) if ids else []
-        for certificate in certificates:
-            fitted = self.retired.pop(0)  # one by one: Ctrl-C in between must not do any of them twice
-            if self._acceptable(certificate, len(fitted.task.ids)):
-                self._done(fitted, certificate)
-            elif engine is not None:
-                self._try_again(fitted, engine)
-        if len(self.pending) >= COMMIT_RECORDS or time.monotonic() - self.committed > COMMIT_SECONDS:
-            self._commit()
-
-    def _try_again(self, fitted: Fitted, engine: FitEngine) -> None:
-        """Send a segment back with more vectors, or with another start when their number is fixed; raw after the last."""
-        task = fitted.task
-        if task.attempt >= self.settings.refits:
-            self._done(fitted, None)
-            return
-        vectors = task.vectors if self.settings.vectors else math.ceil(task.vectors * GROWTH)
-        engine.add([dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors)])
-
-    def _acceptable(self, certificate: Certificate, tokens: int) -> bool:
-        within = len(certificate.corrections) <= self.settings.allowed(tokens)
-        return within and not (self.settings.strict and certificate.wrong)
-
-    def _done(self, fitted: Fitted, certificate: Certificate | None) -> None:
-        """Add the record of a finished segment; without a certificate it is raw."""
-        task, item = fitted.task, self.waiting[fitted.task.key]
-        data, start = self.exact.decode(task.ids).encode(), item.segment.start
-        if certificate is None:
-            spent = FitReport(
-                steps=task.steps, token_steps=task.token_steps, nats_before=item.nats, seconds=task.seconds
-            )
-            width, n = self.exact.width, len(task.ids)
-            self.pending += raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)
-        else:
-            self.pending.append(exact_record(item.document, start, data, fitted, certificate, item.nats))
-        p = self.progress
-        p.exact += certificate is not None
-        p.segments_done += 1
-        p.tokens_done += len(task.ids)
-        self.left[item.document.name] -= 1
-        p.documents_done += not self.left[item.document.name]
-
-    def _commit(self) -> None:
-        """Commit everything pending, in shards of bounded size."""
-        while self.pending:
-            sizes = accumulate(len(record.payload) + record.vectors.nbytes for record in self.pending)
-            count = max(1, sum(size <= COMMIT_BYTES for size in islice(sizes, COMMIT_RECORDS)))
-            self.store.commit(self.pending[:count], TOOL)
-            self.finished += count
-            del self.pending[:count]
-        self.committed = time.monotonic()

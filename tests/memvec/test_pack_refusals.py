@@ -118,7 +118,7 @@ def test_a_failed_pack_leaves_no_trace(tmp_path: Path, tree: Path, tiny: str, mo
     def fail(*_: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("memvec.packing.plan", fail)
+    monkeypatch.setattr("memvec.packrun.plan", fail)
     with pytest.raises(RuntimeError, match="middle"):
         memvec.pack([prose], tmp_path / "s.memvec", model=tiny)
     assert list(tmp_path.iterdir()) == []
