@@ -25,7 +25,7 @@ from memvec.adam import SlotAdam
 from memvec.fit import positions_for
 from memvec.lm import FrozenLM
 from memvec.objective import TeacherPass, distil_pass, teacher_pass
-from memvec.rows import ROWS_AT_ONCE, Row, run_prefixes, run_rows
+from memvec.rows import ROWS_AT_ONCE, Row, alike, run_prefixes, run_rows, targets
 from memvec.settings import ContextSettings
 from memvec.types import Vectors
 
@@ -72,18 +72,33 @@ class _Slot:
     left: list[int] = field(default_factory=list)  # extra rows not asked yet in this round
 
 
-def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> Lesson:
-    """What the LM behind a prefix (P, D) says at the scored tokens of rows."""
+def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], truth: float = 0.0) -> Lesson:
+    """What the LM behind a prefix (P, D) says at the scored tokens of rows.
+
+    `truth` is the share [0..1] of each row's own token in it: 0 is the teacher alone, 1 the right answer alone.
+    """
     answers: list[TeacherPass] = []
     with torch.inference_mode():
         run = run_prefixes(lm, [prefix])
         for begin in range(0, len(rows), ROWS_AT_ONCE):
             chunk = rows[begin : begin + ROWS_AT_ONCE]
             said = teacher_pass(run_rows(lm, run, [0] * len(chunk), chunk), lm.head, LIKELIEST)
+            if truth:
+                said = corrected(said, targets(lm, chunk), truth)
             sizes = [row.scored for row in chunk]
             split = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
             answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in split]
     return Lesson(list(rows), answers)
+
+
+def corrected(said: TeacherPass, right: Tensor, truth: float) -> TeacherPass:
+    """A teacher's answers mixed with the right tokens (T,), which take the share `truth`."""
+    ids, odds = said.ids.clone(), said.log_probs.exp() * (1 - truth)
+    there = ids == right[:, None]
+    missing = ~there.any(1)
+    ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the mass of what it replaces falls to the rest
+    odds += truth * (ids == right[:, None])
+    return TeacherPass(ids, odds.clamp(min=1e-9).log())
 
 
 def combs(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
@@ -149,7 +164,7 @@ class DistilEngine:
             text = torch.cat([self.befores[0], self.lm.embed(torch.tensor(task.ids, device=self.lm.device))])
             self.slots.append(
                 _Slot(
-                    task, phases, teach(self.lm, text, rows) if rows else Lesson([], []), teach(self.lm, text, task.extra) if task.extra else Lesson([], []),
+                    task, phases, teach(self.lm, text, rows) if rows else Lesson([], []), teach(self.lm, text, task.extra, self.settings.truth) if task.extra else Lesson([], []),
                     random.Random(f"{self.settings.seed} {task.ids}"),
                 )
             )  # fmt: skip
@@ -173,7 +188,8 @@ class DistilEngine:
         (gradient,) = torch.autograd.grad(hidden, vectors, upstream)
         self._adam.age += 1
         self._adam.descend(gradient.float(), self._rates())
-        positions = run.held.numel() + len(rows) * max(len(row.ids) for row in rows)
+        groups = alike([len(row.ids) for row in rows])
+        positions = run.held.numel() + sum(len(g) * max(len(rows[r].ids) for r in g) for g in groups)
         share = (time.perf_counter() - begun) / len(self.slots)
         for slot in self.slots:
             slot.age += 1
@@ -191,7 +207,7 @@ class DistilEngine:
             chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)] if slot.combs else []
             for _ in range(self.settings.aside_rows if self.aside.rows else 0):
                 chosen.append((self.aside, slot.chance.randrange(len(self.aside.rows))))
-            for _ in range(min(self.settings.extra_rows, len(slot.extra.rows))):
+            for _ in range(min(self.settings.question_rows, len(slot.extra.rows))):
                 slot.left = slot.left or slot.chance.sample(range(len(slot.extra.rows)), len(slot.extra.rows))
                 chosen.append((slot.extra, slot.left.pop()))
             rows += [lesson.rows[i] for lesson, i in chosen]

@@ -83,7 +83,8 @@ class ContextSettings:
     span: int = 16  # tokens of a span asked for from its first words
     stride: int = 4  # tokens between the phases in which spans cover the text
     aside_rows: int = 1  # rows a step about something else, for each document
-    extra_rows: int = 2  # rows a step from the user's questions, for each document that has some
+    question_rows: int = 4  # rows a step from questions about the text, for each document
+    truth: float = 0.5  # share of the right answer, beside what the teacher says, in what a question teaches [0..1]
     company: float = 0.3  # share of steps in which another document's vectors stand beside [0..1]
     seed: int = 0
     memory: int = 2 * 1024**3  # most memory the optimiser's activations may take [bytes]; decides the batch
@@ -101,7 +102,8 @@ class ContextSettings:
                 "span": (2, 512),
                 "stride": (1, self.span),
                 "aside_rows": (0, 1024),
-                "extra_rows": (0, 1024),
+                "question_rows": (0, 1024),
+                "truth": (0.0, 1.0),
                 "company": (0.0, 1.0),
                 "memory": (1, 2**63),
             },

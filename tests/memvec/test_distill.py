@@ -102,10 +102,10 @@ def test_company_in_training_makes_memories_bear_company(tiny_lm: Any, texts: An
     assert together(sociable) > together(distilled) + 0.05
 
 
-def test_extra_rows_are_learnt(tiny_lm: Any, texts: Any) -> None:
+def test_question_rows_are_learnt(tiny_lm: Any, texts: Any) -> None:
     key, answer = (7, 11, 13), texts[0][30:38]
     row = Row((*key, *answer), 3)
-    settings = ContextSettings(steps=40, aside_rows=0, company=0.0, extra_rows=1)
+    settings = ContextSettings(steps=40, aside_rows=0, company=0.0, question_rows=1)
     before, made = tiny_lm.embed(torch.tensor(BEFORE)), []
     for extra in ((), (row,)):
         engine = DistilEngine(tiny_lm, settings, [BEFORE], [])
