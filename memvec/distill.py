@@ -47,7 +47,7 @@ class DistilTask:
     key: int  # the caller's name for it
     ids: tuple[int, ...]  # N tokens
     vectors: int  # M
-    extra: tuple[Row, ...] = ()  # further rows about the text, as the user's questions
+    questions: tuple[tuple[Row, ...], ...] = ()  # about the text, for each beginning a memory may stand behind
     steps: int = 0
     token_steps: int = 0
     seconds: float = 0.0
@@ -66,10 +66,21 @@ class _Slot:
     task: DistilTask
     combs: list[list[int]]  # rows of the lesson that together cover the text, one list for each phase
     lesson: Lesson
-    extra: Lesson
+    questions: list[Lesson]  # for each beginning
     chance: random.Random
     age: int = 0
-    left: list[int] = field(default_factory=list)  # extra rows not asked yet in this round
+    left: dict[int, list[int]] = field(default_factory=dict)  # by beginning, questions not asked yet in this round
+
+    def draw(self, beginning: int, count: int) -> list[tuple[Lesson, int]]:
+        """The next `count` questions behind a beginning, every one before any comes again."""
+        lesson = self.questions[beginning] if beginning < len(self.questions) else Lesson([], [])
+        left = self.left.setdefault(beginning, [])
+        drawn = []
+        for _ in range(min(count, len(lesson.rows))):
+            if not left:
+                left += self.chance.sample(range(len(lesson.rows)), len(lesson.rows))
+            drawn.append((lesson, left.pop()))
+        return drawn
 
 
 def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], truth: float = 0.0) -> Lesson:
@@ -127,12 +138,16 @@ class DistilEngine:
     """A queue of tasks and the slots they are distilled in. Feed it with `add`, drain it with `run`."""
 
     def __init__(
-        self, lm: FrozenLM, settings: ContextSettings, befores: Sequence[tuple[int, ...]], aside: Sequence[Row]
+        self,
+        lm: FrozenLM,
+        settings: ContextSettings,
+        befores: Sequence[tuple[int, ...]],
+        aside: Sequence[Sequence[Row]] = (),
     ) -> None:
-        """`befores` are the beginnings a memory may stand behind, `aside` rows that have nothing to do with it."""
+        """`befores` are the beginnings a memory may stand behind, `aside` rows for each that have nothing to do with it."""
         self.lm, self.settings = lm, settings
         self.befores = [lm.embed(torch.tensor(ids, dtype=torch.long, device=lm.device)) for ids in befores]
-        self.aside = teach(lm, self.befores[0], aside) if aside else Lesson([], [])
+        self.aside = [teach(lm, before, rows) for before, rows in zip(self.befores, aside, strict=False)]
         self.queue: deque[DistilTask] = deque()
         self.slots: list[_Slot] = []
         self.positions = positions_for(lm, settings.memory)
@@ -157,18 +172,18 @@ class DistilEngine:
     def _refill(self) -> None:
         while self.queue and self._fits(self.queue[0]):
             task = self.queue.popleft()
-            spans, phases = (
-                combs(len(task.ids), self.settings.span, self.settings.stride) if self.settings.span > 2 else ([], [])
-            )
-            rows = [Row(task.ids[begin:end], 1) for begin, end in spans]
-            text = torch.cat([self.befores[0], self.lm.embed(torch.tensor(task.ids, device=self.lm.device))])
-            self.slots.append(
-                _Slot(
-                    task, phases, teach(self.lm, text, rows) if rows else Lesson([], []), teach(self.lm, text, task.extra, self.settings.truth) if task.extra else Lesson([], []),
-                    random.Random(f"{self.settings.seed} {task.ids}"),
-                )
-            )  # fmt: skip
+            self.slots.append(self._open(task))
             self._adam.extend(start(self.lm, task.ids, task.vectors))
+
+    def _open(self, task: DistilTask) -> _Slot:
+        """A slot for a task: everything it will be asked, with the teacher's answers."""
+        s = self.settings
+        spans, phases = combs(len(task.ids), s.span, s.stride)
+        text = self.lm.embed(torch.tensor(task.ids, device=self.lm.device))
+        fronts = [torch.cat([before, text]) for before in self.befores]
+        lesson = teach(self.lm, fronts[0], [Row(task.ids[begin:end], 1) for begin, end in spans])
+        asked = [teach(self.lm, front, rows, s.truth) for front, rows in zip(fronts, task.questions, strict=False)]
+        return _Slot(task, phases, lesson, asked, random.Random(f"{s.seed} {task.ids}"))
 
     def _fits(self, task: DistilTask) -> bool:
         """Is there room for one more? For one alone there always is."""
@@ -178,9 +193,10 @@ class DistilEngine:
     def _step(self) -> int:
         """One step of every slot; the token positions it ran."""
         begun = time.perf_counter()
-        rows, owner, answers = self._ask()
+        beginning = self._chance.randrange(len(self.befores))
+        rows, owner, answers = self._ask(beginning)
         vectors = self._adam.vectors.clone().requires_grad_(True)
-        prefixes = self._prefixes(vectors)
+        prefixes = self._prefixes(vectors, self.befores[beginning])
         run = run_prefixes(self.lm, prefixes)
         hidden = run_rows(self.lm, run, owner, rows)
         said = TeacherPass(torch.cat([a.ids for a in answers]), torch.cat([a.log_probs for a in answers]))
@@ -198,27 +214,25 @@ class DistilEngine:
             slot.task.seconds += share
         return positions
 
-    def _ask(self) -> tuple[list[Row], list[int], list[TeacherPass]]:
-        """The rows of this step, whose they are and the teacher's answers."""
+    def _ask(self, beginning: int) -> tuple[list[Row], list[int], list[TeacherPass]]:
+        """The rows of this step behind one of the beginnings, whose they are and the teacher's answers."""
         rows: list[Row] = []
         owner: list[int] = []
         answers: list[TeacherPass] = []
         for number, slot in enumerate(self.slots):
-            chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)] if slot.combs else []
-            for _ in range(self.settings.aside_rows if self.aside.rows else 0):
-                chosen.append((self.aside, slot.chance.randrange(len(self.aside.rows))))
-            for _ in range(min(self.settings.question_rows, len(slot.extra.rows))):
-                slot.left = slot.left or slot.chance.sample(range(len(slot.extra.rows)), len(slot.extra.rows))
-                chosen.append((slot.extra, slot.left.pop()))
+            chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)]
+            chosen += slot.draw(beginning, self.settings.question_rows)
+            if beginning < len(self.aside) and self.aside[beginning].rows:
+                lesson = self.aside[beginning]
+                chosen += [(lesson, slot.chance.randrange(len(lesson.rows))) for _ in range(self.settings.aside_rows)]
             rows += [lesson.rows[i] for lesson, i in chosen]
             answers += [lesson.answers[i] for lesson, i in chosen]
             owner += [number] * len(chosen)
         return rows, owner, answers
 
-    def _prefixes(self, vectors: Tensor) -> list[Tensor]:
+    def _prefixes(self, vectors: Tensor, before: Tensor) -> list[Tensor]:
         """What stands before the rows: a beginning, the slot's vectors, sometimes another's before or behind them."""
         pieces = torch.split(vectors, [slot.task.vectors for slot in self.slots])
-        before = self._chance.choice(self.befores)
         out = []
         for number, (slot, piece) in enumerate(zip(self.slots, pieces, strict=True)):
             parts = [piece]

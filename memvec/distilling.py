@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -11,22 +12,25 @@ from torch import Tensor
 from memvec import off_topic
 from memvec.arms import EQUAL_POSITIONS, embedded, text_arms
 from memvec.distill import DistilEngine, Distilled, DistilTask
-from memvec.forms import beginnings, question_row
+from memvec.forms import question_row, templates
 from memvec.gain import Sums, per_token, share
 from memvec.lm import FrozenLM
 from memvec.progress import Progress, Watch, enter
-from memvec.questions import Question, cloze_questions
+from memvec.questions import Question, cloze_questions, keyword_questions
 from memvec.records import context_record
 from memvec.rows import Row, sample, score
 from memvec.settings import ContextSettings
+from memvec.template import frame
 from memvec.types import Conditioning, FitReport, Record
 from memvec.windows import Window
 
 HELD_OUT = 16  # cloze questions that no vector learns from
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
-ASIDE, ASIDE_TOKENS = 48, 24  # off-topic prompts to train on, and tokens of what the LM says to each
-GENERATED = 64  # questions asked of a generator for each window
-RECIPE = "combs-1"
+ASIDE, ASIDE_TOKENS = 96, 24  # off-topic prompts to train on, and tokens of what the LM says to each
+KEYWORD_QUESTIONS = 128  # made by rule for each window
+ROW_TOKENS = 35  # of a question and its answer, about; only for estimates
+GENERATED = 64  # asked of a generator for each window
+RECIPE = "combs and keyword questions, 1"
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
@@ -43,13 +47,16 @@ class Distilling:
     ) -> None:
         """`questions` and what `generate` makes of each window's text are learnt from beside the text itself."""
         self.lm, self.settings, self.questions, self.generate = lm, settings, questions, generate
-        self.befores = beginnings(lm.tokenizer)
+        self.templates = templates(lm.tokenizer)
+        self.befores = [frame(lm.tokenizer, "", template).before for template in self.templates]
 
     def run(self, windows: Sequence[Window], progress: Progress, watch: Watch) -> Iterator[list[Record]]:
         """Records of `windows`, as they are done."""
         enter("asking what the texts say", progress, watch)
-        engine = DistilEngine(self.lm, self.settings, self.befores, self._aside())
+        aside = [self._aside(template) for template in self.templates]
+        engine = DistilEngine(self.lm, self.settings, self.befores, aside)
         engine.add(self._task(key, window) for key, window in enumerate(windows))
+        self._expect(windows, progress)
         enter("distilling", progress, watch)
         begun = time.perf_counter()
 
@@ -58,24 +65,42 @@ class Distilling:
             progress.seconds = time.perf_counter() - begun
             watch(progress)
 
+        left = Counter(window.document.name for window in windows)
         latest: list[Distilled] = []  # whose vectors stand in as those of another document
         for batch in engine.run(tick):
             latest = [*latest[-1:], *batch]
-            yield [self._record(windows[done.task.key], done, _other(windows, done, latest)) for done in batch]
+            records = [self._record(windows[done.task.key], done, _other(windows, done, latest)) for done in batch]
+            for record in records:
+                left[record.document.name] -= 1
+                progress.documents_done += not left[record.document.name]
+                progress.segments_done += 1
+                progress.tokens_done += record.tokens
+            yield records
+            watch(progress)
+
+    def _expect(self, windows: Sequence[Window], progress: Progress) -> None:
+        """Set how far there is to go: windows, tokens and about how many positions each token takes."""
+        s, tokens = self.settings, sum(len(window.segment.ids) for window in windows)
+        progress.segments, progress.segments_done, progress.exact = len(windows), 0, 0
+        progress.tokens, progress.tokens_done, progress.token_steps = tokens, 0, 0
+        rows = len(windows) * (s.question_rows + s.aside_rows)
+        progress.usual = s.steps * (1 + (1 + s.company) / s.ratio + rows * ROW_TOKENS / tokens)
 
     def _task(self, key: int, window: Window) -> DistilTask:
         asked = [(q.question, q.answer) for q in self.questions if q.document == window.document.name]
         if self.generate is not None:
             asked += self.generate(window.text, GENERATED)
-        extra = tuple(question_row(self.lm.tokenizer, question, answer) for question, answer in asked)
-        return DistilTask(key, window.segment.ids, self.settings.vectors_for(len(window.segment.ids)), extra)
+        asked += keyword_questions(window.text, KEYWORD_QUESTIONS, self.settings.seed)
+        tokenizer, ids = self.lm.tokenizer, window.segment.ids
+        rows = tuple(tuple(question_row(tokenizer, *pair, template) for pair in asked) for template in self.templates)
+        return DistilTask(key, ids, self.settings.vectors_for(len(ids)), rows)
 
-    def _aside(self) -> list[Row]:
+    def _aside(self, template: str) -> list[Row]:
         """Off-topic prompts with what the LM says to them, as it is."""
         if not self.settings.aside_rows:
             return []
-        before = embedded(self.lm, self.befores[0])
-        rows = [question_row(self.lm.tokenizer, prompt, "") for prompt in off_topic.prompts()[:ASIDE]]
+        rows = [question_row(self.lm.tokenizer, prompt, "", template) for prompt in off_topic.prompts()[:ASIDE]]
+        before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)
         fronts = [torch.cat([before, embedded(self.lm, row.ids[:-1])]) for row in rows]
         heads = [row.ids[-1] for row in rows]
         drawn = sample(self.lm, fronts, range(len(rows)), heads, ASIDE_TOKENS, 1.0, self.settings.seed)

@@ -20,7 +20,6 @@ def question_row(tokenizer: Any, question: str, answer: str, template: str = "te
     return Row((*head, *tokenizer(tail, add_special_tokens=False)["input_ids"]), len(head))
 
 
-def beginnings(tokenizer: Any) -> list[tuple[int, ...]]:
-    """What a memory may stand behind: BOS alone and, where there is a chat template, the start of a user's turn."""
-    kinds = ["text", *(["chat"] if uses_chat(tokenizer, "auto") else [])]
-    return list(dict.fromkeys(frame(tokenizer, "", kind).before for kind in kinds))
+def templates(tokenizer: Any) -> tuple[str, ...]:
+    """The forms a model is asked in: "text" and, where there is a chat template, "chat"."""
+    return ("text", "chat") if uses_chat(tokenizer, "auto") else ("text",)

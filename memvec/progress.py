@@ -22,6 +22,7 @@ class Progress:
     tokens_done: int = 0
     token_steps: int = 0  # positions run forward and backward so far
     seconds: float = 0.0  # spent at it
+    usual: float = USUAL_TOKEN_STEPS  # positions a token is expected to take
 
     @property
     def tokens_per_second(self) -> float:
@@ -36,7 +37,7 @@ class Progress:
         if not self.token_steps:  # decoding: every token costs the same
             return (self.tokens - self.tokens_done) / self.tokens_per_second
         known = self.tokens_done > self.tokens / 4
-        per_token = self.token_steps / self.tokens_done if known else USUAL_TOKEN_STEPS
+        per_token = self.token_steps / self.tokens_done if known else self.usual
         left = max(0.0, self.tokens * per_token - self.token_steps)
         return left / (self.token_steps / self.seconds)
 

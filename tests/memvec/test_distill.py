@@ -29,7 +29,7 @@ def texts(tiny_lm: Any) -> list[tuple[int, ...]]:
 
 def distil(lm: Any, texts: list[tuple[int, ...]], aside: Any = (), **changes: Any) -> list[Distilled]:
     settings = ContextSettings(**{"steps": 60, "aside_rows": 0, "company": 0.0, **changes})
-    engine = DistilEngine(lm, settings, [BEFORE], list(aside))
+    engine = DistilEngine(lm, settings, [BEFORE], [list(aside)])
     engine.add(DistilTask(i, ids, settings.vectors_for(len(ids))) for i, ids in enumerate(texts))
     return sorted((done for batch in engine.run() for done in batch), key=lambda done: done.task.key)
 
@@ -72,7 +72,7 @@ def test_the_same_seed_makes_the_same_vectors(tiny_lm: Any, texts: Any, distille
 
 def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny_lm: Any, texts: Any) -> None:
     settings = ContextSettings(steps=3, memory=1)
-    engine = DistilEngine(tiny_lm, settings, [BEFORE], [])
+    engine = DistilEngine(tiny_lm, settings, [BEFORE])
     engine.add(DistilTask(i, ids, 18) for i, ids in enumerate(texts))
     batches = list(engine.run())
     assert [len(batch) for batch in batches] == [1, 1, 1]
@@ -107,8 +107,8 @@ def test_question_rows_are_learnt(tiny_lm: Any, texts: Any) -> None:
     row = Row((*key, *answer), 3)
     settings = ContextSettings(steps=40, aside_rows=0, company=0.0, question_rows=1)
     before, made = tiny_lm.embed(torch.tensor(BEFORE)), []
-    for extra in ((), (row,)):
-        engine = DistilEngine(tiny_lm, settings, [BEFORE], [])
+    for extra in ((), ((row,),)):
+        engine = DistilEngine(tiny_lm, settings, [BEFORE])
         engine.add([DistilTask(0, texts[0], 18, extra)])
         made += [done for batch in engine.run() for done in batch]
     text = torch.cat([before, tiny_lm.embed(torch.tensor(texts[0]))])

@@ -1,0 +1,52 @@
+"""Questions made by rule: about the text, answered by it, repeatable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memvec.errors import NotFoundError, UsageError
+from memvec.questions import BLANK, Question, cloze_questions, keyword_questions, read_questions
+
+TEXT = (
+    "The north basin at Brelland is closed from Tuesday. Visiting yachts tie up at Candle Steps, where the fee is 17 crowns. "
+    "It is so. Questions go to the harbour master, Osric Venn, who listens on channel 31."
+)
+
+
+def test_a_cloze_question_and_its_answer_make_the_sentence_again() -> None:
+    found = cloze_questions("d", TEXT, 8)
+    assert len(found) == 8 == len(set(found))
+    for question in found:
+        assert question.question.count(BLANK) == 1
+        assert question.question.removeprefix("Fill in the blank: ").replace(BLANK, question.answer) in TEXT
+    assert cloze_questions("d", TEXT, 8) == found != cloze_questions("d", TEXT, 8, seed=1)
+    assert cloze_questions("d", "It is so.", 8) == []
+
+
+def test_a_keyword_question_asks_with_words_of_one_sentence_for_others_of_it() -> None:
+    found = keyword_questions(TEXT, 64)
+    assert 32 < len(found) <= 64
+    words = {word.strip(".,") for word in TEXT.split()}
+    for question, answer in found:
+        assert question.endswith("?") and answer in TEXT
+        assert len([word for word in question.rstrip("?").split() if word in words]) >= 1
+        assert "It is so" not in answer  # too short to ask about
+    assert keyword_questions(TEXT, 64) == found != keyword_questions(TEXT, 64, seed=1)
+    assert keyword_questions("no more", 8) == keyword_questions("", 8) == []
+
+
+def test_questions_are_read_and_bad_lines_named(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"document": "a", "question": "q?", "answer": "x", "more": 1}\n\n')
+    assert read_questions(file) == [Question("a", "q?", "x")]
+    for bad in ("{", '{"document": "a"}', '{"document": "a", "question": 1, "answer": "x"}', "[]"):
+        file.write_text('{"document": "a", "question": "q?", "answer": "x"}\n' + bad)
+        with pytest.raises(UsageError, match="line 2"):
+            read_questions(file)
+    file.write_text("\n")
+    with pytest.raises(UsageError, match="no question"):
+        read_questions(file)
+    with pytest.raises(NotFoundError):
+        read_questions(tmp_path / "missing")
