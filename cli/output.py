@@ -96,7 +96,7 @@ def describe(p: Progress) -> str:
     share = min(1.0, p.segments_done / p.segments if packing else p.tokens_done / p.tokens)
     bar = "█" * int(share * 10) + "░" * (10 - int(share * 10))
     done = (
-        f"{p.segments_done}/{p.segments} segments · {p.exact} exact"
+        f"{p.segments_done}/{p.segments} segments" + (f" · {p.exact} exact" if p.exact else "")
         if packing
         else f"{p.tokens_done}/{p.tokens} tokens"
     )

@@ -15,7 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from memvec.rows import ROWS_AT_ONCE, Row, alike, run_prefixes, run_rows, target
 from memvec.settings import ContextSettings
 from memvec.types import Vectors
 
+FOREIGN = 32  # questions about a document that other memories are asked too
 LIKELIEST = 32  # tokens of a teacher kept by name; the rest is one bucket
 
 
@@ -38,6 +39,7 @@ class Lesson:
 
     rows: list[Row]
     answers: list[TeacherPass]
+    weight: float = 1.0  # of each of its tokens in the loss
 
 
 @dataclass(slots=True)
@@ -67,6 +69,9 @@ class _Slot:
     combs: list[list[int]]  # rows of the lesson that together cover the text, one list for each phase
     lesson: Lesson
     questions: list[Lesson]  # for each beginning
+    foreign: list[
+        Lesson
+    ]  # some of the same, as the LM answers without the text: what other memories should leave alone
     chance: random.Random
     age: int = 0
     left: dict[int, list[int]] = field(default_factory=dict)  # by beginning, questions not asked yet in this round
@@ -113,7 +118,12 @@ def corrected(said: TeacherPass, right: Tensor, truth: float) -> TeacherPass:
 
 
 def combs(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
-    """((begin, end) of every span, the spans of each phase): each phase covers N = `tokens` without overlap."""
+    """((begin, end) of every span, the spans of each phase): each phase covers N = `tokens` without overlap.
+
+    A `span` of 0 asks for none.
+    """
+    if not span:
+        return [], [[]]
     spans: list[tuple[int, int]] = []
     phases: list[list[int]] = []
     for phase in range(0, span, stride):
@@ -147,7 +157,10 @@ class DistilEngine:
         """`befores` are the beginnings a memory may stand behind, `aside` rows for each that have nothing to do with it."""
         self.lm, self.settings = lm, settings
         self.befores = [lm.embed(torch.tensor(ids, dtype=torch.long, device=lm.device)) for ids in befores]
-        self.aside = [teach(lm, before, rows) for before, rows in zip(self.befores, aside, strict=False)]
+        self.aside = [
+            replace(teach(lm, before, rows), weight=settings.aside_weight)
+            for before, rows in zip(self.befores, aside, strict=False)
+        ]
         self.queue: deque[DistilTask] = deque()
         self.slots: list[_Slot] = []
         self.positions = positions_for(lm, settings.memory)
@@ -183,7 +196,11 @@ class DistilEngine:
         fronts = [torch.cat([before, text]) for before in self.befores]
         lesson = teach(self.lm, fronts[0], [Row(task.ids[begin:end], 1) for begin, end in spans])
         asked = [teach(self.lm, front, rows, s.truth) for front, rows in zip(fronts, task.questions, strict=False)]
-        return _Slot(task, phases, lesson, asked, random.Random(f"{s.seed} {task.ids}"))
+        foreign = [
+            replace(teach(self.lm, before, rows[:FOREIGN]), weight=s.aside_weight)
+            for before, rows in zip(self.befores, task.questions, strict=False)
+        ]
+        return _Slot(task, phases, lesson, asked, foreign, random.Random(f"{s.seed} {task.ids}"))
 
     def _fits(self, task: DistilTask) -> bool:
         """Is there room for one more? For one alone there always is."""
@@ -194,14 +211,14 @@ class DistilEngine:
         """One step of every slot; the token positions it ran."""
         begun = time.perf_counter()
         beginning = self._chance.randrange(len(self.befores))
-        rows, owner, answers = self._ask(beginning)
+        rows, owner, answers, weights = self._ask(beginning)
         vectors = self._adam.vectors.clone().requires_grad_(True)
         prefixes = self._prefixes(vectors, self.befores[beginning])
         run = run_prefixes(self.lm, prefixes)
         hidden = run_rows(self.lm, run, owner, rows)
         said = TeacherPass(torch.cat([a.ids for a in answers]), torch.cat([a.log_probs for a in answers]))
         _, upstream = distil_pass(hidden.detach(), self.lm.head, said)
-        (gradient,) = torch.autograd.grad(hidden, vectors, upstream)
+        (gradient,) = torch.autograd.grad(hidden, vectors, upstream * weights[:, None].to(upstream.dtype))
         self._adam.age += 1
         self._adam.descend(gradient.float(), self._rates())
         groups = alike([len(row.ids) for row in rows])
@@ -214,21 +231,31 @@ class DistilEngine:
             slot.task.seconds += share
         return positions
 
-    def _ask(self, beginning: int) -> tuple[list[Row], list[int], list[TeacherPass]]:
-        """The rows of this step behind one of the beginnings, whose they are and the teacher's answers."""
+    def _ask(self, beginning: int) -> tuple[list[Row], list[int], list[TeacherPass], Tensor]:
+        """The rows of this step behind a beginning, whose they are, the teacher's answers and tokens' weights (T,)."""
         rows: list[Row] = []
         owner: list[int] = []
         answers: list[TeacherPass] = []
+        weights: list[float] = []
         for number, slot in enumerate(self.slots):
             chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)]
             chosen += slot.draw(beginning, self.settings.question_rows)
-            if beginning < len(self.aside) and self.aside[beginning].rows:
-                lesson = self.aside[beginning]
-                chosen += [(lesson, slot.chance.randrange(len(lesson.rows))) for _ in range(self.settings.aside_rows)]
+            elsewhere = self._elsewhere(slot, beginning)
+            for _ in range(self.settings.aside_rows if elsewhere else 0):
+                lesson = slot.chance.choice(elsewhere)
+                chosen.append((lesson, slot.chance.randrange(len(lesson.rows))))
             rows += [lesson.rows[i] for lesson, i in chosen]
             answers += [lesson.answers[i] for lesson, i in chosen]
             owner += [number] * len(chosen)
-        return rows, owner, answers
+            weights += [lesson.weight for lesson, i in chosen for _ in range(lesson.rows[i].scored)]
+        return rows, owner, answers, torch.tensor(weights, device=self.lm.device)
+
+    def _elsewhere(self, slot: _Slot, beginning: int) -> list[Lesson]:
+        """What has nothing to do with a slot's document: off-topic prompts, and as often another's questions."""
+        others = [other.foreign for other in self.slots if other is not slot]
+        theirs = [foreign[beginning] for foreign in others if beginning < len(foreign) and foreign[beginning].rows]
+        general = [lesson for lesson in self.aside[beginning : beginning + 1] if lesson.rows]
+        return theirs + general * max(1, len(theirs))
 
     def _prefixes(self, vectors: Tensor, before: Tensor) -> list[Tensor]:
         """What stands before the rows: a beginning, the slot's vectors, sometimes another's before or behind them."""

@@ -1,0 +1,21 @@
+"""A chat in which a document stands in the user's first turn as vectors, run through the model once and reused.
+
+python examples/chat_with_a_document.py STORE DOCUMENT [QUESTION ...]     (the store holds the document's memory)
+"""
+
+import sys
+
+import memvec
+from memvec.loading import load_lm
+
+store, document, *questions = sys.argv[1:]
+memory = memvec.load_memory(store, document)
+lm = load_lm(memory.fingerprint)  # any transformers model and tokenizer with this fingerprint will do
+cached = memory.as_cache(lm.model, lm.tokenizer)
+print(f"{document}: {len(memory)} positions, {cached.bytes:,} bytes of cache")
+
+for question in questions or ["What is this about?", "Who is named in it?"]:
+    kwargs = cached.generate_kwargs(question)
+    answer = lm.model.generate(**kwargs, max_new_tokens=40, do_sample=False)
+    new = answer[0, kwargs["input_ids"].shape[1] :]
+    print(f"> {question}\n{lm.tokenizer.decode(new, skip_special_tokens=True).strip()}")
