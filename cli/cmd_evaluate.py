@@ -18,7 +18,13 @@ from memvec.questions import read_questions
 @click.option("--questions", required=True, metavar="FILE", help="JSON lines {document, question, answer}.")
 @click.option("--texts", metavar="FOLDER", help="The documents, where the store holds memories only.")
 @click.option("--exact", metavar="STORE", help="A store whose exact vectors serve as a control. [default: STORE]")
-@click.option("--template", type=click.Choice(["auto", "chat", "text"]), default="text", show_default=True)
+@click.option(
+    "--template",
+    type=click.Choice(["auto", "chat", "text", "plain"]),
+    default="text",
+    show_default=True,
+    help="How it is asked: the chat template, Question: … Answer: …, or as it stands.",
+)
 @click.option("-m", "--model", help="Model of the store. [default: the one it names]")
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the controls that are drawn.")

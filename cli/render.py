@@ -83,7 +83,7 @@ def _memory(r: PackReport) -> str:
     harm = "not measured" if r.harm is None else f"{r.harm:.3f} nats/token"
     return (
         f"{r.context_tokens:,} tokens in {r.context_vectors:,} context vectors ({each:.2f} tokens each), "
-        f"gain {gain(r.gain)} of the text's, harm {harm}"
+        f"{r.context_token_steps / max(1, r.context_tokens):.0f} token-steps a token, gain {gain(r.gain)} of the text's, harm {harm}"
     )
 
 

@@ -11,7 +11,7 @@ from memvec.formats import canonical, raw
 from memvec.types import Conditioning
 
 FIELDS: dict[str, tuple[type, ...]] = {
-    "gain": (float,),
+    "gain": (float, type(None)),
     "shuffled": (float, type(None)),
     "text": (float, type(None)),
     "harm": (float, type(None)),

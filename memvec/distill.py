@@ -11,6 +11,7 @@ Letters: B slots, M vectors, D width, N tokens, R rows, T scored tokens, K likel
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import deque
@@ -195,6 +196,7 @@ class DistilEngine:
         text = self.lm.embed(torch.tensor(task.ids, device=self.lm.device))
         fronts = [torch.cat([before, text]) for before in self.befores]
         lesson = teach(self.lm, fronts[0], [Row(task.ids[begin:end], 1) for begin, end in spans])
+        lesson = replace(lesson, weight=s.span_weight)
         asked = [teach(self.lm, front, rows, s.truth) for front, rows in zip(fronts, task.questions, strict=False)]
         foreign = [
             replace(teach(self.lm, before, rows[:FOREIGN]), weight=s.aside_weight)
@@ -238,7 +240,10 @@ class DistilEngine:
         answers: list[TeacherPass] = []
         weights: list[float] = []
         for number, slot in enumerate(self.slots):
-            chosen = [(slot.lesson, i) for i in slot.chance.choice(slot.combs)]
+            comb = slot.chance.choice(slot.combs)
+            chosen = [
+                (slot.lesson, i) for i in slot.chance.sample(comb, math.ceil(len(comb) * self.settings.span_share))
+            ]
             chosen += slot.draw(beginning, self.settings.question_rows)
             elsewhere = self._elsewhere(slot, beginning)
             for _ in range(self.settings.aside_rows if elsewhere else 0):

@@ -130,10 +130,11 @@ class Distilling:
         sums = [Sums({name: sum(self._score(arm, rows)) for name, arm in arms.items()}, sum(r.scored for r in rows))]
         passages = [question_row(self.lm.tokenizer, p.prompt, p.continuation) for p in off_topic.passages()[:PASSAGES]]
         aside = {name: sum(self._score(arms[name], passages)) for name in ("text", "memory")}
-        controls = [value for name in EQUAL_POSITIONS if (value := share(sums, name)) is not None]
+        of_use = sums[0].usable
+        controls = [value for name in EQUAL_POSITIONS if of_use and (value := share(sums, name)) is not None]
         return Conditioning(
-            gain=share(sums, "memory") or 0.0,
-            shuffled=share(sums, "shuffled"),
+            gain=share(sums, "memory") if of_use else None,
+            shuffled=share(sums, "shuffled") if of_use else None,
             text=max(controls, default=None),
             harm=(aside["memory"] - aside["text"]) / sum(row.scored for row in passages),
             nll_none=per_token(sums, "none") or 0.0,

@@ -134,7 +134,7 @@ class _Trial:
 
     def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, seed: int) -> None:
         self.lm, self.subjects, self.template = lm, subjects, template
-        self.before = embedded(lm, frame(lm.tokenizer, "", template).before)
+        self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
         self.chance = random.Random(seed)
         self.sums: list[Sums] = []
         self.aside: list[Sums] = []  # the same of off-topic passages

@@ -11,9 +11,12 @@ from memvec.template import frame, uses_chat
 def question_row(tokenizer: Any, question: str, answer: str, template: str = "text") -> Row:
     """The tokens behind a memory of a question and its answer, of which the answer counts. UsageError.
 
-    "chat" is the user's turn and the assistant's, "text" is Question: … Answer: … for models without a template.
+    "chat" is the user's turn and the assistant's, "text" is Question: … Answer: … for models without a template, "plain"
+    the two as they stand, for a text and how it goes on.
     """
-    if uses_chat(tokenizer, template):
+    if template == "plain":
+        head, tail = frame(tokenizer, question, "text").after, answer
+    elif uses_chat(tokenizer, template):
         head, tail = frame(tokenizer, question, "chat").after, answer
     else:
         head, tail = frame(tokenizer, f"Question: {question}\nAnswer:", "text").after, f" {answer}"

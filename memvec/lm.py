@@ -66,11 +66,11 @@ class FrozenLM:
         return out.past_key_values
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
-        """A cache of rows owner (R,) of another, the gradient kept."""
+        """A cache of rows owner (R,) of another, or of none; the gradient is kept."""
         from transformers import DynamicCache
 
         branches = DynamicCache()
-        for number, layer in enumerate(cache.layers):
+        for number, layer in enumerate(cache.layers if cache is not None else ()):
             branches.update(layer.keys[owner], layer.values[owner], number)
         return branches
 

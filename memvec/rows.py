@@ -40,8 +40,10 @@ class Prefixes:
 
 
 def run_prefixes(lm: FrozenLM, prefixes: Sequence[Tensor]) -> Prefixes:
-    """Run prefixes of input embeddings (P_i, D), padded on the left. Differentiable."""
+    """Run prefixes of input embeddings (P_i, D), padded on the left. Differentiable. All may be empty."""
     length = max(map(len, prefixes))
+    if not length:  # a model without BOS and nothing in front
+        return Prefixes(None, torch.zeros(len(prefixes), 0, dtype=torch.long, device=lm.device))
     held = torch.zeros(len(prefixes), length, dtype=torch.long, device=lm.device)
     padded = []
     for i, prefix in enumerate(prefixes):

@@ -82,8 +82,10 @@ class ContextSettings:
     warmup: int = 10  # steps
     span: int = 16  # tokens of a span asked for from its first words
     stride: int = 4  # tokens between the phases in which spans cover the text
+    span_share: float = 0.5  # of the spans of a phase that a step asks for [0..1]
+    span_weight: float = 0.5  # of their tokens in the loss, where those of answers have 1
     aside_rows: int = 1  # rows a step about something else, for each document
-    aside_weight: float = 3.0  # of their tokens in the loss, where those about the document have 1
+    aside_weight: float = 3.0  # of their tokens in the loss, where those of answers have 1
     question_rows: int = 4  # rows a step from questions about the text, for each document
     truth: float = 0.5  # share of the right answer, beside what the teacher says, in what a question teaches [0..1]
     company: float = 0.3  # share of steps in which another document's vectors stand beside [0..1]
@@ -102,6 +104,8 @@ class ContextSettings:
                 "warmup": (0, 1_000_000),
                 "span": (0, 512),
                 "stride": (1, max(1, self.span)),
+                "span_share": (0.0, 1.0),
+                "span_weight": (0.0, 1000.0),
                 "aside_rows": (0, 1024),
                 "aside_weight": (0.0, 1000.0),
                 "question_rows": (0, 1024),

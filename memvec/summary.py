@@ -18,7 +18,8 @@ class MemoryTotals:
     records: int
     vectors: int
     tokens: int
-    gain: float | None  # share of the text's gain [1]; None without records
+    token_steps: int
+    gain: float | None  # of the records it was measured of, share of the text's gain [1]; None without any
     harm: float | None  # of the records it was measured of [nats per token]; None without any
 
 
@@ -54,6 +55,7 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
         context_records=memory.records,
         context_vectors=memory.vectors,
         context_tokens=memory.tokens,
+        context_token_steps=memory.token_steps,
         gain=memory.gain,
         harm=memory.harm,
     )
@@ -61,18 +63,20 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
 
 def memory_totals(store: Store, refs: Sequence[RecordRef]) -> MemoryTotals:
     """Totals of the context records at `refs`. StoreDamagedError names a record that is not what was written."""
-    tokens = vectors = 0
+    tokens = vectors = token_steps = 0
     gains: list[tuple[float, int]] = []
     harms: list[tuple[float, int]] = []
     for ref in refs:
         record = store.record(ref)
         tokens += record.tokens
         vectors += len(record.vectors)
+        token_steps += record.report.token_steps
         if (measured := record.conditioning) is not None:
-            gains.append((measured.gain, record.tokens))
+            if measured.gain is not None:
+                gains.append((measured.gain, record.tokens))
             if measured.harm is not None:
                 harms.append((measured.harm, record.tokens))
-    return MemoryTotals(len(refs), vectors, tokens, _mean(gains), _mean(harms))
+    return MemoryTotals(len(refs), vectors, tokens, token_steps, _mean(gains), _mean(harms))
 
 
 def _mean(weighted: Sequence[tuple[float, int]]) -> float | None:

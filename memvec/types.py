@@ -128,7 +128,9 @@ class Conditioning:
     The gain is what having something to read saves against reading nothing, in nats per token. The text's is 1.
     """
 
-    gain: float  # share of the whole text's gain that the vectors keep; 1 is as good as the text, 0 as nothing [1]
+    # Share of the whole text's gain that the vectors keep; 1 is as good as the text, 0 as nothing [1]. None: the model
+    # itself cannot use the text, which saves less than 0.1 nats per token.
+    gain: float | None
     shuffled: float | None  # the same with the vectors of another document [1]; None: not measured
     text: float | None  # the same of the best text control of as many positions as there are vectors [1]
     harm: float | None  # cost on unrelated prompts, above what the text itself costs there [nats per token]
@@ -199,5 +201,6 @@ class PackReport:
     context_records: int = 0  # of whole memories, as all that follows
     context_vectors: int = 0
     context_tokens: int = 0  # tokens of the text they stand for
+    context_token_steps: int = 0  # positions run forward and backward to distil
     gain: float | None = None  # mean by tokens of their share of the text's gain [1]; None without context records
     harm: float | None = None  # mean by tokens where it was measured [nats per token]; None where it was for none

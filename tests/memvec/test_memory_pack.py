@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from memvec.questions import Question
 from memvec.settings import ContextSettings, PackSettings
 from memvec.sources import Source
 
-CORPUS = (Path(__file__).parents[1] / "tiny" / "corpus.txt").read_text()
+WORDS = (Path(__file__).parents[1] / "tiny" / "corpus.txt").read_text().split()
+CORPUS = " ".join(
+    random.Random(0).sample(WORDS, len(WORDS))
+)  # the tiny LM knows the book, but not its words in any order
 TEXTS = {"a.txt": CORPUS[30_000:30_330], "b.txt": CORPUS[60_000:60_300], "c/d.txt": CORPUS[90_000:90_350]}
 QUICK = ContextSettings(steps=30, aside_rows=1, question_rows=2)
 
@@ -53,12 +57,13 @@ def test_a_memory_is_stored_with_what_was_measured_of_it(memories: Path) -> None
         record = opened.record(ref)
         assert row.memory == len(record.vectors) == round(row.tokens / 4)
         found = record.conditioning
-        assert found is not None and found.held_out >= 4 and found.harm is not None and found.text is not None
-        assert found.nll_memory < found.nll_none  # of some use
+        assert found is not None and found.held_out >= 4 and found.harm is not None
+        # The tiny LM never saw a question: its own gain from the text is nothing, and none of nothing is kept.
+        assert (found.gain is None) == (found.nll_none - found.nll_text < 0.1)
         assert record.report.steps == 30 and record.report.token_steps > 30 * row.tokens
     assert len(load(memories, ["a.txt", "b.txt"])) == rows["a.txt"].memory + rows["b.txt"].memory
     report = memvec.info(memories)
-    assert report.context_records == 3 and report.gain is not None and not report.exact
+    assert report.context_records == 3 and report.context_token_steps > 0 and not report.exact
 
 
 def test_a_memory_gives_no_document_back(memories: Path, tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_an_interrupted_pack_keeps_finished_windows(tiny: str, sources: list[Sou
     store, settings = tmp_path / "s.memvec", replace(QUICK, steps=3, memory=1)  # one slot at a time
 
     def stop(progress: Progress) -> None:
-        if progress.segments_done == 2:
+        if progress.segments_done == 2 and progress.stage == "distilling":
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedPackError):
@@ -175,7 +180,7 @@ def asked() -> list[Question]:
 def test_an_evaluation_shows_the_gain_beside_every_control(
     memories: Path, asked: list[Question], tmp_path: Path
 ) -> None:
-    found = evaluate(memories, asked, texts=TEXTS)
+    found = evaluate(memories, asked, texts=TEXTS, template="plain")
     assert found.documents + found.skipped == 3
     assert found.gain is not None and found.shuffled is not None and found.random is not None
     assert found.gain > found.shuffled and found.gain > found.random
@@ -199,8 +204,8 @@ def test_an_evaluation_reads_texts_and_exact_vectors_from_the_store(
     memvec.pack(
         sources[:2], store, model=tiny, kind="both", settings=settings, context=replace(QUICK, steps=3), dtype="float32"
     )
-    found = evaluate(store, [q for q in asked if q.document != "c/d.txt"])
-    given = evaluate(store, [q for q in asked if q.document != "c/d.txt"], texts=TEXTS)
+    found = evaluate(store, [q for q in asked if q.document != "c/d.txt"], template="plain")
+    given = evaluate(store, [q for q in asked if q.document != "c/d.txt"], texts=TEXTS, template="plain")
     assert found.exact is not None and (found.gain, found.nll) == (given.gain, given.nll)
 
 
@@ -220,7 +225,7 @@ def test_documents_whose_text_is_of_no_use_are_left_out_and_counted(memories: Pa
         Question("a.txt", "zq", "xx yy zz"),
         Question("b.txt", TEXTS["b.txt"][20:60], TEXTS["b.txt"][60:90].strip()),
     ]
-    found = evaluate(memories, nonsense, texts=TEXTS)
+    found = evaluate(memories, nonsense, texts=TEXTS, template="plain")
     assert (found.documents, found.skipped) == (1, 1) and list(found.by_document) == ["b.txt"]
 
 
@@ -248,7 +253,7 @@ def test_json_of_a_questions_file_goes_through_the_program(
     file.write_text(
         "".join(json.dumps({"document": q.document, "question": q.question, "answer": q.answer}) + "\n" for q in asked)
     )
-    arguments = ["evaluate", str(memories), "--questions", str(file), "--texts", str(folder)]
+    arguments = ["evaluate", str(memories), "--template", "plain", "--questions", str(file), "--texts", str(folder)]
     result = CliRunner().invoke(program, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     value = json.loads(result.stdout)
