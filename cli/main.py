@@ -16,7 +16,9 @@ from memvec.errors import InterruptedPackError, MemvecError, PartialError
 COMMANDS = {
     "cat": "write one document to standard output",
     "evaluate": "judge memories by questions, beside every control",
+    "export": "write documents' memories for other programs: PEFT, vLLM, .npy",
     "fingerprint": "show what model and tokenizer vectors would belong to",
+    "generate": "answer a prompt with documents in front, as vectors or as text",
     "info": "totals of a store, with the honest ratios",
     "list": "the documents of a store",
     "models": "models known by name, and whether they are installed and cached",

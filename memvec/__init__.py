@@ -21,12 +21,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memvec.errors import MemvecError as MemvecError
+    from memvec.generation import generate as generate
     from memvec.identity import fingerprint as fingerprint
     from memvec.inspection import info as info
     from memvec.inspection import list_documents as list
     from memvec.inspection import show as show
+    from memvec.memory import Memory as Memory
+    from memvec.memory import load as load_memory
     from memvec.model_cache import models as models
     from memvec.packing import pack as pack
+    from memvec.prefix import attached as attached
     from memvec.settings import PackSettings as PackSettings
     from memvec.sources import Source as Source
     from memvec.store import Store as Store
@@ -36,14 +40,18 @@ if TYPE_CHECKING:
     from memvec.verification import verify as verify
 
 _EXPORTS = {
+    "Memory": ("memvec.memory", "Memory"),
     "MemvecError": ("memvec.errors", "MemvecError"),
     "PackSettings": ("memvec.settings", "PackSettings"),
     "Source": ("memvec.sources", "Source"),
     "Store": ("memvec.store", "Store"),
+    "attached": ("memvec.prefix", "attached"),
     "cat": ("memvec.unpacking", "cat"),
     "fingerprint": ("memvec.identity", "fingerprint"),
+    "generate": ("memvec.generation", "generate"),
     "info": ("memvec.inspection", "info"),
     "list": ("memvec.inspection", "list_documents"),
+    "load_memory": ("memvec.memory", "load"),
     "models": ("memvec.model_cache", "models"),
     "pack": ("memvec.packing", "pack"),
     "read": ("memvec.unpacking", "read"),
@@ -53,8 +61,8 @@ _EXPORTS = {
 }
 
 __all__ = [  # capitals first, as in the table above
-    "MemvecError", "PackSettings", "Source", "Store", "__version__", "cat", "fingerprint", "info", "list", "models",
-    "pack", "read", "show", "unpack", "verify",
+    "Memory", "MemvecError", "PackSettings", "Source", "Store", "__version__", "attached", "cat", "fingerprint",
+    "generate", "info", "list", "load_memory", "models", "pack", "read", "show", "unpack", "verify",
 ]  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class Decoder:
             return []
         from memvec.decode import decode
 
-        lm = self._load()
+        lm = self.load()
         enter("decoding", self.progress, self.watch)
         vectors, counts = [r.vectors for r in records], [r.tokens for r in records]
         rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
@@ -104,7 +104,7 @@ class Decoder:
             path = self.store.manifest.shards[ref.shard].path
             raise damaged(f"{path} record {ref.row}", "invalid_value", str(error)) from None
 
-    def _load(self) -> FrozenLM:
+    def load(self) -> FrozenLM:
         """The model in float32, the numerics every store of this version was certified in."""
         if self._lm is not None:
             return self._lm

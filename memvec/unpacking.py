@@ -82,12 +82,16 @@ def cat(
     watch: Watch = unwatched,
 ) -> bytes:
     """The verified bytes of the document of that name. Raises as `unpack` does."""
-    opened = Store.open(store)
-    live = opened.documents()
+    return content(Decoder(Store.open(store), model, batch, device, watch), document)
+
+
+def content(decoder: Decoder, document: str) -> bytes:
+    """As `cat`, from the store of a decoder, which may have its model loaded already."""
+    live = decoder.store.documents()
     if document not in live:
-        raise missing(opened, document)
+        raise missing(decoder.store, document)
     chosen, _ = _readable([live[document]])
-    ((_, data),) = _restore(Decoder(opened, model, batch, device, watch), chosen)
+    ((_, data),) = _restore(decoder, chosen)
     return data
 
 

@@ -107,3 +107,30 @@ def packed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(packed: Path, tmp_path: Path) -> Path:
     """A copy of the packed store, to be damaged or added to."""
     return Path(shutil.copytree(packed, tmp_path / "copy.memvec"))
+
+
+@pytest.fixture(scope="session")
+def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed store with made-up memories: of two documents that are in it, and of one that is nothing else."""
+    import hashlib
+
+    import numpy as np
+
+    from memvec.records import context_record
+    from memvec.store import Store, writing
+    from memvec.types import Conditioning, Document
+
+    store = Path(shutil.copytree(packed, tmp_path_factory.mktemp("remembering") / "tree.memvec"))
+    opened = Store.open(store)
+    live = {name: stored.document for name, stored in opened.documents().items()}
+    data = b"a document of which only the memory is there"
+    live["only-memory.txt"] = Document("only-memory.txt", len(data), hashlib.sha256(data).hexdigest(), 40, 12)
+    texts = DOCUMENTS | {"only-memory.txt": data}
+    report = Conditioning(0.5, 0.1, 0.25, 0.01, 3.0, 2.0, 2.5, 8, "made up", 0)
+    records = []
+    for seed, (name, size) in enumerate({"prose.txt": 6, "crlf.txt": 3, "only-memory.txt": 4}.items()):
+        noise = np.random.default_rng(seed).standard_normal((size, opened.manifest.fingerprint.width)) * 0.3
+        records.append(context_record(live[name], 0, texts[name], live[name].tokens, noise.astype(np.float16), report))
+    with writing(store):
+        opened.commit(records)
+    return store

@@ -1,0 +1,122 @@
+"""The transformers pipeline "memvec-text-generation": text generation with a memory in front of the prompts.
+
+import memvec.integrations.transformers_pipeline  # registers the task
+pipe = transformers.pipeline("memvec-text-generation", model=model, tokenizer=tokenizer)
+pipe([{"role": "user", "content": "Who keeps the key?"}], memory=memvec.load_memory("notes.memvec", "ferry.txt"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, TextGenerationPipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils.chat_template_utils import Chat
+
+from memvec.errors import UsageError
+from memvec.identity import check_model
+from memvec.memory import Memory
+from memvec.prefix import Memories, attached
+from memvec.template import places
+
+TASK = "memvec-text-generation"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A prompt with a memory of its own."""
+
+    prompt: Any
+    memory: Memory | None
+
+
+class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc]
+    """transformers' text generation with `memory=`, given at construction for every call or at one call.
+
+    A memory goes where `memvec.prefix` puts it: at the start of the user's first message in chats, behind BOS in text.
+    Everything else is as in the base class. Not for two threads at once.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As the base class, and `memory`: a Memory that calls without one use."""
+        super().__init__(*args, **options)
+        self._checked: set[str] = set()  # fingerprints this model was compared with
+        self._places = places(self.tokenizer)
+
+    def __call__(self, text_inputs: Any, **options: Any) -> Any:
+        """Complete prompts or chats. `memory`: one for all, None for none, or one (or None) for each of a list.
+
+        FingerprintError; UsageError for options that would leave a memory out, and for another number of memories.
+        """
+        memory: Memories = options.get("memory")
+        if isinstance(memory, Sequence):
+            prompts = _as_list(text_inputs)
+            if len(prompts) != len(memory):
+                raise UsageError(
+                    f"{len(memory)} memories for {len(prompts)} prompts. Pass one, or a list of prompts and one for each."
+                )
+            text_inputs = [_Row(prompt, own) for prompt, own in zip(prompts, memory, strict=True)]
+            options = {**options, "memory": None}
+        return super().__call__(text_inputs, **options)
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        given = {"memory": options.pop("memory")} if "memory" in options else {}
+        preprocess, forward, postprocess = super()._sanitize_parameters(**options)
+        return {**preprocess, **given}, forward, postprocess
+
+    def preprocess(self, prompt_text: Any, memory: Memory | None = None, **options: Any) -> Any:
+        """Token ids of one prompt and its memory. UsageError for a chat in which the memory has no place."""
+        if isinstance(prompt_text, _Row):
+            prompt_text, memory = prompt_text.prompt, prompt_text.memory
+        inputs = super().preprocess(prompt_text, **options)
+        if memory is not None:
+            self._make_room(inputs, isinstance(prompt_text, Chat))
+        inputs["memory"] = memory
+        return inputs
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        memory = model_inputs.pop("memory")  # of a batch: a list
+        memories = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
+        if all(own is None for own in memories):
+            return super()._forward(model_inputs, **options)
+        for own in memories:
+            if own is not None and own.fingerprint.id not in self._checked:
+                check_model(self.model, self.tokenizer, own.fingerprint)
+                self._checked.add(own.fingerprint.id)
+        with attached(self.model, self.tokenizer, memories, check=False):
+            return super()._forward(model_inputs, **options)
+
+    def _make_room(self, inputs: Any, chat: bool) -> None:
+        """See to it that the memory finds its place in `inputs`: the user's turn of a chat, BOS of a text."""
+        ids = inputs["input_ids"]
+        if chat:
+            held = self._places.split(ids[0].tolist(), False).before
+            if not self._places.header or held[-len(self._places.header) :] != self._places.header:
+                raise UsageError(
+                    "the start of the user's message was not found in this chat: its first characters run into the "
+                    "template, or the template is cut off. Begin the message with a word, and pass no truncation."
+                )
+        elif self._places.bos is not None and ids[0, :1].tolist() != [self._places.bos]:
+            inputs["input_ids"] = torch.cat([torch.full_like(ids[:, :1], self._places.bos), ids], dim=1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+
+
+def register() -> None:
+    """Make `transformers.pipeline("memvec-text-generation", …)` known. Done when this module is imported."""
+    if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is not MemoryTextGenerationPipeline:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=MemoryTextGenerationPipeline, pt_model=AutoModelForCausalLM, type="text"
+        )
+
+
+def _as_list(prompts: Any) -> list[Any]:
+    """Prompts as the base class sees them, chats wrapped; one prompt, or one chat, is a list of one."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+        prompts = [prompts]
+    return [prompt if isinstance(prompt, str) else Chat(prompt) for prompt in prompts]
+
+
+register()

@@ -1,0 +1,224 @@
+"""Adapter folders: what PEFT makes of them against the hook, and the way back."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, UsageError
+from memvec.identity import fingerprint
+from memvec.integrations import peft_adapter
+from memvec.integrations.peft_adapter import (
+    export_cartridge,
+    export_prefix_tuning,
+    export_prompt_tuning,
+    import_prompt_tuning,
+)
+from memvec.memory import Memory, load
+from memvec.prefix import embed, generate_kwargs
+from memvec.template import Frame, frame
+
+CHAT = (
+    "{% if messages[0]['role'] != 'system' %}be kind\n{% endif %}"
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+)
+PROMPTS = ["However little", "The feelings or views of such a man may be on", "wife"]
+
+pytestmark = [
+    # PEFT warns of this at every step of prompt tuning; one row alone is right all the same.
+    pytest.mark.filterwarnings("ignore:Position ids are not supported"),
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),  # PEFT asks for the old name
+]
+
+
+@pytest.fixture(scope="module")
+def owner(tiny: str) -> Any:
+    return fingerprint(tiny)
+
+
+@pytest.fixture
+def model(tiny_lm: Any) -> Any:
+    return copy.deepcopy(tiny_lm.model)  # PEFT writes on what it wraps
+
+
+@pytest.fixture
+def chat(tiny_lm: Any) -> Any:
+    changed = copy.deepcopy(tiny_lm.tokenizer)
+    changed.bos_token = "<|end|>"
+    changed.chat_template = CHAT
+    return changed
+
+
+@pytest.fixture
+def memory(owner: Any) -> Memory:
+    noise = [np.random.default_rng(seed).standard_normal((5, owner.width)) * 0.3 for seed in (1, 2)]
+    return Memory(("a", "b/c.txt"), tuple(part.astype(np.float16) for part in noise), owner)
+
+
+def greedy(model: Any, kwargs: dict[str, Any]) -> list[list[int]]:
+    kwargs = {"pad_token_id": 0, **kwargs}
+    out = model.generate(**kwargs, do_sample=False, eos_token_id=None, max_new_tokens=8)
+    return [row[kwargs["input_ids"].shape[1] :].tolist() for row in out]
+
+
+def rest(tokenizer: Any, prompts: list[str]) -> dict[str, Any]:
+    """What the user of an adapter gives the model: what comes after the memory, left-padded."""
+    rows = [frame(tokenizer, prompt).after for prompt in prompts]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_prompt_tuning_with_the_template_is_the_hook(model: Any, chat: Any, memory: Memory, tmp_path: Path) -> None:
+    wanted = [greedy(model, generate_kwargs(model, chat, prompt, memory)) for prompt in PROMPTS]
+    before = frame(chat, "").before
+    assert chat.decode(before) == "be kind\n[user]"
+    folder = export_prompt_tuning(memory, tmp_path / "a", model, chat, before)
+    assert load_file(folder / "adapter_model.safetensors")["prompt_embeddings"].shape == (len(before) + 10, 128)
+    adapted = PeftModel.from_pretrained(model, folder)
+    assert [greedy(adapted, rest(chat, [prompt])) for prompt in PROMPTS] == wanted
+
+
+def test_prompt_tuning_alone_is_the_hook_with_nothing_before(
+    model: Any, chat: Any, memory: Memory, tmp_path: Path
+) -> None:
+    row = Frame((), tuple(chat(PROMPTS[1])["input_ids"]))
+    wanted = greedy(model, embed(model, [(row, torch.from_numpy(memory.vectors))]).generate_kwargs())
+    adapted = PeftModel.from_pretrained(model, export_prompt_tuning(memory, tmp_path / "a", model))
+    assert greedy(adapted, {"input_ids": torch.tensor([row.after])}) == wanted
+
+
+def test_exact_vectors_of_a_store_can_be_exported(model: Any, chat: Any, packed: Path, tmp_path: Path) -> None:
+    exact = load(packed, "prose.txt", kind="exact")
+    row = Frame((), tuple(chat(PROMPTS[1])["input_ids"]))
+    wanted = greedy(model, embed(model, [(row, torch.from_numpy(exact.vectors))]).generate_kwargs())
+    adapted = PeftModel.from_pretrained(model, export_prompt_tuning(exact, tmp_path / "a", model, chat))
+    assert greedy(adapted, {"input_ids": torch.tensor([row.after])}) == wanted
+
+
+@pytest.mark.parametrize("export", [export_prefix_tuning, export_cartridge])
+def test_keys_and_values_are_the_hook_in_a_left_padded_batch(
+    model: Any, chat: Any, memory: Memory, tmp_path: Path, export: Callable[..., Path]
+) -> None:
+    wanted = greedy(model, generate_kwargs(model, chat, PROMPTS, memory))
+    assert greedy(model, rest(chat, PROMPTS)) != wanted
+    adapted = PeftModel.from_pretrained(model, export(memory, tmp_path / "a", model, chat))
+    given = rest(chat, PROMPTS)
+    assert given["attention_mask"].sum(1).unique().numel() == 3  # otherwise nothing would be padded
+    assert greedy(adapted, given) == wanted
+    kind = {export_prefix_tuning: "PREFIX_TUNING", export_cartridge: "CARTRIDGE"}[export]
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["peft_type"] == kind
+
+
+def test_the_trap_of_padded_prompt_tuning_is_there_and_told(
+    model: Any, chat: Any, memory: Memory, tmp_path: Path
+) -> None:
+    folder = export_prompt_tuning(memory, tmp_path / "a", model, chat, frame(chat, "").before)
+    given = rest(chat, PROMPTS)
+    wanted = model(**generate_kwargs_for_logits(model, chat, memory)).logits[:, -1]
+    adapted = PeftModel.from_pretrained(model, folder)
+    got = adapted(**given, position_ids=(given["attention_mask"].cumsum(1) - 1).clamp(min=0)).logits[:, -1]
+    off = (got - wanted).abs().amax(1)
+    longest = int(given["attention_mask"].sum(1).argmax())
+    assert off[longest] < 1e-3  # the row that is not padded
+    assert all(off[row] > 0.01 for row in range(3) if row != longest)
+    assert "padded rows come out wrong" in (export_prompt_tuning.__doc__ or "")
+    assert "wrong: PEFT drops the positions" in (peft_adapter.__doc__ or "")
+
+
+def generate_kwargs_for_logits(model: Any, tokenizer: Any, memory: Memory) -> dict[str, Any]:
+    from memvec.prefix import prompts_with
+
+    made = prompts_with(model, tokenizer, PROMPTS, memory)
+    return {
+        "inputs_embeds": made.inputs_embeds,
+        "attention_mask": made.attention_mask,
+        "position_ids": made.position_ids,
+    }
+
+
+def test_a_memory_comes_back_bit_for_bit(model: Any, chat: Any, memory: Memory, tmp_path: Path) -> None:
+    folder = export_prompt_tuning(memory, tmp_path / "a", model, chat, frame(chat, "").before)
+    for back in (import_prompt_tuning(folder), import_prompt_tuning(folder, memory.fingerprint)):
+        assert back.documents == memory.documents
+        assert back.fingerprint == memory.fingerprint
+        assert [part.tobytes() for part in back.parts] == [part.tobytes() for part in memory.parts]
+    with pytest.raises(FingerprintError, match="weights"):
+        import_prompt_tuning(folder, replace(memory.fingerprint, weights="0" * 64))
+
+
+def test_an_adapter_without_origin_needs_a_fingerprint(model: Any, memory: Memory, tmp_path: Path) -> None:
+    folder = export_prompt_tuning(memory, tmp_path / "a", model)
+    (folder / "memvec.json").unlink()
+    with pytest.raises(UsageError, match="Pass fingerprint"):
+        import_prompt_tuning(folder)
+    back = import_prompt_tuning(folder, memory.fingerprint)
+    assert back.documents == ("a",) and np.array_equal(back.vectors, memory.vectors)
+    with pytest.raises(UsageError, match=r"expected \(positions, 64\)"):
+        import_prompt_tuning(folder, replace(memory.fingerprint, width=64))
+
+
+def test_import_refuses_what_is_no_memory(model: Any, chat: Any, memory: Memory, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"no adapter_config\.json"):
+        import_prompt_tuning(tmp_path)
+    prefix = export_prefix_tuning(memory, tmp_path / "p", model, chat)
+    with pytest.raises(UsageError, match="PREFIX_TUNING adapter, expected PROMPT_TUNING"):
+        import_prompt_tuning(prefix)
+    folder = export_prompt_tuning(memory, tmp_path / "a", model)
+    good = (folder / "memvec.json").read_text()
+    for bad, fragment in (
+        (good.replace('"before": 0', '"before": 1'), "says 11"),
+        (good.replace("memvec.adapter/1", "memvec.adapter/9"), "Upgrade memvec"),
+        ("{", "damaged"),
+        ("[]", "no object"),
+        ('{"format": "memvec.adapter/1"}', "damaged"),
+        (good.replace('"before": 0', '"before": -1'), "negative"),
+    ):
+        (folder / "memvec.json").write_text(bad)
+        with pytest.raises(UsageError, match=fragment):
+            import_prompt_tuning(folder)
+    (folder / "memvec.json").write_text(good)
+    weights = folder / "adapter_model.safetensors"
+    save_file({"prompt_embeddings": torch.full((10, 128), 1e6)}, weights)
+    with pytest.raises(UsageError, match="float16 cannot"):
+        import_prompt_tuning(folder)
+    weights.write_bytes(b"x")
+    with pytest.raises(UsageError, match="damaged"):
+        import_prompt_tuning(folder)
+    weights.unlink()
+    with pytest.raises(NotFoundError, match="safetensors"):
+        import_prompt_tuning(folder)
+
+
+def test_export_refuses_another_model_and_what_is_there(
+    model: Any, chat: Any, memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = Memory(("x",), memory.parts, replace(memory.fingerprint, weights="0" * 64))
+    for export in (export_prompt_tuning, export_prefix_tuning, export_cartridge):
+        with pytest.raises(FingerprintError, match="weights"):
+            export(stranger, tmp_path / "a", model, chat)
+    narrow = Memory(("x",), (np.zeros((2, 64), np.float16),), replace(memory.fingerprint, width=64))
+    with pytest.raises(FingerprintError, match="width"):
+        export_prompt_tuning(narrow, tmp_path / "a", model)
+    with pytest.raises(UsageError, match="nothing to export"):
+        export_prompt_tuning(Memory(("x",), (), memory.fingerprint), tmp_path / "a", model)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").touch()
+    with pytest.raises(UsageError, match="not an empty folder"):
+        export_prompt_tuning(memory, tmp_path / "a", model)
+    monkeypatch.delattr(sys.modules["peft"], "CartridgeConfig")
+    with pytest.raises(MissingExtraError, match="pip install -U peft"):
+        export_cartridge(memory, tmp_path / "b", model, chat)
