@@ -7,7 +7,6 @@ import sys
 import tempfile
 
 import memvec
-from memvec.questions import Question
 
 model = sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m"
 text = (
@@ -16,9 +15,9 @@ text = (
     "the ferry carries the post, and the passengers wait until the last blue sack is on board."
 )
 asked = [
-    Question("ferry.txt", "Who has the key to the engine room?", "Ingrid Vale"),
-    Question("ferry.txt", "How much is a ticket for the ferry?", "nine crowns"),
-    Question("ferry.txt", "What colour are the post sacks?", "blue"),
+    memvec.Question("ferry.txt", "Who has the key to the engine room?", "Ingrid Vale"),
+    memvec.Question("ferry.txt", "How much is a ticket for the ferry?", "nine crowns"),
+    memvec.Question("ferry.txt", "What colour are the post sacks?", "blue"),
 ]
 
 with tempfile.TemporaryDirectory() as folder:

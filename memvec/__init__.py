@@ -21,6 +21,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memvec.errors import MemvecError as MemvecError
+    from memvec.evaluation import evaluate as evaluate
+    from memvec.generation import compare as compare
     from memvec.generation import generate as generate
     from memvec.identity import fingerprint as fingerprint
     from memvec.inspection import info as info
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from memvec.model_cache import models as models
     from memvec.packing import pack as pack
     from memvec.prefix import attached as attached
+    from memvec.questions import Question as Question
+    from memvec.settings import ContextSettings as ContextSettings
     from memvec.settings import PackSettings as PackSettings
     from memvec.sources import Source as Source
     from memvec.store import Store as Store
@@ -40,13 +44,17 @@ if TYPE_CHECKING:
     from memvec.verification import verify as verify
 
 _EXPORTS = {
+    "ContextSettings": ("memvec.settings", "ContextSettings"),
     "Memory": ("memvec.memory", "Memory"),
     "MemvecError": ("memvec.errors", "MemvecError"),
     "PackSettings": ("memvec.settings", "PackSettings"),
+    "Question": ("memvec.questions", "Question"),
     "Source": ("memvec.sources", "Source"),
     "Store": ("memvec.store", "Store"),
     "attached": ("memvec.prefix", "attached"),
     "cat": ("memvec.unpacking", "cat"),
+    "compare": ("memvec.generation", "compare"),
+    "evaluate": ("memvec.evaluation", "evaluate"),
     "fingerprint": ("memvec.identity", "fingerprint"),
     "generate": ("memvec.generation", "generate"),
     "info": ("memvec.inspection", "info"),
@@ -61,8 +69,9 @@ _EXPORTS = {
 }
 
 __all__ = [  # capitals first, as in the table above
-    "Memory", "MemvecError", "PackSettings", "Source", "Store", "__version__", "attached", "cat", "fingerprint",
-    "generate", "info", "list", "load_memory", "models", "pack", "read", "show", "unpack", "verify",
+    "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Source", "Store", "__version__", "attached",
+    "cat", "compare", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
+    "show", "unpack", "verify",
 ]  # fmt: skip
 
 

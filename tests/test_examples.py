@@ -13,6 +13,7 @@ import pytest
 from memvec.store import Store
 
 ROOT = Path(__file__).parents[1]
+CLI = (sys.executable, "-m", "memvec.cli")
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -41,6 +42,23 @@ def test_demo(tiny: str, tmp_path: Path) -> None:
         assert part in out
 
 
+def test_prefix_memory(tiny: str, tmp_path: Path) -> None:
+    out = run(sys.executable, ROOT / "examples/prefix_memory.py", tiny, cwd=tmp_path)
+    for part in ("vectors in front of the prompt", "none: ", "vectors: ", "nats per token of the right answers"):
+        assert part in out
+
+
+def test_chat_with_a_document(remembering: Path, tmp_path: Path) -> None:
+    out = run(sys.executable, ROOT / "examples/chat_with_a_document.py", remembering, "prose.txt", "Who?", cwd=tmp_path)
+    assert "prose.txt: 6 positions" in out and "> Who?" in out
+
+
+def test_peft_export(remembering: Path, tmp_path: Path) -> None:
+    out = run(sys.executable, ROOT / "examples/peft_export.py", remembering, "prose.txt", cwd=tmp_path)
+    assert len(re.findall(r"_TUNING: [\d,]+ bytes, same answer: True", out)) == 2
+    assert "imported again, bit for bit: True" in out
+
+
 def readme_commands() -> list[str]:
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ memvec ")]
@@ -54,6 +72,7 @@ def test_readme_commands(tiny: str, tmp_path: Path) -> None:
     (tmp_path / "letters" / "jane.txt").write_text("My dear sister, I write from the inn at Meryton, where it rains.\n")
     for line in readme_commands():
         made = line.replace("memvec pack", f"memvec pack -m {tiny}")
+        made = made.replace("--kind both", "--kind both --distil-steps 2")
         made = re.sub(r"^memvec", f"{sys.executable} -m memvec.cli", made).replace(
             "| memvec", f"| {sys.executable} -m memvec.cli"
         )
@@ -61,12 +80,28 @@ def test_readme_commands(tiny: str, tmp_path: Path) -> None:
 
 
 def test_readme_program(tiny: str, tmp_path: Path) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    program, hook = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "jane.txt").write_text("My dear sister, I write from the inn at Meryton, where it rains.\n")
     program = program.replace('"letters.memvec")', f'"letters.memvec", model={tiny!r})', 1)
     assert tiny in program
     run(sys.executable, "-c", program, cwd=tmp_path)
+    run(
+        *CLI,
+        "pack",
+        "letters",
+        "-o",
+        "letters.memvec",
+        "-m",
+        tiny,
+        "--kind",
+        "context",
+        "--distil-steps",
+        2,
+        cwd=tmp_path,
+    )
+    hook = hook.replace("FOLDER", repr(tiny))
+    run(sys.executable, "-c", f"import memvec\n{hook}\nassert out.shape[0] == 1", cwd=tmp_path)
 
 
 def test_make_targets_of_the_readme_exist() -> None:

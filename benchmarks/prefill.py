@@ -1,0 +1,48 @@
+"""Prefill and cache of a memory against its text, by length and ratio: what a vector saves, whatever it was trained to say.
+
+    python benchmarks/prefill.py [--lengths 256,1000,4000] [--ratio 8]
+
+The vectors are not trained: time and cache depend on how many there are. Each pair is run in turn, six times, the first
+left out; a query is BOS, the memory or the text, and a question of 20 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from memvec.arms import embedded
+from memvec.costs import measure_costs
+from memvec.lm import FrozenLM
+from memvec.model_cache import DEFAULT_MODEL, resolve
+
+NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
+QUESTION = 20
+
+
+def main() -> None:
+    """Time every length and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default="256,1000,4000")
+    parser.add_argument("--ratio", type=float, default=8)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    args = parser.parse_args()
+    lm = FrozenLM(resolve(args.model))
+    ids = lm.encode(NOVEL.read_text("utf-8"))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, float32, ratio {args.ratio:g}")
+    print("| tokens | vectors | prefill text [ms] | prefill memory [ms] | times faster | cache text [bytes] | cache memory [bytes] |")
+    print("|---|---|---|---|---|---|---|")
+    before, question = embedded(lm, ids[:1]), embedded(lm, ids[-QUESTION:])
+    for length in map(int, args.lengths.split(",")):
+        memory = torch.randn(round(length / args.ratio), lm.width) * lm.table.std()
+        c = measure_costs(lm, [(before, embedded(lm, ids[:length]), memory, question)])
+        print(f"| {length} | {len(memory)} | {c.prefill_text * 1000:.0f} | {c.prefill_memory * 1000:.0f} | {c.speedup:.1f} "
+              f"| {c.cache_text:,.0f} | {c.cache_memory:,.0f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
