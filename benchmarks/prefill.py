@@ -34,7 +34,9 @@ def main() -> None:
     lm = FrozenLM(resolve(args.model))
     ids = lm.encode(NOVEL.read_text("utf-8"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, float32, ratio {args.ratio:g}")
-    print("| tokens | vectors | prefill text [ms] | prefill memory [ms] | times faster | cache text [bytes] | cache memory [bytes] |")
+    print(
+        "| tokens | vectors | prefill text [ms] | prefill memory [ms] | times faster | cache text [bytes] | cache memory [bytes] |"
+    )
     print("|---|---|---|---|---|---|---|")
     before, question = embedded(lm, ids[:1]), embedded(lm, ids[-QUESTION:])
     for length in map(int, args.lengths.split(",")):

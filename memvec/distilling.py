@@ -30,7 +30,7 @@ ASIDE, ASIDE_TOKENS = 96, 24  # off-topic prompts to train on, and tokens of wha
 KEYWORD_QUESTIONS = 128  # made by rule for each window
 ROW_TOKENS = 35  # of a question and its answer, about; only for estimates
 GENERATED = 64  # asked of a generator for each window
-RECIPE = "combs and keyword questions, 1"
+RECIPE = "keyword questions, 1"
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 

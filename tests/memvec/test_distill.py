@@ -15,6 +15,8 @@ from memvec.settings import ContextSettings
 
 CORPUS = Path(__file__).parents[1] / "tiny" / "corpus.txt"
 BEFORE = (0,)
+# The tiny LM never saw a question, but goes on with a text it has before it.
+SPANS: dict[str, Any] = {"span": 16, "span_share": 1.0, "span_weight": 1.0, "learning_rate": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def texts(tiny_lm: Any) -> list[tuple[int, ...]]:
 
 
 def distil(lm: Any, texts: list[tuple[int, ...]], aside: Any = (), **changes: Any) -> list[Distilled]:
-    settings = ContextSettings(**{"steps": 60, "aside_rows": 0, "company": 0.0, **changes})
+    settings = ContextSettings(**{**SPANS, "steps": 60, "aside_rows": 0, "company": 0.0, **changes})
     engine = DistilEngine(lm, settings, [BEFORE], [list(aside)])
     engine.add(DistilTask(i, ids, settings.vectors_for(len(ids))) for i, ids in enumerate(texts))
     return sorted((done for batch in engine.run() for done in batch), key=lambda done: done.task.key)
@@ -71,7 +73,7 @@ def test_the_same_seed_makes_the_same_vectors(tiny_lm: Any, texts: Any, distille
 
 
 def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny_lm: Any, texts: Any) -> None:
-    settings = ContextSettings(steps=3, memory=1)
+    settings = ContextSettings(**SPANS, steps=3, memory=1)
     engine = DistilEngine(tiny_lm, settings, [BEFORE])
     engine.add(DistilTask(i, ids, 18) for i, ids in enumerate(texts))
     batches = list(engine.run())
@@ -105,7 +107,7 @@ def test_company_in_training_makes_memories_bear_company(tiny_lm: Any, texts: An
 def test_question_rows_are_learnt(tiny_lm: Any, texts: Any) -> None:
     key, answer = (7, 11, 13), texts[0][30:38]
     row = Row((*key, *answer), 3)
-    settings = ContextSettings(steps=40, aside_rows=0, company=0.0, question_rows=1)
+    settings = ContextSettings(**SPANS, steps=40, aside_rows=0, company=0.0, question_rows=1)
     before, made = tiny_lm.embed(torch.tensor(BEFORE)), []
     for extra in ((), ((row,),)):
         engine = DistilEngine(tiny_lm, settings, [BEFORE])

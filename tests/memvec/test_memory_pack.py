@@ -32,7 +32,10 @@ CORPUS = " ".join(
     random.Random(0).sample(WORDS, len(WORDS))
 )  # the tiny LM knows the book, but not its words in any order
 TEXTS = {"a.txt": CORPUS[30_000:30_330], "b.txt": CORPUS[60_000:60_300], "c/d.txt": CORPUS[90_000:90_350]}
-QUICK = ContextSettings(steps=30, aside_rows=1, question_rows=2)
+# The tiny LM never saw a question, but goes on with a text it has before it.
+QUICK = ContextSettings(
+    steps=30, aside_rows=1, question_rows=2, span=16, span_share=1.0, span_weight=1.0, learning_rate=0.1
+)
 
 
 @pytest.fixture(scope="module")
