@@ -81,10 +81,11 @@ def vllm_chat_messages(
 ) -> list[dict[str, Any]]:
     """`messages` for /v1/chat/completions of a vLLM server with --enable-prompt-embeds. UsageError.
 
-    The server must know content parts of this type (vllm#40720, April 2026). The memory alone goes as embeddings, (M, D), the question as text behind it; the server applies the template. It joins
-    the parts of a message with a line end where its chat template takes strings and with nothing where it takes parts
-    (`content_format`, which the server logs at the first chat); the blank line behind the memory allows for that.
-    Equal to the hook's prompt where the tokenizer splits at that blank line, so not for a prompt that begins with one.
+    The server must know content parts of this type (vllm#40720, April 2026). The memory alone goes as embeddings, (M, D),
+    the question as text behind it; the server applies the template. It joins the parts of a message with a line end where
+    its chat template takes strings and with nothing where it takes parts (`content_format`, which the server logs at the
+    first chat); the blank line behind the memory allows for that. Equal to the hook's prompt where the tokenizer splits
+    at that blank line, so not for a prompt that begins with one.
     """
     if content_format not in JOINED_BY:
         raise UsageError(f"content_format is {content_format!r}, expected {' or '.join(JOINED_BY)}.")
