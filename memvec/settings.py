@@ -103,7 +103,7 @@ class ContextSettings:
                 "learning_rate": (1e-9, 1e9),
                 "warmup": (0, 1_000_000),
                 "span": (0, 512),
-                "stride": (1, max(1, self.span)),
+                "stride": (1, self.span or 512),
                 "span_share": (0.0, 1.0),
                 "span_weight": (0.0, 1000.0),
                 "aside_rows": (0, 1024),
