@@ -30,6 +30,7 @@ from memvec.rows import ROWS_AT_ONCE, Row, alike, run_prefixes, run_rows, target
 from memvec.settings import ContextSettings
 from memvec.types import Vectors
 
+SPAN_WITHOUT_QUESTIONS = 16  # tokens
 FOREIGN = 32  # questions about a document that other memories are asked too
 LIKELIEST = 32  # tokens of a teacher kept by name; the rest is one bucket
 
@@ -50,6 +51,7 @@ class DistilTask:
     key: int  # the caller's name for it
     ids: tuple[int, ...]  # N tokens
     vectors: int  # M
+    document: str = ""  # windows of one are no strangers to each other
     questions: tuple[tuple[Row, ...], ...] = ()  # about the text, for each beginning a memory may stand behind
     steps: int = 0
     token_steps: int = 0
@@ -191,8 +193,10 @@ class DistilEngine:
 
     def _open(self, task: DistilTask) -> _Slot:
         """A slot for a task: everything it will be asked, with the teacher's answers."""
-        s = self.settings
-        spans, phases = combs(len(task.ids), s.span, s.stride)
+        begun, s = time.perf_counter(), self.settings
+        # Text of which the rule makes no questions, as one without spaces, is asked for itself.
+        span = s.span or (0 if any(task.questions) else SPAN_WITHOUT_QUESTIONS)
+        spans, phases = combs(len(task.ids), span, s.stride)
         text = self.lm.embed(torch.tensor(task.ids, device=self.lm.device))
         fronts = [torch.cat([before, text]) for before in self.befores]
         lesson = teach(self.lm, fronts[0], [Row(task.ids[begin:end], 1) for begin, end in spans])
@@ -202,6 +206,7 @@ class DistilEngine:
             replace(teach(self.lm, before, rows[:FOREIGN]), weight=s.aside_weight)
             for before, rows in zip(self.befores, task.questions, strict=False)
         ]
+        task.seconds += time.perf_counter() - begun
         return _Slot(task, phases, lesson, asked, foreign, random.Random(f"{s.seed} {task.ids}"))
 
     def _fits(self, task: DistilTask) -> bool:
@@ -213,9 +218,10 @@ class DistilEngine:
         """One step of every slot; the token positions it ran."""
         begun = time.perf_counter()
         beginning = self._chance.randrange(len(self.befores))
-        rows, owner, answers, weights = self._ask(beginning)
+        beside = [self._beside(number) for number in range(len(self.slots))]
+        rows, owner, answers, weights = self._ask(beginning, beside)
         vectors = self._adam.vectors.clone().requires_grad_(True)
-        prefixes = self._prefixes(vectors, self.befores[beginning])
+        prefixes = self._prefixes(vectors, self.befores[beginning], beside)
         run = run_prefixes(self.lm, prefixes)
         hidden = run_rows(self.lm, run, owner, rows)
         said = TeacherPass(torch.cat([a.ids for a in answers]), torch.cat([a.log_probs for a in answers]))
@@ -233,7 +239,15 @@ class DistilEngine:
             slot.task.seconds += share
         return positions
 
-    def _ask(self, beginning: int) -> tuple[list[Row], list[int], list[TeacherPass], Tensor]:
+    def _beside(self, number: int) -> int | None:
+        """The slot whose vectors stand beside this one's in this step, if any do."""
+        others = [other for other in range(len(self.slots)) if other != number]
+        chance = self.slots[number].chance
+        return chance.choice(others) if others and chance.random() < self.settings.company else None
+
+    def _ask(
+        self, beginning: int, beside: Sequence[int | None]
+    ) -> tuple[list[Row], list[int], list[TeacherPass], Tensor]:
         """The rows of this step behind a beginning, whose they are, the teacher's answers and tokens' weights (T,)."""
         rows: list[Row] = []
         owner: list[int] = []
@@ -245,7 +259,7 @@ class DistilEngine:
                 (slot.lesson, i) for i in slot.chance.sample(comb, math.ceil(len(comb) * self.settings.span_share))
             ]
             chosen += slot.draw(beginning, self.settings.question_rows)
-            elsewhere = self._elsewhere(slot, beginning)
+            elsewhere = self._elsewhere(number, beside[number], beginning)
             for _ in range(self.settings.aside_rows if elsewhere else 0):
                 lesson = slot.chance.choice(elsewhere)
                 chosen.append((lesson, slot.chance.randrange(len(lesson.rows))))
@@ -255,22 +269,22 @@ class DistilEngine:
             weights += [lesson.weight for lesson, i in chosen for _ in range(lesson.rows[i].scored)]
         return rows, owner, answers, torch.tensor(weights, device=self.lm.device)
 
-    def _elsewhere(self, slot: _Slot, beginning: int) -> list[Lesson]:
-        """What has nothing to do with a slot's document: off-topic prompts, and as often another's questions."""
-        others = [other.foreign for other in self.slots if other is not slot]
+    def _elsewhere(self, number: int, beside: int | None, beginning: int) -> list[Lesson]:
+        """What has nothing to do with what is in front: off-topic prompts, and as often other documents' questions."""
+        there = {self.slots[n].task.document for n in (number, beside) if n is not None}
+        others = [slot.foreign for slot in self.slots if slot.task.document not in there]
         theirs = [foreign[beginning] for foreign in others if beginning < len(foreign) and foreign[beginning].rows]
         general = [lesson for lesson in self.aside[beginning : beginning + 1] if lesson.rows]
         return theirs + general * max(1, len(theirs))
 
-    def _prefixes(self, vectors: Tensor, before: Tensor) -> list[Tensor]:
+    def _prefixes(self, vectors: Tensor, before: Tensor, beside: Sequence[int | None]) -> list[Tensor]:
         """What stands before the rows: a beginning, the slot's vectors, sometimes another's before or behind them."""
         pieces = torch.split(vectors, [slot.task.vectors for slot in self.slots])
         out = []
-        for number, (slot, piece) in enumerate(zip(self.slots, pieces, strict=True)):
+        for slot, piece, other in zip(self.slots, pieces, beside, strict=True):
             parts = [piece]
-            if len(pieces) > 1 and slot.chance.random() < self.settings.company:
-                other = pieces[slot.chance.choice([i for i in range(len(pieces)) if i != number])].detach()
-                parts.insert(slot.chance.randrange(2), other)
+            if other is not None:
+                parts.insert(slot.chance.randrange(2), pieces[other].detach())
             out.append(torch.cat([before, *(part.to(before.dtype) for part in parts)]))
         return out
 

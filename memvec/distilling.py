@@ -87,24 +87,27 @@ class Distilling:
         progress.usual = s.steps * (1 + (1 + s.company) / s.ratio + rows * ROW_TOKENS / tokens)
 
     def _task(self, key: int, window: Window) -> DistilTask:
-        asked = [(q.question, q.answer) for q in self.questions if q.document == window.document.name]
+        name = window.document.name
+        asked = [(q.question, q.answer) for q in self.questions if q.document == name and q.answer in window.text]
         if self.generate is not None:
             asked += self.generate(window.text, GENERATED)
         asked += keyword_questions(window.text, KEYWORD_QUESTIONS, self.settings.seed)
         tokenizer, ids = self.lm.tokenizer, window.segment.ids
         rows = tuple(tuple(question_row(tokenizer, *pair, template) for pair in asked) for template in self.templates)
-        return DistilTask(key, ids, self.settings.vectors_for(len(ids)), rows)
+        return DistilTask(key, ids, self.settings.vectors_for(len(ids)), name, rows)
 
     def _aside(self, template: str) -> list[Row]:
         """Off-topic prompts with what the LM says to them, as it is."""
         if not self.settings.aside_rows:
             return []
-        rows = [question_row(self.lm.tokenizer, prompt, "", template) for prompt in off_topic.prompts()[:ASIDE]]
+        asked = [question_row(self.lm.tokenizer, prompt, "-", template) for prompt in off_topic.prompts()[:ASIDE]]
+        heads = [row.ids[: row.start] for row in asked]  # without the answer that was put there to have one
         before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)
-        fronts = [torch.cat([before, embedded(self.lm, row.ids[:-1])]) for row in rows]
-        heads = [row.ids[-1] for row in rows]
-        drawn = sample(self.lm, fronts, range(len(rows)), heads, ASIDE_TOKENS, 1.0, self.settings.seed)
-        return [Row((*row.ids, *said[1:]), row.start) for row, said in zip(rows, drawn, strict=True)]
+        fronts = [torch.cat([before, embedded(self.lm, head[:-1])]) for head in heads]
+        last = [head[-1] for head in heads]
+        drawn = sample(self.lm, fronts, range(len(heads)), last, ASIDE_TOKENS, 1.0, self.settings.seed)
+        end = self.lm.tokenizer.eos_token_id
+        return [Row((*head, *_until(said[1:], end)), len(head)) for head, said in zip(heads, drawn, strict=True)]
 
     def _record(self, window: Window, done: Distilled, other: Tensor | None) -> Record:
         task, segment = done.task, window.segment
@@ -159,3 +162,8 @@ def _other(windows: Sequence[Window], done: Distilled, latest: Sequence[Distille
 
 def _tensor(done: Distilled) -> Tensor:
     return torch.from_numpy(done.vectors.astype("float32"))
+
+
+def _until(ids: Sequence[int], end: int | None) -> Sequence[int]:
+    """Ids up to the first `end`, it included."""
+    return ids[: ids.index(end) + 1] if end in ids else ids

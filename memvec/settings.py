@@ -114,6 +114,8 @@ class ContextSettings:
                 "memory": (1, 2**63),
             },
         )
+        if not self.question_rows and not self.span:
+            raise UsageError("question_rows and span are both 0: there would be nothing to learn. Give one of them.")
         if self.ratio > MOST_RATIO and not self.gist:
             raise UsageError(
                 f"ratio is {self.ratio:g}; above {MOST_RATIO} names and numbers are lost. Pass --gist if the gist is enough."

@@ -32,7 +32,7 @@ def texts(tiny_lm: Any) -> list[tuple[int, ...]]:
 def distil(lm: Any, texts: list[tuple[int, ...]], aside: Any = (), **changes: Any) -> list[Distilled]:
     settings = ContextSettings(**{**SPANS, "steps": 60, "aside_rows": 0, "company": 0.0, **changes})
     engine = DistilEngine(lm, settings, [BEFORE], [list(aside)])
-    engine.add(DistilTask(i, ids, settings.vectors_for(len(ids))) for i, ids in enumerate(texts))
+    engine.add(DistilTask(i, ids, settings.vectors_for(len(ids)), f"{i}") for i, ids in enumerate(texts))
     return sorted((done for batch in engine.run() for done in batch), key=lambda done: done.task.key)
 
 
@@ -111,7 +111,7 @@ def test_question_rows_are_learnt(tiny_lm: Any, texts: Any) -> None:
     before, made = tiny_lm.embed(torch.tensor(BEFORE)), []
     for extra in ((), ((row,),)):
         engine = DistilEngine(tiny_lm, settings, [BEFORE])
-        engine.add([DistilTask(0, texts[0], 18, extra)])
+        engine.add([DistilTask(0, texts[0], 18, "", extra)])
         made += [done for batch in engine.run() for done in batch]
     text = torch.cat([before, tiny_lm.embed(torch.tensor(texts[0]))])
     wanted = score(tiny_lm, text, [row])[0]
