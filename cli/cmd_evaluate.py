@@ -52,7 +52,7 @@ def command(
     output.result(asdict(found), evaluation(found))
 
 
-def _texts(folder: Path, names: set[str]) -> dict[str, str]:
+def _texts(folder: Path, names: set[str]) -> dict[str, bytes]:
     if not folder.is_dir():
         raise NotFoundError(f"no folder {str(folder)!r}: expected the documents that the questions are about.")
-    return {name: (folder / name).read_text("utf-8") for name in names if (folder / name).is_file()}
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}

@@ -16,7 +16,8 @@ LEGEND = "gain: share of what the whole text saves on the right answers; 1 is as
 def evaluation(e: Evaluation) -> str:
     """The tables of `evaluate`."""
     left_out = f", {e.skipped} left out: the model cannot use their text" if e.skipped else ""
-    head = f"{e.documents} documents, {e.questions} questions ({e.template} form){left_out}"
+    elsewhere = f"; {e.elsewhere} questions are about documents that are not there" if e.elsewhere else ""
+    head = f"{e.documents} documents, {e.questions} questions ({e.template} form){left_out}{elsewhere}"
     return "\n\n".join([head, _gains(e), _elsewhere(e), _costs(e), f"  {LEGEND}"])
 
 

@@ -27,7 +27,7 @@ with tempfile.TemporaryDirectory() as folder:
     print(f"{len(memory)} vectors in front of the prompt")
     for arm in memvec.compare(store, asked[0].question, "ferry.txt"):
         print(f"{arm.name:>8}: {arm.missing or f'{arm.positions} positions, says {arm.text!r}'}")
-    found = memvec.evaluate(store, asked, texts={"ferry.txt": text})
+    found = memvec.evaluate(store, asked, texts={"ferry.txt": text.encode()})
     print(
         "nats per token of the right answers:", {name: round(found.nll[name], 2) for name in ("none", "memory", "text")}
     )

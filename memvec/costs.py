@@ -43,7 +43,7 @@ def measure_costs(
     lm: FrozenLM, pairs: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], write_seconds: float | None = None
 ) -> Costs:
     """Costs over (before, text, memory, question) embeddings (L, D) of some documents, run in turn."""
-    per_position = cache_bytes(lm)
+    per_position = lm.cache_bytes
     texts, memories = [], []
     for before, text, memory, question in pairs:
         with_text, with_memory = (torch.cat([before, x.to(before.dtype), question])[None] for x in (text, memory))
@@ -60,13 +60,6 @@ def measure_costs(
         cache_memory=statistics.mean(m for _, m in sizes) * per_position,
         write_seconds=write_seconds,
     )
-
-
-@torch.inference_mode()
-def cache_bytes(lm: FrozenLM) -> int:
-    """Bytes one position takes in the model's cache."""
-    _, cache = lm.start(torch.zeros(1, 1, lm.width, dtype=lm.dtype, device=lm.device))
-    return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
 
 def _prefill(lm: FrozenLM, embeds: Tensor) -> float:

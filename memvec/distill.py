@@ -1,10 +1,9 @@
 """Distilling context vectors: many documents' vectors at once, until a frozen LM reads them as it reads the text.
 
 The teacher is the LM behind the text, the student the same LM behind M vectors; the loss is the divergence between what
-they say next. What they are asked is mostly the text itself: every step a comb of spans that covers the whole document at
-a random phase, so that each place can be found from the words before it. A share of rows is about something else, with a
-teacher that saw no text (Caccia et al. 2025 and Eyuboglu et al. 2025 distil adapters and caches so; docs/LOG.md has what
-each part is worth here).
+they say next. They are asked questions about the text, whose right answers are mixed into the teacher's, and where it
+is wanted spans of the text by their first words. A share of rows is about something else, with a teacher that saw no text
+(Caccia et al. 2025 and Eyuboglu et al. 2025 distil adapters and caches so; docs/LOG.md has what each part is worth here).
 
 Letters: B slots, M vectors, D width, N tokens, R rows, T scored tokens, K likeliest tokens kept of a teacher.
 """
@@ -24,24 +23,15 @@ from torch import Tensor
 
 from memvec.adam import SlotAdam
 from memvec.fit import positions_for
+from memvec.lessons import Lesson, combs, teach
 from memvec.lm import FrozenLM
-from memvec.objective import TeacherPass, distil_pass, teacher_pass
-from memvec.rows import ROWS_AT_ONCE, Row, alike, run_prefixes, run_rows, targets
+from memvec.objective import TeacherPass, distil_pass
+from memvec.rows import Row, alike, run_prefixes, run_rows
 from memvec.settings import ContextSettings
 from memvec.types import Vectors
 
 SPAN_WITHOUT_QUESTIONS = 16  # tokens
 FOREIGN = 32  # questions about a document that other memories are asked too
-LIKELIEST = 32  # tokens of a teacher kept by name; the rest is one bucket
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """Rows to be asked and what the teacher says to each."""
-
-    rows: list[Row]
-    answers: list[TeacherPass]
-    weight: float = 1.0  # of each of its tokens in the loss
 
 
 @dataclass(slots=True)
@@ -89,53 +79,6 @@ class _Slot:
                 left += self.chance.sample(range(len(lesson.rows)), len(lesson.rows))
             drawn.append((lesson, left.pop()))
         return drawn
-
-
-def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], truth: float = 0.0) -> Lesson:
-    """What the LM behind a prefix (P, D) says at the scored tokens of rows.
-
-    `truth` is the share [0..1] of each row's own token in it: 0 is the teacher alone, 1 the right answer alone.
-    """
-    answers: list[TeacherPass] = []
-    with torch.inference_mode():
-        run = run_prefixes(lm, [prefix])
-        for begin in range(0, len(rows), ROWS_AT_ONCE):
-            chunk = rows[begin : begin + ROWS_AT_ONCE]
-            said = teacher_pass(run_rows(lm, run, [0] * len(chunk), chunk), lm.head, LIKELIEST)
-            if truth:
-                said = corrected(said, targets(lm, chunk), truth)
-            sizes = [row.scored for row in chunk]
-            split = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
-            answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in split]
-    return Lesson(list(rows), answers)
-
-
-def corrected(said: TeacherPass, right: Tensor, truth: float) -> TeacherPass:
-    """A teacher's answers mixed with the right tokens (T,), which take the share `truth`."""
-    ids, odds = said.ids.clone(), said.log_probs.exp() * (1 - truth)
-    there = ids == right[:, None]
-    missing = ~there.any(1)
-    ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the mass of what it replaces falls to the rest
-    odds += truth * (ids == right[:, None])
-    return TeacherPass(ids, odds.clamp(min=1e-9).log())
-
-
-def combs(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
-    """((begin, end) of every span, the spans of each phase): each phase covers N = `tokens` without overlap.
-
-    A `span` of 0 asks for none.
-    """
-    if not span:
-        return [], [[]]
-    spans: list[tuple[int, int]] = []
-    phases: list[list[int]] = []
-    for phase in range(0, span, stride):
-        cuts = range(phase - span, tokens, span)
-        pieces = [(max(0, begin), min(begin + span, tokens)) for begin in cuts]
-        pieces = [(begin, end) for begin, end in pieces if end - begin > 1]  # one token alone asks nothing
-        phases.append(list(range(len(spans), len(spans) + len(pieces))))
-        spans += pieces
-    return spans, phases
 
 
 def start(lm: FrozenLM, ids: Sequence[int], vectors: int) -> Tensor:

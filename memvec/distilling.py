@@ -24,7 +24,7 @@ from memvec.template import frame
 from memvec.types import Conditioning, FitReport, Record
 from memvec.windows import Window
 
-HELD_OUT = 16  # cloze questions that no vector learns from
+HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
 ASIDE, ASIDE_TOKENS = 96, 24  # off-topic prompts to train on, and tokens of what the LM says to each
 KEYWORD_QUESTIONS = 128  # made by rule for each window
@@ -50,7 +50,7 @@ class Distilling:
         self.templates = templates(lm.tokenizer)
         self.befores = [frame(lm.tokenizer, "", template).before for template in self.templates]
 
-    def run(self, windows: Sequence[Window], progress: Progress, watch: Watch) -> Iterator[list[Record]]:
+    def run(self, windows: Sequence[Window], progress: Progress, watch: Watch) -> Iterator[Record]:
         """Records of `windows`, as they are done."""
         enter("asking what the texts say", progress, watch)
         aside = [self._aside(template) for template in self.templates]
@@ -69,20 +69,22 @@ class Distilling:
         latest: list[Distilled] = []  # whose vectors stand in as those of another document
         for batch in engine.run(tick):
             latest = [*latest[-1:], *batch]
-            records = [self._record(windows[done.task.key], done, _other(windows, done, latest)) for done in batch]
-            for record in records:
-                left[record.document.name] -= 1
-                progress.documents_done += not left[record.document.name]
+            for done in batch:  # one by one: what was measured must not be lost to a Ctrl-C in the next
+                window = windows[done.task.key]
+                record = self._record(window, done, _other(windows, done, latest))
+                left[window.document.name] -= 1
+                progress.documents_done += not left[window.document.name]
                 progress.segments_done += 1
                 progress.tokens_done += record.tokens
-            yield records
-            watch(progress)
+                yield record
+                watch(progress)
 
     def _expect(self, windows: Sequence[Window], progress: Progress) -> None:
         """Set how far there is to go: windows, tokens and about how many positions each token takes."""
         s, tokens = self.settings, sum(len(window.segment.ids) for window in windows)
         progress.segments, progress.segments_done, progress.exact = len(windows), 0, 0
         progress.tokens, progress.tokens_done, progress.token_steps = tokens, 0, 0
+        progress.documents_done = progress.documents - len({window.document.name for window in windows})
         rows = len(windows) * (s.question_rows + s.aside_rows)
         progress.usual = s.steps * (1 + (1 + s.company) / s.ratio + rows * ROW_TOKENS / tokens)
 
@@ -123,7 +125,7 @@ class Distilling:
         )
 
     def _measured(self, window: Window, done: Distilled, other: Tensor | None) -> Conditioning:
-        """What the rounded vectors are worth on cloze questions that they did not learn from."""
+        """What the rounded vectors are worth on cloze questions, a form of question that they did not learn from."""
         memory = _tensor(done).to(self.lm.device)
         asked = cloze_questions(window.document.name, window.text, HELD_OUT, self.settings.seed)
         rows = [question_row(self.lm.tokenizer, q.question, q.answer) for q in asked]
@@ -140,11 +142,11 @@ class Distilling:
             shuffled=share(sums, "shuffled") if of_use else None,
             text=max(controls, default=None),
             harm=(aside["memory"] - aside["text"]) / sum(row.scored for row in passages),
-            nll_none=per_token(sums, "none") or 0.0,
-            nll_text=per_token(sums, "text") or 0.0,
-            nll_memory=per_token(sums, "memory") or 0.0,
+            nll_none=per_token(sums, "none"),
+            nll_text=per_token(sums, "text"),
+            nll_memory=per_token(sums, "memory"),
             held_out=len(rows),
-            recipe=RECIPE,
+            recipe=RECIPE + (f", {len(self.questions)} questions given" if self.questions else ""),
             seed=self.settings.seed,
         )
 

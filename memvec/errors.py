@@ -52,7 +52,7 @@ class ConditioningError(UsageError):
     def __init__(self, document: str, store: str) -> None:
         self.document = document
         super().__init__(
-            f"{document!r} has exact vectors only; in front of a prompt they harm what the model says. Distil context "
+            f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context "
             f"vectors with `memvec pack --kind context -o {store}`, or put the text itself into the prompt (`memvec cat`)."
         )
 

@@ -6,10 +6,11 @@ tiny denominator decides. Letters: M vectors, D width.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,19 +19,21 @@ from torch import Tensor
 from memvec import off_topic
 from memvec.arms import EQUAL_POSITIONS, control_arms, embedded, text_arms
 from memvec.costs import Costs, measure_costs
+from memvec.decoder import Decoder
 from memvec.errors import NotFoundError, UsageError
 from memvec.forms import question_row
 from memvec.gain import Sums, interval, per_token, share
+from memvec.identity import check_fingerprint
 from memvec.lm import FrozenLM
-from memvec.loading import load_lm
 from memvec.memory import Memory, load
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question, read_questions
 from memvec.rows import Row, score
-from memvec.store import Store
+from memvec.settings import DECODE_BATCH
+from memvec.store import Store, StoredDocument
 from memvec.template import frame
-from memvec.types import Kind
-from memvec.unpacking import read
+from memvec.types import Document, Kind
+from memvec.unpacking import content
 
 COMPANY = (2, 4, 8)  # memories in front at once
 FRONTS = ("none", "text", "memory")  # tried off-topic
@@ -67,6 +70,7 @@ class Evaluation:
     template: str
     costs: Costs
     by_document: Mapping[str, float | None] = field(default_factory=dict)
+    elsewhere: int = 0  # questions about documents that are not in the store
 
 
 @dataclass(slots=True)
@@ -84,7 +88,7 @@ def evaluate(
     store: str | Path,
     questions: str | Path | Sequence[Question],
     *,
-    texts: Mapping[str, str] | None = None,
+    texts: Mapping[str, bytes] | None = None,
     exact: str | Path | None = None,
     model: str | None = None,
     device: str | None = None,
@@ -102,19 +106,20 @@ def evaluate(
     progress = Progress(stage="reading the documents")
     watch(progress)
     opened, control = Store.open(store), Store.open(exact or store)
-    names = [name for name in dict.fromkeys(q.document for q in asked) if name in opened.documents()]
+    check_fingerprint(opened.manifest.fingerprint, control.manifest.fingerprint)
+    live = opened.documents()
+    names = [name for name in dict.fromkeys(q.document for q in asked) if name in live]
     if not names:
         raise NotFoundError(f"no question is about a document of {str(store)!r}. `memvec list` shows the names.")
-    found = dict(texts) if texts else {name: data.decode() for name, data in read(store, names, model=model)}
-    if missing := [name for name in names if name not in found]:
-        raise UsageError(f"the text of {missing[0]!r} was not given. Give the texts of all documents or of none.")
-    lm = load_lm(opened.manifest.fingerprint, model, device, lambda stage: enter(stage, progress, watch))
+    decoder = Decoder(opened, model, DECODE_BATCH, device, watch)
+    given = {name: _text(decoder, live[name], texts) for name in names}
+    lm = decoder.load()
     subjects = [
         _Subject(
             name=name,
-            text=found[name],
+            text=given[name],
             memory=_tensor(lm, load(opened, name)),
-            exact=_tensor(lm, load(control, name, "exact")) if _has_exact(control, name) else None,
+            exact=_tensor(lm, load(control, name, "exact")) if _has_exact(control, live[name].document) else None,
             rows=[question_row(lm.tokenizer, q.question, q.answer, template) for q in asked if q.document == name],
         )
         for name in names
@@ -126,7 +131,8 @@ def evaluate(
         trial.ask(number, subject)
         progress.documents_done += 1
     enter("timing", progress, watch)
-    return trial.report(_write_seconds(opened, names))
+    elsewhere = sum(question.document not in live for question in asked)
+    return replace(trial.report(_write_seconds(opened, names)), elsewhere=elsewhere)
 
 
 class _Trial:
@@ -135,7 +141,7 @@ class _Trial:
     def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, seed: int) -> None:
         self.lm, self.subjects, self.template = lm, subjects, template
         self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
-        self.chance = random.Random(seed)
+        self.chance, self.seed = random.Random(seed), seed
         self.sums: list[Sums] = []
         self.aside: list[Sums] = []  # the same of off-topic passages
         self.right: Counter[str] = Counter()  # off-topic choices got right
@@ -146,7 +152,7 @@ class _Trial:
         others = [s for i, s in enumerate(self.subjects) if i != number]
         other = self.chance.choice(others).memory if others else None
         arms = {"none": subject.memory[:0], **text_arms(self.lm, subject.text, len(subject.memory))}
-        arms |= control_arms(self.lm, subject.memory, other, subject.exact, number)
+        arms |= control_arms(self.lm, subject.memory, other, subject.exact, self.seed + number)
         for count in COMPANY:
             if count <= len(self.subjects):
                 company = [subject, *self.chance.sample(others, count - 1)]
@@ -212,9 +218,28 @@ def _tensor(lm: FrozenLM, memory: Memory) -> Tensor:
     return torch.from_numpy(memory.vectors.astype("float32")).to(lm.device)
 
 
-def _has_exact(store: Store, name: str) -> bool:
-    stored = store.documents().get(name)
-    return stored is not None and stored.complete and all(store.record(r).kind == Kind.EXACT for r in stored.records)
+def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
+    """The text of a document, given or else decoded; UsageError unless it is what was packed and is text."""
+    name = stored.document.name
+    if texts is None and not stored.complete:
+        raise UsageError(f"the store holds no content of {name!r}. Give its text: texts=…, or --texts FOLDER.")
+    if texts is not None and name not in texts:
+        raise UsageError(f"the text of {name!r} was not given. Give the texts of all documents or of none.")
+    data = texts[name] if texts is not None else content(decoder, name)
+    if hashlib.sha256(data).hexdigest() != stored.document.sha256:
+        raise UsageError(f"the text given of {name!r} is not the one that was packed. Give the packed one.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{name!r} is no text. Ask about documents that are.") from None
+
+
+def _has_exact(store: Store, document: Document) -> bool:
+    """Is this very document there in exact records alone?"""
+    stored = store.documents().get(document.name)
+    if stored is None or stored.document.sha256 != document.sha256 or not stored.complete:
+        return False
+    return all(store.record(ref).kind == Kind.EXACT for ref in stored.records)
 
 
 def _write_seconds(store: Store, names: Sequence[str]) -> float:

@@ -6,6 +6,7 @@ Letters: B rows, L positions, D width, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,12 @@ class FrozenLM:
         """The text of token ids; half a character at an end comes out as U+FFFD."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
+
+    @functools.cached_property
+    def cache_bytes(self) -> int:
+        """Bytes that one position takes in the cache."""
+        _, cache = self.start(torch.zeros(1, 1, self.width, dtype=self.dtype, device=self.device))
+        return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings (…, D) of ids (…)."""

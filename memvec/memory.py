@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memvec.errors import ConditioningError
+from memvec.errors import ConditioningError, NoContentError, UsageError
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Fingerprint, Record, Vectors
 from memvec.unpacking import missing
@@ -76,7 +76,11 @@ def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = 
 
 
 def _records(store: Store, stored: StoredDocument, kind: str) -> list[Record]:
+    if kind not in ("context", "exact"):
+        raise UsageError(f"kind is {kind!r}, expected context or exact.")
     refs: Sequence[RecordRef] = stored.memory if kind == "context" else stored.records
-    if not refs:
+    if kind == "context" and not refs:
         raise ConditioningError(stored.document.name, str(store.path))
+    if kind == "exact" and not stored.complete:
+        raise NoContentError(stored.document.name)
     return [store.record(ref) for ref in refs]

@@ -56,6 +56,8 @@ def pack(
     documents, skipped = _documents(sources, include, exclude, Path(store))
     if kind not in get_args(PackKind):
         raise UsageError(f"kind is {kind!r}, expected {', '.join(get_args(PackKind))}.")
+    if strangers := sorted({q.document for q in questions} - {d.name for d in documents}):
+        raise UsageError(f"a question is about {strangers[0]!r}, which is not among the documents. Check its name.")
     device = pick_device(device)
     wanted = Wanted(kind, settings or PackSettings(), context or ContextSettings(), questions, generate)
     fast = pick_dtype(dtype, device)

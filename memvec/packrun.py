@@ -81,18 +81,23 @@ class PackRun:
                 self._commit()
 
     def _distil(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
-        known = {(v.document.name, v.document.sha256): v for v in self.store.versions()}
+        live = self.store.documents()  # what an older version holds is made again, so that it becomes the newest
+        known = {
+            (v.document.name, v.document.sha256): v
+            for v in self.store.versions()
+            if v.unfinished or live.get(v.document.name) is v
+        }
         todo, refused = windows(fresh, known, lm, self.wanted.context)
         self.refused = refused if self.wanted.kind == "context" else []  # with "both" their content is there
         distilling = Distilling(lm, self.wanted.context, self.wanted.questions, self.wanted.generate)
-        for records in distilling.run(todo, self.progress, self.watch) if todo else ():
-            self.pending += records
+        for record in distilling.run(todo, self.progress, self.watch) if todo else ():
+            self.pending.append(record)
             if time.monotonic() - self.committed > COMMIT_SECONDS:
                 self._commit()
 
     def finish_early(self) -> None:
         """After Ctrl-C: certify what was fitted and commit it."""
-        enter("stopping: certifying what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
+        enter("stopping: keeping what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
         try:
             self._certify(None)
         except KeyboardInterrupt:
@@ -102,7 +107,7 @@ class PackRun:
     def _plan(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
         enter("measuring surprisal and cutting segments", self.progress, self.watch)
         partial = {(v.document.name, v.document.sha256): v for v in self.store.versions() if not v.complete}
-        whole = {(v.document.name, v.document.sha256) for v in self.store.versions() if v.complete}
+        whole = {(name, v.document.sha256) for name, v in self.store.documents().items() if v.complete}
         fresh = [source for source in fresh if (source.name, source.sha256) not in whole]
         made = plan(fresh, partial, lm, self.settings)
         self.pending += made.raw

@@ -170,12 +170,14 @@ def attached(model: Any, tokenizer: Any, memories: Memories, check: bool = True)
         if memory is not None:
             check_model(model, tokenizer, memory.fingerprint)
     where, pad = places(tokenizer), pad_id(tokenizer)
-    original = model.generate
+    original, own = model.generate, vars(model).get("generate")
 
     def generate(inputs: Tensor | None = None, *args: Any, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
         ids = inputs if inputs is not None else input_ids
-        if ids is None or "inputs_embeds" in kwargs or "past_key_values" in kwargs:
-            raise UsageError("expected input_ids and neither inputs_embeds nor a cache while a memory is attached.")
+        if ids is None or any(name in kwargs for name in ("inputs_embeds", "past_key_values", "position_ids")):
+            raise UsageError(
+                "expected input_ids, and neither inputs_embeds, position_ids nor a cache while a memory is attached."
+            )
         _refuse_options(kwargs, args[0] if args else None)
         mask = kwargs.pop("attention_mask", None)
         mask = torch.ones_like(ids) if mask is None else mask
@@ -195,7 +197,10 @@ def attached(model: Any, tokenizer: Any, memories: Memories, check: bool = True)
     try:
         yield model
     finally:
-        del model.generate  # the instance's own; the class's is there again
+        if own is None:
+            del model.generate  # the class's own is there again
+        else:
+            model.generate = own
 
 
 def tensor(memory: Memory) -> Tensor:

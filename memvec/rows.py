@@ -6,7 +6,7 @@ or with neither. Letters: S prefixes, P positions of the longest, R rows, L toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from memvec.lm import FrozenLM
 from memvec.objective import head_pass
 
-ROWS_AT_ONCE = 64  # of a forward pass without gradient
+ROWS_AT_ONCE = 64  # of a forward pass without gradient, and no more than fit in
+CACHE_AT_ONCE = 512 * 1024**2  # bytes of keys and values
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,20 @@ def targets(lm: FrozenLM, rows: Sequence[Row]) -> Tensor:
     return torch.tensor([token for row in rows for token in row.ids[row.start :]], device=lm.device)
 
 
+def together(lm: FrozenLM, prefix: int, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows behind a prefix of so many positions, in lots whose keys and values fit in memory."""
+    longest = max((len(row.ids) for row in rows), default=0)
+    size = max(1, min(ROWS_AT_ONCE, CACHE_AT_ONCE // max(1, lm.cache_bytes * (prefix + longest))))
+    for begin in range(0, len(rows), size):
+        yield rows[begin : begin + size]
+
+
 @torch.inference_mode()
 def score(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> list[float]:
     """Surprisal of each row's scored tokens behind a prefix (P, D) [nats, summed over the row]."""
     run = run_prefixes(lm, [prefix])
     out: list[float] = []
-    for begin in range(0, len(rows), ROWS_AT_ONCE):
-        chunk = rows[begin : begin + ROWS_AT_ONCE]
+    for chunk in together(lm, len(prefix), rows):
         hidden = run_rows(lm, run, [0] * len(chunk), chunk)
         nats = head_pass(hidden, lm.head, targets(lm, chunk), gradient=False).nats
         out += [float(part.sum()) for part in torch.split(nats, [row.scored for row in chunk])]

@@ -40,7 +40,10 @@ class Places:
         starts = range(len(ids) - size + 1) if size else ()
         found = next((i + size for i in starts if tuple(ids[i : i + size]) == self.header), None)
         place = found if found is not None else int(len(ids) > 0 and ids[0] == self.bos)
-        return Frame(tuple(ids[:place]), (self.separator if separated else ()) + tuple(ids[place:]))
+        before = tuple(ids[:place])
+        if separated and not before and self.bos is not None:
+            before = (self.bos,)  # many tokenizers add none, but memories are made to stand behind one
+        return Frame(before, (self.separator if separated else ()) + tuple(ids[place:]))
 
 
 def frame(tokenizer: Any, prompt: str | Messages, template: str = "auto", separated: bool = True) -> Frame:

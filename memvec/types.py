@@ -129,15 +129,15 @@ class Conditioning:
     """
 
     # Share of the whole text's gain that the vectors keep; 1 is as good as the text, 0 as nothing [1]. None: the model
-    # itself cannot use the text, which saves less than 0.1 nats per token.
+    # itself cannot use the text, which saves less than 0.1 nats per token, or nothing could be asked about it.
     gain: float | None
     shuffled: float | None  # the same with the vectors of another document [1]; None: not measured
     text: float | None  # the same of the best text control of as many positions as there are vectors [1]
     harm: float | None  # cost on unrelated prompts, above what the text itself costs there [nats per token]
-    nll_none: float  # of the held-out rows with nothing in front [nats per token]
-    nll_text: float  # of the held-out rows with the text in front [nats per token]
-    nll_memory: float  # of the held-out rows with the vectors in front [nats per token]
-    held_out: int  # rows measured, none of which the vectors were distilled on
+    nll_none: float | None  # of the held-out rows with nothing in front [nats per token]
+    nll_text: float | None  # of the held-out rows with the text in front [nats per token]
+    nll_memory: float | None  # of the held-out rows with the vectors in front [nats per token]
+    held_out: int  # rows measured: questions of a form that was not learnt from, about facts that may have been
     recipe: str  # name of the recipe that made the vectors; informative
     seed: int  # of the recipe's random numbers
 

@@ -32,6 +32,7 @@ CORPUS = " ".join(
     random.Random(0).sample(WORDS, len(WORDS))
 )  # the tiny LM knows the book, but not its words in any order
 TEXTS = {"a.txt": CORPUS[30_000:30_330], "b.txt": CORPUS[60_000:60_300], "c/d.txt": CORPUS[90_000:90_350]}
+BYTES = {name: text.encode() for name, text in TEXTS.items()}
 # The tiny LM never saw a question, but goes on with a text it has before it.
 QUICK = ContextSettings(
     steps=30, aside_rows=1, question_rows=2, span=16, span_share=1.0, span_weight=1.0, learning_rate=0.1
@@ -79,6 +80,8 @@ def test_a_memory_gives_no_document_back(memories: Path, tmp_path: Path) -> None
 def test_exact_vectors_are_refused_for_conditioning_with_the_ways_out(store: Path) -> None:
     with pytest.raises(ConditioningError, match=r"--kind context.*memvec cat"):
         load(store, "prose.txt")
+    with pytest.raises(UsageError, match="expected context or exact"):
+        load(store, "prose.txt", "exakt")
     assert len(load(store, "prose.txt", "exact")) == {row.name: row for row in memvec.list(store)}["prose.txt"].vectors
     with pytest.raises(NotFoundError):
         load(store, "nobody")
@@ -139,6 +142,30 @@ def test_an_interrupted_pack_keeps_finished_windows(tiny: str, sources: list[Sou
     assert len(memvec.list(store)) == 3
 
 
+def test_a_window_is_asked_by_rule_and_only_what_it_holds(tiny_lm: Any) -> None:
+    from memvec.distilling import Distilling
+    from memvec.segment import Segment
+    from memvec.types import Document
+    from memvec.windows import Window
+
+    text, document = TEXTS["a.txt"], Document("a.txt", 330, "0" * 64, 0, 90)
+    window = Window(document, Segment(0, 330, tuple(tiny_lm.encode(text))), text)
+    given = [
+        Question("a.txt", "here?", text[5:25]),
+        Question("a.txt", "elsewhere?", "zzz"),
+        Question("b.txt", "b?", text[:9]),
+    ]
+    plain = Distilling(tiny_lm, QUICK)._task(0, window)
+    asked = Distilling(tiny_lm, QUICK, given)._task(0, window)
+    (rows,), (more,) = plain.questions, asked.questions  # no chat template: one beginning
+    assert len(rows) > 32 and len(more) == len(rows) + 1 and plain.document == "a.txt"
+    for row in rows:
+        assert tiny_lm.decode(row.ids[row.start :]).strip() in text
+    aside = Distilling(tiny_lm, QUICK)._aside("text")
+    assert len(aside) == 96 and all(tiny_lm.decode(row.ids[: row.start]).endswith("\nAnswer:") for row in aside)
+    assert all(0 not in row.ids[row.start : -1] for row in aside)  # 0 ends an answer
+
+
 def test_questions_and_a_generator_are_learnt_from(tiny: str, sources: list[Source], tmp_path: Path) -> None:
     asked: list[tuple[str, int]] = []
 
@@ -147,7 +174,9 @@ def test_questions_and_a_generator_are_learnt_from(tiny: str, sources: list[Sour
         return [("Who came?", "the carriage")]
 
     made = []
-    for number, options in enumerate(({}, {"generate": generate}, {"questions": [Question("a.txt", "Who?", "x")]})):
+    for number, options in enumerate(
+        ({}, {"generate": generate}, {"questions": [Question("a.txt", "Who?", TEXTS["a.txt"][:20])]})
+    ):
         store = tmp_path / f"{number}.memvec"
         context = replace(QUICK, steps=3, question_rows=200)  # all of them, every step
         memvec.pack(sources[:1], store, model=tiny, kind="context", context=context, dtype="float32", **options)
@@ -163,6 +192,23 @@ def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], frag
     with pytest.raises(UsageError, match=fragment):
         ContextSettings(**changes)
     assert ContextSettings(ratio=32, gist=True).vectors_for(64) == 2
+
+
+@pytest.mark.parametrize("kind", ["exact", "context"])
+def test_a_document_put_back_as_it_was_is_live_again(kind: Any, tiny: str, tmp_path: Path) -> None:
+    store, settings = tmp_path / "s.memvec", PackSettings(nats_per_vector=9.0, segment_tokens=32, learning_rate=1.0)
+    options: dict[str, Any] = {"model": tiny, "kind": kind, "settings": settings, "context": replace(QUICK, steps=2)}
+    for text in (TEXTS["a.txt"], TEXTS["b.txt"], TEXTS["a.txt"]):
+        memvec.pack([Source("same.txt", text.encode())], store, dtype="float32", **options)
+    (row,) = memvec.list(store)
+    assert row.sha256 == Source("", TEXTS["a.txt"].encode()).sha256
+    if kind == "exact":
+        assert memvec.cat(store, "same.txt") == TEXTS["a.txt"].encode()
+
+
+def test_questions_about_nobody_are_refused(sources: list[Source], tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'nobody'"):
+        memvec.pack(sources, tmp_path / "s", model=tiny, kind="context", questions=[Question("nobody", "q", "a")])
 
 
 def test_an_unknown_kind_is_refused(sources: list[Source], tiny: str, tmp_path: Path) -> None:
@@ -183,7 +229,7 @@ def asked() -> list[Question]:
 def test_an_evaluation_shows_the_gain_beside_every_control(
     memories: Path, asked: list[Question], tmp_path: Path
 ) -> None:
-    found = evaluate(memories, asked, texts=TEXTS, template="plain")
+    found = evaluate(memories, asked, texts=BYTES, template="plain")
     assert found.documents + found.skipped == 3
     assert found.gain is not None and found.shuffled is not None and found.random is not None
     assert found.gain > found.shuffled and found.gain > found.random
@@ -208,7 +254,7 @@ def test_an_evaluation_reads_texts_and_exact_vectors_from_the_store(
         sources[:2], store, model=tiny, kind="both", settings=settings, context=replace(QUICK, steps=3), dtype="float32"
     )
     found = evaluate(store, [q for q in asked if q.document != "c/d.txt"], template="plain")
-    given = evaluate(store, [q for q in asked if q.document != "c/d.txt"], texts=TEXTS, template="plain")
+    given = evaluate(store, [q for q in asked if q.document != "c/d.txt"], texts=BYTES, template="plain")
     assert found.exact is not None and (found.gain, found.nll) == (given.gain, given.nll)
 
 
@@ -216,9 +262,11 @@ def test_evaluations_that_cannot_be_are_refused(memories: Path, store: Path) -> 
     with pytest.raises(NotFoundError, match="no question is about"):
         evaluate(memories, [Question("nobody", "q", "a")])
     with pytest.raises(UsageError, match=r"text of 'a\.txt'"):
-        evaluate(memories, [Question("a.txt", "q", "a")], texts={"b.txt": ""})
-    with pytest.raises(NoContentError):
+        evaluate(memories, [Question("a.txt", "q", "a")], texts={"b.txt": b""})
+    with pytest.raises(UsageError, match="--texts FOLDER"):
         evaluate(memories, [Question("a.txt", "q", "a")])
+    with pytest.raises(UsageError, match="not the one that was packed"):
+        evaluate(memories, [Question("a.txt", "q", "a")], texts={"a.txt": b"something else"})
     with pytest.raises(ConditioningError):
         evaluate(store, [Question("prose.txt", "q", "a")])
 
@@ -228,7 +276,7 @@ def test_documents_whose_text_is_of_no_use_are_left_out_and_counted(memories: Pa
         Question("a.txt", "zq", "xx yy zz"),
         Question("b.txt", TEXTS["b.txt"][20:60], TEXTS["b.txt"][60:90].strip()),
     ]
-    found = evaluate(memories, nonsense, texts=TEXTS, template="plain")
+    found = evaluate(memories, nonsense, texts=BYTES, template="plain")
     assert (found.documents, found.skipped) == (1, 1) and list(found.by_document) == ["b.txt"]
 
 

@@ -14,7 +14,7 @@ from memvec.errors import FingerprintError, UsageError
 from memvec.identity import fingerprint
 from memvec.memory import Memory
 from memvec.prefix import CachedMemory, attached, embed, generate_kwargs, prompts_with, tensor
-from memvec.template import MARK, Frame, frame, places
+from memvec.template import Frame, frame, places
 
 CHAT = (
     "{% if messages[0]['role'] != 'system' %}be kind\n{% endif %}"
@@ -158,7 +158,6 @@ def test_a_template_that_hides_the_message_is_refused(chat: Any) -> None:
         frame(chat, "x")
     with pytest.raises(UsageError, match="user's message"):
         frame(chat, [{"role": "assistant", "content": "x"}])
-    assert MARK not in "nothing of it"
 
 
 def test_a_cached_memory_gives_what_the_memory_itself_gives(model: Any, tokenizer: Any, owner: Any) -> None:
@@ -196,13 +195,25 @@ def test_attached_without_a_template_puts_the_memory_behind_bos(model: Any, toke
     where = places(tokenizer)
     bos, gap = tokenizer.bos_token_id, where.separator
     assert where.split([bos, 5, 6], True) == Frame((bos,), (*gap, 5, 6))
-    assert where.split([5, 6], True) == Frame((), (*gap, 5, 6))
+    assert where.split([5, 6], True) == Frame((bos,), (*gap, 5, 6))
+    assert where.split([5, 6], False) == Frame((), (5, 6))
     assert where.split([bos, 5], False) == Frame((bos,), (5,))
     memory = memory_of(owner, 4)
     ids = torch.tensor([[bos, *tokenizer(QUESTIONS[0])["input_ids"]]])
     with attached(model, tokenizer, memory):
         got = greedy(model, {"input_ids": ids})  # no mask given: all of it counts
     assert got == greedy(model, generate_kwargs(model, tokenizer, QUESTIONS[0], memory))
+
+
+def test_attached_within_attached_is_undone_in_order(model: Any, tokenizer: Any, owner: Any) -> None:
+    kwargs = {"input_ids": tokenizer(QUESTIONS[0], return_tensors="pt")["input_ids"]}
+    plain = greedy(model, kwargs)
+    with attached(model, tokenizer, memory_of(owner, 4)):
+        outer = greedy(model, kwargs)
+        with pytest.raises(UsageError, match="attached"), attached(model, tokenizer, memory_of(owner, 6)):
+            greedy(model, kwargs)  # the inner gives the outer embeddings, which it refuses
+        assert greedy(model, kwargs) == outer != plain
+    assert greedy(model, kwargs) == plain and "generate" not in vars(model)
 
 
 def test_attached_is_undone_after_an_error(model: Any, tokenizer: Any, owner: Any) -> None:

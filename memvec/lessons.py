@@ -1,0 +1,73 @@
+"""What a teacher says to rows, computed once: the frozen LM behind the text, mixed with right answers where they are known.
+
+Letters: N tokens, T scored tokens, K likeliest tokens kept of a teacher, P positions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memvec.lm import FrozenLM
+from memvec.objective import TeacherPass, teacher_pass
+from memvec.rows import Row, run_prefixes, run_rows, targets, together
+
+LIKELIEST = 32  # tokens of a teacher kept by name; the rest is one bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Rows to be asked and what the teacher says to each."""
+
+    rows: list[Row]
+    answers: list[TeacherPass]
+    weight: float = 1.0  # of each of its tokens in the loss
+
+
+def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], truth: float = 0.0) -> Lesson:
+    """What the LM behind a prefix (P, D) says at the scored tokens of rows.
+
+    `truth` is the share [0..1] of each row's own token in it: 0 is the teacher alone, 1 the right answer alone.
+    """
+    answers: list[TeacherPass] = []
+    with torch.inference_mode():
+        run = run_prefixes(lm, [prefix])
+        for chunk in together(lm, len(prefix), rows):
+            said = teacher_pass(run_rows(lm, run, [0] * len(chunk), chunk), lm.head, LIKELIEST)
+            if truth:
+                said = corrected(said, targets(lm, chunk), truth)
+            sizes = [row.scored for row in chunk]
+            split = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
+            answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in split]
+    return Lesson(list(rows), answers)
+
+
+def corrected(said: TeacherPass, right: Tensor, truth: float) -> TeacherPass:
+    """A teacher's answers mixed with the right tokens (T,), which take the share `truth`."""
+    ids, odds = said.ids.clone(), said.log_probs.exp() * (1 - truth)
+    there = ids == right[:, None]
+    missing = ~there.any(1)
+    ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the mass of what it replaces falls to the rest
+    odds += truth * (ids == right[:, None])
+    return TeacherPass(ids, odds.clamp(min=1e-9).log())
+
+
+def combs(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """((begin, end) of every span, the spans of each phase): each phase covers N = `tokens` without overlap.
+
+    A `span` of 0 asks for none.
+    """
+    if not span:
+        return [], [[]]
+    spans: list[tuple[int, int]] = []
+    phases: list[list[int]] = []
+    for phase in range(0, span, stride):
+        cuts = range(phase - span, tokens, span)
+        pieces = [(max(0, begin), min(begin + span, tokens)) for begin in cuts]
+        pieces = [(begin, end) for begin, end in pieces if end - begin > 1]  # one token alone asks nothing
+        phases.append(list(range(len(spans), len(spans) + len(pieces))))
+        spans += pieces
+    return spans, phases
