@@ -96,7 +96,7 @@ def test_export_of_exact_vectors_is_asked_for(
 ) -> None:
     args = ["export", remembering, "--id", "bom.txt", "--to", "peft-prompt", "-o", tmp_path / "a", "--bare"]
     code, _, err = call(capsys, *args)
-    assert code == 2 and "exact vectors only" in err and not (tmp_path / "a").exists()
+    assert code == 2 and "no context vectors" in err and not (tmp_path / "a").exists()
     assert call(capsys, *args, "--kind", "exact")[0] == 0
     exact = load(remembering, "bom.txt", kind="exact")
     assert np.array_equal(import_prompt_tuning(tmp_path / "a").vectors, exact.vectors)
@@ -169,7 +169,7 @@ def test_generate_refusals(remembering: Path, capsys: pytest.CaptureFixture[str]
         (2, [*base, PROMPT, "--compare", "--as", "text"], "Leave --as out"),
         (2, [*base, PROMPT, "--as", "decode"], "no prompt"),
         (2, [*base, PROMPT, "--seed", "1"], "--sample"),
-        (2, ["generate", remembering, PROMPT, "--id", "bom.txt"], "exact vectors only"),
+        (2, ["generate", remembering, PROMPT, "--id", "bom.txt"], "no context vectors"),
         (4, [*base, PROMPT, "-m", "another"], "weights"),
         (6, ["generate", remembering, PROMPT, "--id", "no-such"], "no-such"),
     ]
