@@ -25,7 +25,8 @@ from memvec.forms import question_row
 from memvec.gain import Sums, interval, per_token, share
 from memvec.identity import check_fingerprint
 from memvec.lm import FrozenLM
-from memvec.memory import Memory, load
+from memvec.memory import load
+from memvec.prefix import tensor
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question, read_questions
 from memvec.rows import Row, score
@@ -118,8 +119,10 @@ def evaluate(
         _Subject(
             name=name,
             text=given[name],
-            memory=_tensor(lm, load(opened, name)),
-            exact=_tensor(lm, load(control, name, "exact")) if _has_exact(control, live[name].document) else None,
+            memory=tensor(load(opened, name)).to(lm.device),
+            exact=tensor(load(control, name, "exact")).to(lm.device)
+            if _has_exact(control, live[name].document)
+            else None,
             rows=[question_row(lm.tokenizer, q.question, q.answer, template) for q in asked if q.document == name],
         )
         for name in names
@@ -212,10 +215,6 @@ class _Trial:
         row = subject.rows[0]
         text = embedded(self.lm, self.lm.encode(subject.text))
         return self.before, text, subject.memory, embedded(self.lm, row.ids[: row.start])
-
-
-def _tensor(lm: FrozenLM, memory: Memory) -> Tensor:
-    return torch.from_numpy(memory.vectors.astype("float32")).to(lm.device)
 
 
 def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
