@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,6 @@ from memvec.memory import Memory
 from memvec.prefix import CachedMemory, attached, embed, generate_kwargs, prompts_with, tensor
 from memvec.template import Frame, frame, places
 
-CHAT = (
-    "{% if messages[0]['role'] != 'system' %}be kind\n{% endif %}"
-    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
-)
 TEXT = "It is a truth universally acknowledged, that a single man"
 QUESTIONS = ["However little", "The feelings or views of such a man may be on", "wife"]
 
@@ -27,21 +21,6 @@ QUESTIONS = ["However little", "The feelings or views of such a man may be on", 
 @pytest.fixture(scope="module")
 def model(tiny_lm: Any) -> Any:
     return tiny_lm.model
-
-
-@pytest.fixture
-def tokenizer(tiny_lm: Any) -> Iterator[Any]:
-    """Without a chat template, with a BOS."""
-    changed = copy.deepcopy(tiny_lm.tokenizer)
-    changed.bos_token = "<|end|>"
-    return changed
-
-
-@pytest.fixture
-def chat(tokenizer: Any) -> Any:
-    """With a chat template."""
-    tokenizer.chat_template = CHAT
-    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -137,27 +116,6 @@ def test_the_memory_stands_at_the_start_of_the_users_turn(model: Any, chat: Any,
     assert chat.decode(row.after) == "\n\nfirst<|end|>[assistant]yes<|end|>[user]second<|end|>[a]"
     kwargs = generate_kwargs(model, chat, [talk, [{"role": "user", "content": "x"}]], memory_of(owner, 4))
     assert greedy(model, kwargs)[0] == reference(model, row.before, memory_of(owner, 4), row.after)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "template", "fragment"),
-    [
-        ("x", "chat", "no chat template"),
-        ("x", "mine", "expected auto, chat or text"),
-        ([{"role": "user", "content": "x"}], "auto", "need a tokenizer with a chat template"),
-    ],
-)
-def test_frames_that_cannot_be_made_are_refused(tokenizer: Any, prompt: Any, template: str, fragment: str) -> None:
-    with pytest.raises(UsageError, match=fragment):
-        frame(tokenizer, prompt, template)
-
-
-def test_a_template_that_hides_the_message_is_refused(chat: Any) -> None:
-    chat.chat_template = "nothing of it"
-    with pytest.raises(UsageError, match="does not show"):
-        frame(chat, "x")
-    with pytest.raises(UsageError, match="user's message"):
-        frame(chat, [{"role": "assistant", "content": "x"}])
 
 
 def test_a_cached_memory_gives_what_the_memory_itself_gives(model: Any, tokenizer: Any, owner: Any) -> None:
