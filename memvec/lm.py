@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memvec import attention
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.model_cache import readable
-
-ATTENTION = "sdpa"
 
 
 class FrozenLM:
@@ -31,7 +30,9 @@ class FrozenLM:
 
         with _quiet(), readable(folder):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=ATTENTION)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation=attention.register()
+            )
         self.model.eval().requires_grad_(False).to(device)
         self.dtype = dtype
         self.device = torch.device(device)

@@ -1,0 +1,59 @@
+"""Attention for fitting on a CPU: few short rows, with gradient, for which the fused kernels are slow in bfloat16.
+
+The fused backward pass took a quarter of a step of the default model where this takes a tenth (docs/LOG.md). Without
+gradient, and on other devices, the fused kernels are used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "memvec"
+SHORT = 192  # positions up to which this is faster
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Attention of queries (B, H, L, E) to keys and values (B, K, S, E), H a multiple of K, in float32: ((B, L, H, E), None)."""
+    if not torch.is_grad_enabled() or query.device.type != "cpu" or key.shape[2] > SHORT:
+        fused: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **rest
+        )
+        return fused
+    rows, heads, length, width = query.shape
+    groups, past = key.shape[1], key.shape[2]
+    scale = width**-0.5 if scaling is None else scaling
+    # The heads that share keys stand below each other, so that no key is copied.
+    asked = (query * scale).reshape(rows * groups, -1, width).float()
+    scores = torch.bmm(asked, key.reshape(rows * groups, past, width).float().transpose(1, 2))
+    scores = scores.view(rows, groups, heads // groups, length, past)
+    if attention_mask is None:
+        seen = torch.ones(length, past, dtype=torch.bool).tril(past - length)
+        scores = scores.masked_fill(~seen, -torch.inf)
+    elif attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask[:, :, None], torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + attention_mask[:, :, None].float()
+    weights = scores.softmax(-1).view(rows * groups, -1, past)
+    found = torch.bmm(weights, value.reshape(rows * groups, past, width).float())
+    return found.to(query.dtype).view(rows, heads, length, width).transpose(1, 2).contiguous(), None
+
+
+def register() -> str:
+    """Make `attend` known to transformers; the name to load models with."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME

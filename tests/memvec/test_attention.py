@@ -1,0 +1,60 @@
+"""The attention that fits use says what the fused one says, gradient included, with heads that share keys and padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Module
+
+from memvec import attention
+from memvec.lm import FrozenLM
+
+
+class _Layer(Module):
+    """What transformers' own attention reads of a layer."""
+
+    is_causal = True
+    num_key_value_groups = 3
+
+
+def _parts(length: int, past: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((2, 6, length, 8), (2, 2, past, 8), (2, 2, past, 8))
+    return [torch.randn(size, generator=generator).requires_grad_(True) for size in sizes]
+
+
+def _both(
+    monkeypatch: pytest.MonkeyPatch, length: int, past: int, mask: torch.Tensor | None
+) -> list[list[torch.Tensor]]:
+    found = []
+    for short in (attention.SHORT, 0):
+        monkeypatch.setattr(attention, "SHORT", short)
+        parts = _parts(length, past)
+        out, _ = attention.attend(_Layer(), *parts, mask)
+        found.append([out, *torch.autograd.grad(out.square().sum(), parts)])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+def test_it_agrees_with_the_fused_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    length, past = (5, 5) if kind == "none" else (5, 9)
+    seen = torch.ones(length, past, dtype=torch.bool).tril(past - length).repeat(2, 1, 1, 1)
+    seen[0, :, :, :3] = False  # the first row is padded on the left
+    mask = {"none": None, "bool": seen, "float": torch.zeros(seen.shape).masked_fill(~seen, -1e9)}[kind]
+    for mine, fused in zip(*_both(monkeypatch, length, past, mask), strict=True):
+        torch.testing.assert_close(mine, fused, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_is_loaded_with_it_and_a_fit_uses_it(tiny_lm: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    real = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *args: calls.append(args) or real(*args))
+    vectors = torch.zeros(1, 4, tiny_lm.width, requires_grad=True)
+    tiny_lm.hidden(vectors)
+    assert calls
+    calls.clear()
+    with torch.inference_mode():
+        tiny_lm.hidden(vectors)
+    assert not calls
