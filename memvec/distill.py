@@ -27,11 +27,14 @@ from memvec.lessons import Lesson, combs, teach
 from memvec.lm import FrozenLM
 from memvec.objective import TeacherPass, distil_pass
 from memvec.rows import Row, alike, run_prefixes, run_rows
+from memvec.segment import surprisal
 from memvec.settings import ContextSettings
 from memvec.types import Vectors
 
+PART_TOKENS = 150  # of a text, for which a step asks so many rows
 SPAN_WITHOUT_QUESTIONS = 16  # tokens
-FOREIGN = 32  # questions about a document that other memories are asked too
+STRANGERS = 0.5  # share of the rows aside that are questions about other documents, where there are any
+FOREIGN = 16  # questions about a document that other memories are asked too
 
 
 @dataclass(slots=True)
@@ -69,6 +72,11 @@ class _Slot:
     age: int = 0
     left: dict[int, list[int]] = field(default_factory=dict)  # by beginning, questions not asked yet in this round
 
+    @property
+    def parts(self) -> int:
+        """How many times the rows of a short text a step asks for."""
+        return parts(len(self.task.ids))
+
     def draw(self, beginning: int, count: int) -> list[tuple[Lesson, int]]:
         """The next `count` questions behind a beginning, every one before any comes again."""
         lesson = self.questions[beginning] if beginning < len(self.questions) else Lesson([], [])
@@ -81,13 +89,19 @@ class _Slot:
         return drawn
 
 
+def parts(tokens: int) -> int:
+    """How many parts a text of N tokens counts as: so many times the rows of one are asked in a step."""
+    return max(1, round(tokens / PART_TOKENS))
+
+
 def start(lm: FrozenLM, ids: Sequence[int], vectors: int) -> Tensor:
-    """Starting vectors (M, D) float32: means of M windows of the text's embeddings, as long as a usual embedding."""
-    embedded = lm.embed(torch.tensor(ids, device=lm.device)).float()
-    means = torch.stack([window.mean(0) for window in torch.tensor_split(embedded, vectors)])
-    usual: Tensor = lm.table.float().norm(dim=1).median()
-    lengths: Tensor = means.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    return means / lengths * usual
+    """Starting vectors (M, D) float32: the embeddings of the M tokens that the LM expects least, in their order.
+
+    Untrained they are worth .25 of the text at ratio 4, where means of windows do harm (docs/LOG.md).
+    """
+    (nats,) = surprisal(lm, [ids])
+    told = sorted(sorted(range(len(ids)), key=lambda place: -nats[place])[:vectors])
+    return lm.embed(torch.tensor([ids[place] for place in told], device=lm.device)).float()
 
 
 class DistilEngine:
@@ -161,7 +175,7 @@ class DistilEngine:
         """One step of every slot; the token positions it ran."""
         begun = time.perf_counter()
         beginning = self._chance.randrange(len(self.befores))
-        beside = [self._beside(number) for number in range(len(self.slots))]
+        beside = self._beside()
         rows, owner, answers, weights = self._ask(beginning, beside)
         vectors = self._adam.vectors.clone().requires_grad_(True)
         prefixes = self._prefixes(vectors, self.befores[beginning], beside)
@@ -182,11 +196,12 @@ class DistilEngine:
             slot.task.seconds += share
         return positions
 
-    def _beside(self, number: int) -> int | None:
-        """The slot whose vectors stand beside this one's in this step, if any do."""
-        others = [other for other in range(len(self.slots)) if other != number]
-        chance = self.slots[number].chance
-        return chance.choice(others) if others and chance.random() < self.settings.company else None
+    def _beside(self) -> list[int | None]:
+        """The slots whose vectors stand beside each one's in this step: all have company or none, as they are padded alike."""
+        count = len(self.slots)
+        if count < 2 or self._chance.random() >= self.settings.company:
+            return [None] * count
+        return [(number + self._chance.randrange(1, count)) % count for number in range(count)]
 
     def _ask(
         self, beginning: int, beside: Sequence[int | None]
@@ -201,10 +216,11 @@ class DistilEngine:
             chosen = [
                 (slot.lesson, i) for i in slot.chance.sample(comb, math.ceil(len(comb) * self.settings.span_share))
             ]
-            chosen += slot.draw(beginning, self.settings.question_rows)
-            elsewhere = self._elsewhere(number, beside[number], beginning)
-            for _ in range(self.settings.aside_rows if elsewhere else 0):
-                lesson = slot.chance.choice(elsewhere)
+            chosen += slot.draw(beginning, self.settings.question_rows * slot.parts)
+            theirs, general = self._elsewhere(number, beside[number], beginning)
+            for _ in range(self.settings.aside_rows * slot.parts if theirs or general else 0):
+                strange = theirs and (slot.chance.random() < STRANGERS or not general)
+                lesson = slot.chance.choice(theirs if strange else general)
                 chosen.append((lesson, slot.chance.randrange(len(lesson.rows))))
             rows += [lesson.rows[i] for lesson, i in chosen]
             answers += [lesson.answers[i] for lesson, i in chosen]
@@ -212,13 +228,13 @@ class DistilEngine:
             weights += [lesson.weight for lesson, i in chosen for _ in range(lesson.rows[i].scored)]
         return rows, owner, answers, torch.tensor(weights, device=self.lm.device)
 
-    def _elsewhere(self, number: int, beside: int | None, beginning: int) -> list[Lesson]:
-        """What has nothing to do with what is in front: off-topic prompts, and as often other documents' questions."""
+    def _elsewhere(self, number: int, beside: int | None, beginning: int) -> tuple[list[Lesson], list[Lesson]]:
+        """What has nothing to do with what is in front: (other documents' questions, off-topic prompts)."""
         there = {self.slots[n].task.document for n in (number, beside) if n is not None}
         others = [slot.foreign for slot in self.slots if slot.task.document not in there]
         theirs = [foreign[beginning] for foreign in others if beginning < len(foreign) and foreign[beginning].rows]
         general = [lesson for lesson in self.aside[beginning : beginning + 1] if lesson.rows]
-        return theirs + general * max(1, len(theirs))
+        return theirs, general
 
     def _prefixes(self, vectors: Tensor, before: Tensor, beside: Sequence[int | None]) -> list[Tensor]:
         """What stands before the rows: a beginning, the slot's vectors, sometimes another's before or behind them."""

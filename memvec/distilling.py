@@ -11,26 +11,28 @@ from torch import Tensor
 
 from memvec import off_topic
 from memvec.arms import EQUAL_POSITIONS, embedded, text_arms
-from memvec.distill import DistilEngine, Distilled, DistilTask
+from memvec.distill import DistilEngine, Distilled, DistilTask, parts
 from memvec.forms import question_row, templates
 from memvec.gain import Sums, per_token, share
+from memvec.keywords import keyword_questions
 from memvec.lm import FrozenLM
 from memvec.progress import Progress, Watch, enter
-from memvec.questions import Question, cloze_questions, keyword_questions
+from memvec.questions import Question, cloze_questions
 from memvec.records import context_record
 from memvec.rows import Row, sample, score
 from memvec.settings import ContextSettings
 from memvec.template import frame
+from memvec.thesaurus import Thesaurus
 from memvec.types import Conditioning, FitReport, Record
 from memvec.windows import Window
 
 HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
 ASIDE, ASIDE_TOKENS = 96, 24  # off-topic prompts to train on, and tokens of what the LM says to each
-KEYWORD_QUESTIONS = 128  # made by rule for each window
+KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
 ROW_TOKENS = 35  # of a question and its answer, about; only for estimates
 GENERATED = 64  # asked of a generator for each window
-RECIPE = "keyword questions, 1"
+RECIPE = "keyword questions, 2"
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
@@ -47,6 +49,7 @@ class Distilling:
     ) -> None:
         """`questions` and what `generate` makes of each window's text are learnt from beside the text itself."""
         self.lm, self.settings, self.questions, self.generate = lm, settings, questions, generate
+        self.thesaurus = Thesaurus(lm)
         self.templates = templates(lm.tokenizer)
         self.befores = [frame(lm.tokenizer, "", template).before for template in self.templates]
 
@@ -85,17 +88,22 @@ class Distilling:
         progress.segments, progress.segments_done, progress.exact = len(windows), 0, 0
         progress.tokens, progress.tokens_done, progress.token_steps = tokens, 0, 0
         progress.documents_done = progress.documents - len({window.document.name for window in windows})
-        rows = len(windows) * (s.question_rows + s.aside_rows)
+        rows = sum(parts(len(window.segment.ids)) for window in windows) * (s.question_rows + s.aside_rows)
         progress.usual = s.steps * (1 + (1 + s.company) / s.ratio + rows * ROW_TOKENS / tokens)
 
     def _task(self, key: int, window: Window) -> DistilTask:
         name = window.document.name
-        asked = [(q.question, q.answer) for q in self.questions if q.document == name and q.answer in window.text]
+        given = [(q.question, q.answer) for q in self.questions if q.document == name and q.answer in window.text]
         if self.generate is not None:
-            asked += self.generate(window.text, GENERATED)
-        asked += keyword_questions(window.text, KEYWORD_QUESTIONS, self.settings.seed)
-        tokenizer, ids = self.lm.tokenizer, window.segment.ids
-        rows = tuple(tuple(question_row(tokenizer, *pair, template) for pair in asked) for template in self.templates)
+            given += self.generate(window.text, GENERATED)
+        made = keyword_questions(
+            window.text, KEYWORD_QUESTIONS * parts(len(window.segment.ids)), self.settings.seed, self.thesaurus.near
+        )
+        tokenizer, ids, forms = self.lm.tokenizer, window.segment.ids, self.templates
+        rows = tuple(
+            tuple(question_row(tokenizer, *pair, form) for pair in given + made[number :: len(forms)])
+            for number, form in enumerate(forms)
+        )
         return DistilTask(key, ids, self.settings.vectors_for(len(ids)), name, rows)
 
     def _aside(self, template: str) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,9 @@ def test_company_in_training_makes_memories_bear_company(tiny_lm: Any, texts: An
     sociable = distil(tiny_lm, texts, company=0.5)
 
     def together(made: list[Distilled]) -> float:
-        pairs = [torch.cat([vectors(a), vectors(b)]) for a, b in ((made[0], made[1]), (made[1], made[0]))]
-        return sum(divergence(tiny_lm, texts[0], pair) for pair in pairs)
+        pairs = itertools.permutations(range(len(made)), 2)  # (the one asked for or the other) in front
+        fronts = {pair: torch.cat([vectors(made[n]) for n in pair]) for pair in pairs}
+        return sum(divergence(tiny_lm, texts[n], front) for pair, front in fronts.items() for n in pair)
 
     assert together(sociable) < 0.9 * together(distilled)
 
@@ -135,9 +137,9 @@ def test_a_step_asks_nothing_of_a_document_that_stands_beside(tiny_lm: Any, text
     engine.add(DistilTask(i, ids, 18, f"{i}", asked) for i, (ids, asked) in enumerate(zip(texts, rows, strict=True)))
     engine._refill()
     foreign = [slot.foreign[0] for slot in engine.slots]
-    assert engine._elsewhere(0, None, 0) == [foreign[1], foreign[2]]
-    assert engine._elsewhere(0, 1, 0) == [foreign[2]]
-    assert all(lesson.weight == 1.5 for lesson in foreign)
+    assert engine._elsewhere(0, None, 0) == ([foreign[1], foreign[2]], [])
+    assert engine._elsewhere(0, 1, 0) == ([foreign[2]], [])
+    assert all(lesson.weight == engine.settings.aside_weight for lesson in foreign)
     before = tiny_lm.embed(torch.tensor(BEFORE))
     alone = teach(tiny_lm, before, foreign[1].rows).answers[0]  # as the LM answers that has read nothing
     torch.testing.assert_close(foreign[1].answers[0].log_probs, alone.log_probs)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memvec.errors import NotFoundError, UsageError
-from memvec.questions import BLANK, Question, cloze_questions, keyword_questions, read_questions
+from memvec.questions import BLANK, Question, cloze_questions, read_questions
 
 TEXT = (
     "The north basin at Brelland is closed from Tuesday. Visiting yachts tie up at Candle Steps, where the fee is 17 crowns. "
@@ -23,18 +23,6 @@ def test_a_cloze_question_and_its_answer_make_the_sentence_again() -> None:
         assert question.question.removeprefix("Fill in the blank: ").replace(BLANK, question.answer) in TEXT
     assert cloze_questions("d", TEXT, 8) == found != cloze_questions("d", TEXT, 8, seed=1)
     assert cloze_questions("d", "It is so.", 8) == []
-
-
-def test_a_keyword_question_asks_with_words_of_one_sentence_for_others_of_it() -> None:
-    found = keyword_questions(TEXT, 64)
-    assert 32 < len(found) <= 64
-    words = {word.strip(".,") for word in TEXT.split()}
-    for question, answer in found:
-        assert question.endswith("?") and answer in TEXT
-        assert len([word for word in question.rstrip("?").split() if word in words]) >= 1
-        assert "It is so" not in answer  # too short to ask about
-    assert keyword_questions(TEXT, 64) == found != keyword_questions(TEXT, 64, seed=1)
-    assert keyword_questions("no more", 8) == keyword_questions("", 8) == []
 
 
 def test_questions_are_read_and_bad_lines_named(tmp_path: Path) -> None:

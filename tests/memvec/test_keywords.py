@@ -1,0 +1,45 @@
+"""Keyword questions: about one place of the text, with a question word that suits, put in other words."""
+
+from __future__ import annotations
+
+from memvec.keywords import DATES, NUMBERS, PLACES, REASONS, keyword_questions
+
+TEXT = (
+    "The north basin at Brelland is closed from Tuesday. Visiting yachts tie up at Candle Steps, where the fee is 17 crowns. "
+    "It is so. Questions go to the harbour master, Osric Venn, who listens on channel 31. The mill was built in 1742."
+)
+WORDS = {word.strip(".,") for word in TEXT.split()}
+
+
+def test_it_asks_with_words_of_the_text_for_others_of_it() -> None:
+    found = keyword_questions(TEXT, 64)
+    assert 32 < len(found) <= 64
+    for question, answer in found:
+        assert question.endswith("?") and answer in TEXT
+        assert set(question.rstrip("?").split()) & WORDS
+        assert "It is so" not in answer  # too short to ask about
+    assert keyword_questions(TEXT, 64) == found != keyword_questions(TEXT, 64, seed=1)
+    assert keyword_questions("no more", 8) == keyword_questions("", 8) == []
+
+
+def test_the_question_word_suits_the_answer() -> None:
+    found = keyword_questions(TEXT + " They left because tides turned early there.", 600)
+    leads = {answer: [q for q, a in found if a == answer] for _, answer in found}
+    expected = {"1742": DATES, "17 crowns": NUMBERS, "Candle Steps": PLACES, "tides turned": REASONS}
+    for answer, fitting in expected.items():
+        assert leads[answer] and all(question.startswith(fitting) for question in leads[answer]), answer
+
+
+def test_no_answer_runs_over_a_mark_or_begins_or_ends_in_a_common_word() -> None:
+    for _, answer in keyword_questions(TEXT, 300):
+        assert "," not in answer
+        assert answer.split()[-1].lower() not in {"the", "at", "is", "to", "from", "in", "on"}
+
+
+def test_near_words_stand_in_for_some_and_never_in_answers() -> None:
+    found = keyword_questions(TEXT, 200, near=lambda word: ("price",) if word == "fee" else ())
+    asked = [question.rstrip("?").split() for question, _ in found]
+    told = sum("fee" in words for words in asked)
+    reworded = sum("price" in words for words in asked)
+    assert told > 10 and reworded > 10
+    assert not any("price" in answer for _, answer in found)
