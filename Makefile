@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check setup format clean
+.PHONY: demo test check setup format plots clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    set up, fetch the model, pack a sample, unpack it, verify it, show the honest ratios"
 	@echo "make test    set up, lint, type-check and test"
+	@echo "make plots   draw the figures of docs/ again from the measurements there"
 	@echo "make format  let ruff rewrite the sources"
 
 setup: $(READY)
@@ -31,6 +32,10 @@ check test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+plots: setup
+	$(BIN)/python -m pip install -q "matplotlib>=3.8"
+	$(BIN)/python benchmarks/plot_conditioning.py
 
 format: setup
 	$(BIN)/ruff format .

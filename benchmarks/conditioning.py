@@ -31,6 +31,7 @@ from memvec.settings import ContextSettings
 
 HERE = Path(__file__).parent
 QUICK = 6
+FORMS = {"text": True, "chat": False}  # how questions are put, and whether off-topic prompts are tried in it
 SHORT = 700  # bytes; the quick run takes documents up to this
 
 
@@ -57,7 +58,7 @@ def prose() -> tuple[dict[str, str], list[Question]]:
 
 def measure(
     texts: dict[str, str], asked: list[Question], ratio: float, settings: ContextSettings, folder: Path, exact: bool
-) -> tuple[Evaluation, dict[str, Any]]:
+) -> tuple[dict[str, Evaluation], dict[str, Any]]:
     """Distil `texts` at `ratio` and judge; with `exact`, fit their exact vectors too, as a control."""
     sources = [memvec.Source(name, text.encode()) for name, text in texts.items()]
     store = folder / f"r{ratio:g}.memvec"
@@ -68,7 +69,12 @@ def measure(
     if exact:
         memvec.pack(sources, control, kind="exact")
     packed = {name: text.encode() for name, text in texts.items()}
-    found = evaluate(store, asked, texts=packed, exact=control if control.exists() else None)
+    found = {
+        form: evaluate(
+            store, asked, texts=packed, exact=control if control.exists() else None, template=form, aside=full
+        )
+        for form, full in FORMS.items()
+    }
     opened = memvec.Store.open(store)
     records = [opened.record(ref) for stored in opened.documents().values() for ref in stored.memory]
     tokens = sum(record.tokens for record in records)
@@ -93,28 +99,41 @@ def main() -> None:
     parser.add_argument("--no-exact", action="store_true", help="leave out the control of exact vectors")
     parser.add_argument("--json", type=Path)
     for name, kind in (("steps", int), ("learning-rate", float), ("span", int), ("stride", int), ("aside-rows", int),
-                       ("question-rows", int), ("truth", float), ("company", float), ("seed", int)):  # fmt: skip
+                       ("aside-weight", float), ("question-rows", int), ("truth", float), ("company", float), ("seed", int)):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, help="of ContextSettings")
     args = parser.parse_args()
     texts, asked = prose() if args.set == "prose" else facts(args.set, args.quick, args.documents)
-    names = ("steps", "learning_rate", "span", "stride", "aside_rows", "question_rows", "truth", "company", "seed")
+    names = (
+        "steps",
+        "learning_rate",
+        "span",
+        "stride",
+        "aside_rows",
+        "aside_weight",
+        "question_rows",
+        "truth",
+        "company",
+        "seed",
+    )
     chosen = {name: value for name in names if (value := getattr(args, name)) is not None}
     settings = ContextSettings(**chosen)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {DEFAULT_MODEL}, {chosen or 'defaults'}"
     )
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
+    begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for number, ratio in enumerate(float(part) for part in args.ratios.split(",")):
             exact = number == 0 and not args.no_exact
             found, cost = measure(texts, asked, ratio, settings, Path(folder), exact)
             print(f"\nratio {ratio:g}: {cost['tokens']} tokens in {cost['vectors']} vectors, "
-                  f"{cost['token_steps_per_token']:.0f} token-steps a token, {cost['seconds']:.0f} s\n{table(found)}", flush=True)  # fmt: skip
-            results[f"{ratio:g}"] = asdict(found) | {"cost": cost}
-    if args.json:
-        args.json.write_text(
-            json.dumps({"settings": asdict(settings), "set": args.set, "ratios": results}, indent=1) + "\n"
-        )
+                  f"{cost['token_steps_per_token']:.0f} token-steps a token, {cost['seconds']:.0f} s")  # fmt: skip
+            print("\n\n".join(map(table, found.values())), flush=True)
+            results[f"{ratio:g}"] = {form: asdict(one) for form, one in found.items()} | {"cost": cost}
+            if args.json:  # after each ratio: a run cut off later keeps what it found
+                whole = {"settings": asdict(settings), "set": args.set, "ratios": results}
+                args.json.write_text(json.dumps(whole, indent=1) + "\n")
+    print(f"\n{time.perf_counter() - begun:.0f} s in all")
 
 
 if __name__ == "__main__":

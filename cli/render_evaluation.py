@@ -18,7 +18,8 @@ def evaluation(e: Evaluation) -> str:
     left_out = f", {e.skipped} left out: the model cannot use their text" if e.skipped else ""
     elsewhere = f"; {e.elsewhere} questions are about documents that are not there" if e.elsewhere else ""
     head = f"{e.documents} documents, {e.questions} questions ({e.template} form){left_out}{elsewhere}"
-    return "\n\n".join([head, _gains(e), _elsewhere(e), _costs(e), f"  {LEGEND}"])
+    tables = [_gains(e), _elsewhere(e), _costs(e)]
+    return "\n\n".join([head, *(table for table in tables if table), f"  {LEGEND}"])
 
 
 def _gains(e: Evaluation) -> str:
@@ -45,6 +46,8 @@ def _gains(e: Evaluation) -> str:
 
 def _elsewhere(e: Evaluation) -> str:
     off = e.off_topic
+    if off is None:
+        return ""
     rows = [("on unrelated prompts", "nats/token", "choices right")]
     rows += [(_front(name), f"{off.nll[name]:.3f}", f"{off.accuracy[name]:.0%}") for name in off.nll]
     return f"{_table(rows)}\n  harm: {e.harm:+.3f} nats/token against the text in front"

@@ -63,7 +63,7 @@ class Evaluation:
     text_at_equal_positions: Mapping[str, float | None]  # first, last, sentences
     company: Mapping[str, float | None]  # with 2, 4, 8 memories in front, the right one somewhere among them
     harm: float | None  # off-topic surprisal with the memory, above that with the text [nats per token]
-    off_topic: OffTopic
+    off_topic: OffTopic | None
     nll: Mapping[str, float | None]  # of the answers by what is in front [nats per token]
     documents: int  # that count
     questions: int
@@ -94,13 +94,15 @@ def evaluate(
     model: str | None = None,
     device: str | None = None,
     template: str = "text",
+    aside: bool = True,
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> Evaluation:
     """Judge the context vectors of `store` by questions about its documents.
 
     The texts are decoded from the store's exact records, or given by name in `texts`. `exact` is a store whose exact
-    vectors serve as a control, by default this one where it has them. Raises NotFoundError, UsageError,
+    vectors serve as a control, by default this one where it has them. `aside`: also try prompts that have nothing to do
+    with the documents, which takes most of the time. Raises NotFoundError, UsageError,
     ConditioningError, FingerprintError.
     """
     asked = read_questions(questions) if isinstance(questions, str | Path) else list(questions)
@@ -127,7 +129,7 @@ def evaluate(
         )
         for name in names
     ]
-    trial = _Trial(lm, subjects, template, seed)
+    trial = _Trial(lm, subjects, template, aside, seed)
     progress.documents = len(subjects)
     for number, subject in enumerate(subjects):
         enter("asking", progress, watch)
@@ -141,8 +143,8 @@ def evaluate(
 class _Trial:
     """Every document asked with each thing in front, and what came of it."""
 
-    def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, seed: int) -> None:
-        self.lm, self.subjects, self.template = lm, subjects, template
+    def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, off_topic: bool, seed: int) -> None:
+        self.lm, self.subjects, self.template, self.off_topic = lm, subjects, template, off_topic
         self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
         self.chance, self.seed = random.Random(seed), seed
         self.sums: list[Sums] = []
@@ -163,7 +165,8 @@ class _Trial:
                 arms[f"{count}"] = torch.cat([s.memory for s in company])
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
-        self._ask_aside({name: arms[name] for name in FRONTS})
+        if self.off_topic:
+            self._ask_aside({name: arms[name] for name in FRONTS})
 
     def _ask_aside(self, arms: Mapping[str, Tensor]) -> None:
         passages = self.chance.sample(off_topic.passages(), PASSAGES)
@@ -189,7 +192,7 @@ class _Trial:
         counted = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
         sums = [pair[1] for pair in counted]
         low, high = interval(sums, "memory") or (None, None)
-        aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS}
+        aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS} if self.off_topic else None
         arms = list(dict.fromkeys(name for s in sums for name in s.nats))
         return Evaluation(
             gain=share(sums, "memory"),
@@ -200,8 +203,10 @@ class _Trial:
             exact=share(sums, "exact"),
             text_at_equal_positions={name: share(sums, name) for name in EQUAL_POSITIONS},
             company={f"{count}": share(sums, f"{count}") for count in COMPANY},
-            harm=aside["memory"] - aside["text"],
-            off_topic=OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
+            harm=None if aside is None else aside["memory"] - aside["text"],
+            off_topic=None
+            if aside is None
+            else OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
             nll={name: per_token(sums, name) for name in arms},
             documents=len(sums),
             questions=sum(len(s.rows) for s, _ in counted),
