@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from memvec.lm import FrozenLM
 
 NEAREST = 16  # tokens looked at
+CHUNK = 8192  # of them at once
 LEAST, MOST = 0.34, 0.9  # cosine of embeddings, from which words are taken to mean alike
 
 
@@ -17,9 +19,10 @@ class Thesaurus:
 
     def __init__(self, lm: FrozenLM) -> None:
         self.lm = lm
-        table = lm.table.float()
-        centred = table - table.mean(0)
-        self._directions: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        self._middle: Tensor = lm.table.mean(0, dtype=torch.float32)
+        # Lengths from the middle, a chunk at a time: a copy of a large model's table would take gigabytes.
+        parts = [(part.float() - self._middle).norm(dim=1) for part in lm.table.split(CHUNK)]
+        self._lengths = torch.cat(parts).clamp(min=1e-6)
         self.near = lru_cache(4096)(self._near)
 
     def _near(self, word: str) -> tuple[str, ...]:
@@ -27,7 +30,10 @@ class Thesaurus:
         ids = self.lm.encode(f" {word}")
         if len(ids) != 1 or not word.isalpha():
             return ()
-        found = (self._directions @ self._directions[ids[0]]).topk(NEAREST + 1)
+        own = self.lm.table[ids[0]].float() - self._middle
+        along = (self.lm.table @ own.to(self.lm.table.dtype)).float() - self._middle @ own
+        cosines = along / (self._lengths * self._lengths[ids[0]])
+        found = cosines.topk(min(NEAREST + 1, len(cosines)))
         words: dict[str, None] = {}
         for likeness, token in zip(found.values.tolist(), found.indices.tolist(), strict=True):
             text = self.lm.decode([token])

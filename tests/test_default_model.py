@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import memvec
+from memvec.evaluation import evaluate
 from memvec.model_cache import DEFAULT_MODEL
+from memvec.questions import Question
+from memvec.settings import ContextSettings
 
 FINGERPRINT = "b774fc7952d6f201"  # of the pinned GGUF, converted; a change means old stores would be refused
 
@@ -46,3 +49,22 @@ def test_the_default_model_packs_and_unpacks(tmp_path: Path) -> None:
     assert subprocess.run(["diff", "-r", tree, out], check=False).returncode == 0
     assert json.loads(program("verify", store, "--decode", "--json"))["ok"]
     assert memvec.info(store).exact
+
+
+@pytest.mark.model
+def test_the_default_model_answers_from_a_memory(tmp_path: Path) -> None:
+    store, asked = tmp_path / "m.memvec", [
+        Question("prose.txt", "How many ledgers did the keeper of the light have?", "two"),
+        Question("prose.txt", "Where did the lighthouse keeper work?", "Varnholm"),
+        Question("prose.txt", "What was written in the first ledger?", "the weather"),
+        Question("prose.txt", "What was in the second book?", "the names of the ships"),
+    ]  # fmt: skip
+    source = memvec.Source("prose.txt", PROSE.encode())
+    report = memvec.pack([source], store, kind="context", context=ContextSettings(steps=50))
+    assert report.context_records == 1 and report.context_token_steps
+    (told,) = memvec.Store.open(store).documents()["prose.txt"].memory
+    assert memvec.Store.open(store).record(told).conditioning is not None
+    found = evaluate(store, asked, texts={"prose.txt": PROSE.encode()}, aside=False)
+    assert found.documents == 1 and found.harm is None and found.off_topic is None
+    assert found.gain is not None and found.random is not None
+    assert found.gain > 0.25 and found.random < found.gain / 2  # 50 steps of 140, for time
