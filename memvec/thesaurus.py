@@ -21,7 +21,7 @@ class Thesaurus:
         self.lm = lm
         self._middle: Tensor = lm.table.mean(0, dtype=torch.float32)
         # Lengths from the middle, a chunk at a time: a copy of a large model's table would take gigabytes.
-        parts = [(part.float() - self._middle).norm(dim=1) for part in lm.table.split(CHUNK)]
+        parts = [(part.float() - self._middle).norm(dim=1) for part in torch.split(lm.table, CHUNK)]
         self._lengths = torch.cat(parts).clamp(min=1e-6)
         self.near = lru_cache(4096)(self._near)
 
