@@ -48,8 +48,11 @@ def test_a_changed_tensor_is_named(store: Path) -> None:
     entries, _ = read_header(good)
     start = 8 + int.from_bytes(good[:8], "little")
     for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        if begin == end:  # a fit without corrections: there is no byte to change
+            continue
         bad = bytearray(good)
-        bad[start + entry["data_offsets"][0]] ^= 1
+        bad[start + begin] ^= 1
         file.write_bytes(bad)
         (problem,) = memvec.verify(store).problems
         assert problem.location.endswith(f"tensor {name!r}"), (name, problem)
