@@ -3,7 +3,7 @@
     python benchmarks/conditioning.py [--quick] [--ratios 4,8] [--set report|develop|prose] [--documents N] [--json FILE]
 
 `--quick` takes six documents of the set `report` that were never used while the recipe was developed (that was done on
-`develop` alone) and at most 20 minutes on two cores. Without it every document of the set is distilled; `--documents`
+`develop` alone); it took 38 minutes on two slow cores with other work beside. Without it every document of the set is distilled; `--documents`
 bounds how many. `prose` are passages of Python's own documentation and of a novel of 1813 with cloze questions made by rule.
 """
 
@@ -32,6 +32,8 @@ from memvec.settings import ContextSettings
 HERE = Path(__file__).parent
 QUICK = 6
 FORMS = {"text": True, "chat": False}  # how questions are put, and whether off-topic prompts are tried in it
+OPTIONS = dict.fromkeys(("learning_rate", "aside_weight", "truth", "company"), float)  # of ContextSettings
+OPTIONS |= dict.fromkeys(("steps", "span", "stride", "aside_rows", "question_rows", "seed"), int)
 SHORT = 700  # bytes; the quick run takes documents up to this
 
 
@@ -71,7 +73,7 @@ def measure(
     packed = {name: text.encode() for name, text in texts.items()}
     found = {
         form: evaluate(
-            store, asked, texts=packed, exact=control if control.exists() else None, template=form, aside=full
+            store, asked, texts=packed, exact=control if control.exists() else None, template=form, off_topic=full
         )
         for form, full in FORMS.items()
     }
@@ -98,24 +100,11 @@ def main() -> None:
     parser.add_argument("--documents", type=int)
     parser.add_argument("--no-exact", action="store_true", help="leave out the control of exact vectors")
     parser.add_argument("--json", type=Path)
-    for name, kind in (("steps", int), ("learning-rate", float), ("span", int), ("stride", int), ("aside-rows", int),
-                       ("aside-weight", float), ("question-rows", int), ("truth", float), ("company", float), ("seed", int)):  # fmt: skip
-        parser.add_argument(f"--{name}", type=kind, help="of ContextSettings")
+    for name, kind in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of ContextSettings")
     args = parser.parse_args()
     texts, asked = prose() if args.set == "prose" else facts(args.set, args.quick, args.documents)
-    names = (
-        "steps",
-        "learning_rate",
-        "span",
-        "stride",
-        "aside_rows",
-        "aside_weight",
-        "question_rows",
-        "truth",
-        "company",
-        "seed",
-    )
-    chosen = {name: value for name in names if (value := getattr(args, name)) is not None}
+    chosen = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     settings = ContextSettings(**chosen)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {DEFAULT_MODEL}, {chosen or 'defaults'}"

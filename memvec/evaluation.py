@@ -94,14 +94,14 @@ def evaluate(
     model: str | None = None,
     device: str | None = None,
     template: str = "text",
-    aside: bool = True,
+    off_topic: bool = True,
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> Evaluation:
     """Judge the context vectors of `store` by questions about its documents.
 
     The texts are decoded from the store's exact records, or given by name in `texts`. `exact` is a store whose exact
-    vectors serve as a control, by default this one where it has them. `aside`: also try prompts that have nothing to do
+    vectors serve as a control, by default this one where it has them. `off_topic`: also try prompts that have nothing to do
     with the documents, which takes most of the time. Raises NotFoundError, UsageError,
     ConditioningError, FingerprintError.
     """
@@ -129,7 +129,7 @@ def evaluate(
         )
         for name in names
     ]
-    trial = _Trial(lm, subjects, template, aside, seed)
+    trial = _Trial(lm, subjects, template, off_topic, seed)
     progress.documents = len(subjects)
     for number, subject in enumerate(subjects):
         enter("asking", progress, watch)

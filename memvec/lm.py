@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec import attention
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.model_cache import readable
 
@@ -27,6 +26,8 @@ class FrozenLM:
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
         """Load the checkpoint in `folder` as `dtype` onto `device`."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from memvec import attention  # imports transformers
 
         with _quiet(), readable(folder):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
