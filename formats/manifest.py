@@ -17,7 +17,9 @@ FILE_NAME = "manifest.json"
 FORMAT_NAME = "memvec"
 VERSION = (1, 0)
 CONTEXT = "context"  # the feature of a store that holds records of kind context
+KEYS = "keys"  # the optional feature of a store that holds keys to search by
 FEATURES = frozenset({CONTEXT})  # required features this reader understands
+OPTIONAL = frozenset({KEYS})  # optional ones
 MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -34,6 +36,22 @@ class ShardEntry:
     def path(self) -> str:
         """Where the file lies, relative to the store."""
         return f"shards/{self.sha256}.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class KeysEntry:
+    """One file of keys by its digest; the file is `keys/<sha256>.safetensors`."""
+
+    sha256: str
+    bytes: int
+    texts: int
+    embedder: str  # its name
+    embedder_id: str
+
+    @property
+    def path(self) -> str:
+        """Where the file lies, relative to the store."""
+        return f"keys/{self.sha256}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +73,25 @@ class Manifest:
     shards: tuple[ShardEntry, ...] = ()
     tool: str = ""  # what wrote this generation; informative
     required: tuple[str, ...] = ()  # features a reader must understand
+    keys: tuple[KeysEntry, ...] = ()
     foreign: str = ""  # what a newer writer put in that this one would lose; never written
 
-    def with_shard(self, entry: ShardEntry, tool: str, required: Iterable[str] = ()) -> Manifest:
-        """The next generation, with one shard more that needs the features `required`; the same one is kept once."""
-        shards = (*(s for s in self.shards if s.sha256 != entry.sha256), entry)
-        features = tuple(sorted({*self.required, *required}))
-        return replace(self, shards=shards, generation=self.generation + 1, tool=tool, required=features)
+    def following(
+        self, tool: str, shard: ShardEntry | None = None, keys: Iterable[KeysEntry] = (), required: Iterable[str] = ()
+    ) -> Manifest:
+        """The next generation, with a shard and keys more that need the features `required`; the same is kept once."""
+        new = {entry.sha256 for entry in keys}
+        return replace(
+            self,
+            shards=(
+                *(s for s in self.shards if shard is None or s.sha256 != shard.sha256),
+                *([shard] if shard else []),
+            ),
+            keys=(*(k for k in self.keys if k.sha256 not in new), *keys),
+            generation=self.generation + 1,
+            tool=tool,
+            required=tuple(sorted({*self.required, *required})),
+        )
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -69,10 +99,13 @@ def encode(manifest: Manifest) -> bytes:
     body = asdict(manifest) | {
         "format": FORMAT_NAME,
         "version": list(VERSION),
-        "features": {"optional": [], "required": list(manifest.required)},
+        "features": {"optional": [KEYS] if manifest.keys else [], "required": list(manifest.required)},
         "shards": [asdict(entry) for entry in manifest.shards],
+        "keys": [asdict(entry) for entry in manifest.keys],
     }
     del body["foreign"], body["required"]
+    if not manifest.keys:
+        del body["keys"]
     return canonical.dumps({"manifest": body, "sha256": _digest(body)}) + b"\n"
 
 
@@ -115,11 +148,13 @@ def _check_readable(body: dict[str, Any]) -> None:
 
 def _build(body: dict[str, Any]) -> Manifest:
     shards = tuple(_typed(ShardEntry, entry) for entry in body["shards"])
-    for entry in shards:
+    keys = tuple(_typed(KeysEntry, entry) for entry in body.get("keys", []))
+    named: list[ShardEntry | KeysEntry] = [*shards, *keys]
+    for entry in named:
         if len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef"):
-            raise ValueError(f"shard name {entry.sha256!r} is no sha256")
-        if min(entry.bytes, entry.records, entry.documents) < 0:
-            raise ValueError(f"shard {entry.sha256} has a negative size or count")
+            raise ValueError(f"file name {entry.sha256!r} is no sha256")
+        if min(value for value in asdict(entry).values() if isinstance(value, int)) < 0:
+            raise ValueError(f"{entry.path} has a negative size or count")
     numerics = _typed(Numerics, body["numerics"])
     if numerics != Numerics():
         raise FormatTooNewError(f"decoding in {numerics}", str(Numerics()))
@@ -129,8 +164,9 @@ def _build(body: dict[str, Any]) -> Manifest:
     return replace(
         _typed(Manifest, known | {"fingerprint": _typed(Fingerprint, body["fingerprint"])}),
         shards=shards,
+        keys=keys,
         required=tuple(body["features"]["required"]),
-        foreign=newer or ", ".join(f"feature {name!r}" for name in optional),
+        foreign=newer or ", ".join(f"feature {name!r}" for name in optional if name not in OPTIONAL),
     )
 
 

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save
 
-from memvec.formats import canonical, conditioning, corrections, raw
+from memvec.formats import conditioning, container, corrections, raw
+from memvec.formats.container import Array
 from memvec.formats.documents import decode_documents, encode_documents
 from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record
 
-Array = npt.NDArray[Any]
-
-METADATA_KEY = "memvec"
 FORMAT_NAME = "memvec-shard"
-MAX_HEADER_BYTES = 1 << 20
 
 # Columns with one value per record; the order is that of the record digest (SPEC §5.3).
 COLUMNS: dict[str, str] = {
@@ -43,21 +36,16 @@ REPORT_FIELDS = tuple(COLUMNS)[5:]
 NOT_DIGESTED = ("seconds",)  # so that the same fit has the same digest on a busier machine
 # Pieces of varying length, laid end to end, each with an offsets column of n + 1 values [rows or bytes].
 PIECES = ("vectors", "corrections", "payload")
-_CODES = {"u1": "U8", "u4": "U32", "u8": "U64", "f2": "F16", "f4": "F32"}
-# Every tensor of a shard: (safetensors' dtype, numpy's).
-TENSORS = {
-    name: (_CODES[code], code)
-    for name, code in {
-        **COLUMNS,
-        **{f"{name}_offsets": "u8" for name in PIECES},
-        "document": "u4",
-        "text_sha256": "u1",
-        "record_sha256": "u1",
-        "documents": "u1",
-        "vectors": "f2",
-        "corrections": "u1",
-        "payload": "u1",
-    }.items()
+TENSORS = {  # every tensor of a shard, by numpy's code
+    **COLUMNS,
+    **{f"{name}_offsets": "u8" for name in PIECES},
+    "document": "u4",
+    "text_sha256": "u1",
+    "record_sha256": "u1",
+    "documents": "u1",
+    "vectors": "f2",
+    "corrections": "u1",
+    "payload": "u1",
 }
 MAX_TOKENS = 1 << 16  # of one record; bounds how long a damaged one could keep a decoder busy
 
@@ -71,28 +59,26 @@ def encode(records: Sequence[Record], fingerprint: str, width: int, vocabulary: 
         for name, code in COLUMNS.items()
     }
     tensors["document"] = np.array([place[r.document] for r in records], dtype="<u4")
-    tensors["text_sha256"] = _digest_rows([r.text_sha256 for r in records])
-    tensors["record_sha256"] = _digest_rows([record_digest(r) for r in records])
+    tensors["text_sha256"] = container.digest_rows([r.text_sha256 for r in records])
+    tensors["record_sha256"] = container.digest_rows([record_digest(r) for r in records])
     tensors["documents"] = _bytes_array(raw.compress(encode_documents(documents)))
     tensors["vectors"] = np.concatenate([np.zeros((0, width), "<f2"), *(r.vectors.astype("<f2") for r in records)])
-    tensors["vectors_offsets"] = _offsets([len(r.vectors) for r in records])
+    tensors["vectors_offsets"] = container.as_offsets([len(r.vectors) for r in records])
     for name, pieces in (
         ("corrections", [corrections.encode(r.corrections) for r in records]),
         ("payload", [r.payload for r in records]),
     ):
         tensors[name] = _bytes_array(b"".join(pieces))
-        tensors[f"{name}_offsets"] = _offsets([len(piece) for piece in pieces])
+        tensors[f"{name}_offsets"] = container.as_offsets([len(piece) for piece in pieces])
     metadata = {
-        "digests": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tensors.items()},
         "documents": len(documents),
         "fingerprint": fingerprint,
         "format": FORMAT_NAME,
         "records": len(records),
-        "version": [1, 0],
         "vocabulary": vocabulary,
         "width": width,
     }
-    return save(tensors, {METADATA_KEY: canonical.dumps(metadata).decode()})
+    return container.encode(tensors, metadata)
 
 
 def record_digest(record: Record) -> bytes:
@@ -106,29 +92,13 @@ def record_digest(record: Record) -> bytes:
     return digest.digest()
 
 
-def read_header(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tensor entries, memvec metadata) of a shard's first bytes, before anything is allocated; ValueError if bad."""
-    if len(data) < 8:
-        raise ValueError("shorter than a safetensors header")
-    (size,) = struct.unpack("<Q", bytes(data[:8]))
-    if size > MAX_HEADER_BYTES or size > len(data) - 8:
-        raise ValueError(f"header declares {size} bytes, at most {min(MAX_HEADER_BYTES, len(data) - 8)} can be meant")
-    entries = json.loads(bytes(data[8 : 8 + size]).decode("utf-8"))
-    wrapped = entries.pop("__metadata__", None) if isinstance(entries, dict) else None
-    if not isinstance(wrapped, dict) or list(wrapped) != [METADATA_KEY] or not isinstance(wrapped[METADATA_KEY], str):
-        raise ValueError(f"metadata must hold exactly the key {METADATA_KEY!r}")
-    metadata = canonical.loads(wrapped[METADATA_KEY].encode())
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME:
-        raise ValueError(f"metadata does not say {FORMAT_NAME}")
-    version = metadata.get("version")
-    if not isinstance(version, list) or version[:1] != [1]:
-        raise ValueError(f"shard version {version} is not 1.x")
+def read_metadata(data: bytes) -> dict[str, Any]:
+    """The memvec metadata of a shard's header; ValueError if bad."""
+    _, metadata = container.read_header(data, FORMAT_NAME)
     counts = [metadata.get(name) for name in ("records", "documents", "width", "vocabulary")]
-    if any(type(n) is not int or n < 0 for n in counts) or {
-        name: type(metadata.get(name)) for name in ("digests", "fingerprint")
-    } != {"digests": dict, "fingerprint": str}:
-        raise ValueError("metadata lacks its counts, digests or fingerprint")
-    return entries, metadata
+    if any(type(n) is not int or n < 0 for n in counts) or not isinstance(metadata.get("fingerprint"), str):
+        raise ValueError("metadata lacks its counts or fingerprint")
+    return metadata
 
 
 class Shard:
@@ -136,12 +106,8 @@ class Shard:
 
     def __init__(self, data: bytes) -> None:
         """Parse `data`; ValueError names the tensor when a shape or an offset is off."""
-        _, self.metadata = read_header(data)
-        found = {name: entry for name, entry in _tensors(data) if name in TENSORS}
-        missing = sorted(set(TENSORS) - set(found))
-        if missing:
-            raise ValueError(f"tensor {missing[0]!r} is missing")
-        self.tensors: dict[str, Array] = {name: _array(name, found[name]) for name in TENSORS}
+        self.metadata = read_metadata(data)
+        self.tensors = container.read_tensors(data, TENSORS)
         self._check_shapes()
         self.documents = self._read_documents()
 
@@ -193,13 +159,9 @@ class Shard:
         expected |= {f"{name}_offsets": (n + 1,) for name in PIECES}
         expected |= {name: (len(self.tensors[name]),) for name in ("corrections", "payload", "documents")}
         expected["vectors"] = len(self.tensors["vectors"]), width
-        for name, shape in expected.items():
-            if self.tensors[name].shape != shape:
-                raise ValueError(f"tensor {name!r}: expected shape {shape}, found {self.tensors[name].shape}")
+        container.check_shapes(self.tensors, expected)
         for name in PIECES:
-            offsets = self.tensors[f"{name}_offsets"]
-            if offsets[0] != 0 or offsets[-1] != len(self.tensors[name]) or (offsets[1:] < offsets[:-1]).any():
-                raise ValueError(f"tensor '{name}_offsets': offsets do not ascend from 0 to {len(self.tensors[name])}")
+            container.check_offsets(f"{name}_offsets", self.tensors[f"{name}_offsets"], len(self.tensors[name]))
 
     def _read_documents(self) -> list[Document]:
         documents = decode_documents(raw.decompress(self.tensors["documents"].tobytes()))
@@ -207,18 +169,6 @@ class Shard:
         if len(documents) != self.metadata["documents"] or (len(rows) and int(rows.max()) >= len(documents)):
             raise ValueError("tensor 'documents': a record names a document that is not listed")
         return documents
-
-
-def damaged_place(data: bytes) -> str:
-    """Where a shard whose digest is wrong was changed: a tensor by name, else its header."""
-    try:
-        _, metadata = read_header(data)
-        for name, entry in sorted(_tensors(data)):
-            if hashlib.sha256(entry["data"]).hexdigest() != metadata["digests"].get(name):
-                return f"tensor {name!r}"
-    except (ValueError, SafetensorError):
-        pass
-    return "header"
 
 
 def _check_record(record: Record, row: int) -> None:
@@ -244,31 +194,9 @@ def _conditioning(payload: bytes, row: int) -> Conditioning:
         raise ValueError(f"record {row}: {error}") from None
 
 
-def _tensors(data: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """(name, {dtype, shape, data}) of every tensor, as safetensors found them to lie."""
-    parsed: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
-    return parsed
-
-
-def _array(name: str, entry: dict[str, Any]) -> Array:
-    dtype, code = TENSORS[name]
-    if entry["dtype"] != dtype:
-        raise ValueError(f"tensor {name!r}: expected dtype {dtype}, found {entry['dtype']}")
-    array: Array = np.frombuffer(entry["data"], dtype=f"<{code}").reshape(entry["shape"])
-    return array
-
-
 def _column(record: Record, name: str) -> Any:
     return getattr(record.report, name) if name in REPORT_FIELDS else getattr(record, name)
 
 
-def _offsets(lengths: Sequence[int]) -> Array:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.uint64)]).astype("<u8")
-
-
 def _bytes_array(data: bytes) -> Array:
     return np.frombuffer(data, dtype=np.uint8)
-
-
-def _digest_rows(digests: Sequence[bytes]) -> Array:
-    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)

@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError, StoreLockedError, UsageError
-from memvec.formats import files, manifest, shard
-from memvec.formats.manifest import Manifest, ShardEntry
+from memvec.formats import container, files, manifest, shard
+from memvec.formats import keys as keys_format
+from memvec.formats.keys import Keys
+from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.shard import Shard
 from memvec.types import Document, Kind, Problem, ProblemKind, Record
 
@@ -97,19 +99,45 @@ class Store:
         files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
         return cls(path, state)
 
-    def commit(self, records: Sequence[Record], tool: str = "") -> None:
-        """Make `records` part of the store, on disk when this returns; all of them or none."""
+    def commit(self, records: Sequence[Record], tool: str = "", keys: Sequence[Keys] = ()) -> None:
+        """Make `records` and `keys` part of the store, on disk when this returns; all of them or none."""
         state = self.manifest
-        data = shard.encode(records, state.fingerprint.id, state.fingerprint.width, state.vocabulary)
-        documents = len({record.document for record in records})
-        entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
-        files.write_atomically(self.path / entry.path, data)
+        entry = None
+        if records:
+            data = shard.encode(records, state.fingerprint.id, state.fingerprint.width, state.vocabulary)
+            documents = len({record.document for record in records})
+            entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
+            files.write_atomically(self.path / entry.path, data)
+        entries = [self._write_keys(part) for part in keys]
         # In the same manifest as the shard: no reader that lacks the kind ever meets it.
         required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
-        state = state.with_shard(entry, tool, required)
+        state = state.following(tool, entry, entries, required)
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
         self._versions = None
+
+    def _write_keys(self, part: Keys) -> KeysEntry:
+        data = keys_format.encode(part)
+        made = part.embedder
+        entry = KeysEntry(hashlib.sha256(data).hexdigest(), len(data), len(part), made.name, made.id)
+        (self.path / entry.path).parent.mkdir(exist_ok=True)
+        files.write_atomically(self.path / entry.path, data)
+        return entry
+
+    def keys(self, entry: KeysEntry) -> Keys:
+        """The keys in one file, digest and structure checked. StoreDamagedError names the place."""
+        data = self._read(entry, keys_format.FORMAT_NAME)
+        try:
+            found = keys_format.decode(data)
+            if (len(found), found.embedder.name, found.embedder.id) != (
+                entry.texts,
+                entry.embedder,
+                entry.embedder_id,
+            ):
+                raise ValueError("its embedder or its number of texts are not what the manifest says")
+        except PARSE_ERRORS as error:
+            raise damaged(entry.path, "invalid_value", str(error)) from None
+        return found
 
     def shard(self, number: int) -> Shard:
         """Shard number `number`, structure and digests checked. StoreDamagedError names the place."""
@@ -158,19 +186,25 @@ class Store:
         return dict(sorted(live.items()))
 
     def size(self) -> int:
-        """Bytes of the manifest and the shards it names."""
-        return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in self.manifest.shards)
+        """Bytes of the manifest and the files it names."""
+        named: list[ShardEntry | KeysEntry] = [*self.manifest.shards, *self.manifest.keys]
+        return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in named)
 
-    def _load_shard(self, entry: ShardEntry) -> Shard:
+    def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
+        """The bytes of a file that the manifest names, compared with it."""
         file = self.path / entry.path
         if not file.is_file():
-            raise damaged(entry.path, "missing_file", "the manifest names this shard but the file is not there")
+            raise damaged(entry.path, "missing_file", "the manifest names this file but it is not there")
         if file.stat().st_size != entry.bytes:
             raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {file.stat().st_size}")
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            where = f"{entry.path} {shard.damaged_place(data)}"
+            where = f"{entry.path} {container.damaged_place(data, format_name)}"
             raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
+        return data
+
+    def _load_shard(self, entry: ShardEntry) -> Shard:
+        data = self._read(entry, shard.FORMAT_NAME)
         try:
             part = Shard(data)
             self._check_belongs(part, entry)

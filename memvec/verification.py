@@ -76,7 +76,7 @@ def verify(
 
 
 def _structure(store: Store, progress: Progress, watch: Watch) -> Iterator[Problem]:
-    """Everything wrong with the shards, as far as it can be told without joining documents."""
+    """Everything wrong with shards and keys, as far as it can be told without joining documents."""
     for number, entry in enumerate(store.manifest.shards):
         watch(progress)
         try:
@@ -89,6 +89,12 @@ def _structure(store: Store, progress: Progress, watch: Watch) -> Iterator[Probl
                 shard.record(row)
             except PARSE_ERRORS as error:
                 yield Problem(f"{entry.path} record {row}", "invalid_value", str(error))
+    for keys in store.manifest.keys:
+        watch(progress)
+        try:
+            store.keys(keys)
+        except StoreDamagedError as error:
+            yield from error.problems
 
 
 def _is_raw(store: Store, version: StoredDocument) -> bool:

@@ -182,9 +182,9 @@ STATE = Manifest(FINGERPRINT, VOCABULARY)
 
 
 def test_a_manifest_names_the_feature_and_keeps_it() -> None:
-    assert STATE.with_shard(FIRST, "t").required == ()
-    marked = STATE.with_shard(FIRST, "t", {manifest.CONTEXT})
-    assert marked.required == marked.with_shard(SECOND, "t").required == (manifest.CONTEXT,)
+    assert STATE.following("t", FIRST).required == ()
+    marked = STATE.following("t", FIRST, required={manifest.CONTEXT})
+    assert marked.required == marked.following("t", SECOND).required == (manifest.CONTEXT,)
     assert manifest.decode(manifest.encode(marked)) == marked
     assert b'"features":{"optional":[],"required":["context"]}' in manifest.encode(marked)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from memvec.errors import FormatTooNewError
-from memvec.formats import canonical, manifest, shard
+from memvec.formats import canonical, container, manifest, shard
 from memvec.formats.documents import decode_documents
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.records import raw_bytes, raw_records
@@ -81,14 +81,14 @@ def test_records_come_back_as_they_were(value: list[Record]) -> None:
 @settings(max_examples=100, deadline=None)
 def test_a_changed_byte_is_located(value: list[Record], data: st.DataObject) -> None:
     good = shard.encode(value, FINGERPRINT.id, WIDTH, VOCABULARY)
-    entries, _ = shard.read_header(good)
+    entries, _ = container.read_header(good, shard.FORMAT_NAME)
     header = 8 + int.from_bytes(good[:8], "little")
     at = data.draw(st.integers(0, len(good) - 1))
     bad = bytearray(good)
     bad[at] ^= data.draw(st.integers(1, 255))
     places = [f"tensor {n!r}" for n, e in entries.items() if e["data_offsets"][0] <= at - header < e["data_offsets"][1]]
     expected = places or ["header"]
-    found = shard.damaged_place(bytes(bad))
+    found = container.damaged_place(bytes(bad), shard.FORMAT_NAME)
     # A changed header may also move a tensor, which is then the first to look wrong.
     assert found in expected if places else found
 
@@ -143,9 +143,9 @@ def resaved(change: Any) -> bytes:
     good = shard.encode(
         [exact(document, 0, 100, np.ones((2, WIDTH), np.float16), [(1, 2)])], FINGERPRINT.id, WIDTH, VOCABULARY
     )
-    tensors, (_, metadata) = dict(load(good)), shard.read_header(good)
+    tensors, metadata = dict(load(good)), shard.read_metadata(good)
     change(tensors, metadata)
-    return save(tensors, {shard.METADATA_KEY: canonical.dumps(metadata).decode()})
+    return save(tensors, {container.METADATA_KEY: canonical.dumps(metadata).decode()})
 
 
 @pytest.mark.parametrize(
