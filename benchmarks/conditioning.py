@@ -3,19 +3,24 @@
     python benchmarks/conditioning.py [--quick] [--ratios 4,8] [--set report|develop|prose] [--documents N] [--json FILE]
 
 `--quick` takes six documents of the set `report` that were never used while the recipe was developed (that was done on
-`develop` alone); it took 38 minutes on two slow cores with other work beside. Without it every document of the set is distilled; `--documents`
-bounds how many. `prose` are passages of Python's own documentation and of a novel of 1813 with cloze questions made by rule.
+`develop` alone). Without it every document of the set is distilled; `--documents` bounds how many. `prose` are passages of
+Python's own documentation and of a novel of 1813, with cloze questions made by rule and with how they go on. On a CPU every
+ratio runs in a process of its own with its share of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
+import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -25,14 +30,19 @@ import torch
 import memvec
 from memvec.cli.render_evaluation import evaluation as table
 from memvec.evaluation import Evaluation, evaluate
-from memvec.model_cache import DEFAULT_MODEL
+from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.progress import Progress
 from memvec.questions import Question, cloze_questions, read_questions
 from memvec.settings import ContextSettings
 
 HERE = Path(__file__).parent
 QUICK = 6
-FORMS = {"text": True, "chat": False}  # how questions are put, and whether off-topic prompts are tried in it
-OPTIONS = dict.fromkeys(("learning_rate", "aside_weight", "truth", "company"), float)  # of ContextSettings
+FORMS = ("text", "chat")  # how questions are put; off-topic prompts are tried in the first
+PASSAGE, FURTHER, FIRST_WORDS = 600, 250, 4  # characters of a passage and of how it goes on; words of that given
+EVERY = 60  # seconds between two lines about how far it is
+OPTIONS = dict.fromkeys(
+    ("learning_rate", "aside_weight", "truth", "first_truth", "question_weight", "company"), float
+)  # of ContextSettings
 OPTIONS |= dict.fromkeys(("steps", "span", "stride", "aside_rows", "question_rows", "seed"), int)
 SHORT = 700  # bytes; the quick run takes documents up to this
 
@@ -49,46 +59,83 @@ def facts(name: str, quick: bool, most: int | None) -> tuple[dict[str, str], lis
     return {n: texts[n] for n in names}, [question for question in asked if question.document in names]
 
 
-def prose() -> tuple[dict[str, str], list[Question]]:
-    """(texts, cloze questions) of passages that nobody wrote for this."""
+def passages() -> list[tuple[str, str]]:
+    """(passage, how it goes on) from texts that nobody wrote for this."""
     novel = (HERE.parent / "tests/tiny/corpus.txt").read_text("utf-8")
-    passages = [novel[at : at + 600] for at in range(20_000, 120_000, 25_000)]
-    passages += [topics[name][200:800] for name in ("with", "bltin-types", "naming", "exceptions") if name in topics]
-    texts = {f"{number}.txt": passage.strip() for number, passage in enumerate(passages)}
-    return texts, [q for name, text in texts.items() for q in cloze_questions(name, text, 8)]
+    sources = [(novel, at) for at in range(20_000, 120_000, 25_000)]
+    sources += [(topics[name], 200) for name in ("with", "bltin-types", "naming", "exceptions") if name in topics]
+    ends = [at + PASSAGE for _, at in sources]
+    return [(t[at:end].strip(), t[end : end + FURTHER].strip()) for (t, at), end in zip(sources, ends, strict=True)]
 
 
-def measure(
-    texts: dict[str, str], asked: list[Question], ratio: float, settings: ContextSettings, folder: Path, exact: bool
-) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-    """Distil `texts` at `ratio` and judge; with `exact`, fit their exact vectors too, as a control."""
-    sources = [memvec.Source(name, text.encode()) for name, text in texts.items()]
-    store = folder / f"r{ratio:g}.memvec"
-    begun = time.perf_counter()
-    report = memvec.pack(sources, store, kind="context", context=replace(settings, ratio=ratio))
-    seconds = time.perf_counter() - begun
-    control = folder / "exact.memvec"
-    if exact:
-        memvec.pack(sources, control, kind="exact")
-    packed = {name: text.encode() for name, text in texts.items()}
-    found = {
-        form: evaluate(
-            store, asked, texts=packed, exact=control if control.exists() else None, template=form, off_topic=full
-        )
-        for form, full in FORMS.items()
-    }
-    opened = memvec.Store.open(store)
-    records = [opened.record(ref) for stored in opened.documents().values() for ref in stored.memory]
+def prose() -> tuple[dict[str, str], list[Question], list[Question]]:
+    """(texts, cloze questions, their next words and those after) of the passages."""
+    texts: dict[str, str] = {}
+    further: list[Question] = []
+    for number, (passage, rest) in enumerate(passages()):
+        words = rest.split(" ")
+        texts[f"{number}.txt"] = passage
+        first, then = " ".join(words[:FIRST_WORDS]), " " + " ".join(words[FIRST_WORDS:])
+        further.append(Question(f"{number}.txt", first, then))
+    return texts, [q for name, text in texts.items() for q in cloze_questions(name, text, 8)], further
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does: the documents at one ratio."""
+
+    texts: dict[str, str]
+    asked: dict[str, tuple[str, list[Question]]]  # by name: the form, and what is asked in it
+    settings: ContextSettings
+    exact: bool  # fit their exact vectors too, as a control
+    threads: int
+
+
+def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+    """Distil the job's texts and judge them in every form: (evaluations, what it cost)."""
+    torch.set_num_threads(job.threads)
+    sources = [memvec.Source(name, text.encode()) for name, text in job.texts.items()]
+    packed = {name: text.encode() for name, text in job.texts.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        store, control = Path(folder) / "context.memvec", Path(folder) / "exact.memvec"
+        begun = time.perf_counter()
+        report = memvec.pack(sources, store, kind="context", context=job.settings, watch=watcher(job.settings.ratio))
+        distilling = time.perf_counter() - begun
+        if job.exact:
+            memvec.pack(sources, control, kind="exact", watch=watcher(job.settings.ratio))
+        exact = control if job.exact else None
+        begun = time.perf_counter()
+        found = {
+            name: evaluate(store, asked, texts=packed, exact=exact, template=form, off_topic=name == FORMS[0])
+            for name, (form, asked) in job.asked.items()
+        }
+        opened = memvec.Store.open(store)
+        records = [opened.record(ref) for stored in opened.documents().values() for ref in stored.memory]
     tokens = sum(record.tokens for record in records)
-    cost = {
+    return found, {
         "tokens": tokens,
         "vectors": report.context_vectors,
         "token_steps_per_token": sum(record.report.token_steps for record in records) / tokens,
-        "seconds": seconds,
+        "seconds": distilling,
+        "seconds_judging": time.perf_counter() - begun,
         "gain_at_pack_time": report.gain,
         "harm_at_pack_time": report.harm,
     }
-    return found, cost
+
+
+def watcher(ratio: float) -> Callable[[Progress], None]:
+    """Says on standard error, once a minute, how far a pack is."""
+    latest = time.monotonic()
+
+    def watch(progress: Progress) -> None:
+        nonlocal latest
+        if time.monotonic() - latest < EVERY:
+            return
+        latest = time.monotonic()
+        left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+        print(f"ratio {ratio:g}: {progress.stage}{left}", file=sys.stderr, flush=True)
+
+    return watch
 
 
 def main() -> None:
@@ -103,22 +150,42 @@ def main() -> None:
     for name, kind in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of ContextSettings")
     args = parser.parse_args()
-    texts, asked = prose() if args.set == "prose" else facts(args.set, args.quick, args.documents)
+    further: list[Question] = []
+    if args.set == "prose":
+        texts, questions, further = prose()
+    else:
+        texts, questions = facts(args.set, args.quick, args.documents)
+    asked = {form: (form, questions) for form in FORMS} | ({"continuation": ("plain", further)} if further else {})
     chosen = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     settings = ContextSettings(**chosen)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {DEFAULT_MODEL}, {chosen or 'defaults'}"
     )
+    ratios = [float(part) for part in args.ratios.split(",")]
+    together = 1 if torch.cuda.is_available() else min(len(ratios), torch.get_num_threads())
+    jobs = [
+        Job(
+            texts,
+            asked,
+            replace(settings, ratio=ratio),
+            number == 0 and not args.no_exact,
+            torch.get_num_threads() // together,
+        )
+        for number, ratio in enumerate(ratios)
+    ]
     results: dict[str, dict[str, Any]] = {}
     begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for number, ratio in enumerate(float(part) for part in args.ratios.split(",")):
-            exact = number == 0 and not args.no_exact
-            found, cost = measure(texts, asked, ratio, settings, Path(folder), exact)
+    resolve(DEFAULT_MODEL)  # once, before several processes would
+    with ProcessPoolExecutor(together, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(measure, job): job for job in jobs}
+        for future in as_completed(running):
+            found, cost = future.result()
+            ratio = running[future].settings.ratio
             print(f"\nratio {ratio:g}: {cost['tokens']} tokens in {cost['vectors']} vectors, "
-                  f"{cost['token_steps_per_token']:.0f} token-steps a token, {cost['seconds']:.0f} s")  # fmt: skip
+                  f"{cost['token_steps_per_token']:.0f} token-steps a token, {cost['seconds']:.0f} s to distil, "
+                  f"{cost['seconds_judging']:.0f} s to judge")  # fmt: skip
             print("\n\n".join(map(table, found.values())), flush=True)
-            results[f"{ratio:g}"] = {form: asdict(one) for form, one in found.items()} | {"cost": cost}
+            results[f"{ratio:g}"] = {name: asdict(one) for name, one in found.items()} | {"cost": cost}
             if args.json:  # after each ratio: a run cut off later keeps what it found
                 whole = {"settings": asdict(settings), "set": args.set, "ratios": results}
                 args.json.write_text(json.dumps(whole, indent=1) + "\n")

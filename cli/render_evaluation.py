@@ -32,6 +32,7 @@ def _gains(e: Evaluation) -> str:
         (name, _two(value), "", _nll(e, key))
         for name, value, key in (
             ("another's memory", e.shuffled, "shuffled"),
+            ("another's text", e.shuffled_text, "shuffled_text"),
             ("noise of its norms", e.random, "random"),
             ("exact vectors", e.exact, "exact"),
             *((f"text, {name}", value, name) for name, value in e.text_at_equal_positions.items()),

@@ -1,4 +1,4 @@
-"""The tour behind `make demo`: pack a sample, unpack it, compare every byte, verify it by decoding, show the ratios.
+"""The tour behind `make demo`: pack a sample, unpack it, compare every byte, verify it, and answer from a memory of a page.
 
 python examples/demo.py [MODEL]
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SAMPLE, OUT = HERE / "sample", Path("demo-out")
+PAGE, QUESTION = "ferry.txt", "Who has the key to the engine room?"
 
 
 def memvec(*arguments: str) -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     model = ["-m", sys.argv[1]] if len(sys.argv) > 1 else []
     shutil.rmtree(OUT, ignore_errors=True)
     store, unpacked = str(OUT / "sample.memvec"), OUT / "unpacked"
-    print(f"A prose page, a program, a letter in three scripts and a picture, from {SAMPLE}")
+    print(f"Two prose pages, a program, a letter in three scripts and a picture, from {SAMPLE}")
     memvec("pack", str(SAMPLE), "-o", store, *model)
     memvec("list", store)
     memvec("unpack", store, "-o", str(unpacked))
@@ -40,7 +41,15 @@ def main() -> None:
     print(f"identical: all {len(names)} documents came back byte for byte")
     memvec("verify", store, "--decode")
     memvec("info", store)
-    print(f"\nDone in {time.monotonic() - begun:.0f} s: packed, unpacked, compared, verified. The store is {store}.")
+    print(
+        "\nNow one page as a memory: vectors that stand in a prompt where its text would, at a quarter of the positions"
+    )
+    memvec("pack", str(SAMPLE / PAGE), "-o", store, "--kind", "context")
+    memvec("generate", store, QUESTION, "--id", PAGE, "--compare", "--template", "text")
+    print(
+        f"\nDone in {time.monotonic() - begun:.0f} s: packed, unpacked, compared, verified, remembered. "
+        f"The store is {store}."
+    )
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class Evaluation:
     gain_low: float | None  # bounds of a 95 % bootstrap interval over documents
     gain_high: float | None
     shuffled: float | None  # with another document's memory
+    shuffled_text: float | None  # with another document's text: what a shuffled memory may be worth by its manner alone
     random: float | None  # with noise of the same norms
     exact: float | None  # with the vectors fitted to reproduce
     text_at_equal_positions: Mapping[str, float | None]  # first, last, sentences
@@ -151,13 +152,17 @@ class _Trial:
         self.aside: list[Sums] = []  # the same of off-topic passages
         self.right: Counter[str] = Counter()  # off-topic choices got right
         self.tried = 0
+        self.alone: dict[Row, float] = {}  # nats of off-topic rows with nothing in front: the same for every document
 
     def ask(self, number: int, subject: _Subject) -> None:
         """Put everything in front of the questions about one document."""
         others = [s for i, s in enumerate(self.subjects) if i != number]
-        other = self.chance.choice(others).memory if others else None
+        other = self.chance.choice(others) if others else None
         arms = {"none": subject.memory[:0], **text_arms(self.lm, subject.text, len(subject.memory))}
-        arms |= control_arms(self.lm, subject.memory, other, subject.exact, self.seed + number)
+        shuffled = other.memory if other else None
+        arms |= control_arms(self.lm, subject.memory, shuffled, subject.exact, self.seed + number)
+        if other:
+            arms["shuffled_text"] = embedded(self.lm, self.lm.encode(other.text))
         for count in COMPANY:
             if count <= len(self.subjects):
                 company = [subject, *self.chance.sample(others, count - 1)]
@@ -171,14 +176,14 @@ class _Trial:
     def _ask_aside(self, arms: Mapping[str, Tensor]) -> None:
         passages = self.chance.sample(off_topic.passages(), PASSAGES)
         rows = [question_row(self.lm.tokenizer, p.prompt, p.continuation, self.template) for p in passages]
-        nats = {name: sum(self._score(arm, rows)) for name, arm in arms.items()}
+        nats = {name: sum(self._score_aside(arm, rows)) for name, arm in arms.items()}
         self.aside.append(Sums(nats, sum(row.scored for row in rows)))
         choices = self.chance.sample(off_topic.choices(), CHOICES)
         options = [
             question_row(self.lm.tokenizer, c.question, option, self.template) for c in choices for option in c.choices
         ]
         for name, arm in arms.items():
-            scores = iter([n / row.scored for n, row in zip(self._score(arm, options), options, strict=True)])
+            scores = iter([n / row.scored for n, row in zip(self._score_aside(arm, options), options, strict=True)])
             for choice in choices:
                 given = [next(scores) for _ in choice.choices]
                 self.right[name] += given.index(min(given)) == choice.answer
@@ -186,6 +191,13 @@ class _Trial:
 
     def _score(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
         return score(self.lm, torch.cat([self.before, arm.to(self.before.dtype)]), rows)
+
+    def _score_aside(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
+        if len(arm):
+            return self._score(arm, rows)
+        new = [row for row in dict.fromkeys(rows) if row not in self.alone]
+        self.alone.update(zip(new, self._score(arm, new) if new else [], strict=True))
+        return [self.alone[row] for row in rows]
 
     def report(self, write_seconds: float | None) -> Evaluation:
         """What all of it comes to."""
@@ -199,6 +211,7 @@ class _Trial:
             gain_low=low,
             gain_high=high,
             shuffled=share(sums, "shuffled"),
+            shuffled_text=share(sums, "shuffled_text"),
             random=share(sums, "random"),
             exact=share(sums, "exact"),
             text_at_equal_positions={name: share(sums, name) for name in EQUAL_POSITIONS},
