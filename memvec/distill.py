@@ -15,7 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from memvec.adam import SlotAdam
 from memvec.fit import positions_for
-from memvec.lessons import Lesson, combs, teach
+from memvec.lessons import Lesson, Manner, combs, teach
 from memvec.lm import FrozenLM
 from memvec.objective import TeacherPass, distil_pass
 from memvec.rows import Row, alike, run_prefixes, run_rows
@@ -34,7 +34,7 @@ from memvec.types import Vectors
 PART_TOKENS = 150  # of a text, for which a step asks so many rows
 SPAN_WITHOUT_QUESTIONS = 16  # tokens
 STRANGERS = 0.5  # share of the rows aside that are questions about other documents, where there are any
-FOREIGN = 16  # questions about a document that other memories are asked too
+FOREIGN = 32  # questions about a document that other memories are asked too
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class _Slot:
 
     def draw(self, beginning: int, count: int) -> list[tuple[Lesson, int]]:
         """The next `count` questions behind a beginning, every one before any comes again."""
-        lesson = self.questions[beginning] if beginning < len(self.questions) else Lesson([], [])
+        lesson = self.questions[beginning] if beginning < len(self.questions) else Lesson([], [], [])
         left = self.left.setdefault(beginning, [])
         drawn = []
         for _ in range(min(count, len(lesson.rows))):
@@ -113,13 +113,18 @@ class DistilEngine:
         settings: ContextSettings,
         befores: Sequence[tuple[int, ...]],
         aside: Sequence[Sequence[Row]] = (),
+        elsewhere: Sequence[Sequence[Row]] = (),
     ) -> None:
-        """`befores` are the beginnings a memory may stand behind, `aside` rows for each that have nothing to do with it."""
+        """`befores` are the beginnings a memory may stand behind; rows for each that have nothing to do with it.
+
+        Those are general prompts (`aside`) and questions about documents that nobody has (`elsewhere`).
+        """
         self.lm, self.settings = lm, settings
         self.befores = [lm.embed(torch.tensor(ids, dtype=torch.long, device=lm.device)) for ids in befores]
-        self.aside = [
-            replace(teach(lm, before, rows), weight=settings.aside_weight)
-            for before, rows in zip(self.befores, aside, strict=False)
+        self._apart = Manner(weight=settings.aside_weight)
+        self.aside = [teach(lm, before, rows, self._apart) for before, rows in zip(self.befores, aside, strict=False)]
+        self.elsewhere = [
+            teach(lm, before, rows, self._apart) for before, rows in zip(self.befores, elsewhere, strict=False)
         ]
         self.queue: deque[DistilTask] = deque()
         self.slots: list[_Slot] = []
@@ -156,11 +161,12 @@ class DistilEngine:
         spans, phases = combs(len(task.ids), span, s.stride)
         text = self.lm.embed(torch.tensor(task.ids, device=self.lm.device))
         fronts = [torch.cat([before, text]) for before in self.befores]
-        lesson = teach(self.lm, fronts[0], [Row(task.ids[begin:end], 1) for begin, end in spans])
-        lesson = replace(lesson, weight=s.span_weight)
-        asked = [teach(self.lm, front, rows, s.truth) for front, rows in zip(fronts, task.questions, strict=False)]
+        rows = [Row(task.ids[begin:end], 1) for begin, end in spans]
+        lesson = teach(self.lm, fronts[0], rows, Manner(weight=s.span_weight))
+        manner = Manner(s.truth, s.first_truth, question_weight=s.question_weight)
+        asked = [teach(self.lm, front, rows, manner) for front, rows in zip(fronts, task.questions, strict=False)]
         foreign = [
-            replace(teach(self.lm, before, rows[:FOREIGN]), weight=s.aside_weight)
+            teach(self.lm, before, rows[:FOREIGN], self._apart)
             for before, rows in zip(self.befores, task.questions, strict=False)
         ]
         task.seconds += time.perf_counter() - begun
@@ -225,14 +231,16 @@ class DistilEngine:
             rows += [lesson.rows[i] for lesson, i in chosen]
             answers += [lesson.answers[i] for lesson, i in chosen]
             owner += [number] * len(chosen)
-            weights += [lesson.weight for lesson, i in chosen for _ in range(lesson.rows[i].scored)]
+            weights += [weight for lesson, i in chosen for weight in lesson.weights[i]]
         return rows, owner, answers, torch.tensor(weights, device=self.lm.device)
 
     def _elsewhere(self, number: int, beside: int | None, beginning: int) -> tuple[list[Lesson], list[Lesson]]:
-        """What has nothing to do with what is in front: (other documents' questions, off-topic prompts)."""
+        """What has nothing to do with what is in front: (questions about other documents, off-topic prompts)."""
         there = {self.slots[n].task.document for n in (number, beside) if n is not None}
         others = [slot.foreign for slot in self.slots if slot.task.document not in there]
         theirs = [foreign[beginning] for foreign in others if beginning < len(foreign) and foreign[beginning].rows]
+        invented = [lesson for lesson in self.elsewhere[beginning : beginning + 1] if lesson.rows]
+        theirs += invented * max(1, len(theirs))  # as often as those of real ones
         general = [lesson for lesson in self.aside[beginning : beginning + 1] if lesson.rows]
         return theirs, general
 

@@ -32,7 +32,7 @@ ASIDE, ASIDE_TOKENS = 96, 24  # off-topic prompts to train on, and tokens of wha
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
 ROW_TOKENS = 35  # of a question and its answer, about; only for estimates
 GENERATED = 64  # asked of a generator for each window
-RECIPE = "keyword questions, 2"
+RECIPE = "keyword questions, 3"
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
@@ -57,7 +57,8 @@ class Distilling:
         """Records of `windows`, as they are done."""
         enter("asking what the texts say", progress, watch)
         aside = [self._aside(template) for template in self.templates]
-        engine = DistilEngine(self.lm, self.settings, self.befores, aside)
+        elsewhere = [self._elsewhere(template) for template in self.templates]
+        engine = DistilEngine(self.lm, self.settings, self.befores, aside, elsewhere)
         engine.add(self._task(key, window) for key, window in enumerate(windows))
         self._expect(windows, progress)
         enter("distilling", progress, watch)
@@ -118,6 +119,12 @@ class Distilling:
         drawn = sample(self.lm, fronts, range(len(heads)), last, ASIDE_TOKENS, 1.0, self.settings.seed)
         end = self.lm.tokenizer.eos_token_id
         return [Row((*head, *_until(said[1:], end)), len(head)) for head, said in zip(heads, drawn, strict=True)]
+
+    def _elsewhere(self, template: str) -> list[Row]:
+        """Questions about documents that nobody has: without them a memory answers whatever sounds like a question."""
+        if not self.settings.aside_rows:
+            return []
+        return [question_row(self.lm.tokenizer, *pair, template) for pair in off_topic.elsewhere()]
 
     def _record(self, window: Window, done: Distilled, other: Tensor | None) -> Record:
         task, segment = done.task, window.segment

@@ -24,32 +24,56 @@ class Lesson:
 
     rows: list[Row]
     answers: list[TeacherPass]
-    weight: float = 1.0  # of each of its tokens in the loss
+    weights: list[list[float]]  # of each scored token in the loss
 
 
-def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], truth: float = 0.0) -> Lesson:
-    """What the LM behind a prefix (P, D) says at the scored tokens of rows.
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How rows are taught: shares of a row's own tokens in what the teacher says, and weights in the loss."""
 
-    `truth` is the share [0..1] of each row's own token in it: 0 is the teacher alone, 1 the right answer alone.
-    """
+    truth: float = 0.0  # [0..1]: 0 is the teacher alone, 1 the right answer alone
+    first_truth: float | None = None  # the same of an answer's first token; None: as of the others
+    weight: float = 1.0  # of the tokens of answers
+    question_weight: float = 0.0  # of the tokens before them; 0: they are not scored
+
+
+PLAIN = Manner()
+
+
+def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], manner: Manner = PLAIN) -> Lesson:
+    """What the LM behind a prefix (P, D) says at the scored tokens of rows, and at those of the questions if they count."""
     answers: list[TeacherPass] = []
+    asked = [Row(row.ids, 1) for row in rows] if manner.question_weight else list(rows)
+    before = [row.start - one.start for row, one in zip(rows, asked, strict=True)]  # scored tokens of the question
+    weights = [
+        [manner.question_weight] * count + [manner.weight] * row.scored for count, row in zip(before, rows, strict=True)
+    ]
+    shares = [
+        [manner.truth] * count + [first] + [manner.truth] * (row.scored - 1)
+        for count, row in zip(before, rows, strict=True)
+        for first in [manner.truth if manner.first_truth is None else manner.first_truth]
+    ]
     with torch.inference_mode():
         run = run_prefixes(lm, [prefix])
-        for chunk in together(lm, len(prefix), rows):
+        done = 0
+        for chunk in together(lm, len(prefix), asked):
             said = teacher_pass(run_rows(lm, run, [0] * len(chunk), chunk), lm.head, LIKELIEST)
-            if truth:
-                said = corrected(said, targets(lm, chunk), truth)
+            share = torch.tensor([s for row in shares[done : done + len(chunk)] for s in row], device=lm.device)
+            done += len(chunk)
+            if share.any():
+                said = corrected(said, targets(lm, chunk), share)
             sizes = [row.scored for row in chunk]
             split = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
             answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in split]
-    return Lesson(list(rows), answers)
+    return Lesson(asked, answers, weights)
 
 
-def corrected(said: TeacherPass, right: Tensor, truth: float) -> TeacherPass:
-    """A teacher's answers mixed with the right tokens (T,), which take the share `truth`."""
+def corrected(said: TeacherPass, right: Tensor, truth: Tensor) -> TeacherPass:
+    """A teacher's answers mixed with the right tokens (T,), which take the shares `truth` (T,)."""
+    truth = truth[:, None]
     ids, odds = said.ids.clone(), said.log_probs.exp() * (1 - truth)
     there = ids == right[:, None]
-    missing = ~there.any(1)
+    missing = ~there.any(1) & (truth[:, 0] > 0)
     ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the mass of what it replaces falls to the rest
     odds += truth * (ids == right[:, None])
     return TeacherPass(ids, odds.clamp(min=1e-9).log())

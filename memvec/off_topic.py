@@ -38,6 +38,13 @@ def passages() -> tuple[Passage, ...]:
 
 
 @cache
+def elsewhere() -> tuple[tuple[str, str], ...]:
+    """Questions about documents that nobody has, with answers, to train on."""
+    rows = [json.loads(line) for line in _read("elsewhere.jsonl").splitlines()]
+    return tuple((row["question"], row["answer"]) for row in rows)
+
+
+@cache
 def choices() -> tuple[Choice, ...]:
     """Multiple choice, to measure with."""
     rows = [json.loads(line) for line in _read("choices.jsonl").splitlines()]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from memvec.distill import DistilEngine, Distilled, DistilTask, start
-from memvec.lessons import combs, corrected, teach
+from memvec.lessons import Manner, combs, corrected, teach
 from memvec.objective import TeacherPass, distil_pass
 from memvec.rows import Row, run_prefixes, run_rows, score
 from memvec.settings import ContextSettings
@@ -116,11 +116,23 @@ def test_company_in_training_makes_memories_bear_company(tiny_lm: Any, texts: An
 
 def test_a_corrected_teacher_gives_the_right_token_its_share() -> None:
     said = TeacherPass(torch.tensor([[5, 7], [5, 7]]), torch.tensor([[0.6, 0.3], [0.6, 0.3]]).log())
-    mixed = corrected(said, torch.tensor([7, 9]), 0.5)
+    mixed = corrected(said, torch.tensor([7, 9]), torch.tensor([0.5, 0.5]))
     assert mixed.ids.tolist() == [[5, 7], [5, 9]]  # the last makes room for a token the teacher did not name
     torch.testing.assert_close(mixed.log_probs.exp(), torch.tensor([[0.3, 0.65], [0.3, 0.5]]))
-    same = corrected(said, torch.tensor([7, 5]), 0.0)
-    torch.testing.assert_close(same.log_probs.exp(), said.log_probs.exp())
+    same = corrected(said, torch.tensor([7, 9]), torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(same.log_probs.exp(), torch.tensor([[0.3, 0.65], [0.6, 0.3]]))
+
+
+def test_manner_says_what_each_token_of_a_row_counts(tiny_lm: Any, texts: Any) -> None:
+    row = Row(texts[0][:9], 5)
+    before = tiny_lm.embed(torch.tensor(BEFORE))
+    lesson = teach(tiny_lm, before, [row], Manner(truth=1.0, first_truth=0.5, weight=2.0, question_weight=0.25))
+    assert lesson.weights == [[0.25] * 4 + [2.0] * 4] and lesson.rows == [Row(row.ids, 1)]
+    plain = teach(tiny_lm, before, [Row(row.ids, 1)]).answers[0]
+    (answer,) = lesson.answers
+    own = [float(answer.log_probs[place][answer.ids[place] == row.ids[place + 1]].exp()) for place in range(8)]
+    was = [float(plain.log_probs[place][plain.ids[place] == row.ids[place + 1]].exp().sum()) for place in range(8)]
+    assert own == pytest.approx([1.0] * 4 + [0.5 + was[4] / 2] + [1.0] * 3, abs=1e-4)
 
 
 def test_a_text_without_questions_is_asked_for_itself(tiny_lm: Any, texts: Any) -> None:
@@ -139,10 +151,19 @@ def test_a_step_asks_nothing_of_a_document_that_stands_beside(tiny_lm: Any, text
     foreign = [slot.foreign[0] for slot in engine.slots]
     assert engine._elsewhere(0, None, 0) == ([foreign[1], foreign[2]], [])
     assert engine._elsewhere(0, 1, 0) == ([foreign[2]], [])
-    assert all(lesson.weight == engine.settings.aside_weight for lesson in foreign)
+    assert all(set(lesson.weights[0]) == {engine.settings.aside_weight} for lesson in foreign)
     before = tiny_lm.embed(torch.tensor(BEFORE))
     alone = teach(tiny_lm, before, foreign[1].rows).answers[0]  # as the LM answers that has read nothing
     torch.testing.assert_close(foreign[1].answers[0].log_probs, alone.log_probs)
+
+
+def test_a_document_alone_is_taught_what_nobody_has(tiny_lm: Any, texts: Any) -> None:
+    invented = Row((3, 5, 7, 9), 2)
+    engine = DistilEngine(tiny_lm, ContextSettings(steps=1), [BEFORE], elsewhere=[[invented]])
+    engine.add([DistilTask(0, texts[0], 18, "", ((Row(texts[0][:6], 2),),))])
+    engine._refill()
+    strange, general = engine._elsewhere(0, None, 0)
+    assert [lesson.rows for lesson in strange] == [[invented]] and not general
 
 
 def test_questions_are_learnt(tiny_lm: Any, texts: Any) -> None:
