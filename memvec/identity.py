@@ -107,6 +107,26 @@ def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
     )
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the checkpoint in `folder`."""
+    from transformers import AutoTokenizer
+
+    with readable(folder):
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def embedding_table(folder: Path) -> Any:
+    """The input embeddings (V, D) of the checkpoint in `folder`, as float16 numpy, nothing else of it loaded."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:  # numpy has no bfloat16
+            name = next((n for suffix in EMBEDDING_NAMES for n in tensors.keys() if n.endswith(suffix)), None)  # noqa: SIM118
+            if name is not None:
+                return tensors.get_tensor(name).half().numpy()
+    raise UnsupportedModelError(f"{str(folder)!r} shows no token embedding")
+
+
 def _architecture(config: Any) -> dict[str, Any]:
     # Through attributes, not the file: configurations spell these names in their own ways and map them.
     values = {name: getattr(config, name, None) for name in ARCHITECTURE_FIELDS}

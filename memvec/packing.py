@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from memvec.distilling import Generate
+from memvec.embedders import DEFAULT, check_embedder
 from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
@@ -36,6 +37,7 @@ def pack(
     context: ContextSettings | None = None,
     questions: Sequence[Question] = (),
     generate: Generate | None = None,
+    keys: Sequence[str] = DEFAULT,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     device: str | None = None,
@@ -46,7 +48,8 @@ def pack(
 
     `kind` "exact" makes records that give the bytes back, each certified; "context" makes memories to condition the model
     with, each measured, from which nothing can be unpacked; "both" makes both. `questions` and what `generate` (text,
-    count) returns are (question, answer) pairs that memories learn from beside the text itself.
+    count) returns are (question, answer) pairs that memories learn from beside the text itself. `keys` names the
+    embedders whose keys are stored, for `search`; none makes a store that has to be indexed first.
     Documents already there with the same bytes are left as they are; changed ones replace the old when complete.
     `dtype` is what vectors are fitted in (default: bfloat16 where the processor has it); certifying is float32.
     Raises UsageError, NotFoundError, FingerprintError, StoreDamagedError, StoreLockedError; PartialError when inputs
@@ -59,7 +62,9 @@ def pack(
     if strangers := sorted({q.document for q in questions} - {d.name for d in documents}):
         raise UsageError(f"a question is about {strangers[0]!r}, which is not among the documents. Check its name.")
     device = pick_device(device)
-    wanted = Wanted(kind, settings or PackSettings(), context or ContextSettings(), questions, generate)
+    wanted = Wanted(kind, settings or PackSettings(), context or ContextSettings(), questions, generate, tuple(keys))
+    for name in wanted.keys:
+        check_embedder(name)
     fast = pick_dtype(dtype, device)
     progress = Progress(documents=len(documents))
     folder = resolve(model, lambda message: enter(message, progress, watch))

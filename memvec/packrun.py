@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections import Counter
@@ -18,7 +19,9 @@ from memvec import __version__
 from memvec.allocator import keeping_memory
 from memvec.decode import Certificate, certify
 from memvec.distilling import Distilling, Generate
+from memvec.embedders import DEFAULT, Embeds, maker
 from memvec.fit import FitEngine, Fitted
+from memvec.keys import keys_of
 from memvec.lm import FrozenLM
 from memvec.planning import Waiting, plan, tasks
 from memvec.progress import Progress, Watch, enter
@@ -48,6 +51,7 @@ class Wanted:
     context: ContextSettings
     questions: Sequence[Question]
     generate: Generate | None
+    keys: Sequence[str] = DEFAULT  # embedders whose keys are stored beside the records
 
 
 class PackRun:
@@ -60,6 +64,8 @@ class PackRun:
         self.pending: list[Record] = []  # certified, not yet committed
         self.retired: list[Fitted] = []  # fitted, not yet certified
         self.waiting: list[Waiting] = []  # by task key
+        self.texts: dict[bytes, str] = {}  # of records that are not raw, by their sha256, to make keys of
+        self.makers: list[Embeds] = []
         self.left: Counter[str] = Counter()  # segments still to come, by document
         self.committed = time.monotonic()
         self.finished = 0  # records of this run that are in the store
@@ -70,6 +76,7 @@ class PackRun:
             return
         enter("loading the model", self.progress, self.watch)
         fast = FrozenLM(folder, kind, device)
+        self.makers = [maker(name, folder, self.store.manifest.fingerprint) for name in self.wanted.keys]
         with keeping_memory():
             if self.wanted.kind != "context":
                 self.exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
@@ -90,6 +97,7 @@ class PackRun:
         todo, refused = windows(fresh, known, lm, self.wanted.context)
         self.refused = refused if self.wanted.kind == "context" else []  # with "both" their content is there
         distilling = Distilling(lm, self.wanted.context, self.wanted.questions, self.wanted.generate)
+        self.texts |= {hashlib.sha256(window.text.encode()).digest(): window.text for window in todo}
         for record in distilling.run(todo, self.progress, self.watch) if todo else ():
             self.pending.append(record)
             if time.monotonic() - self.committed > COMMIT_SECONDS:
@@ -163,7 +171,8 @@ class PackRun:
     def _done(self, fitted: Fitted, certificate: Certificate | None) -> None:
         """Add the record of a finished segment; without a certificate it is raw."""
         task, item = fitted.task, self.waiting[fitted.task.key]
-        data, start = self.exact.decode(task.ids).encode(), item.segment.start
+        text, start = self.exact.decode(task.ids), item.segment.start
+        data = text.encode()
         if certificate is None:
             spent = FitReport(
                 steps=task.steps, token_steps=task.token_steps, nats_before=item.nats, seconds=task.seconds
@@ -172,6 +181,7 @@ class PackRun:
             self.pending += raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)
         else:
             self.pending.append(exact_record(item.document, start, data, fitted, certificate, item.nats))
+            self.texts[self.pending[-1].text_sha256] = text
         p = self.progress
         p.exact += certificate is not None
         p.segments_done += 1
@@ -184,7 +194,8 @@ class PackRun:
         while self.pending:
             sizes = accumulate(len(record.payload) + record.vectors.nbytes for record in self.pending)
             count = max(1, sum(size <= COMMIT_BYTES for size in islice(sizes, COMMIT_RECORDS)))
-            self.store.commit(self.pending[:count], TOOL)
+            records = self.pending[:count]
+            self.store.commit(records, TOOL, keys_of(records, self.texts, self.makers))
             self.finished += count
             del self.pending[:count]
         self.committed = time.monotonic()

@@ -1,0 +1,219 @@
+"""Vectors of many texts, found by FAISS: exact up to a size, beyond it by an index built to the side and kept in a file.
+
+The file is derived data: it may be dropped at any time, and one that does not fit the keys is not used.
+Letters: n texts, W width of a key, K neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memvec.embedders import unit
+from memvec.errors import UsageError
+from memvec.formats import canonical, files
+
+Array = npt.NDArray[np.float32]
+
+EXACT_UP_TO = 100_000  # texts; a scan of so many takes about 20 ms on one core
+FLAT = "Flat"
+AXES = 3  # directions that most texts of a store share, taken out of keys
+LEAST_TEXTS = 64  # from which on these are known well enough
+PROBES = 32  # cells looked at of an inverted file
+POINTS_PER_CELL = 39  # that FAISS wants to see for a centre
+FOLDER = "index"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What all texts of a store have in common, taken out before keys are compared (Mu & Viswanath 2018)."""
+
+    middle: Array  # (W,)
+    axes: Array  # (A, W), orthonormal
+
+    @classmethod
+    def of(cls, values: Array) -> Space:
+        """The mean of keys (n, W) and their first principal axes; nothing of too few."""
+        width = values.shape[1]
+        if len(values) < LEAST_TEXTS:
+            return cls(np.zeros(width, np.float32), np.zeros((0, width), np.float32))
+        middle = values.mean(0, dtype=np.float32)
+        rest = values - middle
+        _, axes = np.linalg.eigh(rest.T @ rest)
+        return cls(middle, np.ascontiguousarray(axes.T[::-1][:AXES], dtype=np.float32))
+
+    def place(self, values: Array) -> Array:
+        """Keys (n, W) float32 without what is common, of unit length."""
+        rest = values - self.middle
+        return unit(rest - rest @ self.axes.T @ self.axes)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """A kept index: what it was made of, and how."""
+
+    embedder: str
+    embedder_id: str
+    factory: str
+    texts: int
+    width: int
+    keys: tuple[str, ...]  # digests of the files of keys in it, in order
+    sha256: str  # of the FAISS file
+    space: str  # of the file of the space
+
+
+class VectorIndex:
+    """Keys in a FAISS index, by number from 0."""
+
+    def __init__(self, index: Any, space: Space) -> None:
+        self.index, self.space = index, space
+
+    @classmethod
+    def build(cls, values: Array, factory: str | None = None, space: Space | None = None) -> VectorIndex:
+        """An index of keys (n, W); `factory` as FAISS writes it, by default chosen by n. UsageError."""
+        import faiss
+
+        space = space or Space.of(values)
+        chosen = factory or choose(len(values))
+        with _threads():
+            try:
+                index = faiss.index_factory(values.shape[1], chosen, faiss.METRIC_INNER_PRODUCT)
+            except RuntimeError as error:
+                raise UsageError(
+                    f"FAISS knows no index {chosen!r} ({_first(error)}). Try Flat or IVF256,SQfp16."
+                ) from None
+            inverted = faiss.try_extract_index_ivf(index)
+            if inverted is not None:
+                inverted.cp.min_points_per_centroid = 1  # fewer is said on stderr, where it helps nobody
+            placed = space.place(values)
+            try:
+                if not index.is_trained:
+                    index.train(placed)
+                index.add(placed)
+            except RuntimeError as error:
+                raise UsageError(f"{chosen!r} cannot be built of {len(values)} keys ({_first(error)}).") from None
+        return cls(index, space)
+
+    def search(self, query: Array, count: int, allowed: npt.NDArray[np.bool_] | None = None) -> tuple[Any, Array]:
+        """(numbers (K,), cosines (K,)) of the `count` keys nearest to a key (W,), of those `allowed` (n,)."""
+        import faiss
+
+        options: dict[str, Any] = {}
+        if allowed is not None:
+            options["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        inverted = faiss.try_extract_index_ivf(self.index)
+        if inverted is not None:
+            parameters = faiss.SearchParametersIVF(nprobe=min(PROBES, inverted.nlist), **options)
+        elif options and isinstance(faiss.downcast_index(self.index), faiss.IndexHNSW):
+            parameters = faiss.SearchParametersHNSW(**options)
+        else:
+            parameters = faiss.SearchParameters(**options) if options else None
+        with _threads():
+            cosines, numbers = self.index.search(
+                self.space.place(query[None]), min(count, self.index.ntotal), params=parameters
+            )
+        found = numbers[0] >= 0  # fewer than asked for are filled up with -1
+        return numbers[0][found], cosines[0][found]
+
+    def vectors(self, numbers: npt.NDArray[np.int64]) -> Array:
+        """The keys (K, W) of these numbers, as they are compared."""
+        import faiss
+
+        inverted = faiss.try_extract_index_ivf(self.index)
+        if inverted is not None and inverted.direct_map.type == faiss.DirectMap.NoMap:
+            inverted.make_direct_map()
+        found: Array = self.index.reconstruct_batch(numbers)
+        return found
+
+
+def choose(texts: int) -> str:
+    """The index for so many texts: a plain scan, else an inverted file with about 4√n cells, keys in 16 bits."""
+    return FLAT if texts <= EXACT_UP_TO else f"IVF{4 * math.isqrt(texts)},SQfp16"
+
+
+def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
+    """Write an index to the side and swap it in; the description is written last."""
+    import faiss
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+    os.close(handle)
+    try:
+        faiss.write_index(built.index, scratch)
+        digest = _digest(Path(scratch))
+        os.replace(scratch, folder / f"{made['embedder_id']}.faiss")
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    space = np.concatenate([built.space.middle[None], built.space.axes]).astype("<f4")
+    files.write_atomically(folder / f"{made['embedder_id']}.space", space.tobytes())
+    info = IndexInfo(sha256=digest, space=hashlib.sha256(space.tobytes()).hexdigest(), **made)
+    files.write_atomically(folder / f"{info.embedder_id}.json", canonical.dumps(asdict(info)) + b"\n")
+    return info
+
+
+def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
+    """The description of a kept index; None when there is none or it cannot be read."""
+    try:
+        value = json.loads((folder / f"{embedder_id}.json").read_text("utf-8"))
+        return IndexInfo(**value | {"keys": tuple(value["keys"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
+    """A kept index, mapped into memory; None when its files are not what the description says."""
+    import faiss
+
+    file, space = folder / f"{info.embedder_id}.faiss", folder / f"{info.embedder_id}.space"
+    try:
+        data = space.read_bytes()
+        if hashlib.sha256(data).hexdigest() != info.space or _digest(file) != info.sha256:
+            return None  # FAISS itself reads a changed file without a word
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        rows = np.frombuffer(data, "<f4").reshape(-1, info.width)
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return VectorIndex(index, Space(rows[0], rows[1:])) if index.ntotal == info.texts else None
+
+
+def drop(folder: Path, embedder_id: str) -> None:
+    """Remove a kept index, its description first."""
+    for ending in ("json", "faiss", "space"):
+        (folder / f"{embedder_id}.{ending}").unlink(missing_ok=True)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while piece := handle.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1][:120]
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """FAISS and torch share one setting of threads on Linux: left as it was found."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    try:
+        yield
+    finally:
+        if faiss.omp_get_max_threads() != before:
+            faiss.omp_set_num_threads(before)
