@@ -1,9 +1,10 @@
 """What memories are worth: distil documents of invented facts, ask about them, and print the gain beside every control.
 
-    python benchmarks/conditioning.py [--quick] [--ratios 4,8] [--set report|develop|prose] [--documents N] [--json FILE]
+    python benchmarks/conditioning.py [--quick] [--ratios 4,8] [--set report|develop|prose] [--documents N] [--only GLOB]
+                                      [--json FILE]
 
 `--quick` takes six documents of the set `report` that were never used while the recipe was developed (that was done on
-`develop` alone). Without it every document of the set is distilled; `--documents` bounds how many. `prose` are passages of
+`develop` alone). Without it every document of the set is distilled; `--documents` bounds how many, `--only` says which. `prose` are passages of
 Python's own documentation and of a novel of 1813, with cloze questions made by rule and with how they go on. On a CPU every
 ratio runs in a process of its own with its share of the cores.
 """
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -47,10 +49,10 @@ OPTIONS |= dict.fromkeys(("steps", "span", "stride", "aside_rows", "question_row
 SHORT = 700  # bytes; the quick run takes documents up to this
 
 
-def facts(name: str, quick: bool, most: int | None) -> tuple[dict[str, str], list[Question]]:
+def facts(name: str, quick: bool, most: int | None, only: str) -> tuple[dict[str, str], list[Question]]:
     """(texts, questions) of a set of invented facts; the quick ones are short and evenly spaced over the set."""
     asked = read_questions(HERE / "facts" / name / "questions.jsonl")
-    names = sorted({question.document for question in asked})
+    names = sorted({question.document for question in asked if fnmatch(question.document, only)})
     texts = {n: (HERE / "facts" / name / n).read_text("utf-8").strip() for n in names}
     if quick:
         short = [n for n in names if len(texts[n]) <= SHORT]
@@ -145,6 +147,7 @@ def main() -> None:
     parser.add_argument("--set", choices=["report", "develop", "prose"], default="report")
     parser.add_argument("--ratios", default="4,8")
     parser.add_argument("--documents", type=int)
+    parser.add_argument("--only", default="*", metavar="GLOB", help="documents of the set")
     parser.add_argument("--no-exact", action="store_true", help="leave out the control of exact vectors")
     parser.add_argument("--json", type=Path)
     for name, kind in OPTIONS.items():
@@ -154,7 +157,7 @@ def main() -> None:
     if args.set == "prose":
         texts, questions, further = prose()
     else:
-        texts, questions = facts(args.set, args.quick, args.documents)
+        texts, questions = facts(args.set, args.quick, args.documents, args.only)
     asked = {form: (form, questions) for form in FORMS} | ({"continuation": ("plain", further)} if further else {})
     chosen = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     settings = ContextSettings(**chosen)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memvec.cli.output import Output, common, print_json
+from memvec.cli.output import Output, common, print_json, printable
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
 @click.command("generate")
 @click.argument("store")
 @click.argument("prompt", required=False)
-@click.option("--id", "documents", multiple=True, required=True, metavar="DOCUMENT", help="In this order. Repeatable.")
+@click.option("--id", "documents", multiple=True, metavar="DOCUMENT", help="In this order. Repeatable.")
+@click.option("--retrieve", type=click.IntRange(1), metavar="N", help="Up to N documents found by the prompt instead.")
 @click.option(
     "--as",
     "using",
@@ -57,11 +58,24 @@ def command(
     using: str,
     compare: bool,
     answer: str | None,
+    retrieve: int | None,
     output: Output,
     **options: Any,
 ) -> None:
     """Answer PROMPT with documents of STORE in front of it, as their vectors or as their text."""
-    from memvec import generation
+    from memvec import generation, searching
+
+    if bool(documents) == bool(retrieve):
+        raise UsageError("expected documents by --id, or --retrieve N to find them. Pass one of the two.")
+    if retrieve:
+        if prompt is None or using == "decode":
+            raise UsageError("--retrieve finds documents by a prompt. Pass one, and no --as decode.")
+        documents = searching.retrieve(
+            store, prompt, retrieve, memories=using == "vectors", model=options["model"], watch=output.watch
+        )
+        if not documents:
+            output.result({"text": None, "documents": [], "missing": "nothing fits"}, "nothing fits")
+            return
 
     if answer is not None and not compare:
         raise UsageError("--answer is measured by --compare. Pass both or neither.")
@@ -83,6 +97,8 @@ def command(
         print_json(asdict(made))
     else:
         click.echo(made.text)
+        if retrieve:
+            click.echo(f"from {', '.join(map(printable, made.documents))}")
 
 
 def _table(arms: Sequence[Arm]) -> str:

@@ -12,7 +12,7 @@ from memvec.cli.output import Output, common, printable
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
-    from memvec.search import Hit
+    from memvec.searching import Hit
 
 SHOWN = 72  # characters of a hit's text
 
@@ -41,7 +41,7 @@ def command(
     output: Output,
 ) -> None:
     """Find the records of STORE that say what QUERY asks about."""
-    from memvec.search import search
+    from memvec.searching import search
 
     hits = search(
         store, query, k, documents=documents, min_score=_least(min_score), embedder=embedder, model=model,

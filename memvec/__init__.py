@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from memvec.generation import compare as compare
     from memvec.generation import generate as generate
     from memvec.identity import fingerprint as fingerprint
+    from memvec.indexing import build_index as build_index
     from memvec.inspection import info as info
     from memvec.inspection import list_documents as list
     from memvec.inspection import show as show
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from memvec.packing import pack as pack
     from memvec.prefix import attached as attached
     from memvec.questions import Question as Question
+    from memvec.searching import Searcher as Searcher
+    from memvec.searching import search as search
     from memvec.settings import ContextSettings as ContextSettings
     from memvec.settings import PackSettings as PackSettings
     from memvec.sources import Source as Source
@@ -49,9 +52,11 @@ _EXPORTS = {
     "MemvecError": ("memvec.errors", "MemvecError"),
     "PackSettings": ("memvec.settings", "PackSettings"),
     "Question": ("memvec.questions", "Question"),
+    "Searcher": ("memvec.searching", "Searcher"),
     "Source": ("memvec.sources", "Source"),
     "Store": ("memvec.store", "Store"),
     "attached": ("memvec.prefix", "attached"),
+    "build_index": ("memvec.indexing", "build_index"),
     "cat": ("memvec.unpacking", "cat"),
     "compare": ("memvec.generation", "compare"),
     "evaluate": ("memvec.evaluation", "evaluate"),
@@ -63,15 +68,16 @@ _EXPORTS = {
     "models": ("memvec.model_cache", "models"),
     "pack": ("memvec.packing", "pack"),
     "read": ("memvec.unpacking", "read"),
+    "search": ("memvec.searching", "search"),
     "show": ("memvec.inspection", "show"),
     "unpack": ("memvec.unpacking", "unpack"),
     "verify": ("memvec.verification", "verify"),
 }
 
 __all__ = [  # capitals first, as in the table above
-    "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Source", "Store", "__version__", "attached",
-    "cat", "compare", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
-    "show", "unpack", "verify",
+    "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
+    "attached", "build_index", "cat", "compare", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
+    "search", "show", "unpack", "verify",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from memvec.formats.manifest import KeysEntry
 from memvec.index import VectorIndex
 from memvec.lookup import fits
 from memvec.progress import Progress, Watch, enter, unwatched
-from memvec.search import live_places, make
+from memvec.searching import live_places, make
 from memvec.settings import DECODE_BATCH
 from memvec.store import Store, StoredDocument, writing
 from memvec.types import Kind, RawReason

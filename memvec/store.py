@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -23,6 +24,9 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.shard import Shard
 from memvec.types import Document, Kind, Problem, ProblemKind, Record
+
+if TYPE_CHECKING:
+    from memvec.searching import Hit
 
 # A damaged file may make a parser fail in any of these ways; all of them mean the same.
 PARSE_ERRORS = (ValueError, SafetensorError, OverflowError, RecursionError)
@@ -184,6 +188,12 @@ class Store:
         """
         live = {stored.document.name: stored for stored in self.versions() if stored.usable}
         return dict(sorted(live.items()))
+
+    def search(self, query: str, k: int = 5, **options: Any) -> list[Hit]:
+        """The `k` records that fit a query best; see `searching.search`."""
+        from memvec.searching import search
+
+        return search(self, query, k, **options)
 
     def size(self) -> int:
         """Bytes of the manifest and the files it names."""

@@ -16,7 +16,7 @@ from memvec import index
 from memvec.embedders import Table
 from memvec.errors import NotFoundError, StoreDamagedError, UsageError
 from memvec.indexing import build_index, drop_index, index_info
-from memvec.search import Searcher, search
+from memvec.searching import Searcher, search
 from memvec.settings import PackSettings
 from memvec.store import Store
 

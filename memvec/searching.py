@@ -148,7 +148,28 @@ def search(
     searcher = Searcher(opened, embedder, model, lambda stage: enter(stage, progress, watch))
     enter("searching", progress, watch)
     hits = searcher.search(query, k, documents, min_score)
-    return _with_text(opened, hits, model, device, watch) if decode and hits else hits
+    return with_text(opened, hits, model, device, watch) if decode and hits else hits
+
+
+def retrieve(
+    store: str | Path,
+    query: str,
+    count: int,
+    *,
+    memories: bool = True,
+    min_score: float | Literal["auto"] | None = "auto",
+    model: str | None = None,
+    watch: Watch = unwatched,
+) -> tuple[str, ...]:
+    """Up to `count` documents that fit a query, best first; none when nothing fits.
+
+    `memories`: only documents that have one. Raises as `search`.
+    """
+    opened = Store.open(store)
+    live = opened.documents()
+    hits = search(opened, query, CANDIDATES, min_score=min_score, model=model, watch=watch)
+    fitting = dict.fromkeys(hit.document for hit in hits if live[hit.document].memory or not memories)
+    return tuple(fitting)[:count]
 
 
 def make(name: str, store: Store, model: str | None = None, notify: Notify = silent) -> Embeds:
@@ -187,7 +208,9 @@ def _matches(place: Place, documents: Sequence[str]) -> bool:
     return not documents or any(fnmatch.fnmatchcase(place.document, glob) for glob in documents)
 
 
-def _with_text(store: Store, hits: Sequence[Hit], model: str | None, device: str | None, watch: Watch) -> list[Hit]:
+def with_text(
+    store: Store, hits: Sequence[Hit], model: str | None = None, device: str | None = None, watch: Watch = unwatched
+) -> list[Hit]:
     """Hits with the text that their records decode to; none where that is not what was packed."""
     wanted: dict[str, list[RecordRef]] = {}
     for hit in hits:

@@ -1,0 +1,73 @@
+"""`search`, `index` and `generate --retrieve` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memvec.cli.main import run
+from memvec.store import Store
+
+
+def call(capsys: Any, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a run."""
+    code = run([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_search_prints_hits_and_gives_them_as_json(packed: Path, capsys: Any) -> None:
+    code, out, _ = call(capsys, "search", packed, "a single man in want of a wife", "-k", 2, "--json")
+    hits = json.loads(out)["hits"]
+    assert code == 0 and len(hits) == 2 and hits[0]["document"] == "prose.txt" and "text" not in hits[0]
+    assert set(hits[0]) == {"document", "record", "score", "start", "length"}
+    code, out, _ = call(capsys, "search", packed, "a single man in want of a wife", "-k", 1, "--decode")
+    assert code == 0 and "prose.txt" in out and "wife" in out
+
+
+def test_search_says_when_nothing_fits(packed: Path, capsys: Any) -> None:
+    code, out, _ = call(capsys, "search", packed, "Suggest a healthy breakfast.", "--min-score", "auto")
+    assert (code, out) == (0, "nothing fits\n")
+    code, out, _ = call(capsys, "search", packed, "wife", "--doc", "deep/*", "--json")
+    assert {hit["document"] for hit in json.loads(out)["hits"]} <= {"deep/er/unseen.txt"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["search", "STORE", "wife", "--min-score", "high"], "a number or auto"),
+        (["search", "STORE", "wife", "--embedder", "glove"], "expected lm, bm25"),
+        (["index", "build", "STORE", "--embedder", "bm25", "--factory", "Flat"], "no vectors"),
+        (["generate", "STORE", "Who?"], "--retrieve"),
+        (["generate", "STORE", "Who?", "--id", "prose.txt", "--retrieve", "1"], "one of the two"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(store: Path, arguments: list[str], says: str, capsys: Any) -> None:
+    code, _, err = call(capsys, *[store if a == "STORE" else a for a in arguments])
+    assert code == 2 and says in err and "Traceback" not in err
+
+
+def test_an_index_is_built_shown_and_dropped(store: Path, capsys: Any) -> None:
+    code, out, _ = call(capsys, "index", "build", store, "--factory", "Flat", "--json")
+    assert code == 0 and [one["factory"] for one in json.loads(out)["indexes"]] == ["Flat", None]
+    code, out, _ = call(capsys, "index", "info", store)
+    assert code == 0 and "kept as Flat" in out and "bm25" in out
+    code, out, _ = call(capsys, "index", "drop", store, "--json")
+    assert code == 0 and json.loads(out)["dropped"] == 1
+    assert call(capsys, "verify", store)[0] == 0
+
+
+def test_generate_finds_the_document_and_cites_it(remembering: Path, capsys: Any) -> None:
+    question = "How is a single man in possession of a good fortune in want of a wife?"
+    code, out, _ = call(capsys, "generate", remembering, question, "--retrieve", 1, "--max-new-tokens", 3)
+    assert code == 0 and out.splitlines()[-1] == "from prose.txt"
+    code, out, _ = call(capsys, "generate", remembering, "Suggest a healthy breakfast.", "--retrieve", 2, "--json")
+    value = json.loads(out)
+    assert code == 0 and (value["documents"], value["text"], value["missing"]) == ([], None, "nothing fits")
+
+
+def test_a_store_finds_its_records(packed: Path) -> None:
+    assert Store.open(packed).search("a wife", 1)[0].document == "prose.txt"
