@@ -77,7 +77,7 @@ class ContextSettings:
     ratio: float = 4.0  # tokens of the text one vector stands for
     gist: bool = False  # allow ratios over 16, at which names and numbers are lost
     window_tokens: int = 512  # most tokens that share a record's vectors
-    steps: int = 140  # optimiser steps
+    steps: int = 180  # optimiser steps
     learning_rate: float = 0.1
     warmup: int = 10  # steps
     question_rows: int = 4  # rows a step from questions about the text, for each 150 tokens or so of it
@@ -86,7 +86,7 @@ class ContextSettings:
     question_weight: float = 0.3  # of a question's own tokens in the loss, where those of answers have 1
     aside_rows: int = 1  # rows a step about something else, for each 150 tokens or so of the text
     aside_weight: float = 3.5  # of their tokens in the loss, where those of answers have 1
-    company: float = 0.25  # share of steps in which another document's vectors stand beside [0..1]
+    company: float = 0.3  # share of steps in which another document's vectors stand beside [0..1]
     span: int = 0  # tokens of spans of the text asked for from their first words; 0: none
     stride: int = 4  # tokens between the phases in which spans cover the text
     span_share: float = 1.0  # of the spans of a phase that a step asks for [0..1]
