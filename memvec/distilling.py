@@ -90,7 +90,8 @@ class Distilling:
         progress.tokens, progress.tokens_done, progress.token_steps = tokens, 0, 0
         progress.documents_done = progress.documents - len({window.document.name for window in windows})
         rows = sum(parts(len(window.segment.ids)) for window in windows) * (s.question_rows + s.aside_rows)
-        progress.usual = s.steps * (1 + (1 + s.company) / s.ratio + rows * ROW_TOKENS / tokens)
+        spans = s.span_share if s.span else 0.0
+        progress.usual = s.steps * (spans + (1 + s.company) / s.ratio + rows * ROW_TOKENS / tokens)
 
     def _task(self, key: int, window: Window) -> DistilTask:
         name = window.document.name

@@ -7,17 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from memvec.errors import UnsupportedModelError, UsageError
+from memvec.errors import UsageError
 from memvec.model_cache import readable
+from memvec.suitability import check_config, check_model, open_embeddings
+
+LEAD = "\n"  # what stands before texts whose tokenizer would change a space at their start
+
+
+@dataclass(frozen=True, slots=True)
+class Unrun:
+    """Prefixes of a recurrent model: what stands for their cache, as it has none to go on from with a gradient."""
+
+    embeds: Tensor  # (S, P, D), padded on the left
+    mask: Tensor  # (S, P)
 
 
 class FrozenLM:
@@ -29,6 +42,7 @@ class FrozenLM:
 
         from memvec import attention  # imports transformers
 
+        check_config(folder)
         with _quiet(), readable(folder):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
@@ -37,24 +51,34 @@ class FrozenLM:
         self.model.eval().requires_grad_(False).to(device)
         self.dtype = dtype
         self.device = torch.device(device)
-        self.table: Tensor = self.model.get_input_embeddings().weight  # (V, D)
-        self.head: Tensor = self.model.get_output_embeddings().weight  # (V, D)
+        self.recurrent = recurrent(self.model)
+        if self.recurrent and dtype != torch.float32:
+            self.model.float()  # transformers' scan of states multiplies float32 with the weights as they are
+            self.dtype = torch.float32
+        inputs, head = open_embeddings(self.model)
+        self.table: Tensor = inputs.weight  # (V, D)
+        # A bias stands as one more column, for which hidden states have a 1: then logits are a product for every model.
+        self._biased = getattr(head, "bias", None) is not None and bool(head.bias.any())
+        self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
         self.vocabulary, self.width = self.table.shape
-        self._check_head()
+        self._lead = _lead(self.tokenizer)
+        check_model(self)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added and special look-alikes split like any text."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        ids = _ids(self.tokenizer, LEAD + text if self._lead else text)
+        return ids[len(self._lead) :]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; half a character at an end comes out as U+FFFD."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        text = _text(self.tokenizer, [*self._lead, *ids])
+        return text[len(LEAD) :] if self._lead else text
 
     @functools.cached_property
     def cache_bytes(self) -> int:
-        """Bytes that one position takes in the cache."""
+        """Bytes that one position takes in the cache; 0 where a state of one size stands for all."""
+        if self.recurrent:
+            return 0
         _, cache = self.start(torch.zeros(1, 1, self.width, dtype=self.dtype, device=self.device))
         return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
@@ -66,17 +90,31 @@ class FrozenLM:
     def hidden(self, embeds: Tensor) -> Tensor:
         """Last hidden states (B, L, D) of input embeddings (B, L, D); causal, so padding on the right does no harm."""
         hidden: Tensor = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return hidden
+        return self._readable(hidden)
+
+    def _readable(self, hidden: Tensor) -> Tensor:
+        """Hidden states as the head takes them."""
+        return torch.nn.functional.pad(hidden, (0, 1), value=1.0) if self._biased else hidden
 
     def prefill(self, embeds: Tensor, mask: Tensor) -> Any:
         """The cache of left-padded input embeddings (S, P, D) under a mask (S, P). Differentiable."""
+        if self.recurrent:
+            return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.model.base_model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
         return out.past_key_values
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
-        """A cache of rows owner (R,) of another, or of none; the gradient is kept."""
+        """A cache of rows owner (R,) of another, or of none; the gradient is kept but for recurrent models."""
         from transformers import DynamicCache
+
+        if self.recurrent:
+            return (
+                cache
+                and self.model.base_model(
+                    inputs_embeds=cache.embeds[owner], attention_mask=cache.mask[owner], use_cache=True
+                ).cache_params
+            )
 
         branches = DynamicCache()
         for number, layer in enumerate(cache.layers if cache is not None else ()):
@@ -88,8 +126,13 @@ class FrozenLM:
 
         Row r continues prefix owner[r]; held (S, P) and mask (R, L) say which positions count.
         """
-        branches = self.branch(cache, owner)
         whole = torch.cat([held[owner], mask], dim=1)
+        if self.recurrent:
+            # Their cache keeps no gradient and goes on by single tokens only: the prefix is run again with each row.
+            embeds = self.embed(ids) if cache is None else torch.cat([cache.embeds[owner], self.embed(ids)], dim=1)
+            behind: Tensor = self.model.base_model(inputs_embeds=embeds, attention_mask=whole).last_hidden_state
+            return self._readable(behind[:, held.shape[1] :])
+        branches = self.branch(cache, owner)
         positions = (whole.cumsum(1) - 1).clamp(min=0)[:, held.shape[1] :]
         hidden: Tensor = self.model.base_model(
             inputs_embeds=self.embed(ids),
@@ -98,22 +141,13 @@ class FrozenLM:
             position_ids=positions,
             use_cache=True,
         ).last_hidden_state
-        return hidden
-
-    @torch.inference_mode()
-    def _check_head(self) -> None:
-        """UnsupportedModelError when logits are more than hidden states times the head: fits would aim elsewhere."""
-        ids = torch.arange(1, 9, device=self.device)[None]
-        whole = self.model(input_ids=ids).logits.float()
-        mine = (self.hidden(self.embed(ids)) @ self.head.T).float()
-        if mine.shape != whole.shape or (mine - whole).abs().max() > 0.02 * whole.abs().max() + 0.1:
-            raise UnsupportedModelError(f"{self.model.config.model_type} models change logits after the LM head")
+        return self._readable(hidden)
 
     @torch.inference_mode()
     def start(self, embeds: Tensor) -> tuple[Tensor, Any]:
         """(logits of the next token (B, V), cache) after input embeddings (B, L, D)."""
         out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
-        return out.logits[:, -1], out.past_key_values
+        return out.logits[:, -1], out.cache_params if self.recurrent else out.past_key_values
 
     @torch.inference_mode()
     def advance(self, ids: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -121,9 +155,41 @@ class FrozenLM:
 
         mask (B, L) says which positions count, this one included; without one all do.
         """
+        if self.recurrent:
+            out = self.model(input_ids=ids[:, None], cache_params=cache, use_cache=True)
+            return out.logits[:, -1], out.cache_params
         where = {} if mask is None else {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
         out = self.model(input_ids=ids[:, None], past_key_values=cache, use_cache=True, **where)
         return out.logits[:, -1], out.past_key_values
+
+
+def recurrent(model: Any) -> bool:
+    """Is it a state-space model: a state of one size instead of keys and values?"""
+    return "cache_params" in inspect.signature(model.forward).parameters
+
+
+def _lead(tokenizer: Any) -> list[int]:
+    """Ids put before every text where a tokenizer adds or drops a space at a text's start; else none.
+
+    Behind a line end such tokenizers leave spaces as they are, so that segments can begin with one.
+    """
+    kept = all(_text(tokenizer, _ids(tokenizer, text)) == text for text in ("a", " a", "  a"))
+    lead = _ids(tokenizer, LEAD)
+    if kept or not lead:
+        return []
+    behind = _ids(tokenizer, f"{LEAD} a")
+    right = behind[: len(lead)] == lead and _text(tokenizer, behind) in (f"{LEAD} a", f" {LEAD} a")
+    return lead if right and _text(tokenizer, lead) == LEAD else []
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
 
 
 def fast_dtype(device: str = "cpu") -> torch.dtype:

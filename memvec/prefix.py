@@ -20,6 +20,7 @@ from torch import Tensor
 
 from memvec.errors import UsageError
 from memvec.identity import check_model
+from memvec.lm import recurrent
 from memvec.memory import Memory
 from memvec.template import Frame, Messages, frame, places
 
@@ -118,6 +119,11 @@ class CachedMemory:
         if check:
             check_model(model, tokenizer, memory.fingerprint)
         self.model, self.tokenizer, self.template = model, tokenizer, template
+        if recurrent(model):
+            raise UsageError(
+                "a state-space model cannot go on from a state by several tokens at once in transformers. "
+                "Use memory.generate_kwargs, which puts the memory in front of each prompt."
+            )
         self.before = frame(tokenizer, "", template, True).before
         start = embed(model, [(Frame(self.before, ()), tensor(memory))])
         with torch.inference_mode():

@@ -189,11 +189,12 @@ def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path) -> N
 def test_a_model_whose_logits_are_changed_after_the_head_is_refused(tiny: str) -> None:
     from memvec.errors import UnsupportedModelError
     from memvec.lm import FrozenLM
+    from memvec.suitability import check_model
 
     lm = FrozenLM(Path(tiny))
     lm.head = lm.head * 0.5
     with pytest.raises(UnsupportedModelError, match="after the LM head"):
-        lm._check_head()
+        check_model(lm)
 
 
 def test_a_store_finds_a_model_folder_again_from_anywhere(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,0 +1,135 @@
+"""Small models of the families that memvec works with, each with a tokenizer of the kind that its family uses.
+
+Weights are drawn at random, wide enough that an input moves the output: vectors can be fitted to them in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+CORPUS = Path(__file__).parent / "tiny" / "corpus.txt"
+SIZE = 400  # tokens of a vocabulary
+COMMON: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+GROUPED = COMMON | {"num_key_value_heads": 2, "head_dim": 16}
+
+
+def byte_level(bos: bool) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as of GPT-2, GPT-NeoX, OLMo, Qwen, Phi; with a BOS of its own or without one."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZE, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    made.train([str(CORPUS)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|end|>", pad_token="<|end|>", bos_token="<|end|>" if bos else None
+    )
+
+
+def sentencepiece(legacy: bool) -> PreTrainedTokenizerFast:
+    """BPE over ▁ with bytes to fall back on, as of Llama 2, Mistral, Phi-3 (`legacy`: a space before every text) and Gemma."""
+    made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    replace = normalizers.Replace(" ", "▁")
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if legacy else replace
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if legacy else steps)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=SIZE + 200, special_tokens=special)
+    made.train_from_iterator(CORPUS.read_text("utf-8")[:60_000].split("\n"), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture, its tokenizer, and the learning rate that suits inputs of its scale."""
+
+    config: str
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    settings: dict[str, Any] = field(default_factory=lambda: dict(COMMON))
+    learning_rate: float = 1.0
+    embedding: float = 1.0  # spread of the input embeddings
+
+
+FAMILIES: dict[str, Family] = {
+    "gpt_neox": Family("GPTNeoXConfig", lambda: byte_level(False)),
+    "opt": Family(
+        "OPTConfig",
+        lambda: byte_level(True),
+        {
+            "hidden_size": 64,
+            "ffn_dim": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 512,
+            "word_embed_proj_dim": 32,
+            "do_layer_norm_before": False,
+        },
+    ),
+    "olmo": Family("OlmoConfig", lambda: byte_level(False)),
+    "olmo2": Family("Olmo2Config", lambda: byte_level(False)),
+    "gpt2": Family(
+        "GPT2Config", lambda: byte_level(True), {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}, 0.3
+    ),
+    "llama": Family("LlamaConfig", lambda: sentencepiece(True), COMMON | {"num_key_value_heads": 2}),
+    "qwen2": Family("Qwen2Config", lambda: byte_level(False), COMMON | {"num_key_value_heads": 2}),
+    "qwen3": Family("Qwen3Config", lambda: byte_level(False), GROUPED),
+    "mistral": Family("MistralConfig", lambda: sentencepiece(True), GROUPED | {"sliding_window": 16}),
+    "gemma3": Family(
+        "Gemma3TextConfig",
+        lambda: sentencepiece(False),
+        GROUPED
+        | {
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 16,
+        },
+        embedding=0.15,
+    ),
+    "phi": Family("PhiConfig", lambda: byte_level(True)),
+    "phi3": Family("Phi3Config", lambda: sentencepiece(True)),
+    "mamba": Family(
+        "MambaConfig", lambda: byte_level(True), {"hidden_size": 64, "state_size": 8, "num_hidden_layers": 2}
+    ),
+}
+
+
+def make(name: str, folder: Path) -> Path:
+    """Write the family's model and tokenizer into `folder`."""
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    special = {
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    config = getattr(transformers, family.config)(vocab_size=len(tokenizer), **family.settings, **special)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    inputs = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter is inputs:
+                parameter.normal_(0, family.embedding)
+            elif parameter.dim() == 2 and name != "mamba":
+                parameter.normal_(0, 1.2 / parameter.shape[1] ** 0.5)
+        head = model.get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            head.bias.normal_()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
