@@ -7,7 +7,7 @@ READY := .venv/.ready
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    set up, fetch the model, pack a sample, unpack it, verify it, show the honest ratios"
+	@echo "make demo    set up, fetch the model, pack a sample, unpack it, verify it, search it, answer from a memory"
 	@echo "make test    set up, lint, type-check and test"
 	@echo "make plots   draw the figures of docs/ again from the measurements there"
 	@echo "make format  let ruff rewrite the sources"

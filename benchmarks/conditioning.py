@@ -171,7 +171,7 @@ def main() -> None:
             texts,
             asked,
             replace(settings, ratio=ratio),
-            number == 0 and not args.no_exact,
+            number == len(ratios) - 1 and not args.no_exact,  # the last is the shortest to distil
             torch.get_num_threads() // together,
         )
         for number, ratio in enumerate(ratios)

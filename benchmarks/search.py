@@ -34,6 +34,7 @@ from memvec.identity import fingerprint_folder
 from memvec.index import VectorIndex, choose
 from memvec.keys import keys_of
 from memvec.lm import FrozenLM
+from memvec.locking import writing
 from memvec.model_cache import DEFAULT_MODEL, resolve
 from memvec.off_topic import choices, passages
 from memvec.planning import baseline
@@ -42,7 +43,7 @@ from memvec.records import raw_records
 from memvec.searching import Searcher
 from memvec.segment import tile
 from memvec.sources import Source
-from memvec.store import Store, writing
+from memvec.store import Store
 from memvec.types import RawReason
 
 FACTS = Path(__file__).parent / "facts"

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from memvec.cli.output import Output, common
+from memvec.cli.output import Output, common, pairs
 from memvec.cli.render import totals
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
@@ -43,6 +43,9 @@ C, D = ContextSettings(), PackSettings()
 @click.option("--distil-steps", type=int, default=C.steps, show_default=True, help="Optimiser steps of a memory.")
 @click.option(
     "--questions", metavar="FILE", help="JSON lines {document, question, answer} that memories learn from too."
+)
+@click.option(
+    "--meta", multiple=True, metavar="KEY=VALUE", help="Said of every document, to search --where. Repeatable."
 )
 @click.option("--name", help="Document name of standard input (SRC is -).")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable.")
@@ -77,6 +80,7 @@ def command(
     window_tokens: int,
     distil_steps: int,
     questions: str | None,
+    meta: tuple[str, ...],
     name: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -103,6 +107,7 @@ def command(
     try:
         report = pack(
             _read(sources, name), store, model=model, kind=kind, settings=settings, context=context, questions=asked,
+            meta=pairs(meta, "--meta") if meta else None,
             include=include, exclude=exclude, device=device, dtype=dtype, watch=output.watch,
         )  # fmt: skip
     except (PartialError, InterruptedPackError) as error:

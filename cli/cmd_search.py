@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from memvec.cli.output import Output, common, printable
+from memvec.cli.output import Output, common, pairs, printable
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ SHOWN = 72  # characters of a hit's text
 @click.argument("query")
 @click.option("-k", type=int, default=5, show_default=True, help="Records to find.")
 @click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only in documents that match. Repeatable.")
+@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents packed with this --meta. Repeatable.")
 @click.option("--decode", is_flag=True, help="Decode the records found and show their text.")
 @click.option("--min-score", metavar="X|auto", help="Leave out hits below; auto: below what unrelated prompts reach.")
 @click.option("--embedder", help="Search by the keys of this one alone: lm, bm25, sentence-transformers:MODEL.")
@@ -33,6 +34,7 @@ def command(
     query: str,
     k: int,
     documents: tuple[str, ...],
+    where: tuple[str, ...],
     decode: bool,
     min_score: str | None,
     embedder: str | None,
@@ -44,7 +46,7 @@ def command(
     from memvec.searching import search
 
     hits = search(
-        store, query, k, documents=documents, min_score=_least(min_score), embedder=embedder, model=model,
+        store, query, k, documents=documents, where=pairs(where, "--where"), min_score=_least(min_score), embedder=embedder, model=model,
         decode=decode, device=device, watch=output.watch,
     )  # fmt: skip
     output.result({"hits": [_values(hit) for hit in hits]}, _table(hits))

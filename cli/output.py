@@ -8,14 +8,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import click
 from click.exceptions import Exit
 
-from memvec.errors import MemvecError
+from memvec.errors import MemvecError, UsageError
 from memvec.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -103,6 +103,14 @@ def describe(p: Progress) -> str:
     left = "…" if p.seconds_left is None else f"{clock(p.seconds_left)} left"
     documents = f"{p.documents_done}/{p.documents} documents"
     return f"{p.stage} {bar} {left} · {done} · {p.tokens_per_second:.1f} tokens/s · {documents}"
+
+
+def pairs(given: Sequence[str], option: str) -> dict[str, str]:
+    """{key: value} of options KEY=VALUE. UsageError."""
+    split = [text.partition("=") for text in given]
+    if bad := [text for text, (key, mark, _) in zip(given, split, strict=True) if not (key and mark)]:
+        raise UsageError(f"{option} is {bad[0]!r}, expected KEY=VALUE.")
+    return {key: value for key, _, value in split}
 
 
 def clock(seconds: float) -> str:

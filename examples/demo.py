@@ -1,4 +1,4 @@
-"""The tour behind `make demo`: pack a sample, unpack it, compare every byte, verify it, and answer from a memory of a page.
+"""The tour behind `make demo`: pack a sample, unpack it, compare every byte, verify it, search it, and answer from a page's memory.
 
 python examples/demo.py [MODEL]
 """
@@ -41,13 +41,14 @@ def main() -> None:
     print(f"identical: all {len(names)} documents came back byte for byte")
     memvec("verify", store, "--decode")
     memvec("info", store)
+    memvec("search", store, QUESTION, "-k", "2", "--decode")
     print(
         "\nNow one page as a memory: vectors that stand in a prompt where its text would, at a quarter of the positions"
     )
     memvec("pack", str(SAMPLE / PAGE), "-o", store, "--kind", "context")
-    memvec("generate", store, QUESTION, "--id", PAGE, "--compare", "--template", "text")
+    memvec("generate", store, QUESTION, "--id", PAGE, "--compare")
     print(
-        f"\nDone in {time.monotonic() - begun:.0f} s: packed, unpacked, compared, verified, remembered. "
+        f"\nDone in {time.monotonic() - begun:.0f} s: packed, unpacked, compared, verified, searched, remembered. "
         f"The store is {store}."
     )
 

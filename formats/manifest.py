@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -18,8 +18,9 @@ FORMAT_NAME = "memvec"
 VERSION = (1, 0)
 CONTEXT = "context"  # the feature of a store that holds records of kind context
 KEYS = "keys"  # the optional feature of a store that holds keys to search by
+META = "meta"  # of one that holds what is said of documents
 FEATURES = frozenset({CONTEXT})  # required features this reader understands
-OPTIONAL = frozenset({KEYS})  # optional ones
+OPTIONAL = (KEYS, META)  # optional ones, each named as the part of the manifest it is about
 MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -74,12 +75,21 @@ class Manifest:
     tool: str = ""  # what wrote this generation; informative
     required: tuple[str, ...] = ()  # features a reader must understand
     keys: tuple[KeysEntry, ...] = ()
+    meta: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # what is said of documents, by name
     foreign: str = ""  # what a newer writer put in that this one would lose; never written
 
     def following(
-        self, tool: str, shard: ShardEntry | None = None, keys: Iterable[KeysEntry] = (), required: Iterable[str] = ()
+        self,
+        tool: str,
+        shard: ShardEntry | None = None,
+        keys: Iterable[KeysEntry] = (),
+        required: Iterable[str] = (),
+        meta: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Manifest:
-        """The next generation, with a shard and keys more that need the features `required`; the same is kept once."""
+        """The next generation, with a shard and keys more that need the features `required`; the same is kept once.
+
+        `meta` replaces what was said of the documents it names; nothing said takes it away.
+        """
         new = {entry.sha256 for entry in keys}
         return replace(
             self,
@@ -91,6 +101,7 @@ class Manifest:
             generation=self.generation + 1,
             tool=tool,
             required=tuple(sorted({*self.required, *required})),
+            meta={name: said for name, said in {**self.meta, **(meta or {})}.items() if said},
         )
 
 
@@ -99,13 +110,12 @@ def encode(manifest: Manifest) -> bytes:
     body = asdict(manifest) | {
         "format": FORMAT_NAME,
         "version": list(VERSION),
-        "features": {"optional": [KEYS] if manifest.keys else [], "required": list(manifest.required)},
+        "features": {"optional": _optional(manifest), "required": list(manifest.required)},
         "shards": [asdict(entry) for entry in manifest.shards],
         "keys": [asdict(entry) for entry in manifest.keys],
     }
-    del body["foreign"], body["required"]
-    if not manifest.keys:
-        del body["keys"]
+    for name in ("foreign", "required", *(name for name in OPTIONAL if name not in _optional(manifest))):
+        del body[name]
     return canonical.dumps({"manifest": body, "sha256": _digest(body)}) + b"\n"
 
 
@@ -146,6 +156,19 @@ def _check_readable(body: dict[str, Any]) -> None:
         raise FormatTooNewError(f"feature {unknown[0]!r}", f"{supported} without it")
 
 
+def _optional(manifest: Manifest) -> list[str]:
+    return [name for name in OPTIONAL if getattr(manifest, name)]
+
+
+def _meta(value: Any) -> dict[str, dict[str, str]]:
+    """What is said of documents; TypeError when it is no object of objects of text."""
+    if not isinstance(value, dict) or not all(isinstance(said, dict) for said in value.values()):
+        raise TypeError("meta is no object of objects")
+    if not all(isinstance(text, str) for said in value.values() for text in said.values()):
+        raise TypeError("meta holds what is no text")
+    return value
+
+
 def _build(body: dict[str, Any]) -> Manifest:
     shards = tuple(_typed(ShardEntry, entry) for entry in body["shards"])
     keys = tuple(_typed(KeysEntry, entry) for entry in body.get("keys", []))
@@ -165,6 +188,7 @@ def _build(body: dict[str, Any]) -> Manifest:
         _typed(Manifest, known | {"fingerprint": _typed(Fingerprint, body["fingerprint"])}),
         shards=shards,
         keys=keys,
+        meta=_meta(body.get("meta", {})),
         required=tuple(body["features"]["required"]),
         foreign=newer or ", ".join(f"feature {name!r}" for name in optional if name not in OPTIONAL),
     )

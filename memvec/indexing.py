@@ -14,11 +14,12 @@ from memvec.embedders import DEFAULT, LEXICAL, Embeds
 from memvec.errors import UsageError
 from memvec.formats.manifest import KeysEntry
 from memvec.index import VectorIndex
+from memvec.locking import writing
 from memvec.lookup import fits
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.searching import live_places, make
 from memvec.settings import DECODE_BATCH
-from memvec.store import Store, StoredDocument, writing
+from memvec.store import Store, StoredDocument
 from memvec.types import Kind, RawReason
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class DocumentRow:
     sha256: str
     memory: int = 0  # vectors of its context records, when these make up a memory; the counts above leave them out
     gain: float | None = None  # their mean share of the text's gain, weighted by tokens [1]
+    meta: Mapping[str, str] = field(default_factory=dict)  # what was said of it when it was packed
 
 
 def list_documents(store: str | Path, documents: Sequence[str] = (), limit: int | None = None) -> list[DocumentRow]:
@@ -90,6 +91,7 @@ def _row(store: Store, stored: StoredDocument) -> DocumentRow:
         sha256=stored.document.sha256,
         memory=memory.vectors,
         gain=memory.gain,
+        meta=dict(store.manifest.meta.get(stored.document.name, {})),
     )
 
 

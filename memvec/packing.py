@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
@@ -16,13 +16,14 @@ from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.identity import check_fingerprint, fingerprint_folder
 from memvec.lm import pick_device, pick_dtype
+from memvec.locking import writing
 from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packrun import TOOL, PackKind, PackRun, Wanted
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question
 from memvec.settings import ContextSettings, PackSettings
 from memvec.sources import Source, gather
-from memvec.store import Store, writing
+from memvec.store import Store
 from memvec.summary import summarise
 from memvec.types import PackReport
 
@@ -38,6 +39,7 @@ def pack(
     questions: Sequence[Question] = (),
     generate: Generate | None = None,
     keys: Sequence[str] = DEFAULT,
+    meta: Mapping[str, str] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     device: str | None = None,
@@ -49,7 +51,8 @@ def pack(
     `kind` "exact" makes records that give the bytes back, each certified; "context" makes memories to condition the model
     with, each measured, from which nothing can be unpacked; "both" makes both. `questions` and what `generate` (text,
     count) returns are (question, answer) pairs that memories learn from beside the text itself. `keys` names the
-    embedders whose keys are stored, for `search`; none makes a store that has to be indexed first.
+    embedders whose keys are stored, for `search`; none makes a store that has to be indexed first. `meta` is said of every
+    document named, to filter by, and takes the place of what was said of it before; {} takes it away.
     Documents already there with the same bytes are left as they are; changed ones replace the old when complete.
     `dtype` is what vectors are fitted in (default: bfloat16 where the processor has it); certifying is float32.
     Raises UsageError, NotFoundError, FingerprintError, StoreDamagedError, StoreLockedError; PartialError when inputs
@@ -80,6 +83,7 @@ def pack(
         except KeyboardInterrupt:
             run.finish_early()
             interrupted = True
+        _describe(opened, documents, meta)
         names = {(d.name, d.sha256) for d in documents}
         packed = [v for v in opened.versions() if (v.document.name, v.document.sha256) in names]
         report = summarise(opened, packed, time.perf_counter() - begun)
@@ -128,6 +132,15 @@ def _fresh(store: Store, documents: Sequence[Source], kind: PackKind) -> list[So
         if (stored.complete or kind == "context") and (stored.memory or kind == "exact")
     }
     return [d for d in documents if (d.name, d.sha256) not in held]
+
+
+def _describe(store: Store, documents: Sequence[Source], meta: Mapping[str, str] | None) -> None:
+    """Commit what is said of documents, where it is something new."""
+    if meta is None:
+        return
+    said = {d.name: dict(meta) for d in documents if dict(store.manifest.meta.get(d.name, {})) != dict(meta)}
+    if said:
+        store.commit([], TOOL, meta=said)
 
 
 def _open_or_create(path: Path, folder: Path, model: str) -> Store:

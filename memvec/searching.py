@@ -8,7 +8,7 @@ Letters: n live texts, K hits.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -84,8 +84,9 @@ class Searcher:
         k: int = 5,
         documents: Sequence[str] = (),
         min_score: float | Literal["auto"] | None = None,
+        where: Mapping[str, str] | None = None,
     ) -> list[Hit]:
-        """The K = `k` best records, best first; only of documents that match a glob in `documents`, where there are any.
+        """The K = `k` best records, best first; of documents that match a glob in `documents` and of which `where` is said.
 
         `min_score` "auto" gives no hit rather than a bad one. UsageError.
         """
@@ -94,7 +95,9 @@ class Searcher:
         if not 1 <= k <= MOST_HITS:
             raise UsageError(f"k is {k}, expected 1 to {MOST_HITS}.")
         least = self.threshold if min_score == "auto" else min_score
-        allowed = np.array([any(_matches(p, documents) for p in self._places[text]) for text in self._texts], bool)
+        names = {place.document for places in self._places.values() for place in places}
+        wanted = {name for name in names if self._wanted(name, documents, where or {})}
+        allowed = np.array([any(p.document in wanted for p in self._places[text]) for text in self._texts], bool)
         hits: list[Hit] = []
         for score, row in self._ranked(query, max(k, CANDIDATES), allowed):
             if len(hits) >= k or (least is not None and score < least):
@@ -102,9 +105,14 @@ class Searcher:
             hits += [
                 Hit(p.document, self.store.record_id(p.ref), round(score, 4), p.ref.start, p.ref.length)
                 for p in self._places[self._texts[row]]
-                if _matches(p, documents)
+                if p.document in wanted
             ]
         return hits[:k]
+
+    def _wanted(self, name: str, documents: Sequence[str], where: Mapping[str, str]) -> bool:
+        said = self.store.manifest.meta.get(name, {})
+        matches = not documents or any(fnmatch.fnmatchcase(name, glob) for glob in documents)
+        return matches and all(said.get(key) == value for key, value in where.items())
 
     @property
     def threshold(self) -> float:
@@ -132,6 +140,7 @@ def search(
     k: int = 5,
     *,
     documents: Sequence[str] = (),
+    where: Mapping[str, str] | None = None,
     min_score: float | Literal["auto"] | None = None,
     embedder: str | None = None,
     model: str | None = None,
@@ -147,7 +156,7 @@ def search(
     progress = Progress()
     searcher = Searcher(opened, embedder, model, lambda stage: enter(stage, progress, watch))
     enter("searching", progress, watch)
-    hits = searcher.search(query, k, documents, min_score)
+    hits = searcher.search(query, k, documents, min_score, where)
     return with_text(opened, hits, model, device, watch) if decode and hits else hits
 
 
@@ -202,10 +211,6 @@ def live_places(store: Store) -> dict[bytes, list[Place]]:
             text = store.shard(ref.shard).tensors["text_sha256"][ref.row].tobytes()
             found.setdefault(text, []).append(Place(name, ref))
     return found
-
-
-def _matches(place: Place, documents: Sequence[str]) -> bool:
-    return not documents or any(fnmatch.fnmatchcase(place.document, glob) for glob in documents)
 
 
 def with_text(

@@ -5,19 +5,16 @@ Shards are immutable and named by their digest; a commit writes the shard, then 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError, StoreLockedError, UsageError
+from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
@@ -103,8 +100,17 @@ class Store:
         files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
         return cls(path, state)
 
-    def commit(self, records: Sequence[Record], tool: str = "", keys: Sequence[Keys] = ()) -> None:
-        """Make `records` and `keys` part of the store, on disk when this returns; all of them or none."""
+    def commit(
+        self,
+        records: Sequence[Record],
+        tool: str = "",
+        keys: Sequence[Keys] = (),
+        meta: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Make `records`, `keys` and `meta` part of the store, on disk when this returns; all of them or none.
+
+        `meta` is what is said of documents by name; it takes the place of what was said of them before.
+        """
         state = self.manifest
         entry = None
         if records:
@@ -115,7 +121,7 @@ class Store:
         entries = [self._write_keys(part) for part in keys]
         # In the same manifest as the shard: no reader that lacks the kind ever meets it.
         required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
-        state = state.following(tool, entry, entries, required)
+        state = state.following(tool, entry, entries, required, meta)
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
         self._versions = None
@@ -238,39 +244,6 @@ class Store:
             raise ValueError(
                 f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}"
             )
-
-
-LOCK_NAME = "LOCK"
-
-
-@contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Hold the write lock of the store at `path`, made when missing; StoreLockedError when another process has it."""
-    path = Path(path)
-    _refuse_foreign(path)
-    made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreLockedError(
-            f"another process is writing to {str(path)!r}. Wait for it to end and try again."
-        ) from None
-    try:
-        yield
-    finally:
-        if made and not any((path / "shards").glob("*.safetensors")):
-            shutil.rmtree(path, ignore_errors=True)  # a first pack that committed nothing leaves no trace
-        lock.release()
-
-
-def _refuse_foreign(path: Path) -> None:
-    """UsageError when something else than a store, an empty folder or nothing is at `path`."""
-    if not path.exists() or (path / manifest.FILE_NAME).exists():
-        return
-    if not path.is_dir() or any(entry.name not in (LOCK_NAME, "shards") for entry in path.iterdir()):
-        raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name for -o.")
 
 
 def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:

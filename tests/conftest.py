@@ -116,8 +116,9 @@ def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import numpy as np
 
+    from memvec.locking import writing
     from memvec.records import context_record
-    from memvec.store import Store, writing
+    from memvec.store import Store
     from memvec.types import Conditioning, Document
 
     store = Path(shutil.copytree(packed, tmp_path_factory.mktemp("remembering") / "tree.memvec"))

@@ -18,8 +18,9 @@ import pytest
 from memvec import errors
 from memvec.cli.main import COMMANDS, run
 from memvec.cli.output import clock, describe, printable
+from memvec.locking import writing
 from memvec.progress import Progress
-from memvec.store import Store, writing
+from memvec.store import Store
 
 FIELDS = [
     "documents", "records", "raw_records", "source_bytes", "source_tokens", "fitted_tokens", "vectors",

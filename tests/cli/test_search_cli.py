@@ -35,6 +35,16 @@ def test_search_says_when_nothing_fits(packed: Path, capsys: Any) -> None:
     assert {hit["document"] for hit in json.loads(out)["hits"]} <= {"deep/er/unseen.txt"}
 
 
+def test_meta_is_packed_and_searched(tmp_path: Path, tiny: str, capsys: Any) -> None:
+    (tmp_path / "a.txt").write_text("?" * 3)
+    store = tmp_path / "s"
+    assert call(capsys, "pack", tmp_path / "a.txt", "-o", store, "-m", tiny, "--meta", "by=Jane", "-q")[0] == 0
+    assert json.loads(call(capsys, "show", store, "a.txt", "--json")[1])["meta"] == {"by": "Jane"}
+    assert call(capsys, "search", store, "?", "--where", "by=Tom")[1] == "nothing fits\n"
+    code, _, err = call(capsys, "search", store, "?", "--where", "by")
+    assert code == 2 and "KEY=VALUE" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_a_changed_byte_raises_what_the_store_expects_or_changes_no_shape(place:
     except PARSE_ERRORS:
         return
     assert read.values.shape == (1, 4) and read.texts.shape == (1, 32)
+
+
+def test_a_manifest_holds_what_is_said_of_documents_and_refuses_what_is_no_text() -> None:
+    state = Manifest(Fingerprint("w", "e", {}, "v", "p", 6), 500)
+    said = state.following("t", meta={"a": {"k": "v"}, "b": {}})
+    read = manifest.decode(manifest.encode(said))
+    assert read.meta == {"a": {"k": "v"}} and not read.foreign
+    assert not manifest.decode(manifest.encode(read.following("t", meta={"a": {}}))).meta
+    for bad in ([], {"a": "v"}, {"a": {"k": 1}}):
+        with pytest.raises(ValueError, match="meta"):
+            manifest.decode(manifest.encode(dataclasses.replace(state, meta=bad)))  # type: ignore[arg-type]
 
 
 def test_a_manifest_names_keys_under_an_optional_feature_and_only_where_there_are_any() -> None:

@@ -19,8 +19,9 @@ from memvec.errors import (
     StoreLockedError,
     UsageError,
 )
+from memvec.locking import writing
 from memvec.sources import Source
-from memvec.store import Store, writing
+from memvec.store import Store
 
 Settings = Callable[..., memvec.PackSettings]
 Records = Callable[[Path], list[Any]]

@@ -179,3 +179,20 @@ def test_threads_of_torch_are_left_as_they_were(store: Path) -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_is_said_of_documents_filters_and_can_be_said_anew(
+    store: Path, tiny: str, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    sources = [memvec.Source(name, TEXTS[name].encode()) for name in ("ferry.txt", "supper.txt")]
+    shards = len(Store.open(store).manifest.shards)
+    memvec.pack(sources, store, model=tiny, settings=tiny_settings(), meta={"year": "1813", "kind": "note"})
+    assert len(Store.open(store).manifest.shards) == shards  # nothing was fitted again
+    found = search(store, "tea at supper on the ferry", 9, where={"year": "1813"})
+    assert {hit.document for hit in found} == {"ferry.txt", "supper.txt"}
+    assert memvec.show(store, "ferry.txt")["meta"] == {"year": "1813", "kind": "note"}
+    memvec.pack(sources[:1], store, model=tiny, settings=tiny_settings(), meta={"year": "1814"})
+    assert {hit.document for hit in search(store, "ferry", 9, where={"year": "1814"})} == {"ferry.txt"}
+    assert search(store, "ferry", 9, where={"kind": "none"}) == []
+    memvec.pack(sources, store, model=tiny, settings=tiny_settings(), meta={})
+    assert not Store.open(store).manifest.meta and memvec.verify(store).ok
