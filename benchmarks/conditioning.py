@@ -41,6 +41,7 @@ HERE = Path(__file__).parent
 QUICK = 6
 FORMS = ("text", "chat")  # how questions are put; off-topic prompts are tried in the first
 PASSAGE, FURTHER, FIRST_WORDS = 600, 250, 4  # characters of a passage and of how it goes on; words of that given
+EXACT_QUICK = 2  # documents of the quick run whose exact vectors are a control
 EVERY = 60  # seconds between two lines about how far it is
 OPTIONS = dict.fromkeys(
     ("learning_rate", "aside_weight", "truth", "first_truth", "question_weight", "company"), float
@@ -89,7 +90,7 @@ class Job:
     texts: dict[str, str]
     asked: dict[str, tuple[str, list[Question]]]  # by name: the form, and what is asked in it
     settings: ContextSettings
-    exact: bool  # fit their exact vectors too, as a control
+    exact: int  # of how many texts exact vectors are fitted too, as a control
     threads: int
 
 
@@ -104,7 +105,7 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         report = memvec.pack(sources, store, kind="context", context=job.settings, watch=watcher(job.settings.ratio))
         distilling = time.perf_counter() - begun
         if job.exact:
-            memvec.pack(sources, control, kind="exact", watch=watcher(job.settings.ratio))
+            memvec.pack(sources[: job.exact], control, kind="exact", watch=watcher(job.settings.ratio))
         exact = control if job.exact else None
         begun = time.perf_counter()
         found = {
@@ -166,12 +167,13 @@ def main() -> None:
     )
     ratios = [float(part) for part in args.ratios.split(",")]
     together = 1 if torch.cuda.is_available() else min(len(ratios), torch.get_num_threads())
+    controls = EXACT_QUICK if args.quick else len(texts)  # with the last ratio, which is the shortest to distil
     jobs = [
         Job(
             texts,
             asked,
             replace(settings, ratio=ratio),
-            number == len(ratios) - 1 and not args.no_exact,  # the last is the shortest to distil
+            0 if args.no_exact or number < len(ratios) - 1 else controls,
             torch.get_num_threads() // together,
         )
         for number, ratio in enumerate(ratios)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from memvec import index
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry
-from memvec.index import FLAT, IndexInfo, Space, VectorIndex
+from memvec.index import FLAT, IndexInfo, VectorIndex
 from memvec.lexical import TermIndex
 from memvec.store import Store
 
@@ -39,38 +39,31 @@ class VectorLookup:
             self.kept = index.load(store.path / index.FOLDER, info)
         inside = set(info.keys) if info is not None and self.kept is not None else set()
         self._kept_numbers = np.full(self.count, -1, np.int64)
-        if inside:
+        if info is not None and inside:
             ordered = {entry.sha256: entry for entry in entries}
-            texts = [store.keys(ordered[digest]).texts for digest in info.keys] if info else []
-            self._kept_rows = np.concatenate([_rows(part, rows) for part in texts])
-            live = np.flatnonzero(self._kept_rows >= 0)
-            self._kept_numbers[self._kept_rows[live]] = live
-            self._kept_rows = np.where(self._kept_numbers[self._kept_rows] == np.arange(len(self._kept_rows)),
-                                       self._kept_rows, -1)  # fmt: skip
+            found = np.concatenate([_rows(store.keys(ordered[digest]).texts, rows) for digest in info.keys])
+            numbers = np.flatnonzero(found >= 0)
+            self._kept_numbers[found[numbers]] = numbers  # of several keys of one text the last counts
+            self._kept_rows = np.full(len(found), -1, np.int64)
+            latest = np.flatnonzero(self._kept_numbers >= 0)
+            self._kept_rows[self._kept_numbers[latest]] = latest
         self._rest(store, [entry for entry in entries if entry.sha256 not in inside], rows)
 
     def _rest(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
         """Index the live texts that the kept index lacks."""
         values: dict[int, Any] = {}
-        width = 0
         for entry in entries:
             part = store.keys(entry)
-            width = part.embedder.width
             for number, row in enumerate(_rows(part.texts, rows).tolist()):
                 if row >= 0 and self._kept_numbers[row] < 0:
                     values[row] = part.values[number]
         self._rest_rows = np.array(sorted(values), np.int64)
         self._rest_numbers = np.full(self.count, -1, np.int64)
         self._rest_numbers[self._rest_rows] = np.arange(len(values))
-        space = self.kept.space if self.kept else None
-        stacked = np.stack([values[row] for row in self._rest_rows]) if values else np.zeros((0, width or 1))
-        self.rest = VectorIndex.build(stacked.astype(np.float32), FLAT, space) if values else None
-
-    @property
-    def space(self) -> Space | None:
-        """What is taken out of keys before they are compared."""
-        part = self.kept or self.rest
-        return part.space if part else None
+        self.rest: VectorIndex | None = None
+        if values:
+            stacked = np.stack([values[row] for row in self._rest_rows]).astype(np.float32)
+            self.rest = VectorIndex.build(stacked, FLAT, self.kept.space if self.kept else None)
 
     def nearest(self, query: Keys, count: int, allowed: Mask) -> Rows:
         """The rows of the nearest `count` texts or so, of those `allowed` (n,)."""

@@ -63,6 +63,7 @@ class Searcher:
         notify("reading the keys")
         self._places = live_places(store)
         self._texts = list(self._places)
+        self._names = {place.document for places in self._places.values() for place in places}
         rows = {text: row for row, text in enumerate(self._texts)}
         self._parts: list[tuple[Embeds, VectorLookup | TermLookup, float]] = []
         for name in self.names:
@@ -95,9 +96,10 @@ class Searcher:
         if not 1 <= k <= MOST_HITS:
             raise UsageError(f"k is {k}, expected 1 to {MOST_HITS}.")
         least = self.threshold if min_score == "auto" else min_score
-        names = {place.document for places in self._places.values() for place in places}
-        wanted = {name for name in names if self._wanted(name, documents, where or {})}
-        allowed = np.array([any(p.document in wanted for p in self._places[text]) for text in self._texts], bool)
+        wanted = {name for name in self._names if self._wanted(name, documents, where or {})}
+        allowed = np.ones(len(self._texts), bool)
+        if len(wanted) < len(self._names):
+            allowed[:] = [any(p.document in wanted for p in self._places[text]) for text in self._texts]
         hits: list[Hit] = []
         for score, row in self._ranked(query, max(k, CANDIDATES), allowed):
             if len(hits) >= k or (least is not None and score < least):
