@@ -12,6 +12,7 @@ import click
 
 from memvec.cli.output import Output, common, pairs
 from memvec.cli.render import totals
+from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
 from memvec.questions import read_questions
@@ -47,6 +48,9 @@ C, D = ContextSettings(), PackSettings()
 @click.option(
     "--meta", multiple=True, metavar="KEY=VALUE", help="Said of every document, to search --where. Repeatable."
 )
+@click.option(
+    "--keys", default=",".join(DEFAULT), show_default=True, metavar="NAMES", help="Embedders to search by, or none."
+)
 @click.option("--name", help="Document name of standard input (SRC is -).")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable.")
@@ -81,6 +85,7 @@ def command(
     distil_steps: int,
     questions: str | None,
     meta: tuple[str, ...],
+    keys: str,
     name: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -107,6 +112,7 @@ def command(
     try:
         report = pack(
             _read(sources, name), store, model=model, kind=kind, settings=settings, context=context, questions=asked,
+            keys=[] if keys == "none" else keys.split(","),
             meta=pairs(meta, "--meta") if meta else None,
             include=include, exclude=exclude, device=device, dtype=dtype, watch=output.watch,
         )  # fmt: skip

@@ -163,5 +163,6 @@ def _whiten(table: npt.NDArray[Any], odds: npt.NDArray[Any]) -> tuple[Array, Arr
         middle += p @ rows
         second += (rows * p[:, None]).T @ rows
     spread, axes = np.linalg.eigh(second - np.outer(middle, middle))
-    whitening = axes / np.sqrt(np.maximum(spread, spread.max() * 1e-9))
+    # Symmetric, so that it is one matrix: the signs of axes are the numerical library's own choice.
+    whitening = (axes / np.sqrt(np.maximum(spread, spread.max() * 1e-9))) @ axes.T
     return middle.astype(np.float32), whitening.astype(np.float32)

@@ -41,6 +41,10 @@ def test_meta_is_packed_and_searched(tmp_path: Path, tiny: str, capsys: Any) -> 
     assert call(capsys, "pack", tmp_path / "a.txt", "-o", store, "-m", tiny, "--meta", "by=Jane", "-q")[0] == 0
     assert json.loads(call(capsys, "show", store, "a.txt", "--json")[1])["meta"] == {"by": "Jane"}
     assert call(capsys, "search", store, "?", "--where", "by=Tom")[1] == "nothing fits\n"
+    bare = tmp_path / "bare"
+    assert call(capsys, "pack", tmp_path / "a.txt", "-o", bare, "-m", tiny, "--keys", "none", "-q")[0] == 0
+    assert call(capsys, "index", "info", bare)[1] == "no keys\n" and call(capsys, "search", bare, "?")[0] == 6
+    assert call(capsys, "pack", tmp_path / "a.txt", "-o", bare, "-m", tiny, "--keys", "lm,glove")[0] == 2
     code, _, err = call(capsys, "search", store, "?", "--where", "by")
     assert code == 2 and "KEY=VALUE" in err
 
