@@ -134,5 +134,5 @@ def _run_batch(
 
 
 def _first_rows(cache: Any, count: int, device: torch.device) -> Any:
-    cache.batch_select_indices(torch.arange(count, device=device))
+    cache.reorder_cache(torch.arange(count, device=device))  # the one selection that states know too
     return cache

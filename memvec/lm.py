@@ -101,8 +101,14 @@ class FrozenLM:
         if self.recurrent:
             return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out = self.model.base_model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True)
-        return out.past_key_values
+        from transformers import DynamicCache
+
+        # An empty cache of plain layers: those of sliding windows drop keys that rows of other lengths still see.
+        kept = DynamicCache()
+        self.model.base_model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=kept, use_cache=True
+        )
+        return kept
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
         """A cache of rows owner (R,) of another, or of none; the gradient is kept but for recurrent models."""
@@ -173,12 +179,12 @@ def _lead(tokenizer: Any) -> list[int]:
 
     Behind a line end such tokenizers leave spaces as they are, so that segments can begin with one.
     """
-    kept = all(_text(tokenizer, _ids(tokenizer, text)) == text for text in ("a", " a", "  a"))
-    lead = _ids(tokenizer, LEAD)
+    ids, lead = _ids(tokenizer, "a a"), _ids(tokenizer, LEAD)
+    kept = all(_text(tokenizer, ids[:at]) + _text(tokenizer, ids[at:]) == "a a" for at in range(len(ids) + 1))
     if kept or not lead:
         return []
     behind = _ids(tokenizer, f"{LEAD} a")
-    right = behind[: len(lead)] == lead and _text(tokenizer, behind) in (f"{LEAD} a", f" {LEAD} a")
+    right = behind[: len(lead)] == lead and _text(tokenizer, behind) == f"{LEAD} a"
     return lead if right and _text(tokenizer, lead) == LEAD else []
 
 

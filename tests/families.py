@@ -65,6 +65,7 @@ class Family:
     settings: dict[str, Any] = field(default_factory=lambda: dict(COMMON))
     learning_rate: float = 1.0
     embedding: float = 1.0  # spread of the input embeddings
+    weights: float = 1.2  # spread of the other matrices, times the root of their inputs
 
 
 FAMILIES: dict[str, Family] = {
@@ -85,7 +86,11 @@ FAMILIES: dict[str, Family] = {
     "olmo": Family("OlmoConfig", lambda: byte_level(False)),
     "olmo2": Family("Olmo2Config", lambda: byte_level(False)),
     "gpt2": Family(
-        "GPT2Config", lambda: byte_level(True), {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}, 0.3
+        "GPT2Config",
+        lambda: byte_level(True),
+        {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
+        embedding=0.3,
+        weights=3.0,
     ),
     "llama": Family("LlamaConfig", lambda: sentencepiece(True), COMMON | {"num_key_value_heads": 2}),
     "qwen2": Family("Qwen2Config", lambda: byte_level(False), COMMON | {"num_key_value_heads": 2}),
@@ -105,7 +110,11 @@ FAMILIES: dict[str, Family] = {
     "phi": Family("PhiConfig", lambda: byte_level(True)),
     "phi3": Family("Phi3Config", lambda: sentencepiece(True)),
     "mamba": Family(
-        "MambaConfig", lambda: byte_level(True), {"hidden_size": 64, "state_size": 8, "num_hidden_layers": 2}
+        "MambaConfig",
+        lambda: byte_level(True),
+        {"hidden_size": 64, "state_size": 8, "num_hidden_layers": 2},
+        embedding=0.3,
+        weights=2.0,
     ),
 }
 
@@ -122,11 +131,12 @@ def make(name: str, folder: Path) -> Path:
     model = AutoModelForCausalLM.from_config(config)
     inputs = model.get_input_embeddings().weight
     with torch.no_grad():
-        for parameter in model.parameters():
+        for label, parameter in model.named_parameters():
             if parameter is inputs:
                 parameter.normal_(0, family.embedding)
-            elif parameter.dim() == 2 and name != "mamba":
-                parameter.normal_(0, 1.2 / parameter.shape[1] ** 0.5)
+            elif parameter.dim() == 2 and not label.endswith("A_log"):
+                inner = parameter.shape[0 if ".c_" in label else 1]  # GPT-2 keeps its matrices transposed
+                parameter.normal_(0, family.weights / inner**0.5)
         head = model.get_output_embeddings()
         if getattr(head, "bias", None) is not None:
             head.bias.normal_()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, Family, make
-from test_prefix import greedy, reference
+from greedy import greedy, reference
 
 import memvec
 from memvec.errors import UsageError
@@ -50,9 +50,7 @@ def lm(folder: Path) -> FrozenLM:
 
 def test_documents_come_back_from_their_vectors(family: Family, folder: Path, tmp_path: Path) -> None:
     store, texts = tmp_path / "s.memvec", {"long.txt": LONG.encode(), "short.txt": SHORT.encode()}
-    settings = PackSettings(
-        nats_per_vector=9, segment_tokens=16, learning_rate=family.learning_rate, max_steps=100, refits=1
-    )
+    settings = PackSettings(nats_per_vector=9, segment_tokens=16, learning_rate=family.learning_rate, max_steps=100)
     report = memvec.pack([memvec.Source(*item) for item in texts.items()], store, model=str(folder), settings=settings)
     assert report.raw_records == 0 and report.records > 3  # segments begin with spaces, and differ in their vectors
     assert {name: memvec.cat(store, name) for name in texts} == texts
@@ -94,7 +92,7 @@ def test_rows_behind_prefixes_are_what_whole_passes_say_and_keep_the_gradient(lm
 
 def test_memories_of_different_lengths_stand_in_one_padded_batch(lm: FrozenLM, folder: Path) -> None:
     owner = memvec.fingerprint(str(folder))
-    memories = [None if size is None else Memory((f"{size}",), (_noise(lm, size),), owner) for size in (3, None, 9)]
+    memories = [None if size is None else Memory((f"{size}",), (_noise(lm, size),), owner) for size in (3, None, 16)]
     kwargs = generate_kwargs(lm.model, lm.tokenizer, QUESTIONS, memories, template="text")
     assert kwargs["attention_mask"].sum(1).unique().numel() == 3
     made = greedy(lm.model, kwargs, 5)

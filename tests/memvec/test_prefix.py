@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from greedy import greedy, reference
 
 from memvec.errors import FingerprintError, UsageError
 from memvec.identity import fingerprint
@@ -31,31 +32,6 @@ def owner(tiny: str) -> Any:
 def memory_of(owner: Any, size: int, seed: int = 0) -> Memory:
     noise = np.random.default_rng(seed).standard_normal((size, owner.width)) * 0.3
     return Memory((f"{seed}",), (noise.astype(np.float16),), owner)
-
-
-def reference(model: Any, before: Any, memory: Memory | None, after: Any, new: int = 8) -> list[int]:
-    """Greedy tokens by whole forward passes of one row: no cache, no mask, no padding, no generate()."""
-    look = model.get_input_embeddings()
-    middle = [] if memory is None else [tensor(memory)]
-    pieces = [
-        look(torch.tensor(list(before), dtype=torch.long)),
-        *middle,
-        look(torch.tensor(list(after), dtype=torch.long)),
-    ]
-    row = torch.cat(pieces)[None]
-    out = []
-    with torch.inference_mode():
-        for _ in range(new):
-            token = model(inputs_embeds=row).logits[0, -1].argmax()
-            out.append(int(token))
-            row = torch.cat([row, look(token)[None, None]], dim=1)
-    return out
-
-
-def greedy(model: Any, kwargs: dict[str, Any], new: int = 8, **options: Any) -> list[list[int]]:
-    kwargs = {"eos_token_id": None, "do_sample": False, "max_new_tokens": new, **kwargs, **options}
-    out = model.generate(**kwargs)
-    return [row[kwargs["input_ids"].shape[1] :].tolist() for row in out]
 
 
 def test_the_text_itself_through_the_hook_gives_the_logits_of_its_ids(model: Any, tokenizer: Any) -> None:
