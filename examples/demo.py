@@ -45,7 +45,7 @@ def main() -> None:
     print(
         "\nNow one page as a memory: vectors that stand in a prompt where its text would, at a quarter of the positions"
     )
-    memvec("pack", str(SAMPLE / PAGE), "-o", store, "--kind", "context")
+    memvec("pack", str(SAMPLE / PAGE), "-o", store, "--kind", "context", *model)
     memvec("generate", store, QUESTION, "--id", PAGE, "--compare")
     print(
         f"\nDone in {time.monotonic() - begun:.0f} s: packed, unpacked, compared, verified, searched, remembered. "

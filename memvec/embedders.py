@@ -87,7 +87,7 @@ class Table:
     def keys(self, texts: Mapping[bytes, str]) -> Keys:
         """A key (W,) of unit length for each text; zeros for one without tokens."""
         values = [self._key(text) for text in texts.values()]
-        return keys.dense(self.embedder, list(texts), np.reshape(values, (len(texts), -1)))
+        return keys.dense(self.embedder, list(texts), np.reshape(values, (len(texts), self.embedder.width)))
 
     def query(self, text: str) -> Keys:
         """The key of a query."""
@@ -124,12 +124,12 @@ class Sentences:
     def keys(self, texts: Mapping[bytes, str]) -> Keys:
         """A key (W,) of unit length for each text."""
         values = self.model.encode_document(list(texts.values()), normalize_embeddings=True, show_progress_bar=False)
-        return keys.dense(self.embedder, list(texts), np.reshape(values, (len(texts), -1)))
+        return keys.dense(self.embedder, list(texts), np.reshape(values, (len(texts), self.embedder.width)))
 
     def query(self, text: str) -> Keys:
         """The key of a query, by the model's own prompt for queries."""
         values = self.model.encode_query([text], normalize_embeddings=True, show_progress_bar=False)
-        return keys.dense(self.embedder, [QUERY], np.reshape(values, (1, -1)))
+        return keys.dense(self.embedder, [QUERY], np.reshape(values, (1, self.embedder.width)))
 
 
 def maker(name: str, folder: Path, fingerprint: Fingerprint) -> Embeds:

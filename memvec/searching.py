@@ -26,6 +26,7 @@ from memvec.model_cache import Notify, silent
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import DECODE_BATCH
 from memvec.store import RecordRef, Store
+from memvec.types import RawReason
 
 WORDS_SHARE = 0.6  # of BM25, beside the cosine; measured in docs/LOG.md
 CANDIDATES = 256  # that vectors and words each put up
@@ -47,6 +48,8 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Place:
+    """Where a text is: a record of a live document."""
+
     document: str
     ref: RecordRef
 
@@ -206,12 +209,17 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
 
 
 def live_places(store: Store) -> dict[bytes, list[Place]]:
-    """Where each live text is: the records of a document's content or, where there is none, of its memory."""
+    """Where each live text is: the records of a document's content or, where there is none, of its memory.
+
+    What is no text has no key and is not among them.
+    """
     found: dict[bytes, list[Place]] = {}
     for name, stored in store.documents().items():
         for ref in stored.records if stored.complete else stored.memory:
-            text = store.shard(ref.shard).tensors["text_sha256"][ref.row].tobytes()
-            found.setdefault(text, []).append(Place(name, ref))
+            columns = store.shard(ref.shard).tensors
+            if columns["reason"][ref.row] != RawReason.NOT_TEXT:
+                text = columns["text_sha256"][ref.row].tobytes()
+                found.setdefault(text, []).append(Place(name, ref))
     return found
 
 

@@ -93,7 +93,7 @@ def test_a_manifest_holds_what_is_said_of_documents_and_refuses_what_is_no_text(
     read = manifest.decode(manifest.encode(said))
     assert read.meta == {"a": {"k": "v"}} and not read.foreign
     assert not manifest.decode(manifest.encode(read.following("t", meta={"a": {}}))).meta
-    for bad in ([], {"a": "v"}, {"a": {"k": 1}}):
+    for bad in ([1], {"a": "v"}, {"a": {"k": 1}}):
         with pytest.raises(ValueError, match="meta"):
             manifest.decode(manifest.encode(dataclasses.replace(state, meta=bad)))  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 
-from memvec.errors import NotFoundError, UsageError
+from memvec.errors import NotFoundError
 from memvec.integrations.langchain_retriever import MemvecRetriever
 
 QUERY = "a single man in want of a wife"
@@ -36,5 +36,5 @@ def test_it_goes_into_a_chain_and_decodes_only_where_wanted(packed: Path) -> Non
 def test_what_is_wrong_is_said_when_it_is_made(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         MemvecRetriever(store=str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="expected lm, bm25"):
+    with pytest.raises(ValueError, match="expected lm, bm25"):
         MemvecRetriever(store=str(packed), embedder="glove")

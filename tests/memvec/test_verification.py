@@ -11,7 +11,8 @@ import pytest
 
 import memvec
 from memvec.errors import NotFoundError, StoreDamagedError
-from memvec.formats.shard import read_header
+from memvec.formats.container import read_header
+from memvec.formats.shard import FORMAT_NAME
 from memvec.store import Store
 
 
@@ -45,7 +46,7 @@ def test_any_changed_byte_is_found_and_its_file_named(store: Path) -> None:
 def test_a_changed_tensor_is_named(store: Path) -> None:
     (file,) = (store / "shards").iterdir()
     good = file.read_bytes()
-    entries, _ = read_header(good)
+    entries, _ = read_header(good, FORMAT_NAME)
     start = 8 + int.from_bytes(good[:8], "little")
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
