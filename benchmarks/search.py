@@ -86,7 +86,7 @@ def stored(texts: dict[str, str], lm: FrozenLM, folder: Path, path: Path) -> tup
 
     What is found depends on keys alone, which are made of texts: nothing has to be fitted for this.
     """
-    origin = fingerprint_folder(folder)
+    origin = fingerprint_folder(folder, source=DEFAULT_MODEL)
     makers = [maker(name, folder, origin) for name in DEFAULT]
     records, pieces = [], []
     for document in baseline([Source(name, text.encode()) for name, text in texts.items()]):
