@@ -115,10 +115,10 @@ class Sentences:
             ) from None
         model = name.removeprefix(SENTENCES)
         self.model: Any = SentenceTransformer(model)
-        width = int(self.model.get_sentence_embedding_dimension())
+        width = len(self.model.encode("a", show_progress_bar=False))
         state = hashlib.sha256()
         for part, tensor in sorted(self.model.state_dict().items()):
-            state.update(part.encode() + tensor.cpu().contiguous().view(-1).numpy().tobytes())
+            state.update(part.encode() + tensor.float().cpu().numpy().tobytes())
         self.embedder = Embedder(name, identity(SENTENCES, version=1, weights=state.hexdigest()), width)
 
     def keys(self, texts: Mapping[bytes, str]) -> Keys:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 import memvec
 from memvec import index
 from memvec.embedders import Table
-from memvec.errors import NotFoundError, StoreDamagedError, UsageError
+from memvec.errors import MissingExtraError, NotFoundError, StoreDamagedError, UsageError
 from memvec.indexing import build_index, drop_index, index_info
 from memvec.searching import Searcher, search
 from memvec.settings import PackSettings
@@ -188,6 +190,44 @@ def test_threads_of_torch_are_left_as_they_were(store: Path) -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+class Letters:
+    """Stands in for sentence-transformers' class: a text is how often it holds each letter."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"weight": torch.tensor([float(len(self.name))], dtype=torch.bfloat16)}
+
+    def encode(self, text: str, **options: object) -> np.ndarray:
+        counts = np.array([text.lower().count(chr(97 + i)) for i in range(26)], np.float32)
+        return counts / max(1e-6, np.linalg.norm(counts))
+
+    def encode_document(self, texts: list[str], **options: object) -> np.ndarray:
+        return np.stack([self.encode(text) for text in texts])
+
+    encode_query = encode_document
+
+
+def test_a_model_trained_for_search_is_added_and_then_used(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=Letters))
+    made = build_index(store, embedder="sentence-transformers:letters")
+    assert [(one.embedder, one.width, one.missing) for one in made][2] == ("sentence-transformers:letters", 26, 0)
+    assert Searcher(Store.open(store)).names == ("sentence-transformers:letters", "bm25")
+    text = TEXTS["deep/tea.txt"]
+    found = search(store, "".join(sorted(text)), 1, embedder="sentence-transformers:letters")
+    assert found[0].document == "deep/tea.txt"
+    monkeypatch.setattr(Letters, "state_dict", lambda self: {"weight": torch.zeros(1)})
+    with pytest.raises(UsageError, match="made with another version"):
+        search(store, "ferry", embedder="sentence-transformers:letters")
+
+
+def test_without_the_package_it_is_said_how_to_get_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        build_index(store, embedder="sentence-transformers:letters")
 
 
 def test_what_is_said_of_documents_filters_and_can_be_said_anew(
