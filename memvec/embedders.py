@@ -17,14 +17,13 @@ from memvec import lexical
 from memvec.errors import MissingExtraError, UsageError
 from memvec.formats import canonical, keys
 from memvec.formats.keys import Embedder, Keys
+from memvec.table_statistics import TableStatistics
 from memvec.types import Fingerprint
 
 Array = npt.NDArray[np.float32]
 
 LEXICAL, TABLE, SENTENCES = "bm25", "lm", "sentence-transformers:"
 DEFAULT = (TABLE, LEXICAL)
-COMMON = 3e-5  # probability from which a token's weight falls: a of Arora et al. 2017, measured in docs/LOG.md
-CHUNK = 8192  # rows of the table at once
 QUERY = bytes(32)  # stands for the digest of a query, which nobody looks up
 
 
@@ -65,9 +64,8 @@ class Words:
 class Table:
     """`lm`: the mean of a text's input embeddings, whitened, rare tokens weighing more. Needs no forward pass.
 
-    Weights as in Arora et al. 2017 with p of a token from its rank in the vocabulary (Zipf's law: byte-pair vocabularies are
-    ordered by frequency), whitened over the vocabulary as Su et al. 2021 do over sentences. Beats every layer's hidden
-    states here (docs/LOG.md).
+    Weights as in Arora et al. 2017, whitened over the vocabulary as Su et al. 2021 do over sentences. Beats every layer's
+    hidden states here (docs/LOG.md).
     """
 
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
@@ -76,12 +74,8 @@ class Table:
 
         self.tokenizer = load_tokenizer(folder)
         self.table = embedding_table(folder)
-        rank = np.arange(len(self.table), dtype=np.float32)
-        odds = 1 / (rank + 2.7)
-        odds /= odds.sum()
-        self.weights = COMMON / (COMMON + odds)
-        self.middle, self.whitening = _whiten(self.table, odds)
-        name = identity(TABLE, version=1, embedding=fingerprint.embedding, vocabulary=fingerprint.vocabulary)
+        name = identity(TABLE, version=2, embedding=fingerprint.embedding, vocabulary=fingerprint.vocabulary)
+        self.statistics = TableStatistics.cached(name, self.table, self.tokenizer)
         self.embedder = Embedder(TABLE, name, self.table.shape[1])
 
     def keys(self, texts: Mapping[bytes, str]) -> Keys:
@@ -97,9 +91,9 @@ class Table:
         ids = self.tokenizer(f" {text.strip()}", add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if not text.strip() or not ids:
             return np.zeros(self.embedder.width, np.float32)
-        weights = self.weights[ids]
+        weights = self.statistics.weights[ids]
         mean = weights @ self.table[ids].astype(np.float32) / weights.sum()
-        return unit((mean - self.middle) @ self.whitening)
+        return unit((mean - self.statistics.middle) @ self.statistics.whitening)
 
 
 class Sentences:
@@ -151,18 +145,3 @@ def unit(values: Array) -> Array:
     length = np.linalg.norm(values, axis=-1, keepdims=True)
     scaled: Array = (values / np.maximum(length, 1e-12)).astype(np.float32)
     return scaled
-
-
-def _whiten(table: npt.NDArray[Any], odds: npt.NDArray[Any]) -> tuple[Array, Array]:
-    """(mean (D,), whitening (D, D)) of the rows of a table (V, D) drawn with probabilities `odds` (V,)."""
-    width = table.shape[1]
-    middle = np.zeros(width, np.float64)
-    second = np.zeros((width, width), np.float64)
-    for begin in range(0, len(table), CHUNK):
-        rows, p = table[begin : begin + CHUNK].astype(np.float32), odds[begin : begin + CHUNK]
-        middle += p @ rows
-        second += (rows * p[:, None]).T @ rows
-    spread, axes = np.linalg.eigh(second - np.outer(middle, middle))
-    # Symmetric, so that it is one matrix: the signs of axes are the numerical library's own choice.
-    whitening = (axes / np.sqrt(np.maximum(spread, spread.max() * 1e-9))) @ axes.T
-    return middle.astype(np.float32), whitening.astype(np.float32)

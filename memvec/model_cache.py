@@ -126,9 +126,14 @@ def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
     return _from_hub(model, download)
 
 
+def cache_root() -> Path:
+    """Where everything is kept that can be made again: $MEMVEC_CACHE or the user's cache folder."""
+    return Path(os.environ.get("MEMVEC_CACHE") or user_cache_path("memvec"))
+
+
 def cache_folder() -> Path:
-    """Where converted checkpoints are kept: $MEMVEC_CACHE or the user's cache folder."""
-    return Path(os.environ.get("MEMVEC_CACHE") or user_cache_path("memvec")) / "models"
+    """Where converted checkpoints are kept."""
+    return cache_root() / "models"
 
 
 def _known(known: KnownModel, notify: Notify) -> Path:

@@ -173,7 +173,8 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
     assert all(process.returncode == 0 for process in both)
 
 
-def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path) -> None:
+def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     junk = tmp_path / "junk.gguf"
     junk.write_bytes(b"not a model at all" * 10)
     with pytest.raises(NotFoundError, match="whole GGUF file"):

@@ -172,15 +172,6 @@ def test_the_embedder_does_not_depend_on_company_and_ignores_empty_text(tiny: st
     assert np.linalg.norm(alone[0].astype(np.float32)) == pytest.approx(1, abs=1e-3)
 
 
-def test_keys_are_whitened_by_the_one_symmetric_matrix(tiny: str) -> None:
-    made = Table(Path(tiny), memvec.fingerprint(tiny))
-    assert np.allclose(made.whitening, made.whitening.T, atol=1e-3 * np.abs(made.whitening).max())
-    odds = 1 / (np.arange(len(made.table)) + 2.7)
-    rows = (made.table.astype(np.float64) - made.middle) @ made.whitening
-    covariance = (rows * (odds / odds.sum())[:, None]).T @ rows
-    assert np.abs(covariance - np.eye(len(covariance))).max() < 0.02
-
-
 def test_threads_of_torch_are_left_as_they_were(store: Path) -> None:
     before = torch.get_num_threads()
     try:
