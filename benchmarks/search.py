@@ -50,6 +50,7 @@ FACTS = Path(__file__).parent / "facts"
 PAGE = 5000  # characters of a handbook page
 LAYERS = (6, 10, 14, 18, 22, 26, 30)
 TOP = (1, 5, 10)
+REJECTED = (80, 90, 95)  # % of unrelated queries
 
 Collection = tuple[dict[str, str], list[tuple[str, str]]]  # texts, (query, document)
 Scores = np.ndarray[Any, Any]
@@ -111,9 +112,18 @@ def ranks(found: Callable[[str], list[str]], asked: Sequence[tuple[str, str]]) -
     return recall | {"mrr": sum(1 / place for place in places) / len(places)}
 
 
-def by_scores(scores: Callable[[str], Scores], pieces: Sequence[tuple[str, str]]) -> Callable[[str], list[str]]:
-    """Documents by the best score of their pieces."""
-    return lambda query: [pieces[i][0] for i in np.argsort(-scores(query), kind="stable")]
+def curve(best: Callable[[str], float], asked: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Share of queries whose best score passes the threshold that so many unrelated queries stay under."""
+    wanted, unwanted = [best(query) for query, _ in asked], [best(query) for query in strange()]
+    return {f"acc@rej{r}": float(np.mean(wanted > np.quantile(unwanted, r / 100))) for r in REJECTED}
+
+
+def by_scores(
+    scores: Callable[[str], Scores], pieces: Sequence[tuple[str, str]], asked: Sequence[tuple[str, str]]
+) -> dict[str, float]:
+    """What is found of documents by the best score of their pieces."""
+    found = ranks(lambda query: [pieces[i][0] for i in np.argsort(-scores(query), kind="stable")], asked)
+    return found | curve(lambda query: float(scores(query).max()), asked)
 
 
 @torch.inference_mode()
@@ -151,6 +161,21 @@ def strange() -> list[str]:
     return [choice.question for choice in choices()] + [passage.prompt for passage in passages()]
 
 
+def judged(searcher: Searcher, asked: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """What a searcher finds, and what it lets pass by its own threshold."""
+
+    def best(query: str) -> float:
+        hits = searcher.search(query, 1)
+        return hits[0].score if hits else 0.0
+
+    def passes(query: str) -> bool:
+        return bool(searcher.search(query, 1, min_score="auto"))
+
+    found = ranks(lambda query: [hit.document for hit in searcher.search(query, 1000)], asked) | curve(best, asked)
+    accepted = sum(passes(query) for query, _ in asked) / len(asked)
+    return found | {"accepted": accepted, "rejected": 1 - sum(map(passes, strange())) / len(strange())}
+
+
 def judge(name: str, collection: Collection, lm: FrozenLM, folder: Path, rival: Path | None) -> dict[str, Any]:
     """Print and return the table of one collection."""
     texts, asked = collection
@@ -163,26 +188,20 @@ def judge(name: str, collection: Collection, lm: FrozenLM, folder: Path, rival: 
             "bm25": Searcher(store, "bm25"),
         }
         for label, searcher in searchers.items():
-            results[label] = ranks(lambda query, s=searcher: [h.document for h in s.search(query, 1000)], asked)  # type: ignore[misc]
-            results[label]["accepted"] = sum(bool(searcher.search(q, 1, min_score="auto")) for q, _ in asked) / len(
-                asked
-            )
-            results[label]["rejected"] = sum(not searcher.search(q, 1, min_score="auto") for q in strange()) / len(
-                strange()
-            )
-    passages_of, queries = [text for _, text in pieces], [query for query, _ in asked]
+            results[label] = judged(searcher, asked)
+    passages_of, queries = [text for _, text in pieces], [*(query for query, _ in asked), *strange()]
     means, questions = hidden_means(lm, passages_of), hidden_means(lm, queries)
     for layer in LAYERS:
         middle = means[layer].mean(0)
         cosines = unit(questions[layer] - middle) @ unit(means[layer] - middle).T
         at = {query: cosines[i] for i, query in enumerate(queries)}
-        results[f"hidden states, layer {layer}, centred"] = ranks(by_scores(at.__getitem__, pieces), asked)
+        results[f"hidden states, layer {layer}, centred"] = by_scores(at.__getitem__, pieces, asked)
     if rival:
         embed = minilm(rival)
         keys, asking = embed(passages_of), dict(zip(queries, embed(queries), strict=True))
-        results["all-MiniLM-L6-v2"] = ranks(by_scores(lambda query: keys @ asking[query], pieces), asked)
+        results["all-MiniLM-L6-v2"] = by_scores(lambda query: keys @ asking[query], pieces, asked)
     print(f"\n{name}: {len(texts)} documents, {len(pieces)} segments, {len(asked)} queries")
-    columns = [*(f"recall@{k}" for k in TOP), "mrr", "accepted", "rejected"]
+    columns = [*(f"recall@{k}" for k in TOP), "mrr", *(f"acc@rej{r}" for r in REJECTED), "accepted", "rejected"]
     print(f"  {'':34}" + "".join(f"{column:>11}" for column in columns))
     for label, row in results.items():
         print(f"  {label:34}" + "".join(f"{row[c]:>11.3f}" if c in row else " " * 11 for c in columns), flush=True)
@@ -198,9 +217,9 @@ def scale(count: int, width: int) -> None:
         size = min(50_000, count - begin)
         noise = chance.standard_normal((size, width), dtype=np.float32)
         values[begin : begin + size] = unit(centres[chance.integers(0, 2000, size)] + noise)
-    queries = unit(values[chance.integers(0, count, 200)] + 0.05 * chance.standard_normal((200, width))).astype(
-        np.float32
-    )
+    # A query is no key: its cosine with the one that it asks for is .64 at 576.
+    strayed = values[chance.integers(0, count, 200)] + 0.05 * chance.standard_normal((200, width))
+    queries = unit(strayed.astype(np.float32))
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     truth: list[set[int]] = []
     for factory in ("Flat", choose(max(count, 100_001))):

@@ -31,7 +31,7 @@ FLAT = "Flat"
 AXES = 3  # directions that most texts of a store share, taken out of keys
 LEAST_TEXTS = 64  # from which on these are known well enough
 PROBES = 32  # cells looked at of an inverted file
-POINTS_PER_CELL = 39  # that FAISS wants to see for a centre
+POINTS_PER_CELL = 64  # that a centre is trained on; FAISS would take up to 256, which costs four times as long
 FOLDER = "index"
 
 
@@ -96,6 +96,7 @@ class VectorIndex:
             inverted = faiss.try_extract_index_ivf(index)
             if inverted is not None:
                 inverted.cp.min_points_per_centroid = 1  # fewer is said on stderr, where it helps nobody
+                inverted.cp.max_points_per_centroid = POINTS_PER_CELL
             placed = space.place(values)
             try:
                 if not index.is_trained:
