@@ -18,7 +18,7 @@ def evaluation(e: Evaluation) -> str:
     left_out = f", {e.skipped} left out: the model cannot use their text" if e.skipped else ""
     elsewhere = f"; {e.elsewhere} questions are about documents that are not there" if e.elsewhere else ""
     head = f"{e.documents} documents, {e.questions} questions ({e.template} form){left_out}{elsewhere}"
-    tables = [_gains(e), _elsewhere(e), _costs(e)]
+    tables = [_gains(e), _answered(e), _elsewhere(e), _costs(e)]
     return "\n\n".join([head, *(table for table in tables if table), f"  {LEGEND}"])
 
 
@@ -43,6 +43,11 @@ def _gains(e: Evaluation) -> str:
         if value is not None
     ]
     return _table(rows)
+
+
+def _answered(e: Evaluation) -> str:
+    said = ", ".join(f"{share:.0%} with {_front(name)}" for name, share in e.answered.items())
+    return f"  questions answered rightly, word for word: {said}" if said else ""
 
 
 def _elsewhere(e: Evaluation) -> str:
@@ -70,7 +75,7 @@ def _costs(e: Evaluation) -> str:
 
 
 def _front(name: str) -> str:
-    return {"none": "nothing", "text": "the whole text", "memory": "memory"}[name]
+    return {"none": "nothing", "text": "the whole text", "memory": "the memory"}[name]
 
 
 def _two(value: float | None) -> str:

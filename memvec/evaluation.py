@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from memvec import off_topic
+from memvec.answers import right
 from memvec.arms import EQUAL_POSITIONS, control_arms, embedded, text_arms
 from memvec.costs import Costs, measure_costs
 from memvec.decoder import Decoder
@@ -66,6 +67,7 @@ class Evaluation:
     harm: float | None  # off-topic surprisal with the memory, above that with the text [nats per token]
     off_topic: OffTopic | None
     nll: Mapping[str, float | None]  # of the answers by what is in front [nats per token]
+    answered: Mapping[str, float]  # share of questions answered rightly, greedily, by none, text, memory [0..1]
     documents: int  # that count
     questions: int
     skipped: int  # documents that the model itself cannot use: its gain from the text is under 0.1 nats per token
@@ -84,6 +86,7 @@ class _Subject:
     memory: Tensor  # (M, D)
     exact: Tensor | None
     rows: list[Row]
+    answers: list[str]  # right ones
 
 
 def evaluate(
@@ -127,6 +130,7 @@ def evaluate(
             if _has_exact(control, live[name].document)
             else None,
             rows=[question_row(lm.tokenizer, q.question, q.answer, template) for q in asked if q.document == name],
+            answers=[q.answer for q in asked if q.document == name],
         )
         for name in names
     ]
@@ -149,6 +153,7 @@ class _Trial:
         self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
         self.chance, self.seed = random.Random(seed), seed
         self.sums: list[Sums] = []
+        self.answered: list[dict[str, int]] = []  # questions about each document that were answered rightly
         self.aside: list[Sums] = []  # the same of off-topic passages
         self.right: Counter[str] = Counter()  # off-topic choices got right
         self.tried = 0
@@ -170,6 +175,14 @@ class _Trial:
                 arms[f"{count}"] = torch.cat([s.memory for s in company])
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
+        fronts = FRONTS if self.template != "plain" else ()  # how a text goes on is no answer
+        before = self.before
+        self.answered.append(
+            {
+                name: right(self.lm, torch.cat([before, arms[name].to(before.dtype)]), subject.rows, subject.answers)
+                for name in fronts
+            }
+        )
         if self.off_topic:
             self._ask_aside({name: arms[name] for name in FRONTS})
 
@@ -203,6 +216,8 @@ class _Trial:
         """What all of it comes to."""
         counted = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
         sums = [pair[1] for pair in counted]
+        answered = [found for found, sums in zip(self.answered, self.sums, strict=True) if sums.usable]
+        questions = sum(len(s.rows) for s, _ in counted)
         low, high = interval(sums, "memory") or (None, None)
         aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS} if self.off_topic else None
         arms = list(dict.fromkeys(name for s in sums for name in s.nats))
@@ -222,7 +237,8 @@ class _Trial:
             else OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
             nll={name: per_token(sums, name) for name in arms},
             documents=len(sums),
-            questions=sum(len(s.rows) for s, _ in counted),
+            answered={name: sum(found[name] for found in answered) / questions for name in (answered or [{}])[0]},
+            questions=questions,
             skipped=len(self.subjects) - len(sums),
             template=self.template,
             costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], write_seconds),

@@ -122,9 +122,12 @@ def sample(
     heads: Sequence[int],
     new: int,
     temperature: float,
-    seed: int,
+    seed: int = 0,
 ) -> list[list[int]]:
-    """What the LM goes on with behind prefix owner[r] and the head token of each row: the head and `new` drawn tokens."""
+    """What the LM goes on with behind prefix owner[r] and the head token of each row: the head and `new` drawn tokens.
+
+    At a `temperature` of 0 the likeliest.
+    """
     chance = torch.Generator(lm.device).manual_seed(seed)
     run = run_prefixes(lm, prefixes)
     owners = torch.tensor(owner, device=lm.device)
@@ -134,7 +137,10 @@ def sample(
     for _ in range(new):
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         logits, cache = lm.advance(drawn, cache, mask)
-        drawn = torch.multinomial((logits.float() / temperature).softmax(1), 1, generator=chance)[:, 0]
+        if temperature:
+            drawn = torch.multinomial((logits.float() / temperature).softmax(1), 1, generator=chance)[:, 0]
+        else:
+            drawn = logits.argmax(1)
         out.append(drawn)
     rows: list[list[int]] = torch.stack(out, dim=1).tolist()
     return rows

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import memvec
+from memvec.answers import NEW_TOKENS
 from memvec.errors import (
     ConditioningError,
     NotFoundError,
@@ -79,6 +80,21 @@ def test_an_evaluation_reads_texts_and_exact_vectors_from_the_store(
     found = evaluate(store, [q for q in asked if q.document != "c/d.txt"], template="plain")
     given = evaluate(store, [q for q in asked if q.document != "c/d.txt"], texts=packed_bytes, template="plain")
     assert found.exact is not None and (found.gain, found.nll) == (given.gain, given.nll)
+
+
+def test_answers_that_the_model_gives_are_counted(
+    memories: Path, tiny_lm: Any, passages: dict[str, str], packed_bytes: dict[str, bytes]
+) -> None:
+    asked = []
+    for name in passages:  # answered through the hook and plain `generate`
+        prompt = f"Question: What does {name} say?\nAnswer:"
+        kwargs = load(memories, name).generate_kwargs(tiny_lm.model, tiny_lm.tokenizer, [prompt])
+        out = tiny_lm.model.generate(**kwargs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        said = tiny_lm.tokenizer.decode(out[0, kwargs["input_ids"].shape[1] :]).strip().split("\n")[0]
+        asked.append(Question(name, f"What does {name} say?", said))
+    found = evaluate(memories, asked, texts=packed_bytes, off_topic=False)
+    assert found.answered["memory"] == 1.0 > max(found.answered["none"], found.answered["text"])
+    assert evaluate(memories, asked, texts=packed_bytes, off_topic=False, template="plain").answered == {}
 
 
 def test_evaluations_that_cannot_be_are_refused(memories: Path, store: Path) -> None:
