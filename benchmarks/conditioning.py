@@ -44,7 +44,7 @@ PASSAGE, FURTHER, FIRST_WORDS = 600, 250, 4  # characters of a passage and of ho
 EXACT_QUICK = 2  # documents of the quick run whose exact vectors are a control
 EVERY = 60  # seconds between two lines about how far it is
 OPTIONS = dict.fromkeys(
-    ("learning_rate", "aside_weight", "truth", "first_truth", "question_weight", "company"), float
+    ("learning_rate", "aside_weight", "truth", "first_truth", "sentence_answers", "question_weight", "company"), float
 )  # of ContextSettings
 OPTIONS |= dict.fromkeys(("steps", "span", "stride", "aside_rows", "question_rows", "seed"), int)
 SHORT = 700  # bytes; the quick run takes documents up to this

@@ -32,7 +32,7 @@ ASIDE, ASIDE_TOKENS = 96, 24  # off-topic prompts to train on, and tokens of wha
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
 ROW_TOKENS = 35  # of a question and its answer, about; only for estimates
 GENERATED = 64  # asked of a generator for each window
-RECIPE = "keyword questions, 3"
+RECIPE = "keyword questions, 4"
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
@@ -98,9 +98,8 @@ class Distilling:
         given = [(q.question, q.answer) for q in self.questions if q.document == name and q.answer in window.text]
         if self.generate is not None:
             given += self.generate(window.text, GENERATED)
-        made = keyword_questions(
-            window.text, KEYWORD_QUESTIONS * parts(len(window.segment.ids)), self.settings.seed, self.thesaurus.near
-        )
+        count, s = KEYWORD_QUESTIONS * parts(len(window.segment.ids)), self.settings
+        made = keyword_questions(window.text, count, s.seed, self.thesaurus.near, s.sentence_answers)
         tokenizer, ids, forms = self.lm.tokenizer, window.segment.ids, self.templates
         rows = tuple(
             tuple(question_row(tokenizer, *pair, form) for pair in given + made[number :: len(forms)])

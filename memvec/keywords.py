@@ -15,6 +15,7 @@ from memvec.words import COMMON, MARKS, sentences, telling, telling_places
 Near = Callable[[str], Sequence[str]]  # words of like meaning, none when there are none
 
 MOST_ANSWER_WORDS = 6
+MOST_SENTENCE_WORDS = 40  # of a sentence that is an answer
 REWORDED = 0.4  # of the telling words of a question, where there are near ones
 ORDINARY = ("What", "Which", "What is", "What was", "What kind of", "How", "What did", "What does")
 NAMES = ("Who", "What", "Which", "What is the name of", "Who is", "Who was", "Which", "Whose")
@@ -29,8 +30,13 @@ DATED = re.compile(
 )
 
 
-def keyword_questions(text: str, count: int, seed: int = 0, near: Near = lambda word: ()) -> list[tuple[str, str]]:
-    """Up to `count` (question, answer) pairs, none twice. English question words."""
+def keyword_questions(
+    text: str, count: int, seed: int = 0, near: Near = lambda word: (), sentences_share: float = 0.0
+) -> list[tuple[str, str]]:
+    """Up to `count` (question, answer) pairs, none twice. English question words.
+
+    The answer is the fact, and in a share of them [0..1] the whole sentence that says it.
+    """
     chance = random.Random(f"{seed} {text}")
     told = [words for words in sentences(text) if telling_places(words)]
     if not told:
@@ -40,7 +46,9 @@ def keyword_questions(text: str, count: int, seed: int = 0, near: Near = lambda 
     for _ in range(count):
         number = chance.choices(range(len(told)), weights)[0]
         elsewhere = told[0] if chance.random() < 0.5 else told[max(0, number - 1)]
-        drawn.append(_question(told[number], elsewhere, chance, near))
+        question, answer = _question(told[number], elsewhere, chance, near)
+        whole = chance.random() < sentences_share and len(told[number]) <= MOST_SENTENCE_WORDS
+        drawn.append((question, " ".join(told[number]) if whole else answer))
     return list(dict.fromkeys(drawn))
 
 

@@ -83,6 +83,7 @@ class ContextSettings:
     question_rows: int = 4  # rows a step from questions about the text, for each 150 tokens or so of it
     truth: float = 0.9  # share of the right answer, beside what the teacher says, in what a question teaches [0..1]
     first_truth: float = 0.4  # the same of an answer's first token, which is more manner than matter [0..1]
+    sentence_answers: float = 0.5  # share of questions that the whole sentence answers, as a chat model does [0..1]
     question_weight: float = 0.3  # of a question's own tokens in the loss, where those of answers have 1
     aside_rows: int = 1  # rows a step about something else, for each 150 tokens or so of the text
     aside_weight: float = 3.5  # of their tokens in the loss, where those of answers have 1
@@ -113,6 +114,7 @@ class ContextSettings:
                 "question_rows": (0, 1024),
                 "truth": (0.0, 1.0),
                 "first_truth": (0.0, 1.0),
+                "sentence_answers": (0.0, 1.0),
                 "question_weight": (0.0, 1000.0),
                 "company": (0.0, 1.0),
                 "memory": (1, 2**63),

@@ -42,7 +42,7 @@ class TableStatistics:
         """
         odds = 1 / (np.arange(len(table), dtype=np.float32) + 2.7)
         odds /= odds.sum()
-        weights = COMMON / (COMMON + odds)
+        weights = (COMMON / (COMMON + odds)).astype(np.float32)
         said = tokenizer.batch_decode([[token] for token in range(min(len(table), len(tokenizer)))])
         marks = [UNDECODED not in text and not any(map(str.isalnum, text)) for text in said]
         weights[: len(marks)][marks] = weights.min()

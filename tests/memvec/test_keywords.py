@@ -43,3 +43,12 @@ def test_near_words_stand_in_for_some_and_never_in_answers() -> None:
     reworded = sum("price" in words for words in asked)
     assert told > 10 and reworded > 10
     assert not any("price" in answer for _, answer in found)
+
+
+def test_a_share_of_answers_are_the_sentences_that_say_them() -> None:
+    whole = {answer for _, answer in keyword_questions(TEXT, 100, sentences_share=1.0)}
+    assert len(whole) == 4 and all(answer in TEXT and answer.endswith(".") for answer in whole)
+    half = [answer in whole for _, answer in keyword_questions(TEXT, 200, sentences_share=0.5)]
+    assert 0.35 < sum(half) / len(half) < 0.65
+    endless = "Osric Venn listens " * 20
+    assert all(len(answer.split()) < 10 for _, answer in keyword_questions(endless, 50, sentences_share=1.0))
