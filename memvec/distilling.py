@@ -28,9 +28,9 @@ from memvec.windows import Window
 
 HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
-ASIDE, ASIDE_TOKENS = 96, 24  # off-topic prompts to train on, and tokens of what the LM says to each
+ASIDE, ASIDE_TOKENS = 96, 64  # off-topic prompts to train on, and tokens of what the LM says to each
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
-ROW_TOKENS = 35  # of a question and its answer, about; only for estimates
+ROW_TOKENS = 42  # of a question and its answer, about; only for estimates
 GENERATED = 64  # asked of a generator for each window
 RECIPE = "keyword questions, 4"
 

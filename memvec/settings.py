@@ -83,10 +83,10 @@ class ContextSettings:
     question_rows: int = 4  # rows a step from questions about the text, for each 150 tokens or so of it
     truth: float = 0.9  # share of the right answer, beside what the teacher says, in what a question teaches [0..1]
     first_truth: float = 0.4  # the same of an answer's first token, which is more manner than matter [0..1]
-    sentence_answers: float = 0.5  # share of questions that the whole sentence answers, as a chat model does [0..1]
+    sentence_answers: float = 0.25  # share of questions that the whole sentence answers, as a chat model does [0..1]
     question_weight: float = 0.3  # of a question's own tokens in the loss, where those of answers have 1
     aside_rows: int = 1  # rows a step about something else, for each 150 tokens or so of the text
-    aside_weight: float = 3.5  # of their tokens in the loss, where those of answers have 1
+    aside_weight: float = 4.0  # of their tokens in the loss, where those of answers have 1
     company: float = 0.3  # share of steps in which another document's vectors stand beside [0..1]
     span: int = 0  # tokens of spans of the text asked for from their first words; 0: none
     stride: int = 4  # tokens between the phases in which spans cover the text
