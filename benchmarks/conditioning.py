@@ -71,11 +71,12 @@ def passages() -> list[tuple[str, str]]:
     return [(t[at:end].strip(), t[end : end + FURTHER].strip()) for (t, at), end in zip(sources, ends, strict=True)]
 
 
-def prose() -> tuple[dict[str, str], list[Question], list[Question]]:
-    """(texts, cloze questions, their next words and those after) of the passages."""
+def prose(most: int | None) -> tuple[dict[str, str], list[Question], list[Question]]:
+    """(texts, cloze questions, their next words and those after) of evenly spaced passages."""
     texts: dict[str, str] = {}
     further: list[Question] = []
-    for number, (passage, rest) in enumerate(passages()):
+    found = passages()
+    for number, (passage, rest) in enumerate(found[:: max(1, len(found) // (most or len(found)))][:most]):
         words = rest.split(" ")
         texts[f"{number}.txt"] = passage
         first, then = " ".join(words[:FIRST_WORDS]), " " + " ".join(words[FIRST_WORDS:])
@@ -156,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     further: list[Question] = []
     if args.set == "prose":
-        texts, questions, further = prose()
+        texts, questions, further = prose(args.documents)
     else:
         texts, questions = facts(args.set, args.quick, args.documents, args.only)
     asked = {form: (form, questions) for form in FORMS} | ({"continuation": ("plain", further)} if further else {})
