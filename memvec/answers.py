@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from memvec.arms import embedded
+from memvec.lexical import UNSPACED
 from memvec.lm import FrozenLM
 from memvec.rows import Row, sample
 
@@ -33,7 +34,10 @@ def right(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], wanted: Sequence[st
 
 def holds(said: str, answer: str) -> bool:
     """Are the words of an answer in what was said, next to each other? Case and marks do not count."""
-    return _words(answer) in _words(said)
+    if UNSPACED.search(answer):
+        return answer.strip().casefold() in said.casefold()
+    wanted = _words(answer)
+    return bool(wanted.strip()) and wanted in _words(said)
 
 
 def _words(text: str) -> str:

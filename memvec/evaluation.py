@@ -176,12 +176,8 @@ class _Trial:
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
         fronts = FRONTS if self.template != "plain" else ()  # how a text goes on is no answer
-        before = self.before
         self.answered.append(
-            {
-                name: right(self.lm, torch.cat([before, arms[name].to(before.dtype)]), subject.rows, subject.answers)
-                for name in fronts
-            }
+            {name: right(self.lm, self._behind(arms[name]), subject.rows, subject.answers) for name in fronts}
         )
         if self.off_topic:
             self._ask_aside({name: arms[name] for name in FRONTS})
@@ -202,8 +198,12 @@ class _Trial:
                 self.right[name] += given.index(min(given)) == choice.answer
         self.tried += len(choices)
 
+    def _behind(self, arm: Tensor) -> Tensor:
+        """The prefix (P, D) with an arm at the memory's place."""
+        return torch.cat([self.before, arm.to(self.before.dtype)])
+
     def _score(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
-        return score(self.lm, torch.cat([self.before, arm.to(self.before.dtype)]), rows)
+        return score(self.lm, self._behind(arm), rows)
 
     def _score_aside(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
         if len(arm):

@@ -20,6 +20,9 @@ from memvec.forms import question_row
         ("She keeps nineteen crowns", "nine", False),
         ("nine, she said, of her crowns", "nine crowns", False),
         ("", "nine", False),
+        ("It is --", "--", False),
+        ("船在上海停了。", "上海", True),
+        ("船在上海停了。", "北京", False),
     ],
 )
 def test_an_answer_is_right_word_for_word(said: str, answer: str, right: bool) -> None:
