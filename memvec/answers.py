@@ -26,8 +26,9 @@ def right(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], wanted: Sequence[st
     for begin in range(0, len(rows), TOGETHER):
         heads = [row.ids[: row.start] for row in rows[begin : begin + TOGETHER]]
         fronts = [torch.cat([prefix, embedded(lm, head[:-1]).to(prefix.dtype)]) for head in heads]
-        said = sample(lm, fronts, range(len(heads)), [head[-1] for head in heads], NEW_TOKENS, temperature=0.0)
-        texts = [_first_line(lm, ids[1:]) for ids in said]
+        end = lm.tokenizer.eos_token_id
+        said = sample(lm, fronts, range(len(heads)), [head[-1] for head in heads], NEW_TOKENS, 0.0, end=end)
+        texts = [_first_line(lm, ids[1:], end) for ids in said]
         found += sum(holds(text, answer) for text, answer in zip(texts, wanted[begin:], strict=False))
     return found
 
@@ -44,7 +45,6 @@ def _words(text: str) -> str:
     return " ".join(["", *re.findall(r"[^\W_]+", text.casefold()), ""])
 
 
-def _first_line(lm: FrozenLM, ids: Sequence[int]) -> str:
-    end = lm.tokenizer.eos_token_id
+def _first_line(lm: FrozenLM, ids: Sequence[int], end: int | None) -> str:
     kept = ids[: ids.index(end)] if end in ids else ids
     return str(lm.tokenizer.decode(kept)).strip().split("\n")[0]

@@ -123,10 +123,11 @@ def sample(
     new: int,
     temperature: float,
     seed: int = 0,
+    end: int | None = None,
 ) -> list[list[int]]:
     """What the LM goes on with behind prefix owner[r] and the head token of each row: the head and `new` drawn tokens.
 
-    At a `temperature` of 0 the likeliest.
+    At a `temperature` of 0 the likeliest; fewer once every row has said `end`.
     """
     chance = torch.Generator(lm.device).manual_seed(seed)
     run = run_prefixes(lm, prefixes)
@@ -142,5 +143,7 @@ def sample(
         else:
             drawn = logits.argmax(1)
         out.append(drawn)
+        if end is not None and (torch.stack(out[1:]) == end).any(0).all():
+            break
     rows: list[list[int]] = torch.stack(out, dim=1).tolist()
     return rows
