@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memvec.caches import cache_argument, cache_of, recurrent
 from memvec.errors import UsageError
 from memvec.model_cache import readable
 from memvec.suitability import check_config, check_model, open_embeddings
@@ -51,7 +51,7 @@ class FrozenLM:
         self.model.eval().requires_grad_(False).to(device)
         self.dtype = dtype
         self.device = torch.device(device)
-        self.recurrent = recurrent(self.model)
+        self.recurrent, self._cache = recurrent(self.model), cache_argument(self.model)
         if self.recurrent and dtype != torch.float32:
             self.model.float()  # transformers' scan of states multiplies float32 with the weights as they are
             self.dtype = torch.float32
@@ -105,9 +105,8 @@ class FrozenLM:
 
         # An empty cache of plain layers: those of sliding windows drop keys that rows of other lengths still see.
         kept = DynamicCache()
-        self.model.base_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=kept, use_cache=True
-        )
+        where = {"attention_mask": mask, "position_ids": positions, self._cache: kept}
+        self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
         return kept
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
@@ -115,11 +114,10 @@ class FrozenLM:
         from transformers import DynamicCache
 
         if self.recurrent:
-            return (
-                cache
-                and self.model.base_model(
+            return cache and cache_of(
+                self.model.base_model(
                     inputs_embeds=cache.embeds[owner], attention_mask=cache.mask[owner], use_cache=True
-                ).cache_params
+                )
             )
 
         branches = DynamicCache()
@@ -142,10 +140,10 @@ class FrozenLM:
         positions = (whole.cumsum(1) - 1).clamp(min=0)[:, held.shape[1] :]
         hidden: Tensor = self.model.base_model(
             inputs_embeds=self.embed(ids),
-            past_key_values=branches,
             attention_mask=whole,
             position_ids=positions,
             use_cache=True,
+            **{self._cache: branches},
         ).last_hidden_state
         return self._readable(hidden)
 
@@ -153,7 +151,7 @@ class FrozenLM:
     def start(self, embeds: Tensor) -> tuple[Tensor, Any]:
         """(logits of the next token (B, V), cache) after input embeddings (B, L, D)."""
         out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
-        return out.logits[:, -1], out.cache_params if self.recurrent else out.past_key_values
+        return out.logits[:, -1], cache_of(out)
 
     @torch.inference_mode()
     def advance(self, ids: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -161,17 +159,11 @@ class FrozenLM:
 
         mask (B, L) says which positions count, this one included; without one all do.
         """
-        if self.recurrent:
-            out = self.model(input_ids=ids[:, None], cache_params=cache, use_cache=True)
-            return out.logits[:, -1], out.cache_params
-        where = {} if mask is None else {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
-        out = self.model(input_ids=ids[:, None], past_key_values=cache, use_cache=True, **where)
-        return out.logits[:, -1], out.past_key_values
-
-
-def recurrent(model: Any) -> bool:
-    """Is it a state-space model: a state of one size instead of keys and values?"""
-    return "cache_params" in inspect.signature(model.forward).parameters
+        where: dict[str, Any] = {self._cache: cache}
+        if mask is not None and not self.recurrent:
+            where |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+        out = self.model(input_ids=ids[:, None], use_cache=True, **where)
+        return out.logits[:, -1], cache_of(out)
 
 
 def _lead(tokenizer: Any) -> list[int]:

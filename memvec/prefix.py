@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from memvec.caches import CACHE_NAMES, cache_argument, cache_of, recurrent
 from memvec.errors import UsageError
 from memvec.identity import check_model
-from memvec.lm import recurrent
 from memvec.memory import Memory
 from memvec.template import Frame, Messages, frame, places
 
@@ -131,7 +131,7 @@ class CachedMemory:
                 inputs_embeds=start.inputs_embeds, attention_mask=start.attention_mask, use_cache=True, logits_to_keep=1
             )
         self.length = start.inputs_embeds.shape[1]  # positions it holds
-        self._cache = out.past_key_values
+        self._cache = cache_of(out)
 
     @property
     def bytes(self) -> int:
@@ -159,7 +159,7 @@ class CachedMemory:
         return {
             "input_ids": rest.input_ids,
             "attention_mask": torch.cat([held, rest.attention_mask], dim=1),
-            "past_key_values": self.copy(len(texts)),
+            cache_argument(self.model): self.copy(len(texts)),
             "pad_token_id": pad_id(self.tokenizer),
         }
 
@@ -180,7 +180,7 @@ def attached(model: Any, tokenizer: Any, memories: Memories, check: bool = True)
 
     def generate(inputs: Tensor | None = None, *args: Any, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
         ids = inputs if inputs is not None else input_ids
-        if ids is None or any(name in kwargs for name in ("inputs_embeds", "past_key_values", "position_ids")):
+        if ids is None or any(name in kwargs for name in ("inputs_embeds", "position_ids", *CACHE_NAMES)):
             raise UsageError(
                 "expected input_ids, and neither inputs_embeds, position_ids nor a cache while a memory is attached."
             )
