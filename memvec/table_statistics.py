@@ -38,13 +38,13 @@ class TableStatistics:
         """The statistics of a table (V, D) and its tokenizer.
 
         The probability of a token comes from its rank in the vocabulary (Zipf's law: byte-pair vocabularies are ordered by
-        frequency). Those of SentencePiece have single characters at their end, so marks weigh least wherever they stand.
+        frequency). Those of SentencePiece have single characters at their end, so single marks weigh least wherever they stand.
         """
         odds = 1 / (np.arange(len(table), dtype=np.float32) + 2.7)
         odds /= odds.sum()
         weights = (COMMON / (COMMON + odds)).astype(np.float32)
         said = tokenizer.batch_decode([[token] for token in range(min(len(table), len(tokenizer)))])
-        marks = [UNDECODED not in text and not any(map(str.isalnum, text)) for text in said]
+        marks = [len(text) == 1 and text != UNDECODED and not text.isalnum() for text in said]
         weights[: len(marks)][marks] = weights.min()
         return cls(weights, *_whiten(table, odds))
 
