@@ -53,7 +53,9 @@ def test_keys_are_whitened_by_the_one_symmetric_matrix(tiny: str, cache: Path) -
 def test_rare_tokens_weigh_more_and_marks_least_wherever_they_stand() -> None:
     words = ["the", " of", "ferry", "**", "\ufffd", ",", " "]
     weights = TableStatistics.of(random_table(9), Spelled(words)).weights
-    assert (np.diff(weights[:5]) > 0).all()  # marks that mean something together and parts of characters keep their rank
+    assert (
+        np.diff(weights[:5]) > 0
+    ).all()  # marks that mean something together and parts of characters keep their rank
     assert weights[5] == weights[6] == weights[0]
     assert (weights[7:] > weights[4]).all()  # rows of the table that no token has
 
