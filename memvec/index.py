@@ -31,7 +31,7 @@ FLAT = "Flat"
 AXES = 3  # directions that most texts of a store share, taken out of keys
 LEAST_TEXTS = 64  # from which on these are known well enough
 PROBES = 32  # cells looked at of an inverted file
-POINTS_PER_CELL = 64  # that a centre is trained on; FAISS would take up to 256, which costs four times as long
+POINTS_PER_CELL = 64  # texts that a centre is trained on, at most; FAISS by itself takes 256
 FOLDER = "index"
 
 

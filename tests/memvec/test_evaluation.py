@@ -12,6 +12,7 @@ import torch
 
 import memvec
 from memvec.answers import NEW_TOKENS
+from memvec.cli.render_evaluation import evaluation as table
 from memvec.errors import (
     ConditioningError,
     NotFoundError,
@@ -94,6 +95,7 @@ def test_answers_that_the_model_gives_are_counted(
         asked.append(Question(name, f"What does {name} say?", said))
     found = evaluate(memories, asked, texts=packed_bytes, off_topic=False)
     assert found.answered["memory"] == 1.0 > max(found.answered["none"], found.answered["text"])
+    assert "100% with the memory" in table(found)
     assert evaluate(memories, asked, texts=packed_bytes, off_topic=False, template="plain").answered == {}
 
 
