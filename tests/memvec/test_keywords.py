@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from memvec.distilling import Distilling
 from memvec.keywords import DATES, NUMBERS, PLACES, REASONS, keyword_questions
+from memvec.settings import ContextSettings
+from memvec.sources import Source
+from memvec.windows import windows
 
 TEXT = (
     "The north basin at Brelland is closed from Tuesday. Visiting yachts tie up at Candle Steps, where the fee is 17 crowns. "
@@ -52,3 +58,13 @@ def test_a_share_of_answers_are_the_sentences_that_say_them() -> None:
     assert 0.35 < sum(half) / len(half) < 0.65
     endless = "Osric Venn listens " * 20
     assert all(len(answer.split()) < 10 for _, answer in keyword_questions(endless, 50, sentences_share=1.0))
+
+
+def test_distilling_asks_for_as_many_sentences_as_the_settings_say(tiny_lm: Any) -> None:
+    (window,), _ = windows([Source("basin.txt", TEXT.encode())], {}, tiny_lm, ContextSettings())
+    answers = []
+    for share in (0.0, 1.0):
+        task = Distilling(tiny_lm, ContextSettings(sentence_answers=share))._task(0, window)
+        answers.append([row.scored for rows in task.questions for row in rows])
+    bare, whole = (sum(scored) / len(scored) for scored in answers)
+    assert whole > 2 * bare
