@@ -26,13 +26,14 @@ from memvec.fit import positions_for
 from memvec.lessons import Lesson, Manner, combs, teach
 from memvec.lm import FrozenLM
 from memvec.objective import TeacherPass, distil_pass
-from memvec.rows import Row, alike, run_prefixes, run_rows
+from memvec.rows import Row, padded, passes, run_prefixes, run_rows
 from memvec.segment import surprisal
 from memvec.settings import ContextSettings
 from memvec.types import Vectors
 
 PART_TOKENS = 150  # of a text, for which a step asks so many rows
 SPAN_WITHOUT_QUESTIONS = 16  # tokens
+QUESTION_TOKENS, ASIDE_TOKENS = 28, 56  # that a row takes, about, padding included; to tell how many tasks fit at once
 STRANGERS = 0.5  # share of the rows aside that are questions about other documents, where there are any
 FOREIGN = 32  # questions about a document that other memories are asked too
 
@@ -174,8 +175,13 @@ class DistilEngine:
 
     def _fits(self, task: DistilTask) -> bool:
         """Is there room for one more? For one alone there always is."""
-        size = sum(len(t.ids) + 2 * t.vectors for t in (*(s.task for s in self.slots), task))
-        return not self.slots or size * 2 <= self.positions
+        s, tasks = self.settings, [*(slot.task for slot in self.slots), task]
+        asked = sum(parts(len(t.ids)) for t in tasks) * (
+            s.question_rows * QUESTION_TOKENS + s.aside_rows * ASIDE_TOKENS
+        )
+        spans = sum(len(t.ids) for t in tasks) * (s.span_share if s.span else 0.0)
+        prefixes = len(tasks) * 2 * max(t.vectors for t in tasks)  # all as long as the longest, some with company
+        return not self.slots or asked + spans + prefixes <= self.positions
 
     def _step(self) -> int:
         """One step of every slot; the token positions it ran."""
@@ -192,8 +198,7 @@ class DistilEngine:
         (gradient,) = torch.autograd.grad(hidden, vectors, upstream * weights[:, None].to(upstream.dtype))
         self._adam.age += 1
         self._adam.descend(gradient.float(), self._rates())
-        groups = alike([len(row.ids) for row in rows])
-        positions = run.held.numel() + sum(len(g) * max(len(rows[r].ids) for r in g) for g in groups)
+        positions = run.held.numel() + padded(rows, passes(self.lm, rows))
         share = (time.perf_counter() - begun) / len(self.slots)
         for slot in self.slots:
             slot.age += 1

@@ -28,9 +28,12 @@ from memvec.windows import Window
 
 HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
-ASIDE, ASIDE_TOKENS = 96, 64  # off-topic prompts to train on, and tokens of what the LM says to each
+ASIDE, ASIDE_TOKENS = (
+    96,
+    64,
+)  # off-topic prompts to train on, shared out to the beginnings, and tokens of what the LM says to each
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
-ROW_TOKENS = 42  # of a question and its answer, about; only for estimates
+ROW_TOKENS = 31  # of a row, about, padding included; only for estimates
 GENERATED = 64  # asked of a generator for each window
 RECIPE = "keyword questions, 4"
 
@@ -56,7 +59,8 @@ class Distilling:
     def run(self, windows: Sequence[Window], progress: Progress, watch: Watch) -> Iterator[Record]:
         """Records of `windows`, as they are done."""
         enter("asking what the texts say", progress, watch)
-        aside = [self._aside(template) for template in self.templates]
+        shares = [off_topic.prompts()[:ASIDE][n :: len(self.templates)] for n in range(len(self.templates))]
+        aside = [self._aside(*pair) for pair in zip(self.templates, shares, strict=True)]
         elsewhere = [self._elsewhere(template) for template in self.templates]
         engine = DistilEngine(self.lm, self.settings, self.befores, aside, elsewhere)
         engine.add(self._task(key, window) for key, window in enumerate(windows))
@@ -107,11 +111,11 @@ class Distilling:
         )
         return DistilTask(key, ids, self.settings.vectors_for(len(ids)), name, rows)
 
-    def _aside(self, template: str) -> list[Row]:
+    def _aside(self, template: str, prompts: Sequence[str]) -> list[Row]:
         """Off-topic prompts with what the LM says to them, as it is."""
         if not self.settings.aside_rows:
             return []
-        asked = [question_row(self.lm.tokenizer, prompt, "-", template) for prompt in off_topic.prompts()[:ASIDE]]
+        asked = [question_row(self.lm.tokenizer, prompt, "-", template) for prompt in prompts]
         heads = [row.ids[: row.start] for row in asked]  # without the answer that was put there to have one
         before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)
         fronts = [torch.cat([before, embedded(self.lm, head[:-1])]) for head in heads]

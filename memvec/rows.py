@@ -6,7 +6,7 @@ or with neither. Letters: S prefixes, P positions of the longest, R rows, L toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from memvec.objective import head_pass
 
 ROWS_AT_ONCE = 64  # of a forward pass without gradient, and no more than fit in
 CACHE_AT_ONCE = 512 * 1024**2  # bytes of keys and values
+# What one more pass costs beside its rows, in positions that could be run in its time.
+A_PASS_CPU, A_PASS = 32, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +58,38 @@ def run_prefixes(lm: FrozenLM, prefixes: Sequence[Tensor]) -> Prefixes:
 def run_rows(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Sequence[Row]) -> Tensor:
     """Hidden states (T, D) that predict the scored tokens of each row, in order; row r goes on from prefix owner[r]."""
     pieces: dict[int, Tensor] = {}
-    for group in alike([len(row.ids) for row in rows]):
+    for group in passes(lm, rows):
         chosen = [rows[r] for r in group]
         hidden = _run_group(lm, prefixes, [owner[r] for r in group], chosen)
         pieces |= dict(zip(group, torch.split(hidden, [row.scored for row in chosen]), strict=True))
     return torch.cat([pieces[r] for r in range(len(rows))])
 
 
-def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in one or two groups of like length, whichever leaves less padding; a second pass must save a quarter."""
+def passes(lm: FrozenLM, rows: Sequence[Row]) -> list[list[int]]:
+    """The passes that rows are run in: those of like length together, none longer than it must be."""
+    return alike([len(row.ids) for row in rows], A_PASS_CPU if lm.device.type == "cpu" else A_PASS)
+
+
+def padded(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> int:
+    """The positions that rows take in passes, padding included."""
+    return sum(len(group) * max(len(rows[r].ids) for r in group) for group in groups)
+
+
+def alike(lengths: Sequence[int], a_pass: int) -> list[list[int]]:
+    """Rows in groups of like length, with the least padding if each group costs `a_pass` positions by itself."""
     order = sorted(range(len(lengths)), key=lambda r: lengths[r])
-    longest = lengths[order[-1]]
-    cost, cut = min(
-        (lengths[order[k - 1]] * k + longest * (len(order) - k) if k else longest * len(order), k)
-        for k in range(len(order))
-    )
-    return [order] if cost > 0.75 * longest * len(order) else [order[:cut], order[cut:]]
+    best, cuts = [0], [0]  # of the shortest rows: least cost, and where the last of their groups begins
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        cost, cut = min((best[begin] + (end - begin) * longest + a_pass, begin) for begin in range(end))
+        best.append(cost)
+        cuts.append(cut)
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.insert(0, order[cuts[end] : end])
+        end = cuts[end]
+    return groups
 
 
 def _run_group(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Sequence[Row]) -> Tensor:
@@ -123,27 +141,34 @@ def sample(
     new: int,
     temperature: float,
     seed: int = 0,
-    end: int | None = None,
+    over: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
     """What the LM goes on with behind prefix owner[r] and the head token of each row: the head and `new` drawn tokens.
 
-    At a `temperature` of 0 the likeliest; fewer once every row has said `end`.
+    At a `temperature` of 0 the likeliest; fewer once all that was drawn of every row is `over`.
     """
     chance = torch.Generator(lm.device).manual_seed(seed)
     run = run_prefixes(lm, prefixes)
     owners = torch.tensor(owner, device=lm.device)
     cache, mask = lm.branch(run.cache, owners), run.held[owners]
     drawn = torch.tensor(heads, device=lm.device)
-    out = [drawn]
+    out, going = [drawn], set(range(len(heads)))
     for _ in range(new):
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         logits, cache = lm.advance(drawn, cache, mask)
-        if temperature:
-            drawn = torch.multinomial((logits.float() / temperature).softmax(1), 1, generator=chance)[:, 0]
-        else:
-            drawn = logits.argmax(1)
+        drawn = _drawn(logits / temperature, chance) if temperature else logits.argmax(1)
         out.append(drawn)
-        if end is not None and (torch.stack(out[1:]) == end).any(0).all():
-            break
+        if over is not None:
+            said = torch.stack(out[1:], dim=1).tolist()
+            going -= {r for r in going if over(said[r])}
+            if not going:
+                break
     rows: list[list[int]] = torch.stack(out, dim=1).tolist()
     return rows
+
+
+def _drawn(logits: Tensor, chance: torch.Generator) -> Tensor:
+    """A token (R,) of each row of logits (R, V); torch.multinomial takes several times as long on a CPU."""
+    reached = logits.float().softmax(1).cumsum(1, dtype=torch.float64)
+    level = torch.rand(len(logits), 1, generator=chance, device=logits.device, dtype=torch.float64) * reached[:, -1:]
+    return torch.searchsorted(reached, level, right=True)[:, 0].clamp(max=logits.shape[1] - 1)

@@ -39,6 +39,8 @@ def test_what_the_model_says_itself_is_right_and_nothing_else(tiny_lm: Any) -> N
         out = tiny_lm.model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
         said.append(tiny_lm.tokenizer.decode(out[0, ids.shape[1] :]).strip().split("\n")[0])
     assert all(any(map(str.isalnum, line)) for line in said)
-    assert right(tiny_lm, prefix, rows, said * TOGETHER) == len(rows)
-    assert right(tiny_lm, prefix, rows, ["zq xx"] * len(rows)) == 0
-    assert right(tiny_lm, prefix, rows, [*["zq xx"] * (len(rows) - 1), said[3]]) == 1
+    wanted = said * TOGETHER
+    assert right(tiny_lm, [(prefix, *pair) for pair in zip(rows, wanted, strict=True)]) == [True] * len(rows)
+    wanted[5:-1] = ["zq xx"] * (len(rows) - 6)
+    expected = [True] * 5 + [False] * (len(rows) - 6) + [True]
+    assert right(tiny_lm, [(prefix, *pair) for pair in zip(rows, wanted, strict=True)]) == expected

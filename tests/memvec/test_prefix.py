@@ -192,6 +192,23 @@ def test_a_static_cache_gives_the_same(model: Any, tokenizer: Any, owner: Any) -
     assert greedy(model, kwargs, cache_implementation="static") == greedy(model, kwargs)
 
 
+def test_a_compiled_model_gives_the_same(model: Any, tokenizer: Any, owner: Any) -> None:
+    kwargs = generate_kwargs(model, tokenizer, QUESTIONS, memory_of(owner, 5))
+    plain, forward, graphs = greedy(model, kwargs, cache_implementation="static"), model.forward, []
+
+    def note(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model.forward = torch.compile(forward, backend=note, dynamic=True)
+    try:
+        assert greedy(model, kwargs, cache_implementation="static") == plain
+    finally:
+        del model.forward
+        torch.compiler.reset()
+    assert graphs  # it was compiled, not passed by
+
+
 def test_beams_and_sampling_see_the_memory(model: Any, tokenizer: Any, owner: Any) -> None:
     memories = [memory_of(owner, 6, 1), memory_of(owner, 6, 2)]
     for options in (
