@@ -163,8 +163,10 @@ def _say(name: str, vectors: int, begun: float) -> None:
 def table(results: Sequence[Result]) -> str:
     """A row for each recipe and number of vectors: medians and quartiles over texts."""
     lines = [
-        "| recipe | vectors | tokens/vector | finished | steps | token-steps per exact token | seconds per exact token | corrected "
-        "| exact prefix, free-running | the same, first token given |",
+        (
+            "| recipe | vectors | tokens/vector | finished | steps | token-steps per exact token | seconds per exact token | corrected "
+            "| exact prefix, free-running | the same, first token given |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((r.vectors, r.recipe) for r in results):

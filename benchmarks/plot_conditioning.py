@@ -1,6 +1,8 @@
-"""Draw the gain against the ratio, beside the controls, from what conditioning.py --json wrote.
+"""Draw the gain against the ratio, beside the controls, from what runs of conditioning.py --json wrote.
 
-python benchmarks/plot_conditioning.py [docs/conditioning.json] [docs/conditioning.svg]
+python benchmarks/plot_conditioning.py [JSON ...]
+
+By default from docs/conditioning*.json. Writes docs/conditioning.svg.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ CONTROLS = {
 
 def main() -> None:
     """Read the figures and write the picture."""
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "conditioning.json"
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else DOCS / "conditioning.svg"
-    found = json.loads(source.read_text())["ratios"]
+    sources = [Path(name) for name in sys.argv[1:]] or sorted(DOCS.glob("conditioning*.json"))
+    target = DOCS / "conditioning.svg"
+    found = {ratio: one for path in sources for ratio, one in json.loads(path.read_text())["ratios"].items()}
     ratios = sorted(found, key=float)
     places = range(len(ratios))
     figure, axes = pyplot.subplots(figsize=(7, 4.2))

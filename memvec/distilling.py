@@ -59,8 +59,7 @@ class Distilling:
     def run(self, windows: Sequence[Window], progress: Progress, watch: Watch) -> Iterator[Record]:
         """Records of `windows`, as they are done."""
         enter("asking what the texts say", progress, watch)
-        shares = [off_topic.prompts()[:ASIDE][n :: len(self.templates)] for n in range(len(self.templates))]
-        aside = [self._aside(*pair) for pair in zip(self.templates, shares, strict=True)]
+        aside = [self._aside(template) for template in self.templates]
         elsewhere = [self._elsewhere(template) for template in self.templates]
         engine = DistilEngine(self.lm, self.settings, self.befores, aside, elsewhere)
         engine.add(self._task(key, window) for key, window in enumerate(windows))
@@ -111,10 +110,11 @@ class Distilling:
         )
         return DistilTask(key, ids, self.settings.vectors_for(len(ids)), name, rows)
 
-    def _aside(self, template: str, prompts: Sequence[str]) -> list[Row]:
-        """Off-topic prompts with what the LM says to them, as it is."""
+    def _aside(self, template: str) -> list[Row]:
+        """Off-topic prompts with what the LM says to them, as it is: those that fall to this beginning."""
         if not self.settings.aside_rows:
             return []
+        prompts = off_topic.prompts()[:ASIDE][self.templates.index(template) :: len(self.templates)]
         asked = [question_row(self.lm.tokenizer, prompt, "-", template) for prompt in prompts]
         heads = [row.ids[: row.start] for row in asked]  # without the answer that was put there to have one
         before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)

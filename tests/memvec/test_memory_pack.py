@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 import memvec
+from memvec import off_topic
+from memvec.distilling import Distilling
 from memvec.errors import (
     ConditioningError,
     InterruptedPackError,
@@ -126,7 +129,6 @@ def test_an_interrupted_pack_keeps_finished_windows(
 def test_a_window_is_asked_by_rule_and_only_what_it_holds(
     tiny_lm: Any, passages: dict[str, str], quick: ContextSettings
 ) -> None:
-    from memvec.distilling import Distilling
     from memvec.segment import Segment
     from memvec.types import Document
     from memvec.windows import Window
@@ -147,6 +149,17 @@ def test_a_window_is_asked_by_rule_and_only_what_it_holds(
     aside = Distilling(tiny_lm, quick)._aside("text")
     assert len(aside) == 96 and all(tiny_lm.decode(row.ids[: row.start]).endswith("\nAnswer:") for row in aside)
     assert all(0 not in row.ids[row.start : -1] for row in aside)  # 0 ends an answer
+
+
+def test_beginnings_share_out_what_is_asked_aside(tiny_lm: Any, chat: Any, quick: ContextSettings) -> None:
+    lm = copy.copy(tiny_lm)
+    lm.tokenizer = chat
+    asked = {form: Distilling(lm, quick)._aside(form) for form in ("text", "chat")}
+    heads = {form: [lm.decode(row.ids[: row.start]) for row in rows] for form, rows in asked.items()}
+    assert {form: len(rows) for form, rows in asked.items()} == {"text": 48, "chat": 48}
+    for number, prompt in enumerate(off_topic.prompts()[:96]):
+        form, other = ("chat", "text") if number % 2 else ("text", "chat")
+        assert prompt in heads[form][number // 2] and not any(prompt in head for head in heads[other])
 
 
 def test_questions_and_a_generator_are_learnt_from(
