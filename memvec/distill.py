@@ -33,7 +33,7 @@ from memvec.types import Vectors
 
 PART_TOKENS = 150  # of a text, for which a step asks so many rows
 SPAN_WITHOUT_QUESTIONS = 16  # tokens
-QUESTION_TOKENS, ASIDE_TOKENS = 28, 56  # that a row takes, about, padding included; to tell how many tasks fit at once
+ROW_TOKENS = 31  # that a row takes, about, padding included; only for estimates
 STRANGERS = 0.5  # share of the rows aside that are questions about other documents, where there are any
 FOREIGN = 32  # questions about a document that other memories are asked too
 
@@ -176,9 +176,7 @@ class DistilEngine:
     def _fits(self, task: DistilTask) -> bool:
         """Is there room for one more? For one alone there always is."""
         s, tasks = self.settings, [*(slot.task for slot in self.slots), task]
-        asked = sum(parts(len(t.ids)) for t in tasks) * (
-            s.question_rows * QUESTION_TOKENS + s.aside_rows * ASIDE_TOKENS
-        )
+        asked = sum(parts(len(t.ids)) for t in tasks) * (s.question_rows + s.aside_rows) * ROW_TOKENS
         spans = sum(len(t.ids) for t in tasks) * (s.span_share if s.span else 0.0)
         prefixes = len(tasks) * 2 * max(t.vectors for t in tasks)  # all as long as the longest, some with company
         return not self.slots or asked + spans + prefixes <= self.positions

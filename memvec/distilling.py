@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memvec import off_topic
 from memvec.arms import EQUAL_POSITIONS, embedded, text_arms
-from memvec.distill import DistilEngine, Distilled, DistilTask, parts
+from memvec.distill import ROW_TOKENS, DistilEngine, Distilled, DistilTask, parts
 from memvec.forms import question_row, templates
 from memvec.gain import Sums, per_token, share
 from memvec.keywords import keyword_questions
@@ -28,12 +28,9 @@ from memvec.windows import Window
 
 HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
-ASIDE, ASIDE_TOKENS = (
-    96,
-    64,
-)  # off-topic prompts to train on, shared out to the beginnings, and tokens of what the LM says to each
+ASIDE = 96  # off-topic prompts to train on, shared out to the beginnings
+ASIDE_TOKENS = 64  # of what the LM says to each
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
-ROW_TOKENS = 31  # of a row, about, padding included; only for estimates
 GENERATED = 64  # asked of a generator for each window
 RECIPE = "keyword questions, 4"
 
