@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check setup format plots clean
+.PHONY: demo test check setup format plots clean bench-fit bench-decode capacity
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    set up, fetch the model, pack a sample, unpack it, verify it, search it, answer from a memory"
 	@echo "make test    set up, lint, type-check and test"
 	@echo "make plots   draw the figures of docs/ again from the measurements there"
+	@echo "make bench-fit     fit the same texts by memvec's recipe and by the two published ones"
+	@echo "make bench-decode  decode the same records by memvec and by transformers"
+	@echo "make capacity      fill vectors with the longest texts they hold, and draw it"
 	@echo "make format  let ruff rewrite the sources"
 
 setup: $(READY)
@@ -34,8 +37,17 @@ check test: setup
 	$(BIN)/python -m pytest
 
 plots: setup
-	$(BIN)/python -m pip install -q "matplotlib>=3.8"
 	$(BIN)/python benchmarks/plot_conditioning.py
+
+bench-fit: setup
+	$(BIN)/python benchmarks/fit.py --quick --json docs/fit.json --markdown docs/fit.md
+
+bench-decode: setup
+	$(BIN)/python benchmarks/decode.py --json docs/decode.json --markdown docs/decode.md
+
+capacity: setup
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 4 --steps 600 \
+		--plot docs/capacity.svg --json > docs/capacity.json
 
 format: setup
 	$(BIN)/ruff format .

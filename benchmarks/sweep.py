@@ -14,18 +14,14 @@ import argparse
 import difflib
 import inspect
 import json
-import statistics
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from memvec.allocator import keeping_memory
-from memvec.decode import certify
-from memvec.fit import FitEngine
+from memvec.calibration import trial
 from memvec.lm import FrozenLM, fast_dtype
 from memvec.model_cache import DEFAULT_MODEL, resolve
-from memvec.planning import plan, tasks
 from memvec.settings import PackSettings
 from memvec.sources import Source
 
@@ -40,31 +36,6 @@ def texts() -> dict[str, str]:
         "prose": novel[50_000:53_000],
         "code": code[30_000:32_000],
         "german": (HERE / "texts/german.txt").read_text(encoding="utf-8"),
-    }
-
-
-def trial(fast: FrozenLM, exact: FrozenLM, settings: PackSettings, segments: int) -> dict[str, Any]:
-    """Fit the first segments of each text with these settings, certify them, and count."""
-    sources = [Source(name, text.encode()) for name, text in texts().items()]
-    every = plan(sources, {}, fast, settings).waiting
-    waiting = [w for name in texts() for w in [x for x in every if x.document.name == name][:segments]]
-    engine = FitEngine(fast, settings)
-    engine.add(tasks(waiting, fast.width, settings))
-    done = [fitted for batch in engine.run() for fitted in batch]
-    proofs = certify(exact, [f.vectors for f in done], [f.task.ids for f in done], settings.margin)
-    tokens = sum(len(f.task.ids) for f in done)
-    seconds = sum(f.task.seconds for f in done)
-    spent = sum(f.task.token_steps for f in done)
-    unsolved = sum(f.corrections > settings.enough(len(f.task.ids)) for f in done)
-    return {
-        "tokens_per_vector": tokens / sum(f.task.vectors for f in done),
-        "token_steps_per_token": spent / tokens,
-        "median_steps": statistics.median(f.task.steps for f in done),
-        "most_steps": max(f.task.steps for f in done),
-        "unsolved": unsolved,
-        "corrected": sum(len(p.corrections) for p in proofs) / tokens,
-        "token_steps_per_second": spent / seconds,
-        "segments": len(done),
     }
 
 
@@ -90,18 +61,18 @@ def main() -> None:
     fast, exact = FrozenLM(folder, fast_dtype()), FrozenLM(folder)
     rows = []
     print(
-        f"| {chosen.setting} | tokens/vector | token-steps/token | steps: median, most | unsolved | corrected | token-steps/s |"
+        f"| {chosen.setting} | tokens/vector | token-steps/exact token | steps: median, most | unsolved | corrected |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|")
     with keeping_memory():
+        sources = [Source(name, text.encode()) for name, text in texts().items()]
         for value in chosen.values:
             settings = changed([*chosen.set, (chosen.setting, value)])
-            row = trial(fast, exact, settings, chosen.segments)
-            rows.append({chosen.setting: value, **row})
+            point = trial(fast, exact, sources, settings, chosen.segments * len(sources))
+            rows.append({chosen.setting: value, **asdict(point)})
             print(
-                f"| {value:g} | {row['tokens_per_vector']:.2f} | {row['token_steps_per_token']:.1f} | "
-                f"{row['median_steps']:g}, {row['most_steps']} | {row['unsolved']} of {row['segments']} | "
-                f"{row['corrected']:.2%} | {row['token_steps_per_second']:.0f} |",
+                f"| {value:g} | {point.tokens_per_vector:.2f} | {point.token_steps:.1f} | {point.steps:g}, {point.most_steps:g} | "
+                f"{point.unsolved:.0%} | {point.corrected:.2%} |",
                 flush=True,
             )
     if chosen.json:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from memvec.cli.output import Output, common, pairs
-from memvec.cli.render import totals
+from memvec.cli.render import estimated, totals
 from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
@@ -54,6 +54,12 @@ C, D = ContextSettings(), PackSettings()
 @click.option("--name", help="Document name of standard input (SRC is -).")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable.")
+@click.option(
+    "--preset",
+    type=click.Choice(["fast", "balanced", "dense"]),
+    help="Budget and rate by the model's `calibrate`d curve.",
+)
+@click.option("--dry-run", is_flag=True, help="Print records, vectors, expected time and size; write nothing.")
 @click.option("--nats-per-vector", type=float, help="Surprisal a vector is asked to carry. [default: 38 at width 576]")
 @click.option(
     "--segment-tokens", type=int, default=D.segment_tokens, show_default=True, help="Most tokens in a segment."
@@ -86,6 +92,8 @@ def command(
     questions: str | None,
     meta: tuple[str, ...],
     keys: str,
+    preset: Any,
+    dry_run: bool,
     name: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -103,15 +111,22 @@ def command(
     """
     from memvec.packing import pack
 
+    if preset and options["nats_per_vector"] is not None:
+        raise UsageError("--preset and --nats-per-vector both say what a vector carries. Pass one of them.")
     limit = int(memory * 2**30) if math.isfinite(memory) else -1
     settings = PackSettings(memory=limit, **options)
     context = ContextSettings(
         ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit
     )
+    if dry_run:
+        _estimate(kind, output, _read(sources, name), store, model=model, settings=settings, preset=preset,
+                  include=include, exclude=exclude, device=device, dtype=dtype)  # fmt: skip
+        return
     asked = read_questions(questions) if questions else []
     try:
         report = pack(
-            _read(sources, name), store, model=model, kind=kind, settings=settings, context=context, questions=asked,
+            _read(sources, name), store, model=model, kind=kind, settings=settings, preset=preset, context=context,
+            questions=asked,
             keys=[] if keys == "none" else keys.split(","),
             meta=pairs(meta, "--meta") if meta else None,
             include=include, exclude=exclude, device=device, dtype=dtype, watch=output.watch,
@@ -122,6 +137,15 @@ def command(
             output.result(asdict(error.report) | why, totals(error.report), notice=True)
         raise
     output.result(asdict(report), f"packed into {store}\n{totals(report)}", notice=True)
+
+
+def _estimate(kind: str, output: Output, *arguments: Any, **options: Any) -> None:
+    from memvec.estimating import estimate
+
+    if kind != "exact":
+        raise UsageError("--dry-run estimates exact records. Leave --kind out; a memory takes some four times as long.")
+    found = estimate(*arguments, **options, watch=output.watch)
+    output.result({"dry_run": True, **asdict(found)}, estimated(found))
 
 
 def _read(sources: tuple[str, ...], name: str | None) -> list[str | Path | Source]:

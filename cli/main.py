@@ -14,6 +14,8 @@ from memvec.cli.output import print_error, print_json_error
 from memvec.errors import InterruptedPackError, MemvecError, PartialError
 
 COMMANDS = {
+    "calibrate": "measure a model's curve, for pack --preset and --dry-run",
+    "capacity": "measure how much vectors of a model can hold",
     "cat": "write one document to standard output",
     "evaluate": "judge memories by questions, beside every control",
     "export": "write documents' memories for other programs: PEFT, vLLM, .npy",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, get_args
 
 from memvec.cli.output import clock, printable
 from memvec.inspection import DocumentRow
 from memvec.types import PackReport
+
+if TYPE_CHECKING:
+    from memvec.calibration import Profile
+    from memvec.estimating import Estimate
 
 
 def totals(r: PackReport) -> str:
@@ -27,6 +32,51 @@ def totals(r: PackReport) -> str:
     if r.raw_text_bytes:
         rows.insert(2, ("raw text", f"{r.raw_text_bytes:,} bytes of valid text are in zstd frames; `show` says why"))
     return _columns(rows) + "\n" + honest(r)
+
+
+def estimated(e: Estimate) -> str:
+    """What `pack --dry-run` says."""
+    by = "the model's profile" if e.profiled else "what the default model takes; `memvec calibrate` measures this one"
+    rows = [
+        ("documents", f"{e.documents:,}" + (f" ({e.unchanged:,} there already)" if e.unchanged else "")),
+        ("records", f"{e.records:,} ({e.raw_records:,} raw)"),
+        ("tokens", f"{e.tokens:,} in vectors"),
+        ("vectors", f"{e.vectors:,}" + (f" ({e.tokens / e.vectors:.2f} tokens each)" if e.vectors else "")),
+        (
+            "time",
+            f"{clock(e.seconds)} ({e.token_steps:,} token-steps by {by}; {e.token_steps_per_second:.0f}/s measured)",
+        ),
+        ("size", f"{e.store_bytes:,} bytes, of vectors and more than the text; for bytes use zstd"),
+    ]
+    if e.skipped:
+        rows.append(("skipped", f"{e.skipped:,} inputs that cannot be read"))
+    return "nothing was written; a pack would make\n" + _columns(rows)
+
+
+def profile(p: Profile) -> str:
+    """What `calibrate` found: the curve, and which points the presets are."""
+    from memvec.calibration import Preset
+
+    chosen = {name: p.point(name) for name in get_args(Preset)}
+    lines = [("nats a vector", "tokens/vector", "token-steps/token", "steps", "corrected", "unsolved", "preset")]
+    lines += [
+        (
+            f"{point.nats_per_vector:.1f}",
+            f"{point.tokens_per_vector:.2f}",
+            f"{point.token_steps:.1f}",
+            f"{point.steps:.0f}",
+            f"{point.corrected:.1%}",
+            f"{point.unsolved:.0%}",
+            ", ".join(name for name, own in chosen.items() if own == point),
+        )
+        for point in p.points
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    table = "\n".join(
+        "  " + "  ".join(f"{c:>{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+    head = f"{printable(p.model)} (fingerprint {p.fingerprint}), learning rate {p.learning_rate:g}, sample: {printable(p.sample)}"
+    return f"{head}\n{table}"
 
 
 def honest(r: PackReport) -> str:

@@ -20,8 +20,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from memvec.calibration import calibrate as calibrate
     from memvec.errors import MemvecError as MemvecError
+    from memvec.estimating import estimate as estimate
     from memvec.evaluation import evaluate as evaluate
+    from memvec.filling import CapacitySettings as CapacitySettings
+    from memvec.filling import capacity as capacity
     from memvec.generation import compare as compare
     from memvec.generation import generate as generate
     from memvec.identity import fingerprint as fingerprint
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from memvec.verification import verify as verify
 
 _EXPORTS = {
+    "CapacitySettings": ("memvec.filling", "CapacitySettings"),
     "ContextSettings": ("memvec.settings", "ContextSettings"),
     "Memory": ("memvec.memory", "Memory"),
     "MemvecError": ("memvec.errors", "MemvecError"),
@@ -57,8 +62,11 @@ _EXPORTS = {
     "Store": ("memvec.store", "Store"),
     "attached": ("memvec.prefix", "attached"),
     "build_index": ("memvec.indexing", "build_index"),
+    "calibrate": ("memvec.calibration", "calibrate"),
+    "capacity": ("memvec.filling", "capacity"),
     "cat": ("memvec.unpacking", "cat"),
     "compare": ("memvec.generation", "compare"),
+    "estimate": ("memvec.estimating", "estimate"),
     "evaluate": ("memvec.evaluation", "evaluate"),
     "fingerprint": ("memvec.identity", "fingerprint"),
     "generate": ("memvec.generation", "generate"),
@@ -75,8 +83,8 @@ _EXPORTS = {
 }
 
 __all__ = [  # capitals first, as in the table above
-    "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
-    "attached", "build_index", "cat", "compare", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
+    "CapacitySettings", "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
+    "attached", "build_index", "calibrate", "capacity", "cat", "compare", "estimate", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
     "search", "show", "unpack", "verify",
 ]  # fmt: skip
 

@@ -68,15 +68,15 @@ def certify(
 ) -> list[Certificate]:
     """Decode rounded vectors against what they should give; wherever wrong or under `margin`, note a correction."""
     measured = measure(lm, vectors, targets, batch)
-    return [_judge(leads, ids, nats, margin) for (leads, nats), ids in zip(measured, targets, strict=True)]
+    return [_judge(leads, ids, sum(nats), margin) for (leads, nats), ids in zip(measured, targets, strict=True)]
 
 
 def measure(
     lm: FrozenLM, vectors: Sequence[Vectors], targets: Sequence[Sequence[int]], batch: int = DECODE_BATCH
-) -> list[tuple[list[float], float]]:
-    """For each record (lead of every true token's logit over the best other [logits], surprisal [nats])."""
+) -> list[tuple[list[float], list[float]]]:
+    """For each record, of every true token: its logit's lead over the best other [logits], its surprisal [nats]."""
     leads: list[list[float]] = [[] for _ in vectors]
-    nats = [0.0] * len(vectors)
+    nats: list[list[float]] = [[] for _ in vectors]
 
     def choose(step: int, rows: Sequence[int], logits: Tensor) -> Tensor:
         true = torch.tensor([targets[row][step] for row in rows], device=logits.device)
@@ -85,7 +85,7 @@ def measure(
         surprise = logits.logsumexp(1, keepdim=True) - own
         for row, lead, nat in zip(rows, (own - rival)[:, 0].tolist(), surprise[:, 0].tolist(), strict=True):
             leads[row].append(lead)
-            nats[row] += nat
+            nats[row].append(nat)
         return true  # right, or to be corrected: either way the decoder goes on with it
 
     _run(lm, vectors, [len(ids) for ids in targets], choose, batch)

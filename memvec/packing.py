@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
+from memvec.calibration import Preset, with_preset
 from memvec.distilling import Generate
 from memvec.embedders import DEFAULT, check_embedder
 from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
@@ -25,7 +26,7 @@ from memvec.settings import ContextSettings, PackSettings
 from memvec.sources import Source, gather
 from memvec.store import Store
 from memvec.summary import summarise
-from memvec.types import PackReport
+from memvec.types import Fingerprint, PackReport
 
 
 def pack(
@@ -35,6 +36,7 @@ def pack(
     model: str = DEFAULT_MODEL,
     kind: PackKind = "exact",
     settings: PackSettings | None = None,
+    preset: Preset | None = None,
     context: ContextSettings | None = None,
     questions: Sequence[Question] = (),
     generate: Generate | None = None,
@@ -49,7 +51,8 @@ def pack(
     """Pack files, folders and `Source`s into the store at `store`, made or added to.
 
     `kind` "exact" makes records that give the bytes back, each certified; "context" makes memories to condition the model
-    with, each measured, from which nothing can be unpacked; "both" makes both. `questions` and what `generate` (text,
+    with, each measured, from which nothing can be unpacked; "both" makes both. `preset` takes nats a vector and learning rate from
+    the model's profile (see `calibrate`), over those in `settings`. `questions` and what `generate` (text,
     count) returns are (question, answer) pairs that memories learn from beside the text itself. `keys` names the
     embedders whose keys are stored, for `search`; none makes a store that has to be indexed first. `meta` is said of every
     document named, to filter by, and takes the place of what was said of it before; {} takes it away.
@@ -59,23 +62,25 @@ def pack(
     were skipped and InterruptedPackError on Ctrl-C, both after what was finished is committed.
     """
     begun = time.perf_counter()
-    documents, skipped = _documents(sources, include, exclude, Path(store))
+    documents, skipped = gathered(sources, include, exclude, Path(store))
     if kind not in get_args(PackKind):
         raise UsageError(f"kind is {kind!r}, expected {', '.join(get_args(PackKind))}.")
     if strangers := sorted({q.document for q in questions} - {d.name for d in documents}):
         raise UsageError(f"a question is about {strangers[0]!r}, which is not among the documents. Check its name.")
     device = pick_device(device)
-    wanted = Wanted(kind, settings or PackSettings(), context or ContextSettings(), questions, generate, tuple(keys))
-    for name in wanted.keys:
+    for name in keys:
         check_embedder(name)
     fast = pick_dtype(dtype, device)
     progress = Progress(documents=len(documents))
     folder = resolve(model, lambda message: enter(message, progress, watch))
     with writing(store):
         enter("fingerprinting the model", progress, watch)
-        opened = _open_or_create(Path(store), folder, model)
+        found = fingerprint_folder(folder, source=lasting_name(model))
+        settings = with_preset(settings or PackSettings(), preset, found.id, model)
+        opened = _open_or_create(Path(store), found)
+        wanted = Wanted(kind, settings, context or ContextSettings(), questions, generate, tuple(keys))
         run = PackRun(opened, wanted, progress, watch)
-        fresh = _fresh(opened, documents, kind)
+        fresh = outstanding(opened, documents, kind)
         progress.documents_done = len(documents) - len(fresh)
         interrupted = False
         try:
@@ -96,9 +101,10 @@ def pack(
     return report
 
 
-def _documents(
+def gathered(
     sources: Sequence[str | Path | Source], include: Sequence[str], exclude: Sequence[str], store: Path
 ) -> tuple[list[Source], list[tuple[str, str]]]:
+    """(documents in order of name, (name, why) of what was skipped). UsageError, NotFoundError, PartialError."""
     paths = [source for source in sources if not isinstance(source, Source)]
     given = [source for source in sources if isinstance(source, Source)]
     found, skipped = gather(paths, include, exclude, store)
@@ -118,7 +124,7 @@ def _documents(
     return documents, skipped
 
 
-def _fresh(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:
+def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:
     """The documents of which something wanted is not in the store. UsageError where a file would be a folder too."""
     live = store.documents()
     names = {*live, *(d.name for d in documents)}
@@ -143,8 +149,7 @@ def _describe(store: Store, documents: Sequence[Source], meta: Mapping[str, str]
         store.commit([], TOOL, meta=said)
 
 
-def _open_or_create(path: Path, folder: Path, model: str) -> Store:
-    found = fingerprint_folder(folder, source=lasting_name(model))
+def _open_or_create(path: Path, found: Fingerprint) -> Store:
     if not Store.exists(path):
         return Store.create(path, Manifest(found, int(found.architecture["vocab_size"]), tool=TOOL))
     opened = Store.open(path)

@@ -32,9 +32,11 @@ class PackSettings:
     strict: bool = False  # no corrections of wrong tokens, only of thin margins
     max_steps: int = 200  # optimiser steps of one attempt
     refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
-    learning_rate: float = 3.0
+    learning_rate: float = 5.0
     weight_decay: float = 0.01
     warmup: int = 10  # steps
+    cooling: int = 60  # steps in which the learning rate falls in a line to its last value
+    last_rate: float = 0.2  # that, as a share of the learning rate [0..1]
     seed: int = 0
     memory: int = 2 * 1024**3  # most memory the optimiser's activations may take [bytes]; decides the batch
 
@@ -50,6 +52,8 @@ class PackSettings:
             "warmup": (0, 1_000_000),
             "learning_rate": (1e-9, 1e9),
             "weight_decay": (0.0, 1.0),
+            "cooling": (1, 1_000_000),
+            "last_rate": (0.0, 1.0),
         }
         if self.nats_per_vector is not None:
             bounds["nats_per_vector"] = (0.1, 1e6)

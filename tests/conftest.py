@@ -17,7 +17,13 @@ from memvec.settings import PackSettings
 TESTS = Path(__file__).parent
 TINY = TESTS / "tiny" / "model"
 # What the tiny LM's vectors can carry; the library's default is measured on the default model.
-TINY_SETTINGS: dict[str, Any] = {"nats_per_vector": 9.0, "segment_tokens": 32, "max_steps": 150, "learning_rate": 1.0}
+TINY_SETTINGS: dict[str, Any] = {
+    "nats_per_vector": 9.0,
+    "segment_tokens": 32,
+    "max_steps": 150,
+    "learning_rate": 1.0,
+    "last_rate": 1.0,
+}
 
 DOCUMENTS: dict[str, bytes] = {
     "prose.txt": b"It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in "

@@ -1,0 +1,94 @@
+"""How fast records are decoded: memvec's loop beside transformers' own batched greedy `generate`, in turn in one run.
+
+    python benchmarks/decode.py [--records 64] [--batch 16] [--rounds 3] [--json FILE] [--markdown FILE]
+
+Records as a pack of prose makes them: 6 to 10 vectors, 40 to 64 tokens. Their vectors are noise, as the speed does not depend on what is
+said. Both decode in float32 with the same batches, weights and threads; transformers gets, as memvec does, rows of one number of vectors
+together, longest first, and is told to go on to the longest of each batch, since it has no way to let a row end alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from memvec.decode import decode
+from memvec.lm import FrozenLM, declared_numerics, pick_device
+from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.types import Vectors
+
+
+def records(lm: FrozenLM, count: int) -> tuple[list[Vectors], list[int]]:
+    """(vectors, lengths [tokens]) of `count` records."""
+    chance, noise = random.Random(0), np.random.default_rng(0)
+    scale = float(lm.table.float().std())
+    sizes = [chance.randint(6, 10) for _ in range(count)]
+    vectors = [(noise.standard_normal((m, lm.width)) * scale).astype(np.float16) for m in sizes]
+    return vectors, [chance.randint(40, 64) for _ in range(count)]
+
+
+def by_transformers(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], batch: int) -> None:
+    """The same records through `generate`."""
+    order = sorted(range(len(vectors)), key=lambda row: (len(vectors[row]), -lengths[row]))
+    at = 0
+    while at < len(order):
+        rows = [row for row in order[at : at + batch] if len(vectors[row]) == len(vectors[order[at]])]
+        at += len(rows)
+        embeds = torch.from_numpy(np.stack([vectors[row] for row in rows])).to(lm.device, lm.dtype)
+        new = lengths[rows[0]]
+        with declared_numerics(lm.device):
+            lm.model.generate(
+                inputs_embeds=embeds,
+                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=lm.device),
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+
+def main() -> None:
+    """Time both in turn and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    device = pick_device(None)
+    lm = FrozenLM(resolve(DEFAULT_MODEL), device=device)
+    vectors, lengths = records(lm, options.records)
+    none = [()] * len(vectors)
+    rounds = []
+    for _ in range(options.rounds + 1):
+        begun = time.perf_counter()
+        decode(lm, vectors, lengths, none, options.batch)
+        middle = time.perf_counter()
+        by_transformers(lm, vectors, lengths, options.batch)
+        rounds.append((middle - begun, time.perf_counter() - middle))
+    ours, theirs = (sum(lengths) / statistics.median(column) for column in zip(*rounds[1:], strict=True))
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, float32, {device}"
+    print(f"{machine}; {len(lengths)} records, {sum(lengths)} tokens, batch {options.batch}\n")
+    table = f"| decoder | tokens/s |\n|---|---|\n| memvec | {ours:.0f} |\n| transformers generate | {theirs:.0f} |\n"
+    print(f"{table}\n{ours / theirs:.2f} times as fast")
+    if options.markdown:
+        options.markdown.write_text(f"{machine}\n\n{table}")
+    if options.json:
+        value = {"command": sys.argv, "machine": machine, "memvec": ours, "transformers": theirs, "rounds": rounds}
+        options.json.write_text(json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`memvec capacity`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from memvec.cli.output import Output, common
+from memvec.cli.texts import read_texts
+from memvec.errors import UsageError
+from memvec.model_cache import DEFAULT_MODEL
+
+
+@click.command("capacity")
+@click.option(
+    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
+)
+@click.option("--text", "texts", multiple=True, metavar="FILE", help="Text to take passages from. Repeatable.")
+@click.option("--random-words", is_flag=True, help="Also words in no order, which no model can expect.")
+@click.option("--vectors", default="1", show_default=True, metavar="M,…", help="Numbers of vectors to fill.")
+@click.option("--passages", "count", type=int, default=10, show_default=True, help="Of each text.")
+@click.option("--steps", type=int, help="Optimiser steps for a passage; about that many. [default: 1000]")
+@click.option("--learning-rate", type=float, help="Of AdamW. [default: 3]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of starting vectors and random words.")
+@click.option("--plot", metavar="FILE", help="Draw capacity by vectors, and surprisal before and after (.png, .svg).")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]")
+@common
+def command(
+    model: str,
+    texts: tuple[str, ...],
+    random_words: bool,
+    vectors: str,
+    count: int,
+    steps: int | None,
+    learning_rate: float | None,
+    seed: int,
+    plot: str | None,
+    device: str | None,
+    dtype: str | None,
+    output: Output,
+) -> None:
+    """Measure how much vectors of a model can hold: the longest beginning of a text that decodes exactly.
+
+    With neither --text nor --random-words, passages are taken from Python's own handbook.
+    """
+    from memvec.cli.render_capacity import check_plot, draw, table
+    from memvec.filling import CapacitySettings, capacity, summaries
+    from memvec.samples import handbook
+
+    if plot:
+        check_plot(Path(plot))  # before the hours of work
+    given = read_texts(texts) or ({} if random_words else handbook())
+    chosen = {"steps": steps, "learning_rate": learning_rate, "seed": seed}
+    settings = CapacitySettings(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+    found = capacity(
+        given, _numbers(vectors), count=count, random_words=random_words, model=model, settings=settings, device=device,
+        dtype=dtype, watch=output.watch,
+    )  # fmt: skip
+    rows = summaries(found)
+    if plot:
+        draw(found, rows, Path(plot))
+    output.result({**asdict(found), "summary": [asdict(row) for row in rows]}, table(found, rows))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--vectors is {text!r}, expected numbers like 1,2,4.") from None
+    return sorted(set(numbers))

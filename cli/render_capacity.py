@@ -1,0 +1,89 @@
+"""A capacity measurement in words and as a picture, what was published beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memvec.cli.output import printable
+from memvec.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from memvec.filling import Capacity, Summary
+
+SUFFIXES = (".png", ".svg", ".pdf")
+# One vector, PG-19. Tarasov et al. 2026 (progressive cramming, exact when the text is fed back, mean of 10 texts).
+PUBLISHED = {
+    576: "published for SmolLM2-135M, one vector: 63.1 ± 17.9 tokens of PG-19 (Tarasov et al. 2026), teacher-forced"
+}
+
+
+def table(found: Capacity, rows: Sequence[Summary]) -> str:
+    """A row for each source and number of vectors."""
+    lines = [("text", "vectors", "tokens held", "99 % fed back", "gain", "bits", "of the bound", "of linear")]
+    for r in rows:
+        more = "+" if r.exhausted else ""  # some texts were held whole
+        lines.append(
+            (
+                printable(r.source),
+                str(r.vectors),
+                f"{r.tokens:.1f}{more} ± {r.tokens_spread:.1f}",
+                f"{r.published:.1f}",
+                f"{r.gain:.1f}",
+                f"{r.bits:.0f} ± {r.bits_spread:.0f}",
+                f"{r.utilisation:.1%}",
+                "-" if r.scaling is None else f"{r.scaling:.0%}",
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    shown = ["  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)) for line in lines]
+    known = PUBLISHED.get(found.width)
+    notes = [
+        f"bound: {found.bound:.0f} tokens a vector ({found.width} elements of 16 bits over a vocabulary of {found.vocabulary:,})",
+        "tokens held: the longest beginning that decodes exactly, running freely; gain: those of it that are not right without",
+        *([known] if known else []),
+    ]
+    return "\n".join([*shown, "", *(f"  {note}" for note in notes)])
+
+
+def check_plot(path: Path) -> None:
+    """MissingExtraError without matplotlib, UsageError for a file that it cannot draw."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"--plot is {str(path)!r}, expected a name ending in {', '.join(SUFFIXES)}.")
+    _pyplot()
+
+
+def draw(found: Capacity, rows: Sequence[Summary], path: Path) -> None:
+    """Capacity by vectors, and each text's surprisal before and after."""
+    pyplot = _pyplot()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2))
+    for source in dict.fromkeys(r.source for r in rows):
+        own, name = [r for r in rows if r.source == source], printable(source).replace("$", r"\$")  # no formulas
+        left.errorbar(
+            [r.vectors for r in own], [r.tokens for r in own], [r.tokens_spread for r in own], marker="o", capsize=3, label=name
+        )  # fmt: skip
+        held = [h for h in found.held if h.source == source]
+        right.scatter(
+            [h.nats_before / math.log(2) for h in held], [h.nats_after / math.log(2) for h in held], s=14, label=name
+        )
+    left.set(xlabel="vectors", ylabel="tokens held, decoded freely", xscale="log", yscale="log")
+    ticks = sorted({r.vectors for r in rows})
+    left.set_xticks(ticks, [str(t) for t in ticks])
+    right.set(xlabel="bits of the text held, nothing in front", ylabel="bits left with the vectors in front")
+    left.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise MissingExtraError("--plot needs matplotlib. Install it with: pip install 'memvec[plot]'") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot

@@ -1,0 +1,220 @@
+"""`calibrate`: what a vector of a model can carry at which cost, measured on text; `pack --preset` takes its points.
+
+A profile belongs to a fingerprint. It says for several numbers of nats a vector how many tokens a vector then stands for
+and how many token-steps a token takes, on a sample; the default model's comes with the package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from memvec.allocator import keeping_memory
+from memvec.decode import certify
+from memvec.errors import NotFoundError, UsageError
+from memvec.fit import FitEngine
+from memvec.identity import fingerprint_folder
+from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.model_cache import DEFAULT_MODEL, cache_root, resolve
+from memvec.planning import plan, tasks
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.samples import handbook, passages
+from memvec.settings import NATS_PER_DIMENSION, PackSettings
+from memvec.sources import Source
+
+Preset = Literal["fast", "balanced", "dense"]
+
+VERSION = 1
+SEGMENTS = 12  # a trial fits at least so many
+PASSAGE = 200  # tokens of a passage of the sample
+RATES = (1.0, 1 / 3, 3.0)  # learning rates tried, to the one in the settings
+BUDGETS = (0.75, 1.0, 1.25, 1.5, 1.75)  # nats a vector tried, to the default's for the width
+WORTH = {"fast": 1.0, "balanced": 1.15, "dense": 1.6}  # most cost of a token, to that of the cheapest point
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What one budget gave on the sample."""
+
+    nats_per_vector: float
+    tokens_per_vector: float
+    token_steps: float  # for each token that came out of the vectors; padding and failed attempts included
+    corrected: float  # share of tokens stored as corrections [0..1]
+    unsolved: float  # share of segments out of steps in their first attempt [0..1]
+    steps: int  # median of a segment
+    most_steps: int  # of any segment
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A model's curve. `points` are in order of nats a vector."""
+
+    fingerprint: str  # its id
+    model: str
+    learning_rate: float
+    segment_tokens: int
+    points: tuple[Point, ...]
+    sample: str  # what it was measured on
+    version: int = VERSION
+
+    def point(self, preset: Preset) -> Point:
+        """The densest point whose tokens cost no more than the preset allows, among those that solve their segments."""
+        solved = [p for p in self.points if not p.unsolved] or [min(self.points, key=lambda p: p.unsolved)]
+        least = min(p.token_steps for p in solved)
+        return max((p for p in solved if p.token_steps <= WORTH[preset] * least), key=lambda p: p.tokens_per_vector)
+
+    def token_steps_at(self, nats_per_vector: float) -> float:
+        """Token-steps a token by the curve, drawn straight between points and level outside."""
+        points = sorted(self.points, key=lambda p: p.nats_per_vector)
+        for low, high in pairwise(points):
+            if low.nats_per_vector <= nats_per_vector <= high.nats_per_vector:
+                along = (nats_per_vector - low.nats_per_vector) / (high.nats_per_vector - low.nats_per_vector)
+                return low.token_steps + along * (high.token_steps - low.token_steps)
+        return points[0 if nats_per_vector < points[0].nats_per_vector else -1].token_steps
+
+
+def calibrate(
+    model: str = DEFAULT_MODEL,
+    texts: Mapping[str, str] | None = None,
+    *,
+    segments: int = SEGMENTS,
+    settings: PackSettings | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    watch: Watch = unwatched,
+) -> Profile:
+    """Measure a model's curve on `texts` (default: Python's handbook), keep it for `pack`, and give it back.
+
+    First the learning rate is chosen at the default budget, then budgets are tried from the least on until segments
+    stay unsolved. Raises UsageError, NotFoundError.
+    """
+    settings, progress = settings or PackSettings(), Progress(stage="loading the model")
+    watch(progress)
+    device = pick_device(device)
+    folder, kind = resolve(model), pick_dtype(dtype, device)
+    fast = FrozenLM(folder, kind, device)
+    exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+    sources = sample(exact, texts or handbook(), segments)
+    usual = NATS_PER_DIMENSION * fast.width
+
+    def measured(changed: PackSettings) -> Point:
+        budget, rate = changed.nats_per_vector, changed.learning_rate
+        enter(f"fitting {segments} segments at {budget:.0f} nats a vector, learning rate {rate:.2g}", progress, watch)
+        return trial(fast, exact, sources, changed, segments, lambda _: watch(progress))
+
+    with keeping_memory():
+        rates = [settings.learning_rate * times for times in RATES]
+        found = {rate: measured(replace(settings, learning_rate=rate, nats_per_vector=usual)) for rate in rates}
+        best = min(found, key=lambda rate: (found[rate].unsolved, found[rate].token_steps))
+        settings = replace(settings, learning_rate=best)
+        points: list[Point] = []
+        for times in BUDGETS:
+            points.append(found[best] if times == 1 else measured(replace(settings, nats_per_vector=usual * times)))
+            if times > 1 and points[-1].unsolved:
+                break
+    profile = Profile(
+        fingerprint_folder(folder).id,
+        model,
+        best,
+        settings.segment_tokens,
+        tuple(points),
+        ", ".join(texts or handbook()),
+    )
+    _keep(profile)
+    return profile
+
+
+def sample(lm: FrozenLM, texts: Mapping[str, str], segments: int) -> list[Source]:
+    """Passages of every text, enough for so many segments and evenly taken."""
+    each = max(1, -(-segments // len(texts)))
+    return [
+        Source(f"{name}-{number:03}", lm.decode(ids).encode())
+        for name, text in texts.items()
+        for number, ids in enumerate(passages(lm, text, each, PASSAGE))
+    ]
+
+
+def trial(
+    fast: FrozenLM,
+    exact: FrozenLM,
+    sources: Sequence[Source],
+    settings: PackSettings,
+    segments: int,
+    tick: Callable[[int], None] = lambda token_steps: None,
+) -> Point:
+    """Fit `segments` segments, evenly from the sources, once each with these settings; certify them and count."""
+    every = plan(sources, {}, fast, settings).waiting
+    names = list(dict.fromkeys(w.document.name for w in every))
+    each = max(1, -(-segments // len(names)))
+    waiting = [w for name in names for w in [x for x in every if x.document.name == name][:each]][:segments]
+    engine = FitEngine(fast, settings)
+    engine.add(tasks(waiting, fast.width, settings))
+    done = [fitted for batch in engine.run(tick) for fitted in batch]
+    proofs = certify(exact, [f.vectors for f in done], [f.task.ids for f in done], settings.margin)
+    tokens = sum(len(f.task.ids) for f in done)
+    corrected = sum(len(p.corrections) for p in proofs)
+    unsolved = sum(
+        len(proof.corrections) > settings.allowed(len(f.task.ids)) for f, proof in zip(done, proofs, strict=True)
+    )
+    steps = sorted(f.task.steps for f in done)
+    return Point(
+        nats_per_vector=settings.budget(fast.width),
+        tokens_per_vector=tokens / sum(f.task.vectors for f in done),
+        token_steps=sum(f.task.token_steps for f in done) / max(1, tokens - corrected),
+        corrected=corrected / tokens,
+        unsolved=unsolved / len(done),
+        steps=steps[len(steps) // 2],
+        most_steps=steps[-1],
+    )
+
+
+def profile_of(fingerprint: str) -> Profile | None:
+    """The profile kept for a fingerprint's id: one's own before the one that comes with the package."""
+    for folder in (_folder(), Path(__file__).parent / "data" / "profiles"):
+        file = folder / f"{fingerprint}.json"
+        try:
+            found = json.loads(file.read_text("utf-8"))
+            if found.get("version") == VERSION:
+                return Profile(**found | {"points": tuple(Point(**point) for point in found["points"])})
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ):  # none, or none that can be read: as good as none
+            continue
+    return None
+
+
+def with_preset(settings: PackSettings, preset: str | None, fingerprint: str, model: str) -> PackSettings:
+    """The settings at a point of the model's curve, if one is asked for. UsageError; NotFoundError without a curve."""
+    if preset is None:
+        return settings
+    if preset not in get_args(Preset):
+        raise UsageError(f"preset is {preset!r}, expected {', '.join(get_args(Preset))}.")
+    profile = profile_of(fingerprint)
+    if profile is None:
+        raise NotFoundError(f"no profile of {model!r} to take {preset!r} from. Run `memvec calibrate -m {model}` once.")
+    point = profile.point(preset)  # type: ignore[arg-type]
+    return replace(settings, nats_per_vector=point.nats_per_vector, learning_rate=profile.learning_rate)
+
+
+def _folder() -> Path:
+    return cache_root() / "profiles"
+
+
+def _keep(profile: Profile) -> None:
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{profile.fingerprint}.json"
+    scratch = file.with_suffix(f".{os.getpid()}.new")
+    scratch.write_text(json.dumps(asdict(profile), indent=1) + "\n", encoding="utf-8")
+    scratch.replace(file)  # whole or not at all

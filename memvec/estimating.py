@@ -1,0 +1,123 @@
+"""`pack --dry-run`: what a pack would make and take, from the cuts it would make, the model's profile and one timed batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+
+import torch
+
+from memvec.allocator import keeping_memory
+from memvec.calibration import Preset, profile_of, with_preset
+from memvec.decode import certify
+from memvec.fit import FitEngine, Fitted
+from memvec.identity import check_fingerprint, fingerprint_folder
+from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
+from memvec.packing import gathered, outstanding
+from memvec.planning import Waiting, plan, tasks
+from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
+from memvec.settings import DECODE_BATCH, PackSettings
+from memvec.sources import Source
+from memvec.store import Store
+
+TIMED_STEPS = 5  # of which the first is left out: it warms the allocator up
+RECORD_BYTES = 450  # of a store for each record, vectors aside: its row, corrections and keys
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What `pack` would do. Records and vectors are counted before any refit."""
+
+    documents: int
+    unchanged: int  # of them there already
+    records: int
+    raw_records: int  # of them known to be raw
+    tokens: int  # to be fitted
+    vectors: int
+    token_steps: int
+    token_steps_per_second: float  # measured now, on a full batch
+    seconds: float  # fitting and certifying
+    store_bytes: int  # what would be added
+    profiled: bool  # from a profile of this model; else from what the default model takes
+    skipped: int  # inputs that could not be read
+
+
+def estimate(
+    sources: Sequence[str | Path | Source],
+    store: str | Path,
+    *,
+    model: str = DEFAULT_MODEL,
+    settings: PackSettings | None = None,
+    preset: Preset | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    device: str | None = None,
+    dtype: str | None = None,
+    watch: Watch = unwatched,
+) -> Estimate:
+    """What `pack` with these arguments would make and take, for exact records. Nothing is written.
+
+    Raises what `pack` raises, but for a lock.
+    """
+    progress = Progress()
+    documents, skipped = gathered(sources, include, exclude, Path(store))
+    device = pick_device(device)
+    kind = pick_dtype(dtype, device)
+    folder = resolve(model, lambda message: enter(message, progress, watch))
+    found = fingerprint_folder(folder, source=lasting_name(model))
+    settings = with_preset(settings or PackSettings(), preset, found.id, model)
+    fresh, partial = documents, {}
+    if Store.exists(Path(store)):
+        opened = Store.open(Path(store))
+        check_fingerprint(opened.manifest.fingerprint, found)
+        fresh = outstanding(opened, documents, "exact")
+        partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
+    enter("measuring surprisal and cutting segments", progress, watch)
+    fast = FrozenLM(folder, kind, device)
+    made = plan(fresh, partial, fast, settings)
+    profile = profile_of(found.id)
+    per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS
+    enter("timing a batch", progress, watch)
+    exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+    with keeping_memory():
+        speed, certifying = _speeds(fast, exact, made.waiting, settings)
+    planned = list(tasks(made.waiting, fast.width, settings))
+    tokens, vectors = sum(len(task.ids) for task in planned), sum(task.vectors for task in planned)
+    records = len(planned) + len(made.raw)
+    return Estimate(
+        documents=len(documents),
+        unchanged=len(documents) - len(fresh),
+        records=records,
+        raw_records=len(made.raw),
+        tokens=tokens,
+        vectors=vectors,
+        token_steps=round(tokens * per_token),
+        token_steps_per_second=speed,
+        seconds=(tokens * per_token / speed if speed else 0.0) + tokens * certifying,
+        store_bytes=vectors * fast.width * 2 + records * RECORD_BYTES + sum(len(record.payload) for record in made.raw),
+        profiled=profile is not None,
+        skipped=len(skipped),
+    )
+
+
+def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], settings: PackSettings) -> tuple[float, float]:
+    """(token-steps a second of a full batch, seconds to certify a token); (0, 0) with nothing to fit."""
+    engine = FitEngine(fast, replace(settings, max_steps=TIMED_STEPS))
+    some = list(islice(tasks(waiting, fast.width, settings), engine.most))
+    if not some:
+        return 0.0, 0.0
+    engine.add(some)
+    ticks: list[tuple[float, int]] = []
+    made: list[Fitted] = []
+    for batch in engine.run(lambda token_steps: ticks.append((time.perf_counter(), token_steps))):
+        made += batch
+    apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks)]
+    speed = sum(steps for _, steps in apart) / max(1e-9, sum(seconds for seconds, _ in apart))
+    lot = made[:DECODE_BATCH]
+    begun = time.perf_counter()
+    certify(exact, [f.vectors for f in lot], [f.task.ids for f in lot], settings.margin)
+    return speed, (time.perf_counter() - begun) / sum(len(f.task.ids) for f in lot)

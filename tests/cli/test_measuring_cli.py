@@ -1,0 +1,96 @@
+"""`capacity`, `calibrate` and `pack --dry-run`: one JSON object each, a table in words, and nothing written that was not asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memvec.cli.main import run
+from memvec.cli.render_capacity import draw, table
+from memvec.filling import Capacity, Held, summaries
+
+
+def call(capsysbinary: Any, *args: object) -> tuple[int, str, str]:
+    code = run([str(arg) for arg in args])
+    out, err = capsysbinary.readouterr()
+    return code, out.decode(), err.decode()
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "t.txt"
+    file.write_text("It is a truth universally acknowledged, that a single man\nmust be in want of a wife.\n" * 8)
+    return file
+
+
+def test_capacity_prints_what_is_held(tiny: str, text: Path, capsysbinary: Any) -> None:
+    arguments = ("capacity", "-m", tiny, "--text", text, "--vectors", "2,1", "--passages", 1, "--steps", 60)
+    code, out, _ = call(capsysbinary, *arguments, "--learning-rate", 1, "--json", "-q")
+    value = json.loads(out)
+    assert code == 0
+    assert [row["vectors"] for row in value["summary"]] == [1, 2]
+    assert value["summary"][0]["tokens"] == value["held"][0]["tokens"] > 0
+
+
+def test_capacity_refuses_what_it_cannot_do(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("déjà vu".encode("latin-1"))
+    for options, code, word in (
+        (("--vectors", "one"), 2, "1,2,4"),
+        (("--text", latin), 2, "no UTF-8 text"),
+        (("--text", tmp_path / "none.txt"), 6, "no file"),
+        (("--text", text, "--plot", tmp_path / "p.doc"), 2, ".png"),
+    ):
+        found, _, err = call(capsysbinary, "capacity", "-m", tiny, *options)
+        assert (found, word in err) == (code, True), err
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_work(
+    text: Path, tmp_path: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what an import finds where it is not installed
+    code, _, err = call(capsysbinary, "capacity", "--text", text, "--plot", tmp_path / "p.png")
+    assert code == 9 and "memvec[plot]" in err
+
+
+def test_table_and_picture_of_texts_that_were_held_whole(tmp_path: Path) -> None:
+    one = Held("a\x1b", 1, 10, 12, 8, 40.0, 30.0, 2.0, 5, 50, 0.1, exhausted=False)
+    whole = Held("a\x1b", 2, 18, 18, 16, 80.0, 60.0, 4.0, 5, 50, 0.1, exhausted=True)
+    found = Capacity("m", 576, 49152, 591.4, (one, whole))
+    draw(found, summaries(found), tmp_path / "p.svg")
+    drawn = (tmp_path / "p.svg").read_text()
+    assert drawn.startswith("<?xml") and len(drawn) > 5_000
+    said = table(found, summaries(found))
+    assert "18.0+ ± 0.0" in said and "90%" in said and "63.1" in said
+    assert "\x1b" not in said
+
+
+def test_calibrate_keeps_a_profile_that_a_dry_run_uses(
+    tiny: str, text: Path, tmp_path: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
+    pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--preset", "fast", "--segment-tokens", 16)
+    code, _, err = call(capsysbinary, *pack)
+    assert code == 6 and "memvec calibrate" in err
+    monkeypatch.setattr("memvec.calibration.RATES", (0.3,))
+    monkeypatch.setattr("memvec.calibration.BUDGETS", (1.0,))
+    code, out, _ = call(capsysbinary, "calibrate", "-m", tiny, "--text", text, "--segments", 1, "-q")
+    assert code == 0 and "fast, balanced, dense" in out
+    code, out, _ = call(capsysbinary, *pack, "--dry-run", "--json")
+    value = json.loads(out)
+    assert (code, value["dry_run"], value["profiled"]) == (0, True, True)
+    assert value["records"] > 1 and value["vectors"] > 0
+    code, out, _ = call(capsysbinary, *pack, "--dry-run")
+    assert "nothing was written" in out and "the model's profile" in out
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_refuses_what_it_would_not_estimate(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+    pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--dry-run")
+    assert call(capsysbinary, *pack, "--kind", "both")[0] == 2
+    assert call(capsysbinary, *pack, "--preset", "fast", "--nats-per-vector", 5)[0] == 2
+    assert not (tmp_path / "s").exists()

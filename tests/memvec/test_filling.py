@@ -1,0 +1,104 @@
+"""Filling vectors on the tiny LM: what is said to be held decodes, more vectors hold more, and the figures are what they say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memvec
+from memvec import filling
+from memvec.decode import decode
+from memvec.errors import NotFoundError, UsageError
+from memvec.filling import RANDOM, Capacity, CapacitySettings, capacity, summaries
+from memvec.samples import passages, random_words
+from memvec.segment import surprisal
+
+QUICK = CapacitySettings(steps=240, stage=80, learning_rate=1.0)
+
+
+@pytest.fixture(scope="module")
+def judged() -> list[tuple[list[Any], list[tuple[int, ...]]]]:
+    """The vectors that were judged, and the texts they were judged by."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(tiny: str, disorder: str, judged: list[Any]) -> Capacity:
+    """Two passages and two rows of random words in 1 and in 4 vectors."""
+    measure = filling.measure
+
+    def noted(lm: Any, vectors: list[Any], targets: list[tuple[int, ...]]) -> Any:
+        judged.append((vectors, targets))
+        return measure(lm, vectors, targets)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(filling, "measure", noted)
+        return capacity(
+            {"book": disorder}, [1, 4], count=2, random_words=True, model=tiny, settings=QUICK, dtype="float32"
+        )
+
+
+def test_what_is_held_decodes_freely_and_no_further(found: Capacity, judged: list[Any], tiny_lm: Any) -> None:
+    assert len(found.held) == len(judged) == 8
+    for held, (vectors, (ids, *_)) in zip(found.held, judged, strict=True):
+        said = decode(tiny_lm, vectors, [len(ids)] * len(vectors), [()] * len(vectors))
+        right = [next((at for at, (a, b) in enumerate(zip(one, ids, strict=True)) if a != b), len(ids)) for one in said]
+        assert held.tokens == max(right) > 0
+        assert held.published >= held.tokens
+        before = sum(surprisal(tiny_lm, [ids[: held.tokens]])[0])
+        assert held.nats_before == pytest.approx(before, rel=1e-4)
+        assert held.bits == pytest.approx((held.nats_before - held.nats_after) / math.log(2))
+        assert 0 <= held.nats_after < held.nats_before
+        assert 0 < held.gain <= held.tokens
+        assert held.token_steps > held.steps > 0
+
+
+def test_four_vectors_hold_more_than_one(found: Capacity) -> None:
+    rows = {(row.source, row.vectors): row for row in summaries(found)}
+    assert set(rows) == {("book", 1), (RANDOM, 1), ("book", 4), (RANDOM, 4)}
+    for source in ("book", RANDOM):
+        one, four = rows[source, 1], rows[source, 4]
+        assert four.tokens > 1.5 * one.tokens
+        assert (one.scaling, four.scaling) == (1.0, pytest.approx(four.tokens / one.tokens / 4))
+        assert one.utilisation == pytest.approx(one.gain / found.bound)
+    assert found.bound == pytest.approx(found.width * 16 / math.log2(found.vocabulary))
+
+
+def test_a_short_text_is_held_whole_and_said_to_be_exhausted(tiny: str) -> None:
+    text = "It is a truth universally acknowledged, that a man must want."
+    found = capacity({"short": text}, [8], count=1, model=tiny, settings=QUICK, dtype="float32")
+    (held,) = found.held
+    assert held.exhausted
+    (row,) = summaries(found)
+    assert (row.exhausted, row.scaling, row.tokens_spread) == (1, None, 0)
+
+
+def test_passages_begin_lines_all_over_a_text(tiny_lm: Any) -> None:
+    text = "".join(f"line {number} of the text, and no other\n" for number in range(300))
+    found = [tiny_lm.decode(ids) for ids in passages(tiny_lm, text, 5, 40)]
+    assert len({words.split()[1] for words in found}) == 5
+    assert all(words.startswith("line ") and words in text for words in found)
+    with pytest.raises(UsageError, match="too short for 5 passages"):
+        passages(tiny_lm, "a few words", 5, 40)
+
+
+def test_random_words_are_words_and_depend_on_the_seed(tiny_lm: Any) -> None:
+    one, again, other = (random_words(tiny_lm, 2, 30, seed) for seed in (0, 0, 1))
+    assert one == again != other
+    assert all(len(ids) == 30 for ids in one)
+    assert all(word.isalpha() for word in tiny_lm.decode(one[0]).split()[:-1])
+
+
+def test_what_cannot_be_measured_is_refused(tiny: str) -> None:
+    for call in (
+        lambda: capacity({}, model=tiny),
+        lambda: capacity({"a": "text"}, [0], model=tiny),
+        lambda: CapacitySettings(steps=0),
+    ):
+        with pytest.raises(UsageError):
+            call()
+    with pytest.raises(NotFoundError):
+        memvec.capacity({"a": "text"}, model=str(Path("no") / "model"))
