@@ -1,6 +1,6 @@
 """AdamW over the vectors of many slots at once: one elementwise state, each row with the step count of its own slot.
 
-Betas (.9, .9) as Kuratov et al. 2025. R = ΣM rows, in order of the slots; D width.
+The second beta is .9 as with Kuratov et al. 2025, so is the first unless said otherwise. R = ΣM rows, in order of the slots; D width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ EPSILON = 1e-8
 class SlotAdam:
     """Vectors (R, D) float32 and Adam's moments of them."""
 
-    def __init__(self, width: int, device: torch.device) -> None:
+    def __init__(self, width: int, device: torch.device, momentum: float = BETA) -> None:
+        self.momentum = momentum  # the first beta
         self.vectors = torch.zeros(0, width, device=device)
         self.first, self.second = self.vectors, self.vectors
         self.age = self.vectors[:, :1]  # (R, 1) steps taken
@@ -34,8 +35,8 @@ class SlotAdam:
 
     def descend(self, gradient: Tensor, rate: Tensor, weight_decay: float = 0.0) -> None:
         """One step along gradient (R, D) at learning rates `rate` (R, 1); `age` was counted up before."""
-        self.first.mul_(BETA).add_(gradient, alpha=1 - BETA)
+        self.first.mul_(self.momentum).add_(gradient, alpha=1 - self.momentum)
         self.second.mul_(BETA).addcmul_(gradient, gradient, value=1 - BETA)
-        correction = 1 - BETA**self.age  # (R, 1)
-        update = (self.first / correction) / ((self.second / correction).sqrt() + EPSILON)
+        mean = self.first / (1 - self.momentum**self.age)  # (R, D)
+        update = mean / ((self.second / (1 - BETA**self.age)).sqrt() + EPSILON)
         self.vectors.mul_(1 - rate * weight_decay).sub_(rate * update)

@@ -34,7 +34,7 @@ class PackSettings:
     refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
     learning_rate: float = 5.0
     weight_decay: float = 0.01
-    warmup: int = 10  # steps
+    warmup: int = 2  # steps
     cooling: int = 60  # steps in which the learning rate falls in a line to its last value
     last_rate: float = 0.2  # that, as a share of the learning rate [0..1]
     seed: int = 0
