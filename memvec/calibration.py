@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -102,11 +102,12 @@ def calibrate(
     fast = FrozenLM(folder, kind, device)
     exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
     sources = sample(exact, texts or handbook(), segments)
-    usual = NATS_PER_DIMENSION * fast.width
+    usual, number = NATS_PER_DIMENSION * fast.width, count(1)
 
     def measured(changed: PackSettings) -> Point:
         budget, rate = changed.nats_per_vector, changed.learning_rate
-        enter(f"fitting {segments} segments at {budget:.0f} nats a vector, learning rate {rate:.2g}", progress, watch)
+        what = f"{segments} segments at {budget:.0f} nats a vector, learning rate {rate:.2g}"
+        enter(f"fit {next(number)} of at most {len(RATES) + len(BUDGETS) - 1}: {what}", progress, watch)
         return trial(fast, exact, sources, changed, segments, lambda _: watch(progress))
 
     with keeping_memory():

@@ -58,7 +58,7 @@ class Held:
     source: str
     vectors: int
     tokens: int  # of the longest beginning that decodes exactly, free-running, its first token included
-    published: int  # of the longest beginning of which 99 % are right when the true text is fed back
+    published: int  # of the longest beginning tried of which 99 % are right when the true text is fed back
     gain: int  # tokens of `tokens` that the model would not have got right without vectors, the text fed back
     bits: float  # surprisal of those tokens that the vectors take away
     nats_before: float  # of the exact beginning, nothing in front [nats]
@@ -94,9 +94,7 @@ class Summary:
     bits: float
     bits_spread: float
     utilisation: float  # gain as a share of the bound [0..1]
-    scaling: (
-        float | None
-    )  # tokens as a share of M times what one vector of the same source holds; None without that row
+    scaling: float | None  # tokens, as a share of M times what one vector holds; None where that was not measured
     exhausted: int  # texts that were held whole
 
 

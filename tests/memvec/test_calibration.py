@@ -15,6 +15,8 @@ import memvec
 from memvec import calibration
 from memvec.calibration import Point, Profile, calibrate, profile_of, with_preset
 from memvec.errors import NotFoundError, UsageError
+from memvec.model_cache import DEFAULT_MODEL
+from memvec.progress import USUAL_TOKEN_STEPS
 from memvec.settings import PackSettings
 from memvec.sources import Source
 
@@ -50,6 +52,13 @@ def test_the_curve_is_measured_and_kept(profile: Profile) -> None:
     tokens = [p.tokens_per_vector for p in profile.points]
     assert tokens == sorted(tokens) and tokens[0] < tokens[-1]
     assert profile.points[-1].unsolved > 0  # four times what its vectors carry
+
+
+def test_the_default_model_brings_its_profile(cache: Any) -> None:
+    found = profile_of("b774fc7952d6f201")
+    assert found is not None and found.model == DEFAULT_MODEL
+    assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [28.5, 38.0, 57.0]
+    assert found.learning_rate == PackSettings().learning_rate  # or --preset balanced would not be the default
 
 
 def points(*rows: tuple[float, float, float, float]) -> tuple[Point, ...]:
@@ -109,4 +118,4 @@ def test_without_a_profile_an_estimate_says_so(
 ) -> None:
     shutil.rmtree(calibration._folder(), ignore_errors=True)  # in the cache folder of these tests
     said = memvec.estimate(sources[:1], tmp_path / "s", model=tiny, settings=tiny_settings(), dtype="float32")
-    assert not said.profiled and said.token_steps == round(said.tokens * 80)
+    assert not said.profiled and said.token_steps == round(said.tokens * USUAL_TOKEN_STEPS)

@@ -50,7 +50,9 @@ def lm(folder: Path) -> FrozenLM:
 
 def test_documents_come_back_from_their_vectors(family: Family, folder: Path, tmp_path: Path) -> None:
     store, texts = tmp_path / "s.memvec", {"long.txt": LONG.encode(), "short.txt": SHORT.encode()}
-    settings = PackSettings(nats_per_vector=9, segment_tokens=16, learning_rate=family.learning_rate, max_steps=100, last_rate=1)
+    settings = PackSettings(
+        nats_per_vector=9, segment_tokens=16, learning_rate=family.learning_rate, max_steps=100, last_rate=1
+    )
     report = memvec.pack([memvec.Source(*item) for item in texts.items()], store, model=str(folder), settings=settings)
     assert report.raw_records == 0 and report.records > 3  # segments begin with spaces, and differ in their vectors
     assert {name: memvec.cat(store, name) for name in texts} == texts

@@ -1,0 +1,44 @@
+"""The yardstick of fits: texts for tuning and for reporting share nothing, and every recipe is judged by what its vectors decode to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fit import TOKENS, Result, Text, judge, table, texts
+
+from memvec.decode import decode
+from memvec.lm import FrozenLM
+
+
+def test_no_text_serves_both_to_tune_and_to_report(tiny_lm: FrozenLM) -> None:
+    tuned, reported = (texts(tiny_lm, part, 3) for part in ("tune", "report"))
+    for found in (tuned, reported):
+        assert [text.sort for text in found] == ["prose"] * 3 + ["technical"] * 3 + ["code"] * 3
+        assert all(len(text.ids) == TOKENS for text in found)
+    said = [tiny_lm.decode(text.ids) for text in reported]
+    assert not any(tiny_lm.decode(text.ids) in said for text in tuned)
+    assert len({text.ids for text in (*tuned, *reported)}) == 18
+
+
+def test_recipes_are_judged_by_what_their_vectors_decode_to(tiny_lm: FrozenLM) -> None:
+    noise = np.random.default_rng(0).standard_normal((4, tiny_lm.width)).astype(np.float16)
+    ((own,),) = [decode(tiny_lm, [noise], [12], [()])]
+    other = [(own[0] + 1) % tiny_lm.vocabulary, *own[1:]]
+    kept, changed = (Text("prose", tuple(ids)) for ids in (own, other))
+    (right, wrong) = judge(tiny_lm, [(kept, noise), (changed, noise)], margin=0.0)
+    assert right == (0, 12, 12)
+    assert wrong[0] >= 1  # the first token has to be corrected
+    assert wrong[1] == 0  # and nothing comes before it
+    assert wrong[2] >= 1  # given, it is no error
+
+
+def test_the_table_divides_by_the_tokens_that_came_out() -> None:
+    rows: list[Any] = [
+        Result("ours", "prose", 8, 64, 50, 3550, 5.0, True, corrected=corrected, free=10, free_behind_first=20)
+        for corrected in (0, 32)
+    ]
+    line = table(rows).splitlines()[-1]
+    assert "| 2 of 2 |" in line and "| 8.0 |" in line
+    assert "| 83 (" in line  # the median of 3550 / 64 and 3550 / 32 token-steps
+    assert "| 0.10 |" in line and "| 25.0% |" in line
