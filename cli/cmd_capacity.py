@@ -60,9 +60,9 @@ def command(
         dtype=dtype, watch=output.watch,
     )  # fmt: skip
     rows = summaries(found)
-    if plot:
-        draw(found, rows, Path(plot))
     output.result({**asdict(found), "summary": [asdict(row) for row in rows]}, table(found, rows))
+    if plot:
+        draw(found, rows, Path(plot))  # last: a full disk must not cost the figures
 
 
 def _numbers(text: str) -> list[int]:

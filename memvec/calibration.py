@@ -97,6 +97,8 @@ def calibrate(
     """
     settings, progress = settings or PackSettings(), Progress(stage="loading the model")
     watch(progress)
+    if segments < 1:
+        raise UsageError(f"segments is {segments}, expected at least 1.")
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
     fast = FrozenLM(folder, kind, device)
@@ -153,6 +155,8 @@ def trial(
     """Fit `segments` segments, evenly from the sources, once each with these settings; certify them and count."""
     every = plan(sources, {}, fast, settings).waiting
     names = list(dict.fromkeys(w.document.name for w in every))
+    if not names:
+        raise UsageError("the text gives no segment to fit. Give a longer one.")
     each = max(1, -(-segments // len(names)))
     waiting = [w for name in names for w in [x for x in every if x.document.name == name][:each]][:segments]
     engine = FitEngine(fast, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from memvec.cli.main import run
 from memvec.cli.render_capacity import draw, table
 from memvec.filling import Capacity, Held, summaries
+from memvec.model_cache import DEFAULT_MODEL
 
 
 def call(capsysbinary: Any, *args: object) -> tuple[int, str, str]:
@@ -60,13 +62,14 @@ def test_a_plot_without_matplotlib_is_refused_before_the_work(
 def test_table_and_picture_of_texts_that_were_held_whole(tmp_path: Path) -> None:
     one = Held("a\x1b", 1, 10, 12, 8, 40.0, 30.0, 2.0, 5, 50, 0.1, exhausted=False)
     whole = Held("a\x1b", 2, 18, 18, 16, 80.0, 60.0, 4.0, 5, 50, 0.1, exhausted=True)
-    found = Capacity("m", 576, 49152, 591.4, (one, whole))
+    found = Capacity(DEFAULT_MODEL, 576, 49152, 591.4, (one, whole))
     draw(found, summaries(found), tmp_path / "p.svg")
     drawn = (tmp_path / "p.svg").read_text()
     assert drawn.startswith("<?xml") and len(drawn) > 5_000
     said = table(found, summaries(found))
     assert "18.0+ ± 0.0" in said and "90%" in said and "63.1" in said
     assert "\x1b" not in said
+    assert "63.1" not in table(replace(found, model="another"), summaries(found))
 
 
 def test_calibrate_keeps_a_profile_that_a_dry_run_uses(
@@ -87,6 +90,18 @@ def test_calibrate_keeps_a_profile_that_a_dry_run_uses(
     code, out, _ = call(capsysbinary, *pack, "--dry-run")
     assert "nothing was written" in out and "the model's profile" in out
     assert not (tmp_path / "s").exists()
+
+
+def test_calibrate_refuses_what_gives_no_segments(
+    tiny: str, tmp_path: Path, text: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
+    short = tmp_path / "short.txt"
+    short.write_text("in want ")  # fewer tokens than a segment has
+    for options in (("--text", text, "--segments", 0), ("--text", short, "--segments", 1)):
+        code, _, err = call(capsysbinary, "calibrate", "-m", tiny, *options)
+        assert code == 2 and "segment" in err
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_dry_run_refuses_what_it_would_not_estimate(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
