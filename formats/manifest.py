@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from memvec.errors import FormatTooNewError
@@ -19,8 +20,10 @@ VERSION = (1, 0)
 CONTEXT = "context"  # the feature of a store that holds records of kind context
 KEYS = "keys"  # the optional feature of a store that holds keys to search by
 META = "meta"  # of one that holds what is said of documents
-FEATURES = frozenset({CONTEXT})  # required features this reader understands
-OPTIONAL = (KEYS, META)  # optional ones, each named as the part of the manifest it is about
+REMOVED = "removed"  # the feature of a store of which documents were removed; who did not know it would show them
+TENSORS, PROBE = "tensors", "probe"  # of one that can explain how another model differs
+FEATURES = frozenset({CONTEXT, REMOVED})  # required features this reader understands
+OPTIONAL = (KEYS, META, TENSORS, PROBE)  # optional ones, each named as the part of the manifest it is about
 MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -73,9 +76,13 @@ class Manifest:
     generation: int = 0
     shards: tuple[ShardEntry, ...] = ()
     tool: str = ""  # what wrote this generation; informative
-    required: tuple[str, ...] = ()  # features a reader must understand
+    required: tuple[str, ...] = ()  # features a reader must understand, REMOVED left to `removed`
     keys: tuple[KeysEntry, ...] = ()
     meta: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # what is said of documents, by name
+    removed: tuple[tuple[str, str], ...] = ()  # (name, sha256) of documents whose records no longer count, ascending
+    tensors: Mapping[str, str] = field(default_factory=dict)  # of the model's checkpoint: 16 hex digits by name
+    probe: Mapping[str, Any] = field(default_factory=dict)  # what the model said where the store was made
+    extensions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of other programs, kept as they are
     foreign: str = ""  # what a newer writer put in that this one would lose; never written
 
     def following(
@@ -85,10 +92,12 @@ class Manifest:
         keys: Iterable[KeysEntry] = (),
         required: Iterable[str] = (),
         meta: Mapping[str, Mapping[str, str]] | None = None,
+        removed: Iterable[tuple[str, str]] | None = None,
     ) -> Manifest:
         """The next generation, with a shard and keys more that need the features `required`; the same is kept once.
 
-        `meta` replaces what was said of the documents it names; nothing said takes it away.
+        `meta` replaces what was said of the documents it names; nothing said takes it away. `removed` replaces what
+        was removed before.
         """
         new = {entry.sha256 for entry in keys}
         return replace(
@@ -100,8 +109,9 @@ class Manifest:
             keys=(*(k for k in self.keys if k.sha256 not in new), *keys),
             generation=self.generation + 1,
             tool=tool,
-            required=tuple(sorted({*self.required, *required})),
+            required=tuple(sorted({*self.required, *required} - {REMOVED})),
             meta={name: said for name, said in {**self.meta, **(meta or {})}.items() if said},
+            removed=self.removed if removed is None else tuple(sorted(set(removed))),
         )
 
 
@@ -110,11 +120,13 @@ def encode(manifest: Manifest) -> bytes:
     body = asdict(manifest) | {
         "format": FORMAT_NAME,
         "version": list(VERSION),
-        "features": {"optional": _optional(manifest), "required": list(manifest.required)},
+        "features": {"optional": _optional(manifest), "required": _required(manifest)},
         "shards": [asdict(entry) for entry in manifest.shards],
         "keys": [asdict(entry) for entry in manifest.keys],
+        "removed": [list(version) for version in manifest.removed],
     }
-    for name in ("foreign", "required", *(name for name in OPTIONAL if name not in _optional(manifest))):
+    absent = [name for name in (*OPTIONAL, REMOVED, "extensions") if not getattr(manifest, name)]
+    for name in ("foreign", "required", *absent):
         del body[name]
     return canonical.dumps({"manifest": body, "sha256": _digest(body)}) + b"\n"
 
@@ -154,19 +166,46 @@ def _check_readable(body: dict[str, Any]) -> None:
     unknown = sorted(set(required) - FEATURES)
     if unknown:
         raise FormatTooNewError(f"feature {unknown[0]!r}", f"{supported} without it")
+    for name, extension in _objects(body.get("extensions", {}), "extensions").items():
+        if type(extension["must_understand"]) is not bool:
+            raise TypeError(f"must_understand of extension {name!r} is neither true nor false")
+        if extension["must_understand"]:
+            raise FormatTooNewError(f"extension {name!r}", f"{supported} without it")
 
 
 def _optional(manifest: Manifest) -> list[str]:
     return [name for name in OPTIONAL if getattr(manifest, name)]
 
 
-def _meta(value: Any) -> dict[str, dict[str, str]]:
-    """What is said of documents; TypeError when it is no object of objects of text."""
-    if not isinstance(value, dict) or not all(isinstance(said, dict) for said in value.values()):
-        raise TypeError("meta is no object of objects")
-    if not all(isinstance(text, str) for said in value.values() for text in said.values()):
-        raise TypeError("meta holds what is no text")
+def _required(manifest: Manifest) -> list[str]:
+    return sorted({*manifest.required, *([REMOVED] if manifest.removed else [])})
+
+
+def _objects(value: Any, name: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(inner, dict) for inner in value.values()):
+        raise TypeError(f"{name} is no object of objects")
     return value
+
+
+def _texts(value: Any, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise TypeError(f"{name} is no object of texts")
+    return value
+
+
+def _removed(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What was removed; ValueError or TypeError unless it ascends, and the feature is named when it is not empty."""
+    pairs = body.get("removed", [])
+    if not isinstance(pairs, list) or not all(
+        isinstance(p, list) and [type(x) for x in p] == [str, str] for p in pairs
+    ):
+        raise TypeError("removed is no list of pairs of texts")
+    found = tuple((name, digest) for name, digest in pairs)
+    if any(later <= earlier for earlier, later in pairwise(found)):
+        raise ValueError("what was removed does not ascend")
+    if bool(found) != (REMOVED in body["features"]["required"]):
+        raise ValueError(f"feature {REMOVED!r} must be named when documents were removed, and only then")
+    return found
 
 
 def _build(body: dict[str, Any]) -> Manifest:
@@ -188,8 +227,12 @@ def _build(body: dict[str, Any]) -> Manifest:
         _typed(Manifest, known | {"fingerprint": _typed(Fingerprint, body["fingerprint"])}),
         shards=shards,
         keys=keys,
-        meta=_meta(body.get("meta", {})),
-        required=tuple(body["features"]["required"]),
+        meta={n: _texts(said, "meta") for n, said in _objects(body.get("meta", {}), "meta").items()},
+        removed=_removed(body),
+        tensors=_texts(body.get("tensors", {}), "tensors"),
+        probe=_objects({"probe": body.get("probe", {})}, "probe")["probe"],
+        extensions=body.get("extensions", {}),
+        required=tuple(name for name in body["features"]["required"] if name != REMOVED),
         foreign=newer or ", ".join(f"feature {name!r}" for name in optional if name not in OPTIONAL),
     )
 

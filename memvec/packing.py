@@ -81,6 +81,8 @@ def pack(
         wanted = Wanted(kind, settings, context or ContextSettings(), questions, generate, tuple(keys))
         run = PackRun(opened, wanted, progress, watch)
         fresh = outstanding(opened, documents, kind)
+        if _bring_back(opened, documents):
+            fresh = outstanding(opened, documents, kind)
         progress.documents_done = len(documents) - len(fresh)
         interrupted = False
         try:
@@ -138,6 +140,15 @@ def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> li
         if (stored.complete or kind == "context") and (stored.memory or kind == "exact")
     }
     return [d for d in documents if (d.name, d.sha256) not in held]
+
+
+def _bring_back(store: Store, documents: Sequence[Source]) -> bool:
+    """Let the records of documents that were removed count again, where any are; nothing of them is fitted twice."""
+    given = {(d.name, d.sha256) for d in documents}
+    back = given & set(store.manifest.removed)
+    if back:
+        store.commit([], TOOL, removed=set(store.manifest.removed) - back)
+    return bool(back)
 
 
 def _describe(store: Store, documents: Sequence[Source], meta: Mapping[str, str] | None) -> None:

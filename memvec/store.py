@@ -6,7 +6,7 @@ Shards are immutable and named by their digest; a commit writes the shard, then 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -106,10 +106,12 @@ class Store:
         tool: str = "",
         keys: Sequence[Keys] = (),
         meta: Mapping[str, Mapping[str, str]] | None = None,
+        removed: Iterable[tuple[str, str]] | None = None,
     ) -> None:
         """Make `records`, `keys` and `meta` part of the store, on disk when this returns; all of them or none.
 
-        `meta` is what is said of documents by name; it takes the place of what was said of them before.
+        `meta` is what is said of documents by name; it takes the place of what was said of them before. `removed` are
+        the (name, sha256) whose records no longer count, in place of those before; records committed now always count.
         """
         state = self.manifest
         entry = None
@@ -121,7 +123,9 @@ class Store:
         entries = [self._write_keys(part) for part in keys]
         # In the same manifest as the shard: no reader that lacks the kind ever meets it.
         required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
-        state = state.following(tool, entry, entries, required, meta)
+        gone = set(state.removed if removed is None else removed)
+        gone -= {(record.document.name, record.document.sha256) for record in records}
+        state = state.following(tool, entry, entries, required, meta, gone)
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
         self._versions = None
@@ -166,7 +170,7 @@ class Store:
         return self.shard(ref.shard).digest(ref.row).hex()
 
     def versions(self) -> list[StoredDocument]:
-        """Every document version, whole or not, in order of its newest record."""
+        """Every document version that was not removed, whole or not, in order of its newest record."""
         if self._versions is None:
             self._versions = self._read_versions()
         return self._versions
@@ -174,12 +178,15 @@ class Store:
     def _read_versions(self) -> list[StoredDocument]:
         known: dict[tuple[str, str], Document] = {}
         found: dict[tuple[str, str], tuple[dict[int, RecordRef], dict[int, RecordRef]]] = {}
+        removed = set(self.manifest.removed)
         for number in range(len(self.manifest.shards)):
             part = self.shard(number)
             columns = (part.tensors[name].tolist() for name in ("kind", "document", "start", "length"))
             for row, (kind, place, start, length) in enumerate(zip(*columns, strict=True)):
                 document = part.documents[place]
                 key = document.name, document.sha256
+                if key in removed:
+                    continue
                 content, context = found.pop(key, ({}, {}))  # re-inserted: the newest comes last
                 refs = context if kind == Kind.CONTEXT else content
                 refs[start] = RecordRef(number, row, start, length)
