@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from memvec.formats import conditioning, container, corrections, raw
 from memvec.formats.container import Array
 from memvec.formats.documents import decode_documents, encode_documents
-from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record
+from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 FORMAT_NAME = "memvec-shard"
 
@@ -50,8 +51,19 @@ TENSORS = {  # every tensor of a shard, by numpy's code
 MAX_TOKENS = 1 << 16  # of one record; bounds how long a damaged one could keep a decoder busy
 
 
-def encode(records: Sequence[Record], fingerprint: str, width: int, vocabulary: int) -> bytes:
-    """The bytes of a shard file holding `records`; their documents are listed once each, in order of appearance."""
+def encode(
+    records: Sequence[Record],
+    fingerprint: str,
+    width: int,
+    vocabulary: int,
+    origin: Fingerprint | None = None,
+    generation: int = 0,
+) -> bytes:
+    """The bytes of a shard file holding `records`; their documents are listed once each, in order of appearance.
+
+    `origin`, the whole fingerprint, and `generation`, of the manifest that first names it, are there to make a lost
+    manifest again.
+    """
     documents = list(dict.fromkeys(record.document for record in records))
     place = {document: i for i, document in enumerate(documents)}
     tensors: dict[str, Array] = {
@@ -70,14 +82,17 @@ def encode(records: Sequence[Record], fingerprint: str, width: int, vocabulary: 
     ):
         tensors[name] = _bytes_array(b"".join(pieces))
         tensors[f"{name}_offsets"] = container.as_offsets([len(piece) for piece in pieces])
-    metadata = {
+    metadata: dict[str, Any] = {
         "documents": len(documents),
         "fingerprint": fingerprint,
         "format": FORMAT_NAME,
         "records": len(records),
         "vocabulary": vocabulary,
         "width": width,
+        "generation": generation,
     }
+    if origin is not None:
+        metadata["origin"] = asdict(origin)
     return container.encode(tensors, metadata)
 
 

@@ -116,7 +116,8 @@ class Store:
         state = self.manifest
         entry = None
         if records:
-            data = shard.encode(records, state.fingerprint.id, state.fingerprint.width, state.vocabulary)
+            origin, generation = state.fingerprint, state.generation + 1
+            data = shard.encode(records, origin.id, origin.width, state.vocabulary, origin, generation)
             documents = len({record.document for record in records})
             entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
             files.write_atomically(self.path / entry.path, data)
