@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from memvec.adam import SlotAdam
 from memvec.lm import FrozenLM
 from memvec.objective import head_pass
+from memvec.rows import alike, pass_cost
 from memvec.settings import PackSettings
 from memvec.types import Vectors
 
@@ -65,16 +67,30 @@ class _Best:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where everything lies in a batch; made anew only when slots change."""
+class _Pass:
+    """Slots of like length that are run together: b slots of L positions each, r rows of vectors, t targets."""
 
-    base: Tensor  # (B·L, D) token embeddings, zeros elsewhere
-    places: Tensor  # (R,) positions of the vectors in it
-    outputs: Tensor  # (T,) positions that predict
-    targets: Tensor  # (T,) what they should predict
+    base: Tensor  # (b·L, D) token embeddings, zeros elsewhere
+    rows: Tensor  # (r,) which of all rows of vectors are theirs
+    places: Tensor  # (r,) positions of these in the base
+    outputs: Tensor  # (t,) positions that predict
+    length: int  # L
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where everything lies in a batch; made anew only when slots change. T targets in order of the passes."""
+
+    passes: list[_Pass]
+    targets: Tensor  # (T,) what should be predicted
     owner: Tensor  # (T,) slot of each target
     slot_of_row: Tensor  # (R,)
-    length: int  # L
+    lengths: list[int]  # L of each slot's pass
+
+    @property
+    def positions(self) -> int:
+        """Token positions of one step, padding included."""
+        return sum(self.lengths)
 
 
 class FitEngine:
@@ -105,7 +121,7 @@ class FitEngine:
             if self._refill() or layout is None:
                 layout = _lay_out(self.lm, self.tasks)
             done = self._step(layout)
-            tick(len(layout.base))
+            tick(layout.positions)
             if any(done):
                 layout = None
                 yield self._retire(done)  # at once: what is taken out here must not wait in a generator
@@ -141,9 +157,8 @@ class FitEngine:
         begun = time.perf_counter()
         best, slots = self._best, len(self.tasks)
         rounded = self._adam.vectors.half().to(self.lm.dtype).requires_grad_(True)  # (R, D) as they would be stored
-        embeds = layout.base.index_copy(0, layout.places, rounded)
-        hidden = self.lm.hidden(embeds.view(slots, layout.length, -1)).flatten(0, 1)  # (B·L, D)
-        passed = head_pass(hidden.detach()[layout.outputs], self.lm.head, layout.targets)
+        hidden = torch.cat([self._hidden(one, rounded) for one in layout.passes])  # (T, D)
+        passed = head_pass(hidden.detach(), self.lm.head, layout.targets)
         counts = self._counts(passed.margin, layout.owner, slots)  # (B, 2)
         score = counts[:, 1] + (NEVER / 2 * (counts[:, 0] > 0) if self.settings.strict else 0)
         better = score < best.fewest
@@ -152,17 +167,19 @@ class FitEngine:
         self.ages = [age + 1 for age in self.ages]
         done = [self._is_done(*row) for row in zip(self.tasks, self.ages, *counts.T.tolist(), strict=True)]
         if not all(done):
-            upstream = torch.zeros_like(hidden).index_copy(0, layout.outputs, passed.gradient)
-            (gradient,) = torch.autograd.grad(hidden, rounded, upstream)  # rows of different slots do not touch
+            (gradient,) = torch.autograd.grad(hidden, rounded, passed.gradient)  # rows of different slots do not touch
             self._descend(gradient.float())
-        share = (time.perf_counter() - begun) / slots
-        for task in self.tasks:
-            task.steps, task.token_steps, task.seconds = (
-                task.steps + 1,
-                task.token_steps + layout.length,
-                task.seconds + share,
-            )
+        share = (time.perf_counter() - begun) / layout.positions
+        for task, length in zip(self.tasks, layout.lengths, strict=True):
+            task.steps += 1
+            task.token_steps += length
+            task.seconds += share * length
         return done
+
+    def _hidden(self, one: _Pass, rounded: Tensor) -> Tensor:
+        """Hidden states (t, D) that predict the targets of one pass."""
+        embeds = one.base.index_copy(0, one.places, rounded.index_select(0, one.rows))
+        return self.lm.hidden(embeds.view(-1, one.length, self.lm.width)).flatten(0, 1).index_select(0, one.outputs)
 
     def _counts(self, margin: Tensor, owner: Tensor, slots: int) -> Tensor:
         """(B, 2): how many targets of each slot are wrong, and how many wrong or under margin."""
@@ -200,30 +217,45 @@ class FitEngine:
         return out
 
 
-def _lay_out(lm: FrozenLM, tasks: list[Task]) -> _Layout:
-    """The batch of these tasks, vectors left open."""
-    length = max(task.vectors + len(task.ids) - 1 for task in tasks)
-    base = torch.zeros(len(tasks), length, lm.width, dtype=lm.dtype, device=lm.device)
-    places: list[int] = []
-    outputs: list[int] = []
-    targets: list[int] = []
-    owner: list[int] = []
-    slot_of_row: list[int] = []
-    for slot, task in enumerate(tasks):
-        m, n = task.vectors, len(task.ids)
-        base[slot, m : m + n - 1] = lm.embed(torch.tensor(task.ids[:-1], dtype=torch.long, device=lm.device))
-        places += range(slot * length, slot * length + m)
-        outputs += range(slot * length + m - 1, slot * length + m - 1 + n)
-        targets += task.ids
-        owner += [slot] * n
-        slot_of_row += [slot] * m
+def _lay_out(lm: FrozenLM, tasks: Sequence[Task]) -> _Layout:
+    """The batch of these tasks, vectors left open, in passes of like length: padding costs as much as text."""
+    ends = list(accumulate(task.vectors for task in tasks))
+    groups = alike([_length(task) for task in tasks], pass_cost(lm))
+    slots = [slot for group in groups for slot in group]  # in the order of their targets
+    lengths = [0] * len(tasks)
+    for group in groups:
+        for slot in group:
+            lengths[slot] = max(_length(tasks[other]) for other in group)
 
-    def index(values: list[int]) -> Tensor:
-        return torch.tensor(values, device=lm.device)
+    def index(values: Iterable[int]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.long, device=lm.device)
+
+    def laid(group: Sequence[int]) -> _Pass:
+        length = lengths[group[0]]
+        base = torch.zeros(len(group), length, lm.width, dtype=lm.dtype, device=lm.device)
+        rows: list[int] = []
+        places: list[int] = []
+        outputs: list[int] = []
+        for at, slot in enumerate(group):
+            m, n = tasks[slot].vectors, len(tasks[slot].ids)
+            base[at, m : m + n - 1] = lm.embed(index(tasks[slot].ids[:-1]))
+            rows += range(ends[slot] - m, ends[slot])
+            places += range(at * length, at * length + m)
+            outputs += range(at * length + m - 1, at * length + m - 1 + n)
+        return _Pass(base.flatten(0, 1), index(rows), index(places), index(outputs), length)
 
     return _Layout(
-        base.flatten(0, 1), index(places), index(outputs), index(targets), index(owner), index(slot_of_row), length
+        [laid(group) for group in groups],
+        targets=index(token for slot in slots for token in tasks[slot].ids),
+        owner=index(slot for slot in slots for _ in tasks[slot].ids),
+        slot_of_row=index(slot for slot, task in enumerate(tasks) for _ in range(task.vectors)),
+        lengths=lengths,
     )
+
+
+def _length(task: Task) -> int:
+    """Positions of a task's row: the last token is predicted, not read."""
+    return task.vectors + len(task.ids) - 1
 
 
 def positions_for(lm: FrozenLM, memory: int) -> int:

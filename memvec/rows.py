@@ -17,8 +17,7 @@ from memvec.objective import head_pass
 
 ROWS_AT_ONCE = 64  # of a forward pass without gradient, and no more than fit in
 CACHE_AT_ONCE = 512 * 1024**2  # bytes of keys and values
-# What one more pass costs beside its rows, in positions that could be run in its time.
-A_PASS_CPU, A_PASS = 32, 4096
+A_PASS_CPU, A_PASS = 32, 4096  # positions; see pass_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,12 @@ def run_rows(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Seque
 
 def passes(lm: FrozenLM, rows: Sequence[Row]) -> list[list[int]]:
     """The passes that rows are run in: those of like length together, none longer than it must be."""
-    return alike([len(row.ids) for row in rows], A_PASS_CPU if lm.device.type == "cpu" else A_PASS)
+    return alike([len(row.ids) for row in rows], pass_cost(lm))
+
+
+def pass_cost(lm: FrozenLM) -> int:
+    """What one more pass costs beside its rows, in positions that could be run in its time."""
+    return A_PASS_CPU if lm.device.type == "cpu" else A_PASS
 
 
 def padded(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> int:
