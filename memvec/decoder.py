@@ -14,6 +14,7 @@ from memvec.progress import Progress, Watch, enter
 from memvec.records import raw_bytes
 from memvec.store import RecordRef, Store, StoredDocument, damaged
 from memvec.types import Kind, Record
+from memvec.verdicts import stored_identity
 
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
@@ -109,7 +110,7 @@ class Decoder:
         if self._lm is not None:
             return self._lm
         self._lm = load_lm(
-            self.store.manifest.fingerprint,
+            stored_identity(self.store.manifest),
             self.model,
             self.device,
             lambda message: enter(message, self.progress, self.watch),
