@@ -106,6 +106,15 @@ def test_an_added_token_is_named() -> None:
     assert "<new>" in str(made.error())
 
 
+@pytest.mark.parametrize(("trails", "agreeing"), [(0.4, 20), (0.6, 19)])
+def test_a_tie_that_rounding_may_turn_is_no_other_answer(trails: float, agreeing: int) -> None:
+    stored, found = probe(), probe()
+    stored["text"]["logs"][0] = [-0.5, -0.5 - trails]
+    found["text"]["tokens"][0] = [99, 5]
+    distance = measured(stored, found)
+    assert distance is not None and distance.agreeing == agreeing
+
+
 @pytest.mark.parametrize(
     "broken",
     [
