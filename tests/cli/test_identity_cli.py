@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import memvec
 from memvec.cli.main import run
 
 
@@ -50,3 +53,16 @@ def test_diff_of_another_model_names_what_differs_and_exits_with_4(
     assert code == 4
     assert out.count("  tensor ") == 5 and f"and {len(state) - 5} more tensors" in out
     assert "positions of the probe" in out and "field      weights" in out
+
+
+def test_the_fingerprint_of_a_known_model_loads_nothing_heavy(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
+    expected = memvec.fingerprint(tiny).id
+    program = (
+        "import sys; from memvec.cli.main import run; assert run(['fingerprint', sys.argv[1]]) == 0\n"
+        "print('LOADED', [m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tiny], capture_output=True, text=True, check=True)
+    assert expected in done.stdout and done.stdout.splitlines()[-1] == "LOADED []"

@@ -133,7 +133,7 @@ def test_one_token_more_is_named(packed: Path, copy: Path) -> None:
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     made = memvec.diff(packed, str(copy))
     assert made.verdict is Verdict.DIFFERENT
-    assert "1 more tokens: '<new>' (512)" in made.hints[0]
+    assert "1 token more: '<new>' (512)" in made.hints[0]
     with pytest.raises(FingerprintError, match="<new>"):
         find_model(stored_identity(Store.open(packed).manifest), str(copy))
 

@@ -100,7 +100,7 @@ def test_an_added_token_is_named() -> None:
     more = {**STORED.probe, "tokens": 4, "pieces": ["0" * 8] * 7 + ["1" * 8]}
     found = Identity(replace(MINE, vocabulary=vocabulary_of(grown)), TABLE, more)
     made = compare(STORED, found, grown)
-    assert "1 more tokens: '<new>' (3)" in made.hints[0]
+    assert "1 token more: '<new>' (3)" in made.hints[0]
     assert "1 of 8 probes" in made.hints[1] and repr(PROBES[7]) in made.hints[1]
     assert "3 tokens, the model's has 4" in compare(STORED, found).hints[0]  # without the vocabulary only counted
     assert "<new>" in str(made.error())
