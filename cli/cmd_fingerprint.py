@@ -14,13 +14,19 @@ from memvec.progress import Progress, enter
 
 @click.command("fingerprint")
 @click.argument("model", default=DEFAULT_MODEL)
+@click.option("--tensors", is_flag=True, help="Also the first digits of every tensor's digest, by name.")
 @common
-def command(model: str, output: Output) -> None:
-    """What vectors of MODEL would belong to: digests of weights and tokenizer, and the architecture."""
-    from memvec.identity import fingerprint
+def command(model: str, tensors: bool, output: Output) -> None:
+    """What vectors of MODEL would belong to: digests of weights and tokenizer, and the architecture.
 
-    made = fingerprint(model, lambda message: enter(message, Progress(), output.watch))
-    value = {"id": made.id, **asdict(made)}
-    output.result(
-        value, "\n".join(f"  {key:<12} {v if isinstance(v, str) else json.dumps(v)}" for key, v in value.items())
-    )
+    Files are read once: after that only a changed file is noticed, by its size, dates and inode.
+    """
+    from memvec.identity import identify
+
+    made = identify(model, lambda message: enter(message, Progress(), output.watch))
+    value = {"id": made.fingerprint.id, **asdict(made.fingerprint)}
+    lines = [f"  {key:<12} {v if isinstance(v, str) else json.dumps(v)}" for key, v in value.items()]
+    if tensors:
+        value["tensors"] = dict(made.tensors)
+        lines += [f"  {digest} {name}" for name, digest in made.tensors.items()]
+    output.result(value, "\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from memvec.cli.output import Output, clock, common, write_bytes
 from memvec.errors import PartialError, UsageError
 from memvec.settings import DECODE_BATCH
 from memvec.types import UnpackReport
+
+if TYPE_CHECKING:
+    from memvec.unpacking import Allow
 
 
 @click.command("unpack")
@@ -22,6 +26,14 @@ from memvec.types import UnpackReport
 @click.option(
     "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
 )
+@click.option(
+    "--allow",
+    type=click.Choice(["identical", "precision", "relative"]),
+    default="identical",
+    show_default=True,
+    help="How far the model may be from the one that packed, as `memvec diff` says. What decodes to other bytes is "
+    "refused all the same.",
+)
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(
@@ -32,6 +44,7 @@ def command(
     overwrite: bool,
     model: str | None,
     batch: int,
+    allow: Allow,
     device: str | None,
     output: Output,
 ) -> None:
@@ -43,14 +56,14 @@ def command(
     if stdout:
         if output.as_json:
             raise UsageError("--stdout writes the documents themselves. Leave --json out, or use `memvec cat --json`.")
-        for _, data in read(store, documents, model=model, batch=batch, device=device, watch=output.watch):
+        for _, data in read(store, documents, model=model, batch=batch, device=device, allow=allow, watch=output.watch):
             output.clear()
             write_bytes(data)
         return
     try:
         report = unpack(
             store, folder or ".", documents=documents, model=model, overwrite=overwrite, batch=batch, device=device,
-            watch=output.watch,
+            allow=allow, watch=output.watch,
         )  # fmt: skip
     except PartialError as error:
         if isinstance(error.report, UnpackReport):

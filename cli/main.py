@@ -17,6 +17,7 @@ COMMANDS = {
     "calibrate": "measure a model's curve, for pack --preset and --dry-run",
     "capacity": "measure how much vectors of a model can hold",
     "cat": "write one document to standard output",
+    "diff": "say how far a model is from that of a store, and what that allows",
     "evaluate": "judge memories by questions, beside every control",
     "export": "write documents' memories for other programs: PEFT, vLLM, .npy",
     "fingerprint": "show what model and tokenizer vectors would belong to",

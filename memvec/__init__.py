@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memvec.calibration import calibrate as calibrate
+    from memvec.diffing import diff as diff
     from memvec.errors import MemvecError as MemvecError
     from memvec.estimating import estimate as estimate
     from memvec.evaluation import evaluate as evaluate
@@ -66,6 +67,7 @@ _EXPORTS = {
     "capacity": ("memvec.filling", "capacity"),
     "cat": ("memvec.unpacking", "cat"),
     "compare": ("memvec.generation", "compare"),
+    "diff": ("memvec.diffing", "diff"),
     "estimate": ("memvec.estimating", "estimate"),
     "evaluate": ("memvec.evaluation", "evaluate"),
     "fingerprint": ("memvec.identity", "fingerprint"),
@@ -84,7 +86,7 @@ _EXPORTS = {
 
 __all__ = [  # capitals first, as in the table above
     "CapacitySettings", "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
-    "attached", "build_index", "calibrate", "capacity", "cat", "compare", "estimate", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
+    "attached", "build_index", "calibrate", "capacity", "cat", "compare", "diff", "estimate", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
     "search", "show", "unpack", "verify",
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from memvec.progress import Progress, Watch, enter
 from memvec.records import raw_bytes
 from memvec.store import RecordRef, Store, StoredDocument, damaged
 from memvec.types import Kind, Record
+from memvec.verdicts import Verdict, stored_identity
 
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
@@ -42,8 +43,17 @@ class Piece:
 class Decoder:
     """Decodes records of one store; the model is loaded when the first record needs it."""
 
-    def __init__(self, store: Store, model: str | None, batch: int, device: str | None, watch: Watch) -> None:
-        """`model` None: the one named in the store. UsageError for a batch under 1."""
+    def __init__(
+        self,
+        store: Store,
+        model: str | None,
+        batch: int,
+        device: str | None,
+        watch: Watch,
+        allow: Verdict = Verdict.IDENTICAL,
+    ) -> None:
+        """`model` None: the one named in the store; it is taken up to the verdict `allow`. UsageError for a batch under 1."""
+        self.allow = allow
         if batch < 1:
             raise UsageError(f"batch is {batch}, expected 1 or more.")
         self.store, self.model, self.batch, self.device, self.watch = store, model, batch, device, watch
@@ -109,10 +119,11 @@ class Decoder:
         if self._lm is not None:
             return self._lm
         self._lm = load_lm(
-            self.store.manifest.fingerprint,
+            stored_identity(self.store.manifest),
             self.model,
             self.device,
             lambda message: enter(message, self.progress, self.watch),
+            self.allow,
         )
         self._begun = time.perf_counter()
         return self._lm

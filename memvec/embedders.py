@@ -70,7 +70,7 @@ class Table:
 
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
         """Read the embedding table and the tokenizer of the checkpoint in `folder`."""
-        from memvec.identity import embedding_table, load_tokenizer
+        from memvec.checkpoint import embedding_table, load_tokenizer
 
         self.tokenizer = load_tokenizer(folder)
         self.table = embedding_table(folder)

@@ -86,15 +86,31 @@ class StoreDamagedError(MemvecError):
 
 
 class FingerprintError(MemvecError):
-    """The vectors belong to another model or tokenizer; `differences` holds (field, expected, found)."""
+    """The vectors belong to another model or tokenizer; `differences` holds (field, expected, found).
+
+    `verdict` says how far the two are from each other, `tensors` names those of the weights that differ.
+    """
 
     exit_code = 4
 
-    def __init__(self, differences: Sequence[tuple[str, str, str]]) -> None:
-        self.differences = tuple(differences)
+    def __init__(
+        self,
+        differences: Sequence[tuple[str, str, str]],
+        verdict: str = "",
+        tensors: Sequence[str] = (),
+        hints: Sequence[str] = (),
+    ) -> None:
+        """`hints` are sentences about the tokenizer."""
+        self.differences, self.verdict, self.tensors = tuple(differences), verdict, tuple(tensors)
         shown = "; ".join(f"{field}: store has {want}, model has {got}" for field, want, got in self.differences)
+        if self.tensors:
+            more = f" and {len(self.tensors) - 5} more" if len(self.tensors) > 5 else ""
+            shown += f"; tensors that differ: {', '.join(self.tensors[:5])}{more}"
+        shown += "".join(f"; {hint}" for hint in hints)
+        judged = f" ({verdict})" if verdict else ""
         super().__init__(
-            f"this model is not the one the store was packed with: {shown}. Pass the model that packed it with -m."
+            f"this model is not the one the store was packed with{judged}: {shown}. Pass the model that packed it with -m; "
+            "`memvec diff STORE MODEL` says how far this one is from it."
         )
 
 

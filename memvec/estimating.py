@@ -14,7 +14,7 @@ from memvec.allocator import keeping_memory
 from memvec.calibration import Preset, profile_of, with_preset
 from memvec.decode import certify
 from memvec.fit import FitEngine, Fitted
-from memvec.identity import check_fingerprint, fingerprint_folder
+from memvec.identity import check_identity, identify_folder
 from memvec.lm import FrozenLM, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packing import gathered, outstanding
@@ -23,6 +23,7 @@ from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.settings import DECODE_BATCH, PackSettings
 from memvec.sources import Source
 from memvec.store import Store
+from memvec.verdicts import stored_identity
 
 TIMED_STEPS = 5  # of which the first is left out: it warms the allocator up
 RECORD_BYTES = 450  # of a store for each record, vectors aside: its row, corrections and keys
@@ -68,12 +69,13 @@ def estimate(
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     folder = resolve(model, lambda message: enter(message, progress, watch))
-    found = fingerprint_folder(folder, source=lasting_name(model))
+    identity = identify_folder(folder, source=lasting_name(model))
+    found = identity.fingerprint
     settings = with_preset(settings or PackSettings(), preset, found.id, model)
     fresh, partial = documents, {}
     if Store.exists(Path(store)):
         opened = Store.open(Path(store))
-        check_fingerprint(opened.manifest.fingerprint, found)
+        check_identity(stored_identity(opened.manifest), identity, folder)
         fresh = outstanding(opened, documents, "exact")
         partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
     enter("measuring surprisal and cutting segments", progress, watch)

@@ -1,177 +1,106 @@
-"""Fingerprints: what model and tokenizer vectors belong to, computed from a checkpoint's files without loading it."""
+"""Identities: what model and tokenizer vectors belong to, computed from a checkpoint's files without loading it."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import mmap
-import struct
-from collections.abc import Iterator
+import importlib.metadata
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from memvec.errors import FingerprintError, NotFoundError, UnsupportedModelError
-from memvec.formats import canonical
+from memvec import __version__, checkpoint, identity_cache, traits
+from memvec.checkpoint import load_tokenizer
+from memvec.errors import NotFoundError, UnsupportedModelError
 from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, readable, resolve, silent
-from memvec.types import Fingerprint
+from memvec.types import Fingerprint, Identity
+from memvec.verdicts import Comparison, Verdict, compare
 
-# Behaviour only. The rest of a config (names, versions, training settings) may change without changing an output.
-ARCHITECTURE_FIELDS = (
-    "activation_function",
-    "attention_bias",
-    "attention_multiplier",
-    "attn_logit_softcapping",
-    "conv_kernel",
-    "embedding_multiplier",
-    "expand",
-    "final_logit_softcapping",
-    "head_dim",
-    "hidden_act",
-    "hidden_activation",
-    "hidden_size",
-    "intermediate_size",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "layer_types",
-    "logit_scale",
-    "logits_scaling",
-    "mlp_bias",
-    "model_type",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "partial_rotary_factor",
-    "query_pre_attn_scalar",
-    "residual_multiplier",
-    "rms_norm_eps",
-    "rope_parameters",
-    "sliding_window",
-    "state_size",
-    "tie_word_embeddings",
-    "use_bidirectional_attention",
-    "use_parallel_residual",
-    "vocab_size",
-    "word_embed_proj_dim",
-)
-EMBEDDING_NAMES = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "embed_in.weight",
-    "embeddings.weight",
-    "word_embeddings.weight",
-)
-BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
-
-# What tokenizers disagree about: spaces, line ends, composed letters, joined emoji, digits, code, special look-alikes.
-PROBES = (
-    "The quick brown fox jumps over the lazy dog.",
-    "  two  spaces\tand tab\r\nCRLF\n\n\nthree",
-    "caf\u00e9 cafe\u0301 \ufb01 \u00a0nbsp \ufeffbom \u0000nul",
-    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1eb\U0001f1f7 \u4f60\u597d\u4e16\u754c \u3053\u3093 \ud55c\uae00",
-    "\u041f\u0440\u0438\u0432\u0435\u0442 \u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0928\u092e\u0938\u094d\u0924\u0947",
-    "0123456789 3.14159 1e-10 1,000,000 \u00bd\u00b2",
-    "def f(x): return {'a': [x**2, -x]}  # ok\n\tif __name__ == '__main__':",
-    "<s></s><|endoftext|><|im_start|><pad>[CLS][MASK]<unk>",
-)
+TABLE_TENSORS = 8192  # a table of more would be a large part of every generation of the manifest
+TABLE_DIGITS = 16
 
 
 def fingerprint(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Fingerprint:
     """The fingerprint of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
-    return fingerprint_folder(resolve(model, notify), source=lasting_name(model))
+    return identify(model, notify).fingerprint
+
+
+def identify(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Identity:
+    """The identity of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
+    folder = resolve(model, notify)
+    notify("fingerprinting the model")
+    return identify_folder(folder, source=lasting_name(model))
 
 
 def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
     """The fingerprint of the checkpoint in `folder`: config.json, *.safetensors and tokenizer files."""
-    from transformers import AutoConfig, AutoTokenizer
+    return identify_folder(folder, source).fingerprint
 
+
+def identify_folder(folder: Path, source: str = "") -> Identity:
+    """The identity of the checkpoint in `folder`, read only if a file has changed. NotFoundError, UnsupportedModelError."""
     with readable(folder):
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        digests = dict(sorted(_tensor_digests(folder)))
-    embedding = next((d for suffix in EMBEDDING_NAMES for n, d in digests.items() if n.endswith(suffix)), None)
-    values = _architecture(config)
+        value = identity_cache.kept(folder, _version(), lambda: asdict(_read(folder)))
+    return Identity(replace(Fingerprint(**value["fingerprint"]), source=source), value["tensors"], value["probe"])
+
+
+def _version() -> str:
+    """What changes when the same files could give another identity."""
+    chosen = (traits.ARCHITECTURE_FIELDS, traits.PROBES, checkpoint.EMBEDDING_NAMES, checkpoint.BUFFER_NAMES)
+    libraries = [importlib.metadata.version(name) for name in ("transformers", "tokenizers")]
+    return traits.sha256([__version__, TABLE_TENSORS, TABLE_DIGITS, chosen, libraries])[:16]
+
+
+def _read(folder: Path) -> Identity:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    tensors = checkpoint.tensor_digests(folder)
+    values = traits.architecture(config)
+    embedding = checkpoint.embedding_name(list(tensors))
     width = values.get("word_embed_proj_dim") or values.get("hidden_size")
     if embedding is None or width is None:
         raise UnsupportedModelError(f"{str(folder)!r} ({config.model_type}) shows no token embedding or no width")
+    embedding_digest = tensors[embedding].sha256
     if values.get("tie_word_embeddings"):
-        digests.pop("lm_head.weight", None)  # some writers keep the tied copy, some drop it
-    return Fingerprint(
-        weights=_sha256(digests),
-        embedding=embedding,
-        architecture=values,
-        vocabulary=_vocabulary(tokenizer),
-        probe=_probe(tokenizer),
-        width=int(width),
-        source=source,
+        tensors.pop("lm_head.weight", None)  # some writers keep the tied copy, some drop it
+    few = len(tensors) <= TABLE_TENSORS
+    return Identity(
+        Fingerprint(
+            weights=traits.sha256({name: tensor.sha256 for name, tensor in tensors.items()}),
+            embedding=embedding_digest,
+            architecture=values,
+            vocabulary=traits.vocabulary(tokenizer),
+            probe=traits.probe(tokenizer),
+            width=int(width),
+        ),
+        tensors={name: tensor.sha256[:TABLE_DIGITS] for name, tensor in tensors.items()} if few else {},
+        probe={
+            "dtypes": dict(Counter(tensor.dtype for tensor in tensors.values())),
+            "tokens": len(tokenizer.get_vocab()),
+            "pieces": traits.pieces(tokenizer),
+        },
     )
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of the checkpoint in `folder`."""
-    from transformers import AutoTokenizer
-
-    with readable(folder):
-        return AutoTokenizer.from_pretrained(folder)
-
-
-def embedding_table(folder: Path) -> Any:
-    """The input embeddings (V, D) of the checkpoint in `folder`, as float16 numpy, nothing else of it loaded."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:  # numpy has no bfloat16
-            name = next((n for suffix in EMBEDDING_NAMES for n in tensors.keys() if n.endswith(suffix)), None)  # noqa: SIM118
-            if name is not None:
-                return tensors.get_tensor(name).half().numpy()
-    raise UnsupportedModelError(f"{str(folder)!r} shows no token embedding")
+def compared(stored: Identity, found: Identity, folder: Path | None = None) -> Comparison:
+    """Two identities, compared; with the `folder` of the found one, with what its tokenizer adds to that."""
+    made = compare(stored, found)
+    if folder is None or all(field != "vocabulary" for field, _, _ in made.differences):
+        return made
+    return compare(stored, found, load_tokenizer(folder).get_vocab())
 
 
-def _architecture(config: Any) -> dict[str, Any]:
-    # Through attributes, not the file: configurations spell these names in their own ways and map them.
-    values = {name: getattr(config, name, None) for name in ARCHITECTURE_FIELDS}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _vocabulary(tokenizer: Any) -> str:
-    return _sha256(sorted(tokenizer.get_vocab().items()))
-
-
-def _probe(tokenizer: Any) -> str:
-    return _sha256([tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES])
-
-
-def _tensor_digests(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, sha256 over name, dtype, shape and bytes) of every tensor in the folder's safetensors files."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise NotFoundError(f"no *.safetensors in {str(folder)!r}. Save the model with save_pretrained() first.")
-    for file in files:
-        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield from _digests(data)
-
-
-def _digests(data: bytes | mmap.mmap) -> Iterator[tuple[str, str]]:
-    (size,) = struct.unpack("<Q", data[:8])
-    entries: dict[str, Any] = json.loads(data[8 : 8 + size])
-    for name, entry in entries.items():
-        if name == "__metadata__" or name.endswith(BUFFER_NAMES):
-            continue
-        begin, end = entry["data_offsets"]
-        digest = hashlib.sha256(canonical.dumps([name, entry["dtype"], entry["shape"]]))
-        with memoryview(data) as view:
-            digest.update(view[8 + size + begin : 8 + size + end])
-        yield name, digest.hexdigest()
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(canonical.dumps(value)).hexdigest()
+def check_identity(expected: Identity, found: Identity, folder: Path | None = None) -> None:
+    """FingerprintError with the verdict and what differs unless both stand for the same model and tokenizer."""
+    made = compared(expected, found, folder)
+    if made.verdict is not Verdict.IDENTICAL:
+        raise made.error()
 
 
 def check_fingerprint(expected: Fingerprint, found: Fingerprint) -> None:
     """FingerprintError with every differing field unless both stand for the same model and tokenizer."""
-    if differences := expected.differences(found):
-        raise FingerprintError(differences)
+    check_identity(Identity(expected), Identity(found))
 
 
 def check_model(model: Any, tokenizer: Any, expected: Fingerprint) -> None:
@@ -181,24 +110,19 @@ def check_model(model: Any, tokenizer: Any, expected: Fingerprint) -> None:
     Where these are not to be found its input embedding is compared, which must be in the checkpoint's dtype.
     """
     try:
-        of_files = _of_folder(resolve(str(model.name_or_path), download=False))
+        of_files = fingerprint_folder(resolve(str(model.name_or_path), download=False))
         weights, embedding = of_files.weights, of_files.embedding
     except NotFoundError:
         weights, embedding = expected.weights, _embedding_digest(model)
     found = Fingerprint(
         weights=weights,
         embedding=embedding,
-        architecture=_architecture(model.config),
-        vocabulary=_vocabulary(tokenizer),
-        probe=_probe(tokenizer),
+        architecture=traits.architecture(model.config),
+        vocabulary=traits.vocabulary(tokenizer),
+        probe=traits.probe(tokenizer),
         width=int(model.get_input_embeddings().weight.shape[1]),
     )
     check_fingerprint(expected, found)
-
-
-@functools.lru_cache(maxsize=8)
-def _of_folder(folder: Path) -> Fingerprint:
-    return fingerprint_folder(folder)
 
 
 def _embedding_digest(model: Any) -> str:
@@ -207,5 +131,5 @@ def _embedding_digest(model: Any) -> str:
 
     table = model.get_input_embeddings().weight.detach()
     name = next((n for n, tensor in model.state_dict().items() if tensor.data_ptr() == table.data_ptr()), "")
-    data = save({name: table.cpu().contiguous()})
-    return dict(_digests(data)).get(name, "")
+    found = checkpoint.digests(save({name: table.cpu().contiguous()})).get(name)
+    return found.sha256 if found else ""

@@ -6,36 +6,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memvec.model_cache import Notify, resolve, silent
-from memvec.types import Fingerprint
+from memvec.types import Fingerprint, Identity
+from memvec.verdicts import Verdict, compare
 
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
 
 
 def load_lm(
-    expected: Fingerprint, model: str | None = None, device: str | None = None, notify: Notify = silent
+    expected: Fingerprint | Identity,
+    model: str | None = None,
+    device: str | None = None,
+    notify: Notify = silent,
+    allow: Verdict = Verdict.IDENTICAL,
 ) -> FrozenLM:
     """The model of a fingerprint in float32, the numerics stores are certified in. NotFoundError, FingerprintError.
 
-    `model` is by default the one that the fingerprint names.
+    `model` is by default the one that the fingerprint names. With another `allow` a model of that verdict is given too.
     """
     import torch
 
     from memvec.lm import FrozenLM, pick_device
 
-    chosen = pick_device(device)
-    folder = find_model(expected, model, notify)
+    chosen, known = pick_device(device), _known(expected)
+    if allow is Verdict.IDENTICAL:
+        folder = find_model(known, model, notify)
+        notify("loading the model")
+        return FrozenLM(folder, torch.float32, chosen)
+    from memvec.identity import identify_folder
+    from memvec.probing import probed
+
+    name = model or known.fingerprint.source
+    folder = resolve(name, notify, model is not None)
     notify("loading the model")
-    return FrozenLM(folder, torch.float32, chosen)
+    lm = FrozenLM(folder, torch.float32, chosen)
+    made = compare(known, probed(identify_folder(folder, name), lm, known.probe))
+    if not made.verdict.within(allow):
+        raise made.error()
+    return lm
 
 
-def find_model(expected: Fingerprint, model: str | None = None, notify: Notify = silent) -> Path:
+def find_model(expected: Fingerprint | Identity, model: str | None = None, notify: Notify = silent) -> Path:
     """The checkpoint folder of a fingerprint, compared with it. NotFoundError, FingerprintError."""
-    from memvec.identity import check_fingerprint, fingerprint_folder
+    from memvec.identity import check_identity, identify_folder
 
-    name = model or expected.source
+    known = _known(expected)
+    name = model or known.fingerprint.source
     # A store from a stranger may name any hub id: only one the user asks for is downloaded.
     folder = resolve(name, notify, model is not None)
     notify("fingerprinting the model")
-    check_fingerprint(expected, fingerprint_folder(folder, source=name))
+    check_identity(known, identify_folder(folder, source=name), folder)
     return folder
+
+
+def _known(expected: Fingerprint | Identity) -> Identity:
+    return expected if isinstance(expected, Identity) else Identity(expected)

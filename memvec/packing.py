@@ -15,7 +15,7 @@ from memvec.embedders import DEFAULT, check_embedder
 from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
-from memvec.identity import check_fingerprint, fingerprint_folder
+from memvec.identity import check_identity, identify_folder
 from memvec.lm import pick_device, pick_dtype
 from memvec.locking import writing
 from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
@@ -26,7 +26,8 @@ from memvec.settings import ContextSettings, PackSettings
 from memvec.sources import Source, gather
 from memvec.store import Store
 from memvec.summary import summarise
-from memvec.types import Fingerprint, PackReport
+from memvec.types import Identity, PackReport
+from memvec.verdicts import stored_identity
 
 
 def pack(
@@ -75,9 +76,9 @@ def pack(
     folder = resolve(model, lambda message: enter(message, progress, watch))
     with writing(store):
         enter("fingerprinting the model", progress, watch)
-        found = fingerprint_folder(folder, source=lasting_name(model))
-        settings = with_preset(settings or PackSettings(), preset, found.id, model)
-        opened = _open_or_create(Path(store), found)
+        found = identify_folder(folder, source=lasting_name(model))
+        settings = with_preset(settings or PackSettings(), preset, found.fingerprint.id, model)
+        opened = _open_or_create(Path(store), found, folder)
         wanted = Wanted(kind, settings, context or ContextSettings(), questions, generate, tuple(keys))
         run = PackRun(opened, wanted, progress, watch)
         fresh = outstanding(opened, documents, kind)
@@ -160,13 +161,18 @@ def _describe(store: Store, documents: Sequence[Source], meta: Mapping[str, str]
         store.commit([], TOOL, meta=said)
 
 
-def _open_or_create(path: Path, found: Fingerprint) -> Store:
+def _open_or_create(path: Path, found: Identity, folder: Path) -> Store:
     if not Store.exists(path):
-        return Store.create(path, Manifest(found, int(found.architecture["vocab_size"]), tool=TOOL))
+        vocabulary = int(found.fingerprint.architecture["vocab_size"])
+        state = Manifest(found.fingerprint, vocabulary, tool=TOOL, tensors=found.tensors, probe=found.probe)
+        return Store.create(path, state)
     opened = Store.open(path)
-    check_fingerprint(opened.manifest.fingerprint, found)
-    if opened.manifest.foreign:
-        raise FormatTooNewError(
-            f"{opened.manifest.foreign} to be added to", "such a store, but would lose what is new in it"
-        )
+    state = opened.manifest
+    check_identity(stored_identity(state), found, folder)
+    if state.foreign:
+        raise FormatTooNewError(f"{state.foreign} to be added to", "such a store, but would lose what is new in it")
+    # Stores of early writers explain nothing; it is the same model, so the next commit can say what they did not.
+    opened.manifest = dataclasses.replace(
+        state, tensors=state.tensors or found.tensors, probe=state.probe or found.probe
+    )
     return opened

@@ -24,6 +24,7 @@ from memvec.fit import FitEngine, Fitted
 from memvec.keys import keys_of
 from memvec.lm import FrozenLM
 from memvec.planning import Waiting, plan, tasks
+from memvec.probing import remember
 from memvec.progress import Progress, Watch, enter
 from memvec.questions import Question
 from memvec.records import exact_record, raw_records
@@ -80,10 +81,12 @@ class PackRun:
         with keeping_memory():
             if self.wanted.kind != "context":
                 self.exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+                remember(self.store, self.exact)
                 self._plan(fresh, fast)
                 self._fit(FitEngine(fast, self.settings))
                 self._commit()
             if self.wanted.kind != "exact":
+                remember(self.store, fast)
                 self._distil(fresh, fast)
                 self._commit()
 

@@ -27,6 +27,7 @@ from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import DECODE_BATCH
 from memvec.store import RecordRef, Store
 from memvec.types import RawReason
+from memvec.verdicts import stored_identity
 
 WORDS_SHARE = 0.6  # of BM25, beside the cosine; measured in docs/LOG.md
 CANDIDATES = 256  # that vectors and words each put up
@@ -189,7 +190,8 @@ def retrieve(
 def make(name: str, store: Store, model: str | None = None, notify: Notify = silent) -> Embeds:
     """The embedder of that name for a store. UsageError, NotFoundError, FingerprintError, MissingExtraError."""
     origin = store.manifest.fingerprint
-    return maker(name, find_model(origin, model, notify) if name == TABLE else store.path, origin)
+    known = stored_identity(store.manifest)
+    return maker(name, find_model(known, model, notify) if name == TABLE else store.path, origin)
 
 
 def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:

@@ -92,6 +92,15 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """What is known of a model: its fingerprint, and what explains how far another one is from it."""
+
+    fingerprint: Fingerprint
+    tensors: Mapping[str, str] = field(default_factory=dict)  # of the checkpoint: first digits of each digest, by name
+    probe: Mapping[str, Any] = field(default_factory=dict)  # what files and model say of themselves; SPEC §4.3
+
+
+@dataclass(frozen=True, slots=True)
 class FitReport:
     """What it took to make a record; zeros for raw ones."""
 

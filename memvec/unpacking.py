@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from memvec.decoder import Decoder
 from memvec.errors import NoContentError, NotFoundError, PartialError, ReconstructionError, UsageError
@@ -15,7 +16,9 @@ from memvec.settings import DECODE_BATCH
 from memvec.sources import matches
 from memvec.store import Store, StoredDocument
 from memvec.types import Document, UnpackReport
+from memvec.verdicts import Verdict
 
+Allow = Literal["identical", "precision", "relative"]
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
@@ -28,11 +31,13 @@ def unpack(
     overwrite: bool = False,
     batch: int = DECODE_BATCH,
     device: str | None = None,
+    allow: Allow = "identical",
     watch: Watch = unwatched,
 ) -> UnpackReport:
     """Write documents (all, or those matching a glob in `documents`) below `output`, each verified before it is written.
 
-    `model` is by default the one named in the store; it must have the store's fingerprint. Raises NotFoundError,
+    `model` is by default the one named in the store; it must have the store's fingerprint, or with `allow` a verdict as
+    near as that: what decodes to other bytes is an error all the same. Raises NotFoundError,
     UsageError when a file is there and `overwrite` is not set, FingerprintError, StoreDamagedError, ReconstructionError;
     of documents without whole content PartialError after the others are written, NoContentError when there is no other.
     """
@@ -41,7 +46,7 @@ def unpack(
     chosen, skipped = _readable(select(opened, documents))
     folder = Path(output)
     _check_targets(folder, [stored.document.name for stored in chosen], overwrite)
-    decoder = Decoder(opened, model, batch, device, watch)
+    decoder = Decoder(opened, model, batch, device, watch, Verdict[allow.upper()])
     written, total = [], 0
     for document, data in _restore(decoder, chosen):
         _write(folder, document.name, data)
@@ -61,12 +66,13 @@ def read(
     model: str | None = None,
     batch: int = DECODE_BATCH,
     device: str | None = None,
+    allow: Allow = "identical",
     watch: Watch = unwatched,
 ) -> Iterator[tuple[str, bytes]]:
     """(name, verified bytes) of documents, all or those matching a glob, in order of name. Raises as `unpack` does."""
     opened = Store.open(store)
     chosen, skipped = _readable(select(opened, documents))
-    for document, data in _restore(Decoder(opened, model, batch, device, watch), chosen):
+    for document, data in _restore(Decoder(opened, model, batch, device, watch, Verdict[allow.upper()]), chosen):
         yield document.name, data
     if skipped:
         raise PartialError(skipped, rest="Everything else was read.")

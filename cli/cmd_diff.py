@@ -1,0 +1,64 @@
+"""`memvec diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+from click.exceptions import Exit
+
+from memvec.cli.output import Output, common, printable
+from memvec.errors import FingerprintError
+
+if TYPE_CHECKING:
+    from memvec.verdicts import Comparison
+
+SHOWN = 5
+
+
+@click.command("diff")
+@click.argument("store")
+@click.argument("model")
+@click.option("--no-probe", is_flag=True, help="Compare files only; do not load the model to ask it.")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@common
+def command(store: str, model: str, no_probe: bool, device: str | None, output: Output) -> None:
+    """How far MODEL is from the one that STORE was packed with, and what that allows.
+
+    Exit 0 when records can be expected to decode with it, 4 otherwise.
+    """
+    from memvec.diffing import diff
+
+    made = diff(store, model, probe=not no_probe, device=device, watch=output.watch)
+    value = {
+        "verdict": made.verdict.name.lower(),
+        "words": made.verdict.value,
+        "why": made.why,
+        "allows": made.verdict.allows,
+        "decodes": made.verdict.decodes,
+        "differences": [dict(zip(("field", "store", "model"), found, strict=True)) for found in made.differences],
+        "tensors": list(made.tensors),
+        "hints": list(made.hints),
+        "distance": asdict(made.distance) if made.distance else None,
+    }
+    output.result(value, "\n".join(f"  {key:<10} {printable(text)}" for key, text in _lines(made)))
+    if not made.verdict.decodes:
+        raise Exit(FingerprintError.exit_code)
+
+
+def _lines(made: Comparison) -> Iterator[tuple[str, str]]:
+    yield "verdict", made.verdict.value
+    yield "why", made.why
+    yield "allows", made.verdict.allows
+    for field, mine, other in made.differences[:SHOWN]:
+        yield "field", f"{field}: store has {mine}, model has {other}"
+    if len(made.differences) > SHOWN:
+        yield "", f"and {len(made.differences) - SHOWN} more fields"
+    for name in made.tensors[:SHOWN]:
+        yield "tensor", name
+    if len(made.tensors) > SHOWN:
+        yield "", f"and {len(made.tensors) - SHOWN} more tensors"
+    for hint in made.hints:
+        yield "tokenizer", hint

@@ -1,0 +1,67 @@
+"""What was read of checkpoints, kept so that the next call looks at their files' dates and not into the files.
+
+An entry counts while every file in the folder has the path, size, time of change (of content and of inode) and inode
+that it had. That notices a file replaced or written to, also one whose date was set back. It cannot notice what leaves
+all of these as they were: damage below the file system, or a clock set back to the very moment of the earlier write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from memvec.formats import canonical, files
+from memvec.model_cache import cache_root
+from memvec.traits import sha256
+
+RECENT_NS = 2_000_000_000  # a file changed within this may change again without a new date, on coarse file systems
+MOST = 100  # entries; the oldest go
+
+Stamp = list[list[Any]]  # [name, size, mtime_ns, ctime_ns, inode] of each file
+
+
+def kept(folder: Path, version: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """What `make` makes of the files in `folder`, from the cache when none has changed; `version` is that of `make`."""
+    before = _stamp(folder)
+    head = {"folder": ascii(str(folder.resolve())), "version": version, "files": before}
+    file = cache_root() / "fingerprints" / f"{sha256(head['folder'])[:32]}.json"
+    if (found := _read(file, head)) is not None:
+        return found
+    value = dict(make())
+    youngest = max((max(entry[2], entry[3]) for entry in before), default=0)
+    if _stamp(folder) == before and time.time_ns() - youngest > RECENT_NS:
+        with contextlib.suppress(OSError):  # without a place to keep it, it is made again
+            _write(file, head | {"value": value})
+    return value
+
+
+def _stamp(folder: Path) -> Stamp:
+    # Names as ASCII: JSON has no place for bytes that are no UTF-8.
+    found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return [[ascii(name), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in found]
+
+
+def _read(file: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The value in an entry; None unless it is whole, of this code and of these files."""
+    try:
+        envelope = json.loads(file.read_bytes())
+        body = envelope["entry"]
+        if sha256(body) != envelope["sha256"] or any(body[name] != value for name, value in head.items()):
+            return None
+        value: dict[str, Any] = body["value"]
+        return value
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _write(file: Path, body: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(file, canonical.dumps({"entry": body, "sha256": sha256(body)}))
+    entries = sorted(file.parent.glob("*.json"), key=lambda path: os.path.getmtime(path))
+    for old in entries[:-MOST]:
+        old.unlink(missing_ok=True)
