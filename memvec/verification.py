@@ -70,7 +70,9 @@ def verify(
     try:
         run.structure()
         versions = opened.versions() if not run.problems else []
-        run.contents(decoder, _parts(opened, versions, decode, sample, seed, run.at_once, max_seconds is not None), decode)
+        run.contents(
+            decoder, _parts(opened, versions, decode, sample, seed, run.at_once, max_seconds is not None), decode
+        )
     except _TimeIsUp:
         pass
     decodable = sum(len(v.records) for v in versions)
