@@ -4,10 +4,11 @@
 
 A store of two shards and its keys is packed once with the tiny LM of the tests. Every case damages one copy of it in one way, at random:
 bits are flipped, files cut, made longer, exchanged, doubled or lost, and in "resealed" cases a shard or a file of keys is changed and given
-the digest that fits it, so that only the checks inside can find it. Then the store is verified, read, and read with on_error="skip".
+the digest that fits it, as no accident does, so that only the checks inside can find it. Then the store is verified, read, and read with on_error="skip".
 
 A case fails, and with it the run, when a document comes out other than it was packed, when an error is raised that is not memvec's, or when
-verify finds nothing although a file that counts is changed, or reading fails. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
+verify finds nothing although a file that counts is changed, or reading fails. A resealed shard may hide the newer version of a document, so that
+the older one comes out, if verify finds that: whoever can make digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
 loaded once: of the program only that is replaced.
 """
 
@@ -36,15 +37,16 @@ TINY = Path(__file__).parents[1] / "tests/tiny/model"
 SETTINGS = memvec.PackSettings(
     nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0, last_rate=1.0
 )  # what the tiny LM's vectors can carry
+REPLACED, OLDER = "replaced.txt", "identical, one of an older version"
 FIRST = {
     "letters/jane.txt": b"It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want.\n",
     "letters/über.txt": "She laughed, and went on with her letter: ça ira, she wrote.\r\n".encode(),
     "image.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
     "empty": b"",
-    "replaced.txt": b"an older version, of which nothing may come out",
+    REPLACED: b"an older version, of which nothing may come out",
 }
 SECOND = {
-    "replaced.txt": b"The ladies of the house were at supper when the carriage came, and nobody heard it.\n",
+    REPLACED: b"The ladies of the house were at supper when the carriage came, and nobody heard it.\n",
     "short": b"x",
     "latin-1.txt": "déjà vu, à la carte".encode("latin-1"),
 }
@@ -219,8 +221,8 @@ def judge(store: Path, sort: str, file: str, counts: bool) -> Case:
         failure = wrong or wrong_skipped
     except Exception as error:  # noqa: BLE001 - that none of another kind is raised is what is tested
         failure = f"{type(error).__name__}: {error}"
-    if not failure and verified == "ok" and outcome != "identical":
-        failure = f"verify found nothing, reading gave {outcome}"
+    if not failure and outcome != "identical" and (verified == "ok" or (outcome == OLDER and sort != "reseal")):
+        failure = f"verify found {verified}, reading gave {outcome}"
     if not failure and verified == "ok" and counts:
         failure = "verify found nothing"
     return Case(sort, file, outcome, verified, given, failure)
@@ -239,7 +241,11 @@ def _read(store: Path) -> tuple[str, str]:
         found = dict(memvec.read(store))
     except MemvecError as error:
         return reason(error), ""
-    return "identical", "" if found == TRUTH else f"other documents came out: {_difference(found)}"
+    if found == TRUTH:
+        return "identical", ""
+    if found == TRUTH | {REPLACED: FIRST[REPLACED]}:
+        return OLDER, ""
+    return "identical", f"other documents came out: {_difference(found)}"
 
 
 def _skipping(store: Path) -> tuple[int, str]:
@@ -309,7 +315,7 @@ def tables(cases: Sequence[Case]) -> str:
     for name in [*(sort.__name__ for sort in SORTS), ""]:
         some = [case for case in cases if name in ("", case.sort)]
         if some:
-            same = sum(case.outcome == "identical" for case in some)
+            same = sum(case.outcome.startswith("identical") for case in some)
             share = sum(case.given for case in some) / len(some) / len(TRUTH)
             failed = sum(bool(case.failure) for case in some)
             lines.append(
@@ -320,7 +326,7 @@ def tables(cases: Sequence[Case]) -> str:
     lines += [f"| {verified} | {outcome} | {count} |" for (verified, outcome), count in ends.most_common()]
     lines += ["", "| file | cases | refused |", "|---|---|---|"]
     for file, count in sorted(Counter(case.file for case in cases).items()):
-        refused = sum(case.file == file and case.outcome != "identical" for case in cases)
+        refused = sum(case.file == file and not case.outcome.startswith("identical") for case in cases)
         lines.append(f"| {file} | {count} | {refused} |")
     return "\n".join(lines) + "\n"
 
