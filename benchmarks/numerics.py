@@ -88,7 +88,9 @@ def compare(folder: Path, records: Sequence[Record]) -> tuple[list[Outcome], Lea
         torch.set_num_threads(threads)
         moved = greatest_move(leads(lm, records, truth), exact)
         for batch in BATCHES:
-            outcomes.append(outcome(lm, canonical, records, attention, threads, batch, moved if batch == 16 else None))
+            outcomes.append(
+                outcome(lm, canonical, records, attention, threads, batch, moved if batch == max(BATCHES) else None)
+            )
             print(outcomes[-1], file=sys.stderr, flush=True)
     torch.set_num_threads(before)
     return outcomes, exact
