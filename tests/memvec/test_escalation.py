@@ -39,21 +39,21 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Wrong], None]:
 
 
 def test_a_record_that_is_wrong_in_a_batch_is_decoded_alone(
-    packed: Path, spoil: Any, tmp_path: Path, documents: dict[str, bytes]
+    few: Path, spoil: Any, tmp_path: Path, documents: dict[str, bytes]
 ) -> None:
-    assert memvec.unpack(packed, tmp_path / "whole").escalated == 0
+    assert memvec.unpack(few, tmp_path / "whole").escalated == 0
     spoil(lambda lm, batch: 2 if batch > 1 else None)
-    report = memvec.unpack(packed, tmp_path / "out")
-    assert report.escalated == 1 and report.documents == len(documents)
-    for name, data in documents.items():
-        assert (tmp_path / "out" / name).read_bytes() == data
-    assert memvec.cat(packed, "prose.txt") == documents["prose.txt"]
-    checked = memvec.verify(packed, decode=True)
+    report = memvec.unpack(few, tmp_path / "out")
+    assert report.escalated == 1 and report.documents == 3
+    for name in report.files:
+        assert (tmp_path / "out" / name).read_bytes() == documents[name]
+    assert memvec.cat(few, "prose.txt") == documents["prose.txt"]
+    checked = memvec.verify(few, decode=True)
     assert checked.ok and checked.escalated == 1
 
 
 def test_what_is_wrong_alone_too_is_decoded_in_canonical_numerics(
-    packed: Path, spoil: Any, tiny: str, documents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    few: Path, spoil: Any, tiny: str, documents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
 
@@ -65,10 +65,10 @@ def test_what_is_wrong_alone_too_is_decoded_in_canonical_numerics(
         return lm
 
     monkeypatch.setattr("memvec.decoder.load_lm", load_lm)
-    assert memvec.cat(packed, "prose.txt") == documents["prose.txt"]
+    assert memvec.cat(few, "prose.txt") == documents["prose.txt"]
     assert loads == [None]  # the second model is loaded only when it is needed
     spoil(lambda lm, batch: 0 if lm.model.config._attn_implementation != NAME else None)
-    decoder = Decoder(Store.open(packed), None, 16, None, lambda progress: None)
+    decoder = Decoder(Store.open(few), None, 16, None, lambda progress: None)
     from memvec.unpacking import content
 
     for name in ("prose.txt", "crlf.txt"):
@@ -78,7 +78,7 @@ def test_what_is_wrong_alone_too_is_decoded_in_canonical_numerics(
 
 
 def test_no_second_model_is_loaded_where_the_first_is_canonical(
-    packed: Path, spoil: Any, tiny: str, monkeypatch: pytest.MonkeyPatch
+    few: Path, spoil: Any, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
 
@@ -89,37 +89,37 @@ def test_no_second_model_is_loaded_where_the_first_is_canonical(
     monkeypatch.setattr("memvec.decoder.load_lm", load_lm)
     spoil(lambda lm, batch: 5)
     with pytest.raises(ReconstructionError) as caught:
-        memvec.cat(packed, "prose.txt")
+        memvec.cat(few, "prose.txt")
     assert loads == [None]
     assert caught.value.tried == ("in a batch of 16", "in a batch of one")
     with pytest.raises(ReconstructionError) as caught:
-        memvec.cat(packed, "prose.txt", batch=1)
+        memvec.cat(few, "prose.txt", batch=1)
     assert caught.value.tried == ("in a batch of one",)
 
 
-def test_the_error_names_the_token_where_attempts_differ(packed: Path, spoil: Any) -> None:
+def test_the_error_names_the_token_where_attempts_differ(few: Path, spoil: Any) -> None:
     spoil(lambda lm, batch: 7 if batch > 1 else 4)
     with pytest.raises(ReconstructionError, match="First token in doubt: 4; there the attempts differ") as caught:
-        memvec.cat(packed, "prose.txt")
+        memvec.cat(few, "prose.txt")
     error = caught.value
     assert error.position == 4 and error.document == "prose.txt" and len(error.record) == 12
     assert "fingerprint is the store's" in error.verdict and error.verdict in str(error)
     assert "--on-error partial" in str(error)
 
 
-def test_the_error_names_the_token_whose_lead_is_too_small(packed: Path, spoil: Any) -> None:
+def test_the_error_names_the_token_whose_lead_is_too_small(few: Path, spoil: Any) -> None:
     """All attempts agree: what stands out is that a wrong token does not lead by what was certified."""
     spoil(lambda lm, batch: 3)
     with pytest.raises(ReconstructionError, match=r"it leads by -.* when it was certified") as caught:
-        memvec.cat(packed, "prose.txt")
+        memvec.cat(few, "prose.txt")
     assert caught.value.position == 3
 
 
-def test_the_error_says_when_no_token_stands_out(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_when_no_token_stands_out(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokens are those that were certified, and their text is not: as with another tokenizer behind the same ids."""
     monkeypatch.setattr(FrozenLM, "decode", lambda self, ids: "something else")
     with pytest.raises(ReconstructionError, match="No token stands out") as caught:
-        memvec.cat(packed, "prose.txt")
+        memvec.cat(few, "prose.txt")
     assert caught.value.position is None
 
 
