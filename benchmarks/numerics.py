@@ -1,67 +1,200 @@
-"""How far other numerics move the margins of a store's records: the reason for the default threshold.
+"""Do stores decode alike in other numerics, and is the threshold of certified margins right? On real records.
 
-    python benchmarks/numerics.py STORE [--records N]
+    python benchmarks/numerics.py [--store STORE] [--records 300] [--model NAME] [--json FILE] [--markdown FILE]
 
-Each record is decoded freely with other batch sizes, thread counts, attention kernels and in float64, and compared with
-how it was certified: same tokens or not, and how far the margin of any token moved [logits].
+Every record is decoded with batches of 1, 3 and 16, on 1 and 2 threads, with SDPA and with eager attention: how many come out identical at the
+first attempt, and of the others, how many in a batch of one and how many in the numerics stores are certified in. Then the leads of all tokens that
+are left to vectors are measured in float64, which stands for the truth: how many are small, what the least is, and how far other numerics move any
+of them. A threshold is large enough when it is many times what moves. Without --store the texts of benchmarks/roundtrip.py are packed first, and as
+much of the novel as makes about so many records.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import itertools
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import roundtrip
 import torch
 
+import memvec
 from memvec.decode import decode, measure
+from memvec.escalation import ALONE, CANONICAL, Attempt, attempt, text_bytes
 from memvec.lm import FrozenLM
-from memvec.model_cache import resolve
+from memvec.model_cache import DEFAULT_MODEL, resolve
 from memvec.store import Store
 from memvec.types import Kind, Record
 
+BATCHES, THREADS, ATTENTIONS = (1, 3, 16), (1, 2), ("sdpa", "eager")
+SMALL = (1e-4, 1e-3, 1e-2, 0.1, 0.2)  # leads counted [logits]
+RECORD_CHARACTERS = 170  # of prose, about
+Leads = list[list[float]]
 
-def variants(model: str) -> Iterator[tuple[str, FrozenLM, int]]:
-    """(name, model, batch) of each way to decode; threads are set as a side effect."""
-    folder = resolve(model)
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How records decode in one configuration."""
+
+    attention: str
+    threads: int
+    batch: int
+    identical: int  # records that are right at the first attempt
+    alone: int  # of the others, right in a batch of one
+    canonical: int  # of what is left, right in the certified numerics
+    wrong: int
+    moved: (
+        float | None
+    )  # the greatest move of a lead against float64 [logits]; measured once for each kernel and thread count
+
+
+def read_records(store: Store, most: int) -> list[Record]:
+    """Up to `most` exact records of the live documents."""
+    refs = [ref for stored in store.documents().values() for ref in stored.records]
+    return [record for ref in refs if (record := store.record(ref)).kind == Kind.EXACT][:most]
+
+
+def pack(folder: Path, model: str, records: int, **options: Any) -> Path:
+    """A store of real texts that has about so many records."""
+    texts = roundtrip.documents()
+    novel = (Path(__file__).parents[1] / "tests/tiny/corpus.txt").read_text(encoding="utf-8")
+    known = sum(len(data) for name, data in texts.items() if name != "noise.bin")
+    more = max(0, records * RECORD_CHARACTERS - known)
+    sources = [memvec.Source(name, data) for name, data in texts.items()]
+    if more:
+        sources.append(memvec.Source("more.txt", novel[130_000 : 130_000 + more].encode()))
+    memvec.pack(sources, folder / "s.memvec", model=model, **options)
+    return folder / "s.memvec"
+
+
+def compare(folder: Path, records: Sequence[Record]) -> tuple[list[Outcome], Leads]:
+    """(an outcome for each configuration, leads in float64 of every token left to the vectors [logits])."""
+    canonical, before = FrozenLM(folder), torch.get_num_threads()
+    truth = decode_all(canonical, records, max(BATCHES))
+    exact = leads(FrozenLM(folder, torch.float64), records, truth)
+    outcomes = []
     lm = FrozenLM(folder)
-    threads = torch.get_num_threads()
-    yield "float32, batch 16 (as certified)", lm, 16
-    yield "batch 3", lm, 3
-    yield "batch 1", lm, 1
-    torch.set_num_threads(1)
-    yield "one thread", lm, 16
-    torch.set_num_threads(threads)
-    lm.model.set_attn_implementation("eager")
-    yield "eager attention", lm, 16
-    yield "float64", FrozenLM(folder, torch.float64), 16
-    yield "bfloat16 (not what a store declares)", FrozenLM(folder, torch.bfloat16), 16
+    for attention, threads in itertools.product(ATTENTIONS, THREADS):
+        if attention == "eager":
+            lm.model.set_attn_implementation("eager")
+        torch.set_num_threads(threads)
+        moved = greatest_move(leads(lm, records, truth), exact)
+        for batch in BATCHES:
+            outcomes.append(
+                outcome(lm, canonical, records, attention, threads, batch, moved if batch == max(BATCHES) else None)
+            )
+            print(outcomes[-1], file=sys.stderr, flush=True)
+    torch.set_num_threads(before)
+    return outcomes, exact
+
+
+def outcome(
+    lm: FrozenLM,
+    canonical: FrozenLM,
+    records: Sequence[Record],
+    attention: str,
+    threads: int,
+    batch: int,
+    moved: float | None,
+) -> Outcome:
+    """How `records` decode with `lm` in batches of `batch`; what is wrong is tried as unpacking tries it."""
+    ids = decode_all(lm, records, batch)
+    first = [Attempt("", tuple(row), text_bytes(lm, row)) for row in ids]
+    wrong = [record for record, made in zip(records, first, strict=True) if not made.gives(record)]
+    still = [record for record in wrong if not attempt(lm, record, ALONE).gives(record)]
+    left = [record for record in still if not attempt(canonical, record, CANONICAL).gives(record)]
+    return Outcome(
+        attention, threads, batch, len(records) - len(wrong), len(wrong) - len(still), len(still) - len(left),
+        len(left), moved,
+    )  # fmt: skip
+
+
+def decode_all(lm: FrozenLM, records: Sequence[Record], batch: int) -> list[list[int]]:
+    """Token ids of every record, corrections put in."""
+    return decode(
+        lm, [r.vectors for r in records], [r.tokens for r in records], [r.corrections for r in records], batch
+    )
+
+
+def leads(lm: FrozenLM, records: Sequence[Record], ids: Sequence[Sequence[int]]) -> Leads:
+    """Of each record, the leads of the tokens that are not stored [logits]."""
+    found = measure(lm, [r.vectors for r in records], ids, max(BATCHES))
+    stored = [{place for place, _ in record.corrections} for record in records]
+    return [
+        [lead for at, lead in enumerate(row) if at not in places]
+        for (row, _), places in zip(found, stored, strict=True)
+    ]
+
+
+def greatest_move(found: Leads, exact: Leads) -> float:
+    """The greatest difference of a lead [logits]."""
+    pairs = zip(itertools.chain(*found), itertools.chain(*exact), strict=True)
+    return max((abs(one - other) for one, other in pairs), default=0.0)
+
+
+def tables(outcomes: Sequence[Outcome], exact: Leads, records: Sequence[Record]) -> str:
+    """What was found, as Markdown."""
+    flat = list(itertools.chain(*exact))
+    lines = [
+        f"{len(records)} records, {sum(r.tokens for r in records)} tokens, of them {len(flat)} left to vectors",
+        "",
+        "| attention | threads | batch | identical at once | right alone | right in certified numerics | wrong | greatest move of a lead |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for o in outcomes:
+        moved = "" if o.moved is None else f"{o.moved:.2g}"
+        lines.append(
+            f"| {o.attention} | {o.threads} | {o.batch} | {o.identical} of {len(records)} | {o.alone} | {o.canonical} | {o.wrong} | {moved} |"
+        )
+    least = min(flat, default=0.0)
+    lines += ["", f"In float64 the least lead of a token left to vectors is {least:.6f} logits.", ""]
+    lines += ["| lead under | tokens |", "|---|---|"]
+    lines += [f"| {bound:g} | {sum(lead < bound for lead in flat)} |" for bound in SMALL]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Decode with every variant and print the table."""
+    """Decode in every configuration and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store")
-    parser.add_argument("--records", type=int, default=50)
-    chosen = parser.parse_args()
-    store = Store.open(chosen.store)
-    found = [store.record(ref) for document in store.documents().values() for ref in document.records]
-    records: list[Record] = [record for record in found if record.kind == Kind.EXACT][: chosen.records]
-    vectors, counts = [r.vectors for r in records], [r.tokens for r in records]
-    print(
-        f"{len(records)} records, {sum(counts)} tokens, least margin {min(r.report.least_margin for r in records):.3f}\n"
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--records", type=int, default=300, help="at most so many are decoded")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = options.store or pack(Path(scratch), options.model or DEFAULT_MODEL, options.records)
+        store = Store.open(path)
+        records = read_records(store, options.records)
+    folder = resolve(options.model or store.manifest.fingerprint.source)
+    outcomes, exact = compare(folder, records)
+    machine = (
+        f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}; {store.manifest.fingerprint.source}"
     )
-    print("| variant | records decoded identically | greatest move of any margin |")
-    print("|---|---|---|")
-    truth: list[list[int]] = []
-    base: list[float] = []
-    for name, lm, batch in variants(store.manifest.fingerprint.source):
-        ids = decode(lm, vectors, counts, [r.corrections for r in records], batch)
-        truth = truth or ids
-        leads = [lead for row, _ in measure(lm, vectors, truth, batch) for lead in row]
-        base = base or leads
-        moved = max(abs(now - was) for now, was in zip(leads, base, strict=True))
-        same = sum(a == b for a, b in zip(ids, truth, strict=True))
-        print(f"| {name} | {same} of {len(ids)} | {moved:.2g} |", flush=True)
+    text = f"{machine}\n\n{tables(outcomes, exact, records)}"
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text)
+    if options.json:
+        flat = list(itertools.chain(*exact))
+        value = {
+            "command": sys.argv,
+            "machine": machine,
+            "records": len(records),
+            "outcomes": [asdict(one) for one in outcomes],
+            "tokens_from_vectors": len(flat),
+            "least_lead": min(flat, default=None),
+            "leads_under": {f"{bound:g}": sum(lead < bound for lead in flat) for bound in SMALL},
+        }
+        options.json.write_text(json.dumps(value, indent=1) + "\n")
 
 
 if __name__ == "__main__":

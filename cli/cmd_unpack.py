@@ -13,7 +13,7 @@ from memvec.settings import DECODE_BATCH
 from memvec.types import UnpackReport
 
 if TYPE_CHECKING:
-    from memvec.unpacking import Allow
+    from memvec.unpacking import Allow, OnError
 
 
 @click.command("unpack")
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 @click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only documents that match. Repeatable.")
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip", "partial"]),
+    default="fail",
+    show_default=True,
+    help="At a document that is damaged or decodes to other bytes: stop; go on with the others and exit with 8; or "
+    "also write its verified segments, and only these, end to end to NAME.partial, with the byte ranges that are "
+    "missing in NAME.partial.json.",
+)
 @click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
 @click.option(
     "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
@@ -42,6 +51,7 @@ def command(
     documents: tuple[str, ...],
     stdout: bool,
     overwrite: bool,
+    on_error: OnError,
     model: str | None,
     batch: int,
     allow: Allow,
@@ -56,14 +66,25 @@ def command(
     if stdout:
         if output.as_json:
             raise UsageError("--stdout writes the documents themselves. Leave --json out, or use `memvec cat --json`.")
-        for _, data in read(store, documents, model=model, batch=batch, device=device, allow=allow, watch=output.watch):
+        if on_error == "partial":
+            raise UsageError("--on-error partial writes files. Pass -o DIR with it, or --on-error skip.")
+        for _, data in read(
+            store,
+            documents,
+            model=model,
+            on_error=on_error,
+            batch=batch,
+            device=device,
+            allow=allow,
+            watch=output.watch,
+        ):
             output.clear()
             write_bytes(data)
         return
     try:
         report = unpack(
-            store, folder or ".", documents=documents, model=model, overwrite=overwrite, batch=batch, device=device,
-            allow=allow, watch=output.watch,
+            store, folder or ".", documents=documents, model=model, overwrite=overwrite, on_error=on_error, batch=batch,
+            device=device, allow=allow, watch=output.watch,
         )  # fmt: skip
     except PartialError as error:
         if isinstance(error.report, UnpackReport):
@@ -76,4 +97,6 @@ def command(
 
 def _text(report: UnpackReport, folder: str | None) -> str:
     done = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
-    return f"{done}, every one verified"
+    again = f"; {report.escalated:,} records had to be decoded again" if report.escalated else ""
+    partial = f"\n{len(report.partial) // 2:,} more in part, as NAME.partial" if report.partial else ""
+    return f"{done}, every one verified{again}{partial}"

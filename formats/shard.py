@@ -175,6 +175,9 @@ class Shard:
         expected |= {name: (len(self.tensors[name]),) for name in ("corrections", "payload", "documents")}
         expected["vectors"] = len(self.tensors["vectors"]), width
         container.check_shapes(self.tensors, expected)
+        self._check_offsets()
+
+    def _check_offsets(self) -> None:
         for name in PIECES:
             container.check_offsets(f"{name}_offsets", self.tensors[f"{name}_offsets"], len(self.tensors[name]))
 

@@ -1,14 +1,20 @@
-"""Records of a store back to bytes, many at once. What comes out is not yet compared with anything."""
+"""Records of a store back to bytes, many at once.
+
+A record that decodes to other bytes than were packed is tried again, alone and then in the numerics stores are certified
+in. What comes out may still be wrong: whoever gives bytes out asks `Piece.mismatch` first.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memvec.errors import ReconstructionError, UsageError
+from memvec.escalation import ALLOWED, ALONE, CANONICAL, Attempt, Failure, attempt, examine, is_canonical, text_bytes
 from memvec.loading import load_lm
 from memvec.progress import Progress, Watch, enter
 from memvec.records import raw_bytes
@@ -30,6 +36,7 @@ class Piece:
     ref: RecordRef
     record: Record
     data: bytes
+    failure: Failure | None = None  # when no attempt gave the packed bytes
 
     def mismatch(self) -> ReconstructionError | None:
         """What is wrong when the bytes are not those that were packed."""
@@ -37,7 +44,13 @@ class Piece:
         if found == self.record.text_sha256:
             return None
         expected = self.record.text_sha256.hex()
-        return ReconstructionError(self.record.document.name, self.id[:12], expected, found.hex())
+        name, failure = self.record.document.name, self.failure
+        if failure is None:
+            return ReconstructionError(name, self.id[:12], expected, found.hex())
+        return ReconstructionError(
+            name, self.id[:12], expected, found.hex(),
+            tried=failure.tried, position=failure.position, evidence=failure.evidence, verdict=failure.verdict,
+        )  # fmt: skip
 
 
 class Decoder:
@@ -58,16 +71,20 @@ class Decoder:
             raise UsageError(f"batch is {batch}, expected 1 or more.")
         self.store, self.model, self.batch, self.device, self.watch = store, model, batch, device, watch
         self.progress = Progress(stage="reading records")
+        self.helped: Counter[str] = Counter()  # records by what gave their bytes when the first attempt did not
         self._lm: FrozenLM | None = None
+        self._canonical: FrozenLM | None = None
         self._begun = 0.0
 
-    def documents(self, documents: Sequence[StoredDocument]) -> Iterator[tuple[StoredDocument, list[Piece]]]:
-        """Each document with the pieces of its content in order."""
+    def documents(
+        self, documents: Sequence[StoredDocument], at_once: int = RECORDS_AT_ONCE
+    ) -> Iterator[tuple[StoredDocument, list[Piece]]]:
+        """Each document with the pieces of its content in order, some `at_once` records decoded between two of them."""
         p = self.progress
         p.documents = len(documents)
         refs = [ref for document in documents for ref in document.records]
         p.tokens = sum(self._tokens(ref) for ref in refs)
-        for group in _groups(documents):
+        for group in _groups(documents, at_once):
             pieces = iter(self._pieces([ref for document in group for ref in document.records]))
             for document in group:
                 p.documents_done += 1
@@ -78,6 +95,11 @@ class Decoder:
         tensors = self.store.shard(ref.shard).tensors
         return 0 if tensors["kind"][ref.row] == Kind.RAW else int(tensors["tokens"][ref.row])
 
+    @property
+    def escalated(self) -> int:
+        """Records that came out right only when they were tried again."""
+        return self.helped.total()
+
     def _pieces(self, refs: Sequence[RecordRef]) -> list[Piece]:
         records = [self.store.record(ref) for ref in refs]
         texts = iter(self._texts([record for record in records if record.kind != Kind.RAW]))
@@ -86,12 +108,12 @@ class Decoder:
                 self.store.record_id(ref),
                 ref,
                 record,
-                self._raw(ref, record) if record.kind == Kind.RAW else next(texts),
+                *((self._raw(ref, record), None) if record.kind == Kind.RAW else next(texts)),
             )
             for ref, record in zip(refs, records, strict=True)
         ]
 
-    def _texts(self, records: Sequence[Record]) -> list[bytes]:
+    def _texts(self, records: Sequence[Record]) -> list[tuple[bytes, Failure | None]]:
         if not records:
             return []
         from memvec.decode import decode
@@ -100,7 +122,32 @@ class Decoder:
         enter("decoding", self.progress, self.watch)
         vectors, counts = [r.vectors for r in records], [r.tokens for r in records]
         rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
-        return [lm.decode(ids).encode("utf-8", "surrogatepass") for ids in rows]
+        how = f"in a batch of {self.batch}" if self.batch > 1 else ALONE
+        return [
+            self._settle(lm, record, Attempt(how, tuple(ids), text_bytes(lm, ids)))
+            for record, ids in zip(records, rows, strict=True)
+        ]
+
+    def _settle(self, lm: FrozenLM, record: Record, first: Attempt) -> tuple[bytes, Failure | None]:
+        """The bytes of the first attempt that is right, or of the first of all and why none is."""
+        if first.gives(record):
+            return first.data, None
+        attempts = [first]
+        for how, other in self._rungs(lm):
+            attempts.append(attempt(other, record, how))
+            if attempts[-1].gives(record):
+                self.helped[how] += 1
+                return attempts[-1].data, None
+        failure = examine(lm, record, attempts)
+        return first.data, failure if self.allow == Verdict.IDENTICAL else replace(failure, verdict=ALLOWED)
+
+    def _rungs(self, lm: FrozenLM) -> Iterator[tuple[str, FrozenLM]]:
+        """What is left to try, the dearest last."""
+        if self.batch > 1:
+            yield ALONE, lm
+        if not is_canonical(lm):
+            self._canonical = self._canonical or self._load("cpu")
+            yield CANONICAL, self._canonical
 
     def _tick(self, tokens: int) -> None:
         self.progress.tokens_done += tokens
@@ -116,24 +163,23 @@ class Decoder:
 
     def load(self) -> FrozenLM:
         """The model in float32, the numerics every store of this version was certified in."""
-        if self._lm is not None:
-            return self._lm
-        self._lm = load_lm(
-            stored_identity(self.store.manifest),
-            self.model,
-            self.device,
-            lambda message: enter(message, self.progress, self.watch),
-            self.allow,
-        )
-        self._begun = time.perf_counter()
+        if self._lm is None:
+            self._lm = self._load(self.device)
+            self._begun = time.perf_counter()
         return self._lm
 
+    def _load(self, device: str | None) -> FrozenLM:
+        def notify(message: str) -> None:
+            enter(message, self.progress, self.watch)
 
-def _groups(documents: Iterable[StoredDocument]) -> Iterator[list[StoredDocument]]:
+        return load_lm(stored_identity(self.store.manifest), self.model, device, notify, self.allow)
+
+
+def _groups(documents: Iterable[StoredDocument], at_once: int) -> Iterator[list[StoredDocument]]:
     group: list[StoredDocument] = []
     for document in documents:
         group.append(document)
-        if sum(len(d.records) for d in group) >= RECORDS_AT_ONCE:
+        if sum(len(d.records) for d in group) >= at_once:
             yield group
             group = []
     if group:

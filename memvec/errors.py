@@ -115,15 +115,38 @@ class FingerprintError(MemvecError):
 
 
 class ReconstructionError(MemvecError):
-    """Decoding a record did not give the packed text; no bytes of it were given out."""
+    """Decoding a record did not give the packed text; no bytes of it were given out.
+
+    `tried` are the ways it was decoded in, `position` is the first token in doubt where one can be named.
+    """
 
     exit_code = 5
 
-    def __init__(self, document: str, record: str, expected: str, found: str) -> None:
+    def __init__(
+        self,
+        document: str,
+        record: str,
+        expected: str,
+        found: str,
+        *,
+        tried: Sequence[str] = (),
+        position: int | None = None,
+        evidence: str = "",
+        verdict: str = "",
+    ) -> None:
+        """`evidence` says what `position` rests on, `verdict` whether the model is the one that packed it."""
         self.document, self.record, self.expected, self.found = document, record, expected, found
+        self.tried, self.position, self.evidence, self.verdict = tuple(tried), position, evidence, verdict
+        ways = f", tried {', then '.join(self.tried)}" if self.tried else ""
+        where = f" First token in doubt: {position}; {evidence}." if position is not None else ""
+        if evidence and position is None:
+            where = f" No token stands out: {evidence}."
+        judged = f" {verdict}." if verdict else ""
+        partial = " `memvec unpack --on-error partial` writes the segments that are right." if self.tried else ""
         super().__init__(
             f"record {record} of {document!r} decoded to other bytes than were packed (sha256 {expected[:12]}… expected, "
-            f"{found[:12]}… found). Try `--batch 1`; if it stays, report it with `memvec show`."
+            f"{found[:12]}… found{ways}).{where}{judged} Take the document from a copy or decode it on another machine."
+            f"{partial}"
         )
 
 

@@ -178,6 +178,8 @@ class UnpackReport:
     tokens: int  # decoded with the model
     seconds: float
     files: tuple[str, ...]
+    escalated: int = 0  # records that came out right only when they were decoded again
+    partial: tuple[str, ...] = ()  # files that hold what is right of a document that is not
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from memvec.decoder import Decoder
-from memvec.errors import NoContentError, NotFoundError, PartialError, ReconstructionError, UsageError
+from memvec.decoder import Decoder, Piece
+from memvec.errors import (
+    MemvecError,
+    NoContentError,
+    NotFoundError,
+    PartialError,
+    ReconstructionError,
+    StoreDamagedError,
+    UsageError,
+)
 from memvec.formats import files
+from memvec.partial import write_partial
 from memvec.progress import Watch, unwatched
+from memvec.salvage import Broken, open_salvaged
 from memvec.settings import DECODE_BATCH
 from memvec.sources import matches
-from memvec.store import Store, StoredDocument
-from memvec.types import Document, UnpackReport
+from memvec.store import RecordRef, Store, StoredDocument
+from memvec.types import UnpackReport
 from memvec.verdicts import Verdict
 
 Allow = Literal["identical", "precision", "relative"]
+OnError = Literal["fail", "skip", "partial"]
+LOST = "what it held is not known: documents are missing, and of others an older version may have come out"
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
@@ -29,6 +42,7 @@ def unpack(
     documents: Sequence[str] = (),
     model: str | None = None,
     overwrite: bool = False,
+    on_error: OnError = "fail",
     batch: int = DECODE_BATCH,
     device: str | None = None,
     allow: Allow = "identical",
@@ -40,20 +54,32 @@ def unpack(
     near as that: what decodes to other bytes is an error all the same. Raises NotFoundError,
     UsageError when a file is there and `overwrite` is not set, FingerprintError, StoreDamagedError, ReconstructionError;
     of documents without whole content PartialError after the others are written, NoContentError when there is no other.
+    With `on_error` "skip" a document that is damaged or decodes to other bytes is left out and named in the
+    PartialError as well; with "partial" its right segments go to NAME.partial, what is missing to NAME.partial.json.
     """
     begun = time.perf_counter()
-    opened = Store.open(store)
-    chosen, skipped = _readable(select(opened, documents))
-    folder = Path(output)
-    _check_targets(folder, [stored.document.name for stored in chosen], overwrite)
-    decoder = Decoder(opened, model, batch, device, watch, Verdict[allow.upper()])
-    written, total = [], 0
-    for document, data in _restore(decoder, chosen):
-        _write(folder, document.name, data)
-        written.append(document.name)
-        total += len(data)
+    choice = _choose(store, documents, on_error)
+    folder, names = Path(output), [stored.document.name for stored in choice.whole]
+    _check_places(folder, [*names, *(broken.document.name for broken in choice.broken if on_error == "partial")])
+    _check_free(folder, names, overwrite)
+    decoder = Decoder(choice.store, model, batch, device, watch, Verdict[allow.upper()])
+    written, partial, skipped, total = [], [], list(choice.skipped), 0
+    for stored, pieces, data in _restore(decoder, choice, on_error):
+        if isinstance(data, bytes):
+            _write(folder, stored.document.name, data)
+            written.append(stored.document.name)
+            total += len(data)
+            continue
+        why = str(data)
+        if on_error == "partial":
+            made, said = write_partial(folder, stored.document, pieces, names, overwrite)
+            partial += made
+            why = f"{why} {said}"
+        skipped.append((stored.document.name, why))
     seconds = round(time.perf_counter() - begun, 3)
-    report = UnpackReport(len(written), total, decoder.progress.tokens_done, seconds, tuple(written))
+    report = UnpackReport(
+        len(written), total, decoder.progress.tokens_done, seconds, tuple(written), decoder.escalated, tuple(partial)
+    )
     if skipped:
         raise PartialError(skipped, report, "Everything else was unpacked.")
     return report
@@ -64,16 +90,21 @@ def read(
     documents: Sequence[str] = (),
     *,
     model: str | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
     batch: int = DECODE_BATCH,
     device: str | None = None,
     allow: Allow = "identical",
     watch: Watch = unwatched,
 ) -> Iterator[tuple[str, bytes]]:
     """(name, verified bytes) of documents, all or those matching a glob, in order of name. Raises as `unpack` does."""
-    opened = Store.open(store)
-    chosen, skipped = _readable(select(opened, documents))
-    for document, data in _restore(Decoder(opened, model, batch, device, watch, Verdict[allow.upper()]), chosen):
-        yield document.name, data
+    choice = _choose(store, documents, on_error)
+    skipped = list(choice.skipped)
+    decoder = Decoder(choice.store, model, batch, device, watch, Verdict[allow.upper()])
+    for stored, _, data in _restore(decoder, choice, on_error):
+        if isinstance(data, bytes):
+            yield stored.document.name, data
+        else:
+            skipped.append((stored.document.name, str(data)))
     if skipped:
         raise PartialError(skipped, rest="Everything else was read.")
 
@@ -96,8 +127,9 @@ def content(decoder: Decoder, document: str) -> bytes:
     live = decoder.store.documents()
     if document not in live:
         raise missing(decoder.store, document)
-    chosen, _ = _readable([live[document]])
-    ((_, data),) = _restore(decoder, chosen)
+    whole, _ = _readable([live[document]])
+    ((_, _, data),) = _restore(decoder, _Choice(decoder.store, whole), "fail")
+    assert isinstance(data, bytes)  # what is wrong was raised
     return data
 
 
@@ -108,41 +140,107 @@ def missing(store: Store, name: str) -> NotFoundError:
     return NotFoundError(f"no document {name!r} in {str(store.path)!r}. `memvec list` shows the names.")
 
 
-def select(store: Store, globs: Sequence[str]) -> list[StoredDocument]:
-    """Live documents whose name matches one of `globs`, all without any. NotFoundError for a glob that matches none."""
+def select(store: Store, globs: Sequence[str], others: Collection[str] = ()) -> list[StoredDocument]:
+    """Live documents whose name matches one of `globs`, all without any.
+
+    NotFoundError for a glob that matches none, and none of the names in `others`.
+    """
     live = store.documents()
     for glob in globs:
-        if not any(matches(name, [glob]) for name in live):
+        if not any(matches(name, [glob]) for name in (*live, *others)):
             raise NotFoundError(f"no document matches {glob!r}. `memvec list` shows the names.")
     return [d for name, d in live.items() if not globs or matches(name, globs)]
 
 
-def _readable(documents: Sequence[StoredDocument]) -> tuple[list[StoredDocument], list[tuple[str, str]]]:
-    """Those of `documents` whose content is whole, and the others as (name, reason); an error when all are others."""
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What is to come out of a store, and what cannot."""
+
+    store: Store
+    whole: Sequence[StoredDocument]
+    broken: Sequence[Broken] = ()
+    skipped: Sequence[tuple[str, str]] = ()  # (name, reason)
+
+
+def _choose(path: str | Path, globs: Sequence[str], on_error: OnError) -> _Choice:
+    if on_error not in get_args(OnError):
+        raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(get_args(OnError))}.")
+    if on_error == "fail":
+        store = Store.open(path)
+        whole, skipped = _readable(select(store, globs))
+        return _Choice(store, whole, (), skipped)
+    salvaged = open_salvaged(path)
+    broken, lost = salvaged.broken(), salvaged.lost
+    try:
+        chosen = select(salvaged, globs, broken)
+    except NotFoundError:
+        if lost:
+            raise StoreDamagedError(lost) from None
+        raise
+    wanted = [found for name, found in broken.items() if not globs or matches(name, globs)]
+    left = [stored for stored in chosen if stored.document.name not in broken]
+    whole, skipped = _readable(left, strict=not wanted and not lost)
+    unknown = [(problem.location, f"{problem.message}; {LOST}") for problem in lost]
+    return _Choice(salvaged, whole, wanted, [*unknown, *skipped])
+
+
+def _readable(
+    documents: Sequence[StoredDocument], strict: bool = True
+) -> tuple[list[StoredDocument], list[tuple[str, str]]]:
+    """Those of `documents` whose content is whole, the others as (name, reason); `strict`: an error if all are others."""
     whole = [stored for stored in documents if stored.complete]
     begun = [stored.document.name for stored in documents if stored.records and not stored.complete]
     empty = [stored.document.name for stored in documents if not stored.records]
-    if not whole and empty:
+    if strict and not whole and empty:
         raise NoContentError(*empty)
-    if not whole and begun:
+    if strict and not whole and begun:
         raise NotFoundError(f"{begun[0]!r} is {INCOMPLETE}.")
     return whole, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
 
 
-def _restore(decoder: Decoder, documents: Sequence[StoredDocument]) -> Iterator[tuple[Document, bytes]]:
-    """(document, bytes) of each of `documents`, in order, compared with every digest on the way."""
-    for stored, pieces in decoder.documents(documents):
-        for piece in pieces:
-            if problem := piece.mismatch():
-                raise problem
-        data = b"".join(piece.data for piece in pieces)
-        found = hashlib.sha256(data).hexdigest()
-        if found != stored.document.sha256:
-            raise ReconstructionError(stored.document.name, "(all joined)", stored.document.sha256, found)
-        yield stored.document, data
+def _restore(
+    decoder: Decoder, choice: _Choice, on_error: OnError
+) -> Iterator[tuple[StoredDocument, Sequence[Piece], bytes | MemvecError]]:
+    """(document, pieces, bytes or why there are none), compared with every digest on the way."""
+    for stored, pieces in decoder.documents(choice.whole):
+        try:
+            data: bytes | MemvecError = _joined(stored, pieces)
+        except ReconstructionError as error:
+            if on_error == "fail":
+                raise
+            data = error
+        yield stored, pieces, data
+    for broken in choice.broken:
+        rest = replace(
+            broken.rest or StoredDocument(broken.document, (), False),
+            records=_apart(broken.rest.records) if broken.rest and on_error == "partial" else (),
+        )
+        for stored, pieces in decoder.documents([rest]):
+            yield stored, pieces, StoreDamagedError([broken.problem])
 
 
-def _check_targets(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+def _joined(stored: StoredDocument, pieces: Sequence[Piece]) -> bytes:
+    """The bytes of a document. ReconstructionError."""
+    for piece in pieces:
+        if problem := piece.mismatch():
+            raise problem
+    data = b"".join(piece.data for piece in pieces)
+    found = hashlib.sha256(data).hexdigest()
+    if found != stored.document.sha256:
+        raise ReconstructionError(stored.document.name, "(all joined)", stored.document.sha256, found)
+    return data
+
+
+def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:
+    """Those of `refs`, in order of bytes, that do not lie across each other."""
+    kept: list[RecordRef] = []
+    for ref in sorted(refs, key=lambda ref: ref.start):
+        if not kept or ref.start >= kept[-1].start + kept[-1].length:
+            kept.append(ref)
+    return tuple(kept)
+
+
+def _check_places(folder: Path, names: Sequence[str]) -> None:
     """UsageError, before anything is decoded, when a document cannot be written where it belongs."""
     advice = "Pass another -o."
     for name in names:
@@ -155,6 +253,9 @@ def _check_targets(folder: Path, names: Sequence[str], overwrite: bool) -> None:
         # The name was checked when it was read; a link already lying in the folder could still lead out of it.
         if not target.parent.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{name!r} would be written outside {str(folder)!r} through a link. {advice}")
+
+
+def _check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
     there = [name for name in names if (folder / name).exists()]
     if there and not overwrite:
         raise UsageError(

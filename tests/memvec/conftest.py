@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,26 @@ def disorder() -> str:
     """The book with its words in any order: the tiny LM knows the book, but not this."""
     words = (Path(__file__).parents[1] / "tiny" / "corpus.txt").read_text().split()
     return " ".join(random.Random(0).sample(words, len(words)))
+
+
+@pytest.fixture(scope="session")
+def few(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three documents of the packed one, quick to decode as a whole. Not to be changed."""
+    from memvec.formats.manifest import Manifest
+    from memvec.store import Store
+
+    whole = Store.open(packed)
+    state = Manifest(whole.manifest.fingerprint, whole.manifest.vocabulary)
+    store = Store.create(tmp_path_factory.mktemp("few") / "few.memvec", state)
+    names = ("prose.txt", "crlf.txt", "image.png")
+    store.commit([whole.record(ref) for name in names for ref in whole.documents()[name].records])
+    return store.path
+
+
+@pytest.fixture
+def few_copy(few: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(few, tmp_path / "few.memvec"))
 
 
 @pytest.fixture(scope="session")

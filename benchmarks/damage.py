@@ -1,0 +1,373 @@
+"""What becomes of a damaged store: documents come back identical, or an error of memvec's own says what is wrong. Nothing else.
+
+    python benchmarks/damage.py [--cases 10000] [--seed 0] [--json FILE] [--markdown FILE]
+
+A store of two shards and its keys is packed once with the tiny LM of the tests. Every case damages one copy of it in one way, at random:
+bits are flipped, files cut, made longer, exchanged, doubled or lost, and in "resealed" cases a shard or a file of keys is changed and given
+the digest that fits it, as no accident does, so that only the checks inside can find it. Then the store is verified, read, and read with on_error="skip".
+
+A case fails, and with it the run, when a document comes out other than it was packed, when an error is raised that is not memvec's, or when
+verify finds nothing although a file that counts is changed, or reading fails. A resealed shard may hide a version of a document, as if
+its pack had been interrupted, if verify finds that: whoever can make digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
+loaded once: of the program only that is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import memvec
+from memvec.errors import MemvecError, PartialError, StoreDamagedError
+from memvec.formats import manifest
+
+TINY = Path(__file__).parents[1] / "tests/tiny/model"
+SETTINGS = memvec.PackSettings(
+    nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0, last_rate=1.0
+)  # what the tiny LM's vectors can carry
+REPLACED, HIDDEN = "replaced.txt", "identical, but one is missing or of an older version"
+FIRST = {
+    "letters/jane.txt": b"It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want.\n",
+    "letters/über.txt": "She laughed, and went on with her letter: ça ira, she wrote.\r\n".encode(),
+    "image.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+    "empty": b"",
+    REPLACED: b"an older version, of which nothing may come out",
+}
+SECOND = {
+    REPLACED: b"The ladies of the house were at supper when the carriage came, and nobody heard it.\n",
+    "short": b"x",
+    "latin-1.txt": "déjà vu, à la carte".encode("latin-1"),
+}
+TRUTH = FIRST | SECOND
+
+Files = Mapping[str, bytes]
+Changes = dict[str, bytes | None]  # None: the file is gone
+Sort = Callable[[random.Random, Files, str], Changes]
+
+
+def flip(chance: random.Random, files: Files, name: str) -> Changes:
+    """One bit."""
+    return {name: _flipped(chance, files[name], 1)}
+
+
+def flips(chance: random.Random, files: Files, name: str) -> Changes:
+    """Two to 64 bits."""
+    return {name: _flipped(chance, files[name], chance.randint(2, 64))}
+
+
+def blank(chance: random.Random, files: Files, name: str) -> Changes:
+    """A range becomes zeros, as after a lost block."""
+    begin, end = _range(chance, files[name])
+    return {name: files[name][:begin] + bytes(end - begin) + files[name][end:]}
+
+
+def cut(chance: random.Random, files: Files, name: str) -> Changes:
+    """The end is missing."""
+    return {name: files[name][: chance.randrange(len(files[name]))]}
+
+
+def longer(chance: random.Random, files: Files, name: str) -> Changes:
+    """Something follows: noise, zeros, or the file once more."""
+    size = chance.randint(1, 64)
+    return {name: files[name] + chance.choice([chance.randbytes(size), bytes(size), files[name]])}
+
+
+def swap(chance: random.Random, files: Files, name: str) -> Changes:
+    """Two ranges of one length change places."""
+    data = files[name]
+    size = chance.randint(1, max(1, len(data) // 4))
+    first, second = sorted((chance.randint(0, len(data) - size), chance.randint(0, len(data) - size)))
+    if second < first + size:
+        return {}
+    parts = (data[:first], data[second : second + size], data[first + size : second], data[first : first + size])
+    return {name: b"".join(parts) + data[second + size :]}
+
+
+def patch(chance: random.Random, files: Files, name: str) -> Changes:
+    """A range of another file stands in this one."""
+    source = files[chance.choice(sorted(files))]
+    begin, end = _range(chance, source)
+    at = chance.randint(0, len(files[name]))
+    return {name: files[name][:at] + source[begin:end] + files[name][at + end - begin :]}
+
+
+def exchange(chance: random.Random, files: Files, name: str) -> Changes:
+    """Two files change places."""
+    other = chance.choice(sorted(files))
+    return {name: files[other], other: files[name]}
+
+
+def overwrite(chance: random.Random, files: Files, name: str) -> Changes:
+    """A copy of another file stands in the place of this one."""
+    return {name: files[chance.choice(sorted(files))]}
+
+
+def copy(chance: random.Random, files: Files, name: str) -> Changes:
+    """A copy under another name lies beside it, which counts for nothing."""
+    stem, dot, ending = name.rpartition(".")
+    other = chance.choice(
+        [f"{stem} (1){dot}{ending}", f"{name}~", f"{name[:-20]}{chance.randbytes(10).hex()}{dot}{ending}"]
+    )
+    return {other: files[name]}
+
+
+def lose(chance: random.Random, files: Files, name: str) -> Changes:
+    """The file is gone."""
+    return {name: None}
+
+
+def reseal(chance: random.Random, files: Files, name: str) -> Changes:
+    """Bits of a shard or of keys are flipped, and its name and the manifest made to fit."""
+    if not name.endswith(".safetensors"):
+        return {}
+    data = _flipped(chance, files[name], chance.choice([1, 1, 1, 8]))
+    digest, folder = hashlib.sha256(data).hexdigest(), name.partition("/")[0]
+    state = manifest.decode(files[manifest.FILE_NAME])
+    old = Path(name).stem
+    state = replace(
+        state,
+        shards=tuple(replace(entry, sha256=digest) if entry.sha256 == old else entry for entry in state.shards),
+        keys=tuple(replace(entry, sha256=digest) if entry.sha256 == old else entry for entry in state.keys),
+    )
+    return {name: None, f"{folder}/{digest}.safetensors": data, manifest.FILE_NAME: manifest.encode(state)}
+
+
+SORTS: tuple[Sort, ...] = (flip, flips, blank, cut, longer, swap, patch, exchange, overwrite, copy, lose, reseal)
+WEIGHTS = {"shards": 8, "manifest.json": 4, "keys": 4, "LOCK": 1}  # how often files of each kind are damaged
+HARMLESS = ("copy", "reseal")  # sorts that verify need not notice
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to damage a store, and what became of it."""
+
+    sort: str
+    file: str
+    outcome: str  # of reading: "identical", or the error and its reason
+    verified: str  # of verify: "ok", or the same
+    given: int  # documents that came out with on_error="skip"
+    failure: str = ""  # what must not happen
+
+
+def _flipped(chance: random.Random, data: bytes, bits: int) -> bytes:
+    changed = bytearray(data)
+    for _ in range(bits if data else 0):
+        changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def _range(chance: random.Random, data: bytes) -> tuple[int, int]:
+    begin = chance.randint(0, len(data))
+    return begin, min(len(data), begin + chance.choice([1, 16, 512, len(data)]))
+
+
+def pack(folder: Path) -> Path:
+    """The store that is damaged, of two packs."""
+    store = folder / "s.memvec"
+    for documents in (FIRST, SECOND):
+        sources = [memvec.Source(name, data) for name, data in documents.items()]
+        memvec.pack(sources, store, model=str(TINY), settings=SETTINGS, dtype="float32")
+    return store
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of a store by its path."""
+    return {p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
+
+
+@contextmanager
+def decoded_once() -> Iterator[None]:
+    """Within: the tiny LM is loaded once, and what was decoded before is not decoded again."""
+    from memvec import decode as module
+    from memvec.identity import check_fingerprint, fingerprint_folder
+    from memvec.lm import FrozenLM
+
+    lm, own, real = FrozenLM(TINY), fingerprint_folder(TINY), module.decode
+    known: dict[Any, list[int]] = {}
+
+    def load_lm(expected: Any, *_: Any) -> FrozenLM:
+        check_fingerprint(expected, own)
+        return lm
+
+    def decode(lm: Any, vectors: Any, lengths: Any, corrections: Any, batch: int = 1, *_: Any) -> list[list[int]]:
+        keys = [(v.tobytes(), v.shape, n, tuple(c)) for v, n, c in zip(vectors, lengths, corrections, strict=True)]
+        for key, *row in zip(keys, vectors, lengths, corrections, strict=True):
+            if key not in known:
+                (known[key],) = real(lm, *([part] for part in row), 1)
+        return [known[key] for key in keys]
+
+    with mock.patch("memvec.decoder.load_lm", load_lm), mock.patch.object(module, "decode", decode):
+        yield
+
+
+def judge(store: Path, sort: str, file: str, counts: bool) -> Case:
+    """What becomes of a damaged store; `counts`: verify has to notice."""
+    verified, outcome, given, failure = "", "", 0, ""
+    try:
+        verified = _verified(store)
+        outcome, wrong = _read(store)
+        given, wrong_skipped = _skipping(store)
+        failure = wrong or wrong_skipped
+    except Exception as error:  # noqa: BLE001 - that none of another kind is raised is what is tested
+        failure = f"{type(error).__name__}: {error}"
+    if not failure and outcome != "identical" and (verified == "ok" or (outcome == HIDDEN and sort != "reseal")):
+        failure = f"verify found {verified}, reading gave {outcome}"
+    if not failure and verified == "ok" and counts:
+        failure = "verify found nothing"
+    return Case(sort, file, outcome, verified, given, failure)
+
+
+def _verified(store: Path) -> str:
+    try:
+        report = memvec.verify(store)
+    except MemvecError as error:
+        return reason(error)
+    return "ok" if report.ok else reason(StoreDamagedError(report.problems))
+
+
+def _read(store: Path) -> tuple[str, str]:
+    try:
+        found = dict(memvec.read(store))
+    except MemvecError as error:
+        return reason(error), ""
+    if found == TRUTH:
+        return "identical", ""
+    older = TRUTH | {REPLACED: FIRST[REPLACED]}
+    if all(data in (TRUTH.get(name), older.get(name)) for name, data in found.items()):
+        return HIDDEN, ""
+    return "identical", f"other documents came out: {_difference(found)}"
+
+
+def _skipping(store: Path) -> tuple[int, str]:
+    found = {}
+    try:
+        for name, data in memvec.read(store, on_error="skip"):
+            found[name] = data
+        if found != TRUTH:
+            return len(found), f"skipping said nothing of {_difference(found)}"
+    except MemvecError as error:
+        # A shard that cannot be read at all may have held a newer version: then, and then only, an older one comes out.
+        old = isinstance(error, PartialError) and any("older version" in why for _, why in error.skipped)
+        allowed = [TRUTH, FIRST] if old else [TRUTH]
+        bad = [name for name, data in found.items() if data not in [known.get(name) for known in allowed]]
+        return len(found), f"skipping gave other bytes: {bad}" if bad else ""
+    return len(found), ""
+
+
+def _difference(found: Files) -> list[str]:
+    return sorted(name for name in {*found, *TRUTH} if found.get(name) != TRUTH.get(name))
+
+
+def reason(error: MemvecError) -> str:
+    """The class of an error, and of damage its kind."""
+    kind = f": {error.problems[0].kind}" if isinstance(error, StoreDamagedError) else ""
+    return f"{type(error).__name__}{kind}"
+
+
+def run(store: Path, cases: int, seed: int) -> list[Case]:
+    """Damage `store` in `cases` ways, one after the other, each time from whole."""
+    whole, chance, done = contents(store), random.Random(seed), []
+    with decoded_once():
+        untouched = judge(store, "none", "", False)
+        if untouched.failure or (untouched.outcome, untouched.given) != ("identical", len(TRUTH)):
+            raise SystemExit(f"the whole store does not read: {untouched}")
+        while len(done) < cases:
+            (folder,) = chance.choices([*WEIGHTS], [*WEIGHTS.values()])
+            sort, name = (
+                chance.choice(SORTS),
+                chance.choice([path for path in sorted(whole) if path.startswith(folder)]),
+            )
+            if not whole[name] and sort in (cut, blank, swap, flip, flips):
+                continue
+            changes = {path: data for path, data in sort(chance, whole, name).items() if whole.get(path) != data}
+            if not changes:
+                continue
+            for path, data in changes.items():
+                _put(store / path, data)
+            counts = sort.__name__ not in HARMLESS and bool({*changes} - {"LOCK"})
+            done.append(judge(store, sort.__name__, name.partition("/")[0], counts))
+            for path in changes:
+                _put(store / path, whole.get(path))
+            if len(done) % 1000 == 0:
+                print(f"{len(done)} cases, {sum(bool(case.failure) for case in done)} failed", file=sys.stderr)
+    return done
+
+
+def _put(path: Path, data: bytes | None) -> None:
+    if data is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(data)
+
+
+def tables(cases: Sequence[Case]) -> str:
+    """How cases ended, by sort and by reason, as Markdown."""
+    lines = [
+        "| damage | cases | refused | identical | documents still given by skip, of all | failed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in [*(sort.__name__ for sort in SORTS), ""]:
+        some = [case for case in cases if name in ("", case.sort)]
+        if some:
+            same = sum(case.outcome.startswith("identical") for case in some)
+            share = sum(case.given for case in some) / len(some) / len(TRUTH)
+            failed = sum(bool(case.failure) for case in some)
+            lines.append(
+                f"| {name or '**all**'} | {len(some)} | {len(some) - same} | {same} | {share:.0%} | {failed} |"
+            )
+    lines += ["", "| verify says | reading gives | cases |", "|---|---|---|"]
+    ends = Counter((case.verified, case.outcome) for case in cases)
+    lines += [f"| {verified} | {outcome} | {count} |" for (verified, outcome), count in ends.most_common()]
+    lines += ["", "| file | cases | refused |", "|---|---|---|"]
+    for file, count in sorted(Counter(case.file for case in cases).items()):
+        refused = sum(case.file == file and not case.outcome.startswith("identical") for case in cases)
+        lines.append(f"| {file} | {count} | {refused} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Damage, judge and print; exit 1 when a case failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        cases = run(pack(Path(scratch)), options.cases, options.seed)
+    seconds = time.perf_counter() - begun
+    text = tables(cases)
+    print(f"{text}\n{len(cases)} cases, seed {options.seed}, {seconds:.0f} s")
+    failed = [case for case in cases if case.failure]
+    for case in failed[:20]:
+        print(f"FAILED {case}")
+    if options.markdown:
+        options.markdown.write_text(text)
+    if options.json:
+        reasons = Counter(case.outcome for case in cases)
+        value = {
+            "command": sys.argv,
+            "cases": len(cases),
+            "failed": len(failed),
+            "reasons": reasons,
+            "seconds": seconds,
+        }
+        options.json.write_text(json.dumps(value, indent=1) + "\n")
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

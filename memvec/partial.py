@@ -1,0 +1,58 @@
+"""What is right of a document that is not whole, under a name that nobody takes for the document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from memvec.decoder import Piece
+from memvec.formats import files
+from memvec.formats.documents import MAX_PART_BYTES
+from memvec.types import Document
+
+PARTIAL, REPORT = ".partial", ".partial.json"
+
+
+def write_partial(
+    folder: Path, document: Document, pieces: Sequence[Piece], taken: Collection[str], overwrite: bool
+) -> tuple[list[str], str]:
+    """Write those of `pieces` that are right, end to end, and which bytes are missing; (files, a sentence on them).
+
+    Names in `taken` are documents of the same folder and are never written over.
+    """
+    right = [piece for piece in pieces if piece.mismatch() is None]
+    if not right:
+        return [], "Nothing of it is right."
+    gaps = missing_ranges(document.bytes, [(piece.ref.start, piece.ref.start + piece.ref.length) for piece in right])
+    if not gaps:  # right one by one, but not together: it cannot be told which of them belongs to another version
+        return [], "Nothing of it was written: its records do not belong together."
+    names = [document.name + ending for ending in (PARTIAL, REPORT)]
+    if len(names[1].rpartition("/")[2].encode()) > MAX_PART_BYTES:
+        return [], f"What is right of it was not written: {names[1]!r} is too long for a file name."
+    there = [name for name in names if name in taken or (not overwrite and (folder / name).exists())]
+    if there or any((folder / name).is_dir() for name in names):
+        return [], f"What is right of it was not written: {(there or names)[0]!r} is there already."
+    data = b"".join(piece.data for piece in right)
+    report = {
+        "document": document.name,
+        "bytes": document.bytes,
+        "sha256": document.sha256,
+        "written": len(data),
+        "missing": [list(gap) for gap in gaps],
+    }
+    (folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(folder / names[0], data)
+    files.write_atomically(folder / names[1], (json.dumps(report, indent=1) + "\n").encode())
+    shown = ", ".join(f"{begin} to {end}" for begin, end in gaps[:3]) + (" and more" if len(gaps) > 3 else "")
+    return names, f"{len(data)} of its {document.bytes} bytes are in {names[0]!r}; missing are bytes {shown}."
+
+
+def missing_ranges(length: int, there: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The half-open ranges of [0, length) that the ascending ranges `there` leave out."""
+    gaps, reached = [], 0
+    for begin, end in [*there, (length, length)]:
+        if begin > reached:
+            gaps.append((reached, begin))
+        reached = max(reached, end)
+    return gaps

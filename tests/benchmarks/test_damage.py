@@ -1,0 +1,52 @@
+"""A damaged store gives its documents or a typed error: a short run of the benchmark, and that it would notice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import damage
+import pytest
+
+import memvec
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return damage.pack(tmp_path_factory.mktemp("damage"))
+
+
+def test_nothing_but_documents_or_typed_errors(damaged: Path) -> None:
+    whole = damage.contents(damaged)
+    assert Counter(name.partition("/")[0] for name in whole)["shards"] == 2
+    cases = damage.run(damaged, 150, seed=1)
+    assert [case for case in cases if case.failure] == []
+    assert damage.contents(damaged) == whole  # every case began with a whole store
+    assert {case.sort for case in cases} == {sort.__name__ for sort in damage.SORTS}
+    assert {case.file for case in cases} == {"manifest.json", "shards", "keys", "LOCK"}
+    outcomes = Counter(case.outcome for case in cases)
+    assert outcomes["identical"] and outcomes["StoreDamagedError: digest_mismatch"]
+    assert outcomes["StoreDamagedError: missing_file"] and outcomes["StoreDamagedError: invalid_value"]
+    assert "| **all** | 150 |" in damage.tables(cases)
+
+
+def test_a_case_that_must_not_be_is_a_failure(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dict.fromkeys(damage.TRUTH, b"other bytes")
+    with damage.decoded_once():
+        assert damage.judge(damaged, "none", "", False).failure == ""
+        assert damage.judge(damaged, "none", "", True).failure == "verify found nothing"
+        with monkeypatch.context() as patched:
+            patched.setattr(memvec, "read", lambda store, on_error="fail": iter(other.items()))
+            assert "other documents" in damage.judge(damaged, "none", "", False).failure
+        with monkeypatch.context() as patched:
+            patched.setattr(memvec, "verify", lambda store: 1 / 0)
+            assert "ZeroDivisionError" in damage.judge(damaged, "none", "", False).failure
+
+
+@pytest.mark.parametrize("sort", damage.SORTS)
+def test_sorts_change_what_they_say(damaged: Path, sort: damage.Sort) -> None:
+    files, chance = damage.contents(damaged), random.Random(0)
+    name = next(name for name in files if name.startswith("shards/"))
+    made = [sort(chance, files, name) for _ in range(10)]
+    assert any(changes and any(files.get(path) != data for path, data in changes.items()) for changes in made)
