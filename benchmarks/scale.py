@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -46,7 +47,8 @@ begun = time.perf_counter()
 child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
 _, status, used = os.wait4(child, 0)
 assert status == 0, status
-print(json.dumps({"seconds": time.perf_counter() - begun, "bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)}))
+seconds, unit = time.perf_counter() - begun, 1 if sys.platform == "darwin" else 1024
+print(json.dumps({"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "bytes": used.ru_maxrss * unit}))
 """
 READS = """
 import random, sys
@@ -136,7 +138,7 @@ def _document(number: int, per_document: int, records: int) -> Document:
 
 
 def measure(store: Path, reads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """{what: {first, seconds [s], bytes}} of each command: the first run, the median of the others, the peak of all."""
+    """{what: {first, seconds, cpu [s], bytes}} of each command: the first run, the median of the others, the peak of all."""
     opened = Store.open(store)
     middle = len(opened.manifest.shards) // 2
     wanted = opened.reader(middle).digest(0).hex()
@@ -156,6 +158,7 @@ def measure(store: Path, reads: int, rounds: int) -> dict[str, dict[str, float]]
         found[what] = {
             "first": runs[0]["seconds"],
             "seconds": statistics.median(run["seconds"] for run in runs[1:]),
+            "cpu": statistics.median(run["cpu"] for run in runs[1:]),
             "bytes": max(run["bytes"] for run in runs),
         }
     return found
@@ -210,7 +213,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
     def cost(run: dict[str, float]) -> str:
         first = f"{run['first']:.2f} / " if "first" in run else ""
-        return f"{first}{run['seconds']:.2f} s, {run['bytes'] / 1e6:.0f} MB"
+        return f"{first}{run['seconds']:.2f} s ({run['cpu']:.2f}), {run['bytes'] / 1e6:.0f} MB"
 
     rows = [
         ["records", *(f"{r['records']:,}" for r in results)],
@@ -239,6 +242,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
     results = []
     for per_document in map(int, options.per_document.split(",")):
         for records in map(int, options.records.split(",")):
@@ -248,13 +252,14 @@ def main() -> None:
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     said = (
         f"{machine}. Seconds are wall-clock of the whole process: its first run, with the store's files dropped from "
-        f"the page cache, / the median of {options.rounds} further runs; memory is the peak of the process.\n\n{table(results)}"
+        f"the page cache, / the median of {options.rounds} further runs, in brackets its processor time; memory is the peak "
+        f"of the process. The machine's load was {load:.1f} when it began.\n\n{table(results)}"
     )
     print(said)
     if options.markdown:
         options.markdown.write_text(said)
     if options.json:
-        value = {"command": sys.argv, "machine": machine, "stores": results}
+        value = {"command": sys.argv, "machine": machine, "load": load, "stores": results}
         options.json.write_text(json.dumps(value, indent=1) + "\n")
 
 
