@@ -8,8 +8,7 @@ import click
 
 from memvec.cli.output import Output, common, printable
 from memvec.cli.render import documents as table
-from memvec.inspection import incomplete_documents, list_documents
-from memvec.store import Store
+from memvec.inspection import listing
 
 
 @click.command("list")
@@ -19,8 +18,6 @@ from memvec.store import Store
 @common
 def command(store: str, documents: tuple[str, ...], limit: int | None, output: Output) -> None:
     """The documents of STORE, by name."""
-    opened = Store.open(store)
-    rows = list_documents(opened, documents, limit)
-    unfinished = incomplete_documents(opened)
+    rows, unfinished = listing(store, documents, limit)
     lines = [table(rows), *(f"incomplete, run the same pack again: {printable(name)}" for name in unfinished)]
     output.result({"documents": [asdict(row) for row in rows], "incomplete": unfinished}, "\n".join(lines))

@@ -44,9 +44,18 @@ def list_documents(
 
     NotFoundError for a glob that matches none.
     """
+    rows, _ = listing(store, documents, limit)
+    return rows
+
+
+def listing(
+    store: str | Path | Store, documents: Sequence[str] = (), limit: int | None = None
+) -> tuple[list[DocumentRow], list[str]]:
+    """(what `list_documents` gives, what `incomplete_documents` gives), of one state of the store."""
     opened = _opened(store)
-    rows = answer(opened, lambda known: _chosen(known, documents, limit))
-    return [DocumentRow(**row, meta=dict(opened.manifest.meta.get(row["name"], {}))) for row in rows]
+    rows, unfinished = answer(opened, lambda known: (_chosen(known, documents, limit), known.incomplete))
+    meta = opened.manifest.meta
+    return [DocumentRow(**row, meta=dict(meta.get(row["name"], {}))) for row in rows], unfinished
 
 
 def incomplete_documents(store: str | Path | Store) -> list[str]:
