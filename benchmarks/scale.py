@@ -137,22 +137,26 @@ def _document(number: int, per_document: int, records: int) -> Document:
     return Document(name, held * SEGMENT, hashlib.sha256(name.encode()).hexdigest(), held * 30, held * TOKENS)
 
 
-def measure(store: Path, reads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """{what: {first, seconds, cpu [s], bytes}} of each command: the first run, the median of the others, the peak of all."""
+def commands(store: Path, reads: int) -> dict[str, list[str]]:
+    """What is measured, by name; the first three are measured without a catalogue too."""
     opened = Store.open(store)
     middle = len(opened.manifest.shards) // 2
     wanted = opened.reader(middle).digest(0).hex()
     name = opened.reader(middle).documents[0].name
     program = [sys.executable, "-m", "memvec.cli"]
-    commands = {
+    return {
         "list --limit 20": [*program, "list", str(store), "--limit", "20"],
         "info": [*program, "info", str(store)],
         "show ID": [*program, "show", str(store), wanted],
         "show DOCUMENT": [*program, "show", str(store), name],
         f"{reads:,} records at random": [sys.executable, "-c", READS, str(store), str(reads)],
     }
+
+
+def measure(store: Path, reads: int, rounds: int) -> dict[str, dict[str, float]]:
+    """{what: {first, seconds, cpu [s], bytes}} of each command: the first run, the median of the others, the peak of all."""
     found = {}
-    for what, command in commands.items():
+    for what, command in commands(store, reads).items():
         _forget(store)
         runs = [_run(command) for _ in range(rounds + 1)]
         found[what] = {
@@ -190,7 +194,7 @@ def scale(folder: Path, records: int, per_document: int, reads: int, rounds: int
         small = _run(
             [sys.executable, "-c", "from memvec.store import Store; import sys; Store.open(sys.argv[1])", str(path)]
         )
-        without = measure(path, 1, 1)
+        without = {what: _run(command) for what, command in list(commands(path, reads).items())[:3]}
         writing = _run([sys.executable, "-c", REFRESH, str(path)])
         kept = catalogue.path_of(store)
         return {
@@ -201,7 +205,7 @@ def scale(folder: Path, records: int, per_document: int, reads: int, rounds: int
             "open": small,
             "refresh": writing,
             "commands": measure(path, reads, rounds),
-            "without_catalogue": {what: without[what] for what in ("list --limit 20", "info", "show ID")},
+            "without_catalogue": without,
         }
 
 
