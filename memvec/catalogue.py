@@ -170,10 +170,12 @@ def refresh(store: Store) -> Path | None:
     path = path_of(store)
     wanted = sum(entry.records for entry in store.manifest.shards) >= LEAST_RECORDS
     try:
+        if path.parent.is_symlink():  # what lies behind it is not the store's to remove
+            return None
         if wanted and not _usable(path, store):
             path.parent.mkdir(exist_ok=True)
             files.write_atomically(path, encode(build(store), _state(store.manifest)))
-        for other in path.parent.glob("*"):
+        for other in [*path.parent.glob("*.safetensors"), *path.parent.glob(".tmp-*")]:
             if other != path or not wanted:
                 other.unlink()
         if not wanted and path.parent.is_dir():

@@ -246,6 +246,11 @@ def test_small_stores_get_none_and_an_unwritable_one_is_left_out(
     monkeypatch.setattr(catalogue, "LEAST_RECORDS", 1)
     (store.path / catalogue.FOLDER).write_bytes(b"a file stands in the way")
     assert catalogue.refresh(store) is None
+    (store.path / catalogue.FOLDER).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.safetensors").write_bytes(b"not the store's")
+    (store.path / catalogue.FOLDER).symlink_to(tmp_path / "elsewhere")
+    assert catalogue.refresh(store) is None and len([*(tmp_path / "elsewhere").iterdir()]) == 1
     assert answered(store) == walked(store)
 
 
