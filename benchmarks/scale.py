@@ -263,7 +263,8 @@ def main() -> None:
     if options.markdown:
         options.markdown.write_text(said)
     if options.json:
-        value = {"command": sys.argv, "machine": machine, "load": load, "stores": results}
+        asked = {name: getattr(options, name) for name in ("records", "per_document", "reads", "rounds")}
+        value = {"options": asked, "machine": machine, "load": load, "stores": results}
         options.json.write_text(json.dumps(value, indent=1) + "\n")
 
 
