@@ -8,7 +8,7 @@ import click
 
 from memvec.cli.output import Output, common, printable
 from memvec.cli.render import documents as table
-from memvec.inspection import incomplete_documents, list_documents
+from memvec.inspection import listing
 
 
 @click.command("list")
@@ -18,7 +18,6 @@ from memvec.inspection import incomplete_documents, list_documents
 @common
 def command(store: str, documents: tuple[str, ...], limit: int | None, output: Output) -> None:
     """The documents of STORE, by name."""
-    rows = list_documents(store, documents, limit)
-    unfinished = incomplete_documents(store)
+    rows, unfinished = listing(store, documents, limit)
     lines = [table(rows), *(f"incomplete, run the same pack again: {printable(name)}" for name in unfinished)]
     output.result({"documents": [asdict(row) for row in rows], "incomplete": unfinished}, "\n".join(lines))

@@ -19,7 +19,15 @@ Array = npt.NDArray[Any]
 
 METADATA_KEY = "memvec"
 MAX_HEADER_BYTES = 1 << 20
-CODES = {"u1": "U8", "u2": "U16", "u4": "U32", "u8": "U64", "f2": "F16", "f4": "F32"}  # numpy's: safetensors'
+CODES = {
+    "u1": "U8",
+    "u2": "U16",
+    "u4": "U32",
+    "u8": "U64",
+    "f2": "F16",
+    "f4": "F32",
+    "f8": "F64",
+}  # numpy's: safetensors'
 
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
@@ -68,9 +76,14 @@ def read_tensors(data: bytes, expected: Mapping[str, str]) -> dict[str, Array]:
 
 def check_shapes(tensors: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]) -> None:
     """ValueError for the first tensor of another shape."""
+    compare_shapes({name: tensors[name].shape for name in expected}, expected)
+
+
+def compare_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError for the first of the shapes `found` that is another."""
     for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise ValueError(f"tensor {name!r}: expected shape {shape}, found {tensors[name].shape}")
+        if found[name] != shape:
+            raise ValueError(f"tensor {name!r}: expected shape {shape}, found {found[name]}")
 
 
 def check_offsets(name: str, offsets: Array, length: int) -> None:

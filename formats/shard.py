@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -109,7 +109,11 @@ def record_digest(record: Record) -> bytes:
 
 def read_metadata(data: bytes) -> dict[str, Any]:
     """The memvec metadata of a shard's header; ValueError if bad."""
-    _, metadata = container.read_header(data, FORMAT_NAME)
+    return checked_metadata(container.read_header(data, FORMAT_NAME)[1])
+
+
+def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The same, once its counts and fingerprint are there; ValueError if bad."""
     counts = [metadata.get(name) for name in ("records", "documents", "width", "vocabulary")]
     if any(type(n) is not int or n < 0 for n in counts) or not isinstance(metadata.get("fingerprint"), str):
         raise ValueError("metadata lacks its counts or fingerprint")
@@ -124,7 +128,8 @@ class Shard:
         self.metadata = read_metadata(data)
         self.tensors = container.read_tensors(data, TENSORS)
         self._check_shapes()
-        self.documents = self._read_documents()
+        self.documents: Sequence[Document] = decode_documents(raw.decompress(self.tensors["documents"].tobytes()))
+        self._check_documents()
 
     def __len__(self) -> int:
         return int(self.metadata["records"])
@@ -168,25 +173,29 @@ class Shard:
         return self.tensors[name][int(offsets[row]) : int(offsets[row + 1])]
 
     def _check_shapes(self) -> None:
-        n, width = len(self), int(self.metadata["width"])
-        expected: dict[str, tuple[int, ...]] = dict.fromkeys((*COLUMNS, "document"), (n,))
-        expected |= {"text_sha256": (n, 32), "record_sha256": (n, 32)}
-        expected |= {f"{name}_offsets": (n + 1,) for name in PIECES}
-        expected |= {name: (len(self.tensors[name]),) for name in ("corrections", "payload", "documents")}
-        expected["vectors"] = len(self.tensors["vectors"]), width
-        container.check_shapes(self.tensors, expected)
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        container.compare_shapes(shapes, expected_shapes(self.metadata, shapes))
         self._check_offsets()
 
     def _check_offsets(self) -> None:
         for name in PIECES:
             container.check_offsets(f"{name}_offsets", self.tensors[f"{name}_offsets"], len(self.tensors[name]))
 
-    def _read_documents(self) -> list[Document]:
-        documents = decode_documents(raw.decompress(self.tensors["documents"].tobytes()))
+    def _check_documents(self) -> None:
         rows = self.tensors["document"]
-        if len(documents) != self.metadata["documents"] or (len(rows) and int(rows.max()) >= len(documents)):
+        if len(self.documents) != self.metadata["documents"] or (len(rows) and int(rows.max()) >= len(self.documents)):
             raise ValueError("tensor 'documents': a record names a document that is not listed")
-        return documents
+
+
+def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """What shape every tensor should have, given how long those of varying length are in `shapes`."""
+    n, width = int(metadata["records"]), int(metadata["width"])
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys((*COLUMNS, "document"), (n,))
+    expected |= {"text_sha256": (n, 32), "record_sha256": (n, 32)}
+    expected |= {f"{name}_offsets": (n + 1,) for name in PIECES}
+    expected |= {name: (*shapes[name][:1],) or (0,) for name in ("corrections", "payload", "documents")}
+    expected["vectors"] = *shapes["vectors"][:1], width
+    return expected
 
 
 def _check_record(record: Record, row: int) -> None:

@@ -92,7 +92,7 @@ class Decoder:
             self.watch(p)
 
     def _tokens(self, ref: RecordRef) -> int:
-        tensors = self.store.shard(ref.shard).tensors
+        tensors = self.store.reader(ref.shard).tensors
         return 0 if tensors["kind"][ref.row] == Kind.RAW else int(tensors["tokens"][ref.row])
 
     @property

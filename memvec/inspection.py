@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from string import hexdigits
 from typing import Any
 
-from memvec.errors import UsageError
-from memvec.store import RecordRef, Store, StoredDocument
-from memvec.summary import memory_totals, row_values, summarise
-from memvec.types import Kind, PackReport
-from memvec.unpacking import missing, select
+from memvec.catalogue import KEY_DIGITS, Catalogue, answer
+from memvec.catalogue_file import UnreliableError
+from memvec.errors import NotFoundError, UsageError
+from memvec.sources import matches
+from memvec.store import RecordRef, Store
+from memvec.summary import report
+from memvec.types import PackReport
+from memvec.unpacking import INCOMPLETE
 
 SHORTEST_ID = 4
 
@@ -33,70 +37,95 @@ class DocumentRow:
     meta: Mapping[str, str] = field(default_factory=dict)  # what was said of it when it was packed
 
 
-def list_documents(store: str | Path, documents: Sequence[str] = (), limit: int | None = None) -> list[DocumentRow]:
-    """The live documents of a store by name, all or those matching a glob in `documents`, at most `limit`."""
-    opened = Store.open(store)
-    return [_row(opened, document) for document in select(opened, documents)[:limit]]
+def list_documents(
+    store: str | Path | Store, documents: Sequence[str] = (), limit: int | None = None
+) -> list[DocumentRow]:
+    """The live documents of a store by name, all or those matching a glob in `documents`, at most `limit`.
+
+    NotFoundError for a glob that matches none.
+    """
+    rows, _ = listing(store, documents, limit)
+    return rows
 
 
-def incomplete_documents(store: str | Path) -> list[str]:
+def listing(
+    store: str | Path | Store, documents: Sequence[str] = (), limit: int | None = None
+) -> tuple[list[DocumentRow], list[str]]:
+    """(what `list_documents` gives, what `incomplete_documents` gives), of one state of the store."""
+    opened = _opened(store)
+    rows, unfinished = answer(opened, lambda known: (_chosen(known, documents, limit), known.incomplete))
+    meta = opened.manifest.meta
+    return [DocumentRow(**row, meta=dict(meta.get(row["name"], {}))) for row in rows], unfinished
+
+
+def incomplete_documents(store: str | Path | Store) -> list[str]:
     """Names of documents whose content or memory an interrupted pack left unfinished, and no other version is live."""
-    return sorted({stored.document.name for stored in _unfinished(Store.open(store))})
+    return answer(_opened(store), lambda known: known.incomplete)
 
 
-def info(store: str | Path) -> PackReport:
+def info(store: str | Path | Store) -> PackReport:
     """Totals over the live documents of a store; `seconds` is what their fits took."""
-    opened = Store.open(store)
-    live = opened.documents()
-    unfinished = [stored for stored in _unfinished(opened) if stored.document.name not in live]
-    return summarise(opened, [*live.values(), *unfinished])
+    opened = _opened(store)
+    return answer(opened, lambda known: report(opened, known.totals))
 
 
-def show(store: str | Path, name: str) -> dict[str, Any]:
+def show(store: str | Path | Store, name: str) -> dict[str, Any]:
     """A document with its records, or one record by at least four hex digits of its id. NotFoundError, UsageError."""
-    opened = Store.open(store)
-    live = opened.documents()
-    if name in live:
-        return asdict(_row(opened, live[name])) | {"parts": [_record(opened, ref) for ref in _refs(live[name])]}
-    wanted = name.lower()
-    refs = [ref for document in live.values() for ref in _refs(document)]
-    hits = [ref for ref in refs if len(wanted) >= SHORTEST_ID and opened.record_id(ref).startswith(wanted)]
-    if not hits:
-        raise missing(opened, name)
-    if len({opened.record_id(ref) for ref in hits}) > 1:
-        raise UsageError(f"{name!r} is short for {len(hits)} records. Give more digits.")
-    return _record(opened, hits[0])
+    opened = _opened(store)
+    return answer(opened, lambda known: _show(opened, known, name))
 
 
-def _unfinished(store: Store) -> list[StoredDocument]:
-    live = store.documents()
-    return [v for v in store.versions() if v.unfinished and live.get(v.document.name, v) is v]
+def _opened(store: str | Path | Store) -> Store:
+    return store if isinstance(store, Store) else Store.open(store)
 
 
-def _refs(stored: StoredDocument) -> tuple[RecordRef, ...]:
-    return stored.records + stored.memory
+def _chosen(known: Catalogue, globs: Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+    if not globs:
+        return list(known.rows(0, limit))
+    matching = [[number for number, name in enumerate(known.names()) if matches(name, [glob])] for glob in globs]
+    for glob, numbers in zip(globs, matching, strict=True):
+        if not numbers:
+            raise NotFoundError(f"no document matches {glob!r}. `memvec list` shows the names.")
+    wanted = sorted({number for numbers in matching for number in numbers})[:limit]
+    return [row for number in wanted for row in known.rows(number, number + 1)]
 
 
-def _row(store: Store, stored: StoredDocument) -> DocumentRow:
-    rows = [row_values(store, ref) for ref in stored.records]
-    memory = memory_totals(store, stored.memory)
-    return DocumentRow(
-        name=stored.document.name,
-        bytes=stored.document.bytes,
-        tokens=stored.document.tokens,
-        records=len(rows),
-        raw_records=sum(row["kind"] == Kind.RAW for row in rows),
-        vectors=int(sum(row["vectors"] for row in rows)),
-        corrected_tokens=int(sum(row["corrected_wrong"] + row["corrected_margin"] for row in rows)),
-        sha256=stored.document.sha256,
-        memory=memory.vectors,
-        gain=memory.gain,
-        meta=dict(store.manifest.meta.get(stored.document.name, {})),
-    )
+def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
+    number = known.find(name)
+    if number is not None:
+        stored = known.stored(number)
+        (row,) = known.rows(number, number + 1)
+        meta = dict(store.manifest.meta.get(name, {}))
+        parts = [_record(store, ref, name) for ref in stored.records + stored.memory]
+        return {**asdict(DocumentRow(**row, meta=meta)), "parts": parts}
+    found = _with_id(store, known, name.lower())
+    if found is not None:
+        return _record(store, found)
+    if name in known.incomplete:
+        raise NotFoundError(f"{name!r} is {INCOMPLETE}.")
+    raise NotFoundError(f"no document {name!r} in {str(store.path)!r}. `memvec list` shows the names.")
 
 
-def _record(store: Store, ref: RecordRef) -> dict[str, Any]:
+def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:
+    """The record whose id begins with `prefix`; UsageError when there are several."""
+    if len(prefix) < SHORTEST_ID or set(prefix) - set(hexdigits):
+        return None
+    refs, alike = known.with_id(prefix)
+    if alike:  # the catalogue has the first digits of ids: the shards have the others
+        ids = {ref: store.record_id(ref) for ref in refs}
+        if not all(found.startswith(prefix[:KEY_DIGITS]) for found in ids.values()):
+            raise UnreliableError("a record has another id than the catalogue says")
+        refs = [ref for ref in refs if ids[ref].startswith(prefix)]
+        alike = len({ids[ref] for ref in refs}) <= 1
+    if not alike:
+        raise UsageError(f"{prefix!r} is short for {len(refs)} records. Give more digits.")
+    return refs[0] if refs else None
+
+
+def _record(store: Store, ref: RecordRef, name: str | None = None) -> dict[str, Any]:
     record = store.record(ref)
+    if name not in (None, record.document.name) or ref.start != record.start:
+        raise UnreliableError(f"the catalogue places a record of {record.document.name!r} wrongly")
     return {
         "id": store.record_id(ref),
         "document": record.document.name,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
+from memvec import catalogue
 from memvec.calibration import Preset, with_preset
 from memvec.distilling import Generate
 from memvec.embedders import DEFAULT, check_embedder
@@ -96,6 +97,7 @@ def pack(
         packed = [v for v in opened.versions() if (v.document.name, v.document.sha256) in names]
         report = summarise(opened, packed, time.perf_counter() - begun)
         report = dataclasses.replace(report, unchanged=len(documents) - len(fresh))
+        catalogue.refresh(opened)
         skipped += run.refused
     if interrupted:
         raise InterruptedPackError(report, run.finished)

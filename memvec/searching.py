@@ -218,7 +218,7 @@ def live_places(store: Store) -> dict[bytes, list[Place]]:
     found: dict[bytes, list[Place]] = {}
     for name, stored in store.documents().items():
         for ref in stored.records if stored.complete else stored.memory:
-            columns = store.shard(ref.shard).tensors
+            columns = store.reader(ref.shard).tensors
             if columns["reason"][ref.row] != RawReason.NOT_TEXT:
                 text = columns["text_sha256"][ref.row].tobytes()
                 found.setdefault(text, []).append(Place(name, ref))

@@ -6,8 +6,8 @@ Shards are immutable and named by their digest; a commit writes the shard, then 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,45 +19,18 @@ from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
+from memvec.formats.partial import ShardReader
 from memvec.formats.shard import Shard
+from memvec.joining import RecordRef, StoredDocument, assemble
 from memvec.types import Document, Kind, Problem, ProblemKind, Record
 
 if TYPE_CHECKING:
     from memvec.searching import Hit
 
+__all__ = ["PARSE_ERRORS", "RecordRef", "Store", "StoredDocument", "damaged"]
+
 # A damaged file may make a parser fail in any of these ways; all of them mean the same.
 PARSE_ERRORS = (ValueError, SafetensorError, OverflowError, RecursionError)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordRef:
-    """Where a record lies: shard number and row, and the bytes of its document it stands for."""
-
-    shard: int
-    row: int
-    start: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
-    """A document, the records that hold its content and those that make up its memory, each in order of bytes."""
-
-    document: Document
-    records: tuple[RecordRef, ...]  # exact and raw ones; where they leave a gap, all there are
-    complete: bool  # `records` cover the document without a gap: its content is whole
-    memory: tuple[RecordRef, ...] = ()  # context ones; none unless they cover the document without a gap
-    unjoined: tuple[RecordRef, ...] = ()  # context ones where they leave a gap
-
-    @property
-    def usable(self) -> bool:
-        """Is its content whole, or its memory?"""
-        return self.complete or bool(self.memory)
-
-    @property
-    def unfinished(self) -> bool:
-        """Did a pack leave content or a memory that is not whole? What was never begun is not missing."""
-        return bool(self.unjoined) or (bool(self.records) and not self.complete)
 
 
 class Store:
@@ -67,6 +40,7 @@ class Store:
         self.path = path
         self.manifest = state
         self._load = lru_cache(maxsize=4)(self._load_shard)
+        self._open_reader = lru_cache(maxsize=16)(self._read_shard)
         self._versions: list[StoredDocument] | None = None
 
     @classmethod
@@ -158,17 +132,28 @@ class Store:
         """Shard number `number`, structure and digests checked. StoreDamagedError names the place."""
         return self._load(self.manifest.shards[number])
 
+    def reader(self, number: int) -> Shard:
+        """Shard number `number`, to read columns and single records of. StoreDamagedError names the place."""
+        return self._open_reader(self.manifest.shards[number])
+
+    @contextmanager
+    def explaining(self, entry: ShardEntry, place: str = "") -> Iterator[None]:
+        """Turn what the reader of a shard finds wrong at `place` into a StoreDamagedError that names it."""
+        try:
+            yield
+        except PARSE_ERRORS as error:
+            self._load_shard(entry)  # read whole, a file that was changed says where
+            raise damaged(f"{entry.path}{place}", "invalid_value", str(error)) from None
+
     def record(self, ref: RecordRef) -> Record:
         """The record at `ref`, its digest checked. StoreDamagedError names the place."""
-        entry = self.manifest.shards[ref.shard]
-        try:
-            return self.shard(ref.shard).record(ref.row)
-        except PARSE_ERRORS as error:
-            raise damaged(f"{entry.path} record {ref.row}", "invalid_value", str(error)) from None
+        with self.explaining(self.manifest.shards[ref.shard], f" record {ref.row}"):
+            return self.reader(ref.shard).record(ref.row)
 
     def record_id(self, ref: RecordRef) -> str:
         """The 64 hex digits that name the record at `ref`."""
-        return self.shard(ref.shard).digest(ref.row).hex()
+        with self.explaining(self.manifest.shards[ref.shard]):
+            return self.reader(ref.shard).digest(ref.row).hex()
 
     def versions(self) -> list[StoredDocument]:
         """Every document version that was not removed, whole or not, in order of its newest record."""
@@ -180,11 +165,13 @@ class Store:
         known: dict[tuple[str, str], Document] = {}
         found: dict[tuple[str, str], tuple[dict[int, RecordRef], dict[int, RecordRef]]] = {}
         removed = set(self.manifest.removed)
-        for number in range(len(self.manifest.shards)):
-            part = self.shard(number)
-            columns = (part.tensors[name].tolist() for name in ("kind", "document", "start", "length"))
+        for number, entry in enumerate(self.manifest.shards):
+            with self.explaining(entry):
+                part = self.reader(number)
+                documents = part.documents[:]
+                columns = [part.tensors[name].tolist() for name in ("kind", "document", "start", "length")]
             for row, (kind, place, start, length) in enumerate(zip(*columns, strict=True)):
-                document = part.documents[place]
+                document = documents[place]
                 key = document.name, document.sha256
                 if key in removed:
                     continue
@@ -193,7 +180,7 @@ class Store:
                 refs[start] = RecordRef(number, row, start, length)
                 found[key] = content, context
                 known.setdefault(key, document)
-        return [_assemble(known[key], *refs) for key, refs in found.items()]
+        return [assemble(known[key], *refs) for key, refs in found.items()]
 
     def documents(self) -> dict[str, StoredDocument]:
         """The live documents by name: of several versions with whole content or a whole memory, the newest.
@@ -214,14 +201,18 @@ class Store:
         named: list[ShardEntry | KeysEntry] = [*self.manifest.shards, *self.manifest.keys]
         return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in named)
 
-    def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
-        """The bytes of a file that the manifest names, compared with it."""
+    def check_there(self, entry: ShardEntry | KeysEntry) -> Path:
+        """Where a file lies that the manifest names. StoreDamagedError when it is missing or of another size."""
         file = self.path / entry.path
         if not file.is_file():
             raise damaged(entry.path, "missing_file", "the manifest names this file but it is not there")
         if file.stat().st_size != entry.bytes:
             raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {file.stat().st_size}")
-        data = file.read_bytes()
+        return file
+
+    def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
+        """The bytes of a file that the manifest names, compared with it."""
+        data = self.check_there(entry).read_bytes()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             where = f"{entry.path} {container.damaged_place(data, format_name)}"
             raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
@@ -234,6 +225,13 @@ class Store:
             self._check_belongs(part, entry)
         except PARSE_ERRORS as error:
             raise damaged(entry.path, "invalid_value", str(error)) from None
+        return part
+
+    def _read_shard(self, entry: ShardEntry) -> Shard:
+        file = self.check_there(entry)
+        with self.explaining(entry):
+            part = ShardReader(file)
+            self._check_belongs(part, entry)
         return part
 
     def _check_belongs(self, part: Shard, entry: ShardEntry) -> None:
@@ -257,25 +255,3 @@ class Store:
 def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:
     """StoreDamagedError with one problem."""
     return StoreDamagedError([Problem(location, kind, message)])
-
-
-def _assemble(document: Document, content: dict[int, RecordRef], context: dict[int, RecordRef]) -> StoredDocument:
-    records, memory = _joined(document, content), _joined(document, context)
-    return StoredDocument(
-        document,
-        records=records or tuple(content.values()),
-        complete=bool(records),
-        memory=memory,
-        unjoined=() if memory else tuple(context.values()),
-    )
-
-
-def _joined(document: Document, refs: dict[int, RecordRef]) -> tuple[RecordRef, ...]:
-    """Those of `refs`, by start, that cover the document in order; none when there is a gap."""
-    # Records of an interrupted pack with other settings may lie across: the walk takes those that join, newest first.
-    ordered: list[RecordRef] = []
-    reached = 0
-    while (ref := refs.get(reached)) is not None and ref not in ordered[-1:]:
-        ordered.append(ref)
-        reached += ref.length
-    return tuple(ordered) if reached == document.bytes else ()

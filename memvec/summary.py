@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind, PackReport, RawReason
@@ -31,34 +33,43 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
     tokens, vectors = (int(sum(row[name] for row in fitted)) for name in ("tokens", "vectors"))
     raw_text = [row for row in rows if row["kind"] == Kind.RAW and row["reason"] != RawReason.NOT_TEXT]
     memory = memory_totals(store, [ref for document in stored for ref in document.memory])
-    origin = store.manifest.fingerprint
-    return PackReport(
-        documents=sum(d.usable for d in stored),
-        records=len(rows),
-        raw_records=len(rows) - len(fitted),
-        source_bytes=sum(d.document.bytes for d in stored),
-        source_tokens=sum(d.document.tokens for d in stored),
-        fitted_tokens=tokens,
-        vectors=vectors,
-        tokens_per_vector=round(tokens / vectors, 3) if vectors else 0.0,
-        corrected_tokens=int(sum(row["corrected_wrong"] + row["corrected_margin"] for row in fitted)),
-        raw_text_bytes=int(sum(row["length"] for row in raw_text)),
-        vector_bytes=(vectors + memory.vectors) * origin.width * 2,
-        store_bytes=store.size(),
-        zstd_bytes=sum(d.document.zstd_bytes for d in stored),
-        token_steps=int(sum(row["token_steps"] for row in rows)),
-        seconds=round(float(sum(row["seconds"] for row in rows)) if seconds is None else seconds, 3),
-        model=origin.source,
-        fingerprint=origin.id,
-        exact=all(d.complete for d in stored),
-        incomplete=sum(d.unfinished for d in stored),
-        context_records=memory.records,
-        context_vectors=memory.vectors,
-        context_tokens=memory.tokens,
-        context_token_steps=memory.token_steps,
-        gain=memory.gain,
-        harm=memory.harm,
-    )
+    sums = {
+        "documents": sum(d.usable for d in stored),
+        "records": len(rows),
+        "raw_records": len(rows) - len(fitted),
+        "source_bytes": sum(d.document.bytes for d in stored),
+        "source_tokens": sum(d.document.tokens for d in stored),
+        "fitted_tokens": tokens,
+        "vectors": vectors,
+        "corrected_tokens": int(sum(row["corrected_wrong"] + row["corrected_margin"] for row in fitted)),
+        "raw_text_bytes": int(sum(row["length"] for row in raw_text)),
+        "zstd_bytes": sum(d.document.zstd_bytes for d in stored),
+        "token_steps": int(sum(row["token_steps"] for row in rows)),
+        "seconds": math.fsum(row["seconds"] for row in rows) if seconds is None else seconds,
+        "exact": all(d.complete for d in stored),
+        "incomplete": sum(d.unfinished for d in stored),
+        "context_records": memory.records,
+        "context_vectors": memory.vectors,
+        "context_tokens": memory.tokens,
+        "context_token_steps": memory.token_steps,
+        "gain": memory.gain,
+        "harm": memory.harm,
+    }
+    return report(store, sums)
+
+
+def report(store: Store, sums: Mapping[str, Any]) -> PackReport:
+    """The report of sums over documents of a store: its fields but for those that follow from others or the manifest."""
+    origin, vectors = store.manifest.fingerprint, sums["vectors"]
+    derived = {
+        "tokens_per_vector": round(sums["fitted_tokens"] / vectors, 3) if vectors else 0.0,
+        "vector_bytes": (vectors + sums["context_vectors"]) * origin.width * 2,
+        "store_bytes": store.size(),
+        "model": origin.source,
+        "fingerprint": origin.id,
+        "seconds": round(sums["seconds"], 3),
+    }
+    return PackReport(**{**sums, **derived})
 
 
 def memory_totals(store: Store, refs: Sequence[RecordRef]) -> MemoryTotals:
@@ -76,18 +87,19 @@ def memory_totals(store: Store, refs: Sequence[RecordRef]) -> MemoryTotals:
                 gains.append((measured.gain, record.tokens))
             if measured.harm is not None:
                 harms.append((measured.harm, record.tokens))
-    return MemoryTotals(len(refs), vectors, tokens, token_steps, _mean(gains), _mean(harms))
+    return MemoryTotals(len(refs), vectors, tokens, token_steps, mean(gains), mean(harms))
 
 
-def _mean(weighted: Sequence[tuple[float, int]]) -> float | None:
-    """Mean of (value, weight); None of nothing."""
+def mean(weighted: Sequence[tuple[float, int]]) -> float | None:
+    """Mean of (value, weight), the same in any order; None of nothing."""
     weight = sum(w for _, w in weighted)
-    return round(sum(value * w for value, w in weighted) / weight, 4) if weight else None
+    return round(math.fsum(value * w for value, w in weighted) / weight, 4) if weight else None
 
 
 def row_values(store: Store, ref: RecordRef) -> dict[str, float]:
     """The columns of one record that totals are made of, and its number of vectors, without reading the vectors."""
-    tensors = store.shard(ref.shard).tensors
-    values = {name: tensors[name][ref.row].item() for name in _COLUMNS}
-    begin, end = tensors["vectors_offsets"][ref.row : ref.row + 2].tolist()
+    with store.explaining(store.manifest.shards[ref.shard]):
+        tensors = store.reader(ref.shard).tensors
+        values = {name: tensors[name][ref.row].item() for name in _COLUMNS}
+        begin, end = tensors["vectors_offsets"][ref.row : ref.row + 2].tolist()
     return values | {"vectors": end - begin}

@@ -1,0 +1,34 @@
+"""The yardstick of scale: the store it makes is one that verify accepts, and what it measures is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import scale
+
+import memvec
+from memvec import catalogue
+
+
+def test_the_store_it_makes_is_a_store(tmp_path: Path) -> None:
+    store = scale.make(tmp_path / "s.memvec", 2500, 100)
+    report = memvec.verify(store.path)
+    assert report.ok, report.problems
+    assert (report.records, report.documents, report.shards, report.incomplete) == (2500, 25, 3, ())
+    assert memvec.info(store.path).tokens_per_vector == scale.TOKENS
+    assert memvec.list(store.path)[0].records == 100
+
+
+def test_a_document_for_every_record(tmp_path: Path) -> None:
+    store = scale.make(tmp_path / "s.memvec", 1100, 1)
+    assert memvec.verify(store.path).ok and memvec.info(store.path).documents == 1100
+
+
+def test_every_command_is_measured_with_and_without_a_catalogue(tmp_path: Path) -> None:
+    result = scale.scale(tmp_path, catalogue.LEAST_RECORDS, 100, 20, 1)
+    assert result["catalogue_bytes"] > 100_000
+    assert list(result["commands"])[:3] == list(result["without_catalogue"])
+    for run in (*result["commands"].values(), *result["without_catalogue"].values()):
+        assert 0.05 < run["seconds"] < 60 and 10e6 < run["bytes"] < 500e6
+    assert "| info | " in scale.table([result])
+    assert list(tmp_path.iterdir()) == []
