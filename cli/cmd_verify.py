@@ -30,7 +30,7 @@ def command(store: str, decode: bool, model: str | None, batch: int, device: str
     from memvec.verification import verify
 
     report = verify(store, decode=decode, model=model, batch=batch, device=device, watch=output.watch)
-    lines = [f"{printable(p.location)}: {p.message} ({p.kind})" for p in report.problems]
+    lines = [f"{printable(p.location)}: {p.message} ({p.code})" for p in report.problems]
     how = (
         f"{report.decoded:,} of {report.records:,} records decoded" if decode else "digests and structure, not decoded"
     )

@@ -12,7 +12,7 @@ from memvec.errors import ReconstructionError, UsageError
 from memvec.loading import load_lm
 from memvec.progress import Progress, Watch, enter
 from memvec.records import raw_bytes
-from memvec.store import RecordRef, Store, StoredDocument, damaged
+from memvec.store import RecordRef, Store, StoredDocument, refused
 from memvec.types import Kind, Record
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Decoder:
             return raw_bytes(record)
         except ValueError as error:
             path = self.store.manifest.shards[ref.shard].path
-            raise damaged(f"{path} record {ref.row}", "invalid_value", str(error)) from None
+            raise refused(f"{path} record {ref.row}", error) from None
 
     def load(self) -> FrozenLM:
         """The model in float32, the numerics every store of this version was certified in."""

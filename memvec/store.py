@@ -12,21 +12,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
+from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
 from memvec.types import Document, Kind, Problem, ProblemKind, Record
 
 if TYPE_CHECKING:
     from memvec.searching import Hit
 
-# A damaged file may make a parser fail in any of these ways; all of them mean the same.
-PARSE_ERRORS = (ValueError, SafetensorError, OverflowError, RecursionError)
+# A file that no reader may use is a Refusal, which is a ValueError; should a parser fail otherwise, it means the same.
+PARSE_ERRORS = (ValueError, OverflowError, RecursionError)
+
+
+KINDS: dict[str, ProblemKind] = {"missing-file": "missing_file", "digest-mismatch": "digest_mismatch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,13 @@ class Store:
                 f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. `memvec pack` makes one."
             )
         try:
+            if files.size_of(path, manifest.FILE_NAME) > manifest.MAX_BYTES:
+                raise Refusal("file-too-large", f"it is over the limit of {manifest.MAX_BYTES} bytes")
             return cls(path, manifest.decode(file.read_bytes()))
         except FormatTooNewError:
             raise
         except PARSE_ERRORS as error:
-            raise damaged(manifest.FILE_NAME, "invalid_value", str(error)) from None
+            raise refused(manifest.FILE_NAME, error) from None
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -149,9 +153,9 @@ class Store:
                 entry.embedder,
                 entry.embedder_id,
             ):
-                raise ValueError("its embedder or its number of texts are not what the manifest says")
+                raise Refusal("manifest-mismatch", "its embedder or its number of texts are not what the manifest says")
         except PARSE_ERRORS as error:
-            raise damaged(entry.path, "invalid_value", str(error)) from None
+            raise refused(entry.path, error) from None
         return found
 
     def shard(self, number: int) -> Shard:
@@ -164,7 +168,7 @@ class Store:
         try:
             return self.shard(ref.shard).record(ref.row)
         except PARSE_ERRORS as error:
-            raise damaged(f"{entry.path} record {ref.row}", "invalid_value", str(error)) from None
+            raise refused(f"{entry.path} record {ref.row}", error) from None
 
     def record_id(self, ref: RecordRef) -> str:
         """The 64 hex digits that name the record at `ref`."""
@@ -216,12 +220,13 @@ class Store:
 
     def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
         """The bytes of a file that the manifest names, compared with it."""
-        file = self.path / entry.path
-        if not file.is_file():
-            raise damaged(entry.path, "missing_file", "the manifest names this file but it is not there")
-        if file.stat().st_size != entry.bytes:
-            raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {file.stat().st_size}")
-        data = file.read_bytes()
+        try:
+            size = files.size_of(self.path, entry.path)
+        except Refusal as refusal:
+            raise refused(entry.path, refusal) from None
+        if size != entry.bytes:
+            raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {size}")
+        data = (self.path / entry.path).read_bytes()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             where = f"{entry.path} {container.damaged_place(data, format_name)}"
             raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
@@ -233,7 +238,7 @@ class Store:
             part = Shard(data)
             self._check_belongs(part, entry)
         except PARSE_ERRORS as error:
-            raise damaged(entry.path, "invalid_value", str(error)) from None
+            raise refused(entry.path, error) from None
         return part
 
     def _check_belongs(self, part: Shard, entry: ShardEntry) -> None:
@@ -247,16 +252,27 @@ class Store:
         }
         for name, value in expected.items():
             if part.metadata[name] != value:
-                raise ValueError(f"{name} is {part.metadata[name]}, the manifest says {value}")
+                raise Refusal("manifest-mismatch", f"{name} is {part.metadata[name]}, the manifest says {value}")
         if manifest.CONTEXT not in state.required and (part.tensors["kind"] == Kind.CONTEXT).any():
-            raise ValueError(
-                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}"
+            raise Refusal(
+                "feature-not-named",
+                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}",
             )
 
 
 def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:
     """StoreDamagedError with one problem."""
     return StoreDamagedError([Problem(location, kind, message)])
+
+
+def problem(location: str, error: Exception) -> Problem:
+    """What a parser said of the file, or record, at `location`."""
+    return Problem(location, KINDS.get(code_of(error), "invalid_value"), str(error), code_of(error))
+
+
+def refused(location: str, error: Exception) -> StoreDamagedError:
+    """StoreDamagedError with what a parser said of `location`."""
+    return StoreDamagedError([problem(location, error)])
 
 
 def _assemble(document: Document, content: dict[int, RecordRef], context: dict[int, RecordRef]) -> StoredDocument:

@@ -12,7 +12,7 @@ from memvec.decoder import Decoder
 from memvec.errors import StoreDamagedError
 from memvec.progress import Progress, Watch, unwatched
 from memvec.settings import DECODE_BATCH
-from memvec.store import PARSE_ERRORS, Store, StoredDocument
+from memvec.store import PARSE_ERRORS, Store, StoredDocument, problem
 from memvec.types import Kind, Problem
 
 
@@ -88,7 +88,7 @@ def _structure(store: Store, progress: Progress, watch: Watch) -> Iterator[Probl
             try:
                 shard.record(row)
             except PARSE_ERRORS as error:
-                yield Problem(f"{entry.path} record {row}", "invalid_value", str(error))
+                yield problem(f"{entry.path} record {row}", error)
     for keys in store.manifest.keys:
         watch(progress)
         try:
