@@ -54,5 +54,5 @@ def _check(value: Mapping[str, Any]) -> None:
             raise fields.bad(f"{name} of the conditioning report is {reprlib.repr(found)}, expected {wanted}")
         if type(found) is float and not math.isfinite(found):
             raise Refusal("not-finite", f"{name} of the conditioning report is {found}, expected a finite number")
-    fields.within(value["held_out"], "held_out of the conditioning report", limits.DOCUMENT_BYTES)
+    fields.within(value["held_out"], "held_out of the conditioning report", limits.MOST_COUNT)
     fields.within(value["seed"], "seed of the conditioning report", limits.MOST_INTEGER, limits.LEAST_INTEGER)

@@ -34,7 +34,7 @@ def _document(line: bytes) -> Document:
     value = canonical.loads(line)
     chosen: dict[str, Any] = {name: fields.one(value, name, kind) for name, kind in DOCUMENT_FIELDS.items()}
     for name in ("bytes", "tokens", "zstd_bytes"):
-        fields.within(chosen[name], f"{name} of a document", limits.DOCUMENT_BYTES)
+        fields.within(chosen[name], f"{name} of a document", limits.MOST_COUNT)
     fields.digest(chosen["sha256"], "sha256 of a document")
     check_name(chosen["name"])
     return Document(**chosen)

@@ -172,7 +172,8 @@ def _check_readable(body: dict[str, Any]) -> None:
     for name, extension in fields.mapping(body, "extensions", dict).items():
         if fields.one(extension, "must_understand", bool):
             raise FormatTooNewError(f"extension {name!r}", f"{supported} without it", "unknown-extension")
-    numerics = fields.dataclass_of(Numerics, body.get("numerics"))
+    declared = body.get("numerics")
+    numerics = Numerics(fields.one(declared, "dtype", str), fields.one(declared, "attention", str))
     if numerics != Numerics():
         raise FormatTooNewError(f"decoding in {numerics}", str(Numerics()), "unsupported-numerics")
 
@@ -203,13 +204,13 @@ def _removed(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _check_entries(entries: Sequence[ShardEntry] | Sequence[KeysEntry]) -> None:
-    bounds = {"bytes": limits.FILE_BYTES, "records": limits.RECORDS, "documents": limits.DOCUMENTS}
+    bounds = {"bytes": limits.MOST_COUNT, "records": limits.RECORDS, "documents": limits.DOCUMENTS}
     for entry in entries:
         fields.digest(entry.sha256, "file name")
         value = asdict(entry)
-        fields.counts(value, {name: most for name, most in bounds.items() if name in value})
-        if "texts" in value:
-            fields.within(value["texts"], f"texts of {entry.path}", limits.TEXTS)
+        fields.counts(value, {name: most for name, most in (bounds | {"texts": limits.TEXTS}).items() if name in value})
+        if entry.bytes > limits.FILE_BYTES:
+            raise Refusal("file-too-large", f"{entry.path} is said to be {entry.bytes} bytes, over {limits.FILE_BYTES}")
     if len({entry.sha256 for entry in entries}) != len(entries):
         raise Refusal("duplicate-entry", "a file is named twice")
 
@@ -219,7 +220,7 @@ def _build(body: dict[str, Any]) -> Manifest:
     keys = tuple(fields.dataclass_of(KeysEntry, entry) for entry in fields.several(body, "keys", dict, []))
     _check_entries(shards)
     _check_entries(keys)
-    fields.counts(body, {"generation": limits.DOCUMENT_BYTES, "vocabulary": limits.VOCABULARY})
+    fields.counts(body, {"generation": limits.MOST_COUNT, "vocabulary": limits.VOCABULARY})
     optional = fields.several(body["features"], "optional", str)
     newer = f"format {VERSION[0]}.{body['version'][1]}" if body["version"][1] > VERSION[1] else ""
     return Manifest(

@@ -14,8 +14,8 @@ CODES: dict[str, str] = {
     "cut-off": "bytes end before what they declare, or before their last newline",
     "trailing-bytes": "bytes follow where nothing may",
     # JSON
-    "not-utf8": "text is no UTF-8",
     "too-many-values": "JSON could hold more values than the limit",
+    "not-utf8": "text is no UTF-8",
     "not-json": "text is no JSON",
     "duplicate-key": "an object holds a key twice",
     "not-finite": "a number is NaN, infinite or beyond a double",

@@ -128,7 +128,7 @@ def _read_header(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     fields.counts(metadata, BOUNDS)
     identity = fields.one(metadata, "fingerprint", str)
     if "generation" in metadata:
-        fields.counts(metadata, {"generation": limits.DOCUMENT_BYTES})
+        fields.counts(metadata, {"generation": limits.MOST_COUNT})
     if "origin" in metadata:
         origin = fields.fingerprint(metadata["origin"])
         if (origin.id, origin.width) != (identity, metadata["width"]):
