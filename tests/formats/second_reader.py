@@ -22,6 +22,7 @@ REPORT = dict.fromkeys(["gain", "shuffled", "text", "harm", "nll_none", "nll_tex
 
 def identity(value):
     typed(value, **MODEL)
+    typed({"source": ""} | value, source=str)
     bounded(value, "width", least=1)
     return sha(form({name: value[name] for name in MODEL}))[:16]
 
@@ -54,6 +55,7 @@ def read_manifest(data):  # §4
         (e, ("texts",)) for e in body["keys"]
     ]:
         hexadecimal(typed(entry, sha256=str)[0])
+        typed(entry, **dict.fromkeys(["embedder", "embedder_id"] if "texts" in names else [], str))
         bounded(entry, "bytes", *names)
         need(entry["bytes"] <= 2**32, "file-too-large")
     for entries in (body["shards"], body["keys"]):

@@ -109,6 +109,7 @@ STORES: dict[str, Case] = {
     "vocabulary-too-large": ("out-of-range", said(vocabulary=(1 << 24) + 1)),
     "width-too-large": ("out-of-range", fingerprint(width=65537)),
     "fingerprint-without-weights": ("bad-field", fingerprint(weights=None)),
+    "fingerprint-of-a-numbered-source": ("bad-field", fingerprint(source=7)),
     "fingerprint-of-a-number": ("bad-field", fingerprint(probe=7)),
     "shards-no-list": ("bad-field", said(shards=3)),
     "shard-name-leads-out": ("bad-digest", entry(sha256="../../../etc/passwd")),
@@ -119,6 +120,7 @@ STORES: dict[str, Case] = {
     "shard-of-negative-size": ("out-of-range", entry(bytes=-1)),
     "shard-twice": ("duplicate-entry", twice),
     "shard-missing": ("missing-file", lambda: {"manifest.json": store(GOOD)["manifest.json"]}),
+    "keys-without-embedder-named": ("bad-field", said(keys=[{"sha256": sha(b""), "bytes": 1, "texts": 1}])),
     "meta-of-numbers": ("bad-field", said(meta={"a": {"page": 1}})),
     "removed-not-ascending": (
         "not-ascending",
