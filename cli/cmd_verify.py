@@ -58,7 +58,7 @@ def command(
 
 
 def _text(report: VerifyReport, decode: bool) -> str:
-    lines = [f"{printable(p.location)}: {p.message} ({p.kind})" for p in report.problems]
+    lines = [f"{printable(p.location)}: {p.message} ({p.code})" for p in report.problems]
     how = (
         f"{report.decoded:,} of {report.records:,} records decoded" if decode else "digests and structure, not decoded"
     )

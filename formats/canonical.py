@@ -1,10 +1,13 @@
-"""Canonical JSON: one value, one byte string. Refuses what JSON readers disagree about."""
+"""Canonical JSON: one value, one byte string. Refuses what JSON readers disagree about. SPEC §3."""
 
 from __future__ import annotations
 
 import json
 import math
 from typing import Any
+
+from memvec.formats import limits
+from memvec.formats.refusal import Refusal
 
 
 def dumps(value: Any) -> bytes:
@@ -14,29 +17,77 @@ def dumps(value: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """The value of canonical JSON bytes; ValueError when they are not exactly what `dumps` would write. SPEC §3."""
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if dumps(value) != data:
-        raise ValueError("not in canonical form")
+    """The value of canonical JSON bytes; Refusal when they are not exactly what `dumps` would write. SPEC §3."""
+    value, form = _parsed(data)
+    if form != data:
+        raise Refusal("not-canonical", "not in canonical form")
     return value
+
+
+def parse(data: bytes) -> Any:
+    """The value of JSON bytes in any form; Refusal for what `loads` refuses in every form."""
+    return _parsed(data)[0]
+
+
+def _parsed(data: bytes) -> tuple[Any, bytes]:
+    """(value, its canonical form)."""
+    # Before anything is made of it: an empty list is two bytes here and fifty in memory.
+    if sum(map(data.count, (b",", b"[", b"{"))) > limits.JSON_VALUES:
+        raise Refusal("too-many-values", f"JSON could hold more than {limits.JSON_VALUES} values")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refusal("not-utf8", "not valid UTF-8") from None
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite, parse_int=_integer
+        )
+    except json.JSONDecodeError as error:
+        raise Refusal("not-json", f"no JSON ({error.msg} at character {error.pos})") from None
+    except RecursionError:
+        raise _deep() from None
+    _check_depth(value)
+    try:
+        return value, dumps(value)
+    except UnicodeEncodeError:
+        raise Refusal("surrogate", "a string holds half a surrogate pair") from None
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(limits.JSON_DEPTH + 1):
+        level = [v for v in level if isinstance(v, dict | list)]
+        if not level:
+            return
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    raise _deep()
+
+
+def _deep() -> Refusal:
+    return Refusal("nested-too-deeply", f"nested too deeply: more than {limits.JSON_DEPTH} arrays or objects")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise Refusal("duplicate-key", "a key stands twice")
     return value
 
 
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+def _constant(name: str) -> float:
+    raise Refusal("not-finite", f"{name} is no JSON number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is out of range")
+        raise Refusal("not-finite", f"{text[:40]} is out of range")
+    return number
+
+
+def _integer(text: str) -> int:
+    # By length first: Python refuses to read integers of thousands of digits, and by default after a limit that varies.
+    number = int(text) if len(text) <= 20 else limits.MOST_INTEGER + 1
+    if not limits.LEAST_INTEGER <= number <= limits.MOST_INTEGER:
+        raise Refusal("integer-too-large", f"{text[:40]} is outside -2^63 to 2^64 - 1")
     return number

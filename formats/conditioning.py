@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from memvec.formats import canonical, raw
+from memvec.formats import canonical, fields, limits, raw
+from memvec.formats.refusal import Refusal
 from memvec.types import Conditioning
 
 FIELDS: dict[str, tuple[type, ...]] = {
@@ -25,17 +27,20 @@ FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def encode(conditioning: Conditioning) -> bytes:
-    """The frame of a report; ValueError for one that a reader would refuse."""
+    """The frame of a report; Refusal for one that a reader would refuse."""
     value = asdict(conditioning)
     _check(value)
-    return raw.compress(canonical.dumps(value))
+    text = canonical.dumps(value)
+    if len(text) > limits.REPORT_BYTES:
+        raise Refusal("frame-too-large", f"the conditioning report is {len(text)} bytes, over {limits.REPORT_BYTES}")
+    return raw.compress(text)
 
 
 def decode(frame: bytes) -> Conditioning:
-    """The report in a frame: unknown keys are passed over, anything else that is off is a ValueError."""
-    value = canonical.loads(raw.decompress(frame))
+    """The report in a frame: unknown keys are passed over, anything else that is off is a Refusal."""
+    value = canonical.loads(raw.decompress(frame, limits.REPORT_BYTES))
     if not isinstance(value, dict) or not set(FIELDS) <= set(value):
-        raise ValueError(f"the conditioning report does not have the fields {', '.join(FIELDS)}")
+        raise fields.bad(f"the conditioning report must have {', '.join(FIELDS)}")
     _check(value)
     return Conditioning(**{name: value[name] for name in FIELDS})
 
@@ -44,8 +49,10 @@ def _check(value: Mapping[str, Any]) -> None:
     for name, types in FIELDS.items():
         found = value[name]
         # By exact type: True would pass for a count, and a count for a measurement.
-        if type(found) not in types or (type(found) is float and not math.isfinite(found)):
+        if type(found) not in types:
             wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-            raise ValueError(f"{name} of the conditioning report is {found!r}, expected {wanted}, finite")
-    if value["held_out"] < 0:
-        raise ValueError(f"held_out of the conditioning report is {value['held_out']}, expected 0 or more")
+            raise fields.bad(f"{name} of the conditioning report is {reprlib.repr(found)}, expected {wanted}")
+        if type(found) is float and not math.isfinite(found):
+            raise Refusal("not-finite", f"{name} of the conditioning report is {found}, expected a finite number")
+    fields.within(value["held_out"], "held_out of the conditioning report", limits.MOST_COUNT)
+    fields.within(value["seed"], "seed of the conditioning report", limits.MOST_INTEGER, limits.LEAST_INTEGER)

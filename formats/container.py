@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from memvec.formats import canonical
+from memvec.formats import canonical, fields, limits
+from memvec.formats.refusal import Refusal
 
 Array = npt.NDArray[Any]
 
 METADATA_KEY = "memvec"
-MAX_HEADER_BYTES = 1 << 20
 CODES = {
     "u1": "U8",
     "u2": "U16",
@@ -31,83 +30,131 @@ CODES = {
 
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
-    """A file of `tensors`, with `metadata` and the tensors' digests as its one metadata key."""
+    """A file of `tensors`, with `metadata` and their digests as its one metadata key. Refusal when over a limit."""
     digests = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tensors.items()}
     wrapped = canonical.dumps({**metadata, "digests": digests, "version": [1, 0]}).decode()
-    return save(dict(tensors), {METADATA_KEY: wrapped})
+    data = save(dict(tensors), {METADATA_KEY: wrapped})
+    if len(data) > limits.FILE_BYTES:  # what no reader would read is not written
+        raise Refusal("file-too-large", f"the file would be {len(data)} bytes, at most {limits.FILE_BYTES} are read")
+    return data
 
 
 def read_header(data: bytes | memoryview, format_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tensor entries, memvec metadata) of a file's first bytes, before anything is allocated; ValueError if bad."""
-    if len(data) < 8:
-        raise ValueError("shorter than a safetensors header")
-    (size,) = struct.unpack("<Q", bytes(data[:8]))
-    if size > MAX_HEADER_BYTES or size > len(data) - 8:
-        raise ValueError(f"header declares {size} bytes, at most {min(MAX_HEADER_BYTES, len(data) - 8)} can be meant")
-    entries = json.loads(bytes(data[8 : 8 + size]).decode("utf-8"))
+    """(tensor entries, memvec metadata) of a file's first bytes, before anything is allocated; Refusal if bad."""
+    entries = canonical.parse(bytes(data[8 : _data_start(data)]))
     wrapped = entries.pop("__metadata__", None) if isinstance(entries, dict) else None
     if not isinstance(wrapped, dict) or list(wrapped) != [METADATA_KEY] or not isinstance(wrapped[METADATA_KEY], str):
-        raise ValueError(f"metadata must hold exactly the key {METADATA_KEY!r}")
+        raise Refusal("bad-metadata", f"metadata must hold exactly the key {METADATA_KEY!r}")
     metadata = canonical.loads(wrapped[METADATA_KEY].encode())
-    if not isinstance(metadata, dict) or metadata.get("format") != format_name:
-        raise ValueError(f"metadata does not say {format_name}")
-    version = metadata.get("version")
-    if not isinstance(version, list) or version[:1] != [1]:
-        raise ValueError(f"version {version} of {format_name} is not 1.x")
-    if type(metadata.get("digests")) is not dict:
-        raise ValueError("metadata lacks its digests")
+    if fields.one(metadata, "format", str) != format_name:
+        raise Refusal("wrong-format", f"metadata does not say {format_name}")
+    version = fields.several(metadata, "version", int)
+    if len(version) != 2 or version[1] < 0:
+        raise fields.bad(f"version {version} is no pair of numbers")
+    if version[0] != 1:
+        raise Refusal("unsupported-version", f"version {version} of {format_name} is not 1.x")
+    fields.one(metadata, "digests", dict)
     return entries, metadata
 
 
-def read_tensors(data: bytes, expected: Mapping[str, str]) -> dict[str, Array]:
-    """The tensors named in `expected`, {name: numpy code}, others passed over; ValueError for a missing or other one."""
-    found = dict(raw_tensors(data))
-    missing = sorted(set(expected) - set(found))
-    if missing:
-        raise ValueError(f"tensor {missing[0]!r} is missing")
+def _data_start(data: bytes | memoryview) -> int:
+    """Where the tensors' bytes begin. The declared length is judged before anything is read by it."""
+    if len(data) < 8:
+        raise Refusal("cut-off", "shorter than a safetensors header")
+    (size,) = struct.unpack("<Q", bytes(data[:8]))
+    if size > limits.HEADER_BYTES:
+        raise Refusal("header-too-long", f"header declares {size} bytes, at most {limits.HEADER_BYTES} are allowed")
+    if size > len(data) - 8:
+        raise Refusal("cut-off", f"header declares {size} bytes, {len(data) - 8} are there")
+    if data[8:9] != b"{":
+        raise Refusal("not-json", "the header does not begin with {")
+    return 8 + int(size)
+
+
+def read_tensors(data: bytes, entries: Mapping[str, Any], expected: Mapping[str, str]) -> dict[str, Array]:
+    """The tensors named in `expected`, {name: numpy code}, as views of `data`; others are passed over. Refusal."""
+    start = _data_start(data)
+    check_entries(entries, len(data) - start, expected)
     arrays: dict[str, Array] = {}
     for name, code in expected.items():
-        entry = found[name]
-        if entry["dtype"] != CODES[code]:
-            raise ValueError(f"tensor {name!r}: expected dtype {CODES[code]}, found {entry['dtype']}")
-        arrays[name] = np.frombuffer(entry["data"], dtype=f"<{code}").reshape(entry["shape"])
+        begin, shape = entries[name]["data_offsets"][0], entries[name]["shape"]
+        arrays[name] = np.frombuffer(data, f"<{code}", math.prod(shape), start + begin).reshape(shape)
     return arrays
 
 
+def check_entries(entries: Mapping[str, Any], size: int, expected: Mapping[str, str]) -> None:
+    """Refusal unless tensors fill `size` bytes, and those named in `expected`, {name: numpy code}, are of their types."""
+    _check_layout(entries, size)
+    for name, code in expected.items():
+        if name not in entries:
+            raise Refusal("missing-tensor", f"tensor {name!r} is missing")
+        entry = entries[name]
+        if entry["dtype"] != CODES[code]:
+            raise Refusal("wrong-dtype", f"tensor {name!r}: expected dtype {CODES[code]}, found {entry['dtype'][:20]}")
+        (begin, end), shape = entry["data_offsets"], entry["shape"]
+        if math.prod(shape) * int(code[1:]) != end - begin:
+            raise Refusal("bad-tensor", f"tensor {name!r}: {end - begin} bytes are no {shape} of {CODES[code]}")
+
+
+def _check_layout(entries: Mapping[str, Any], size: int) -> None:
+    """Refusal unless every entry is well formed and the tensors fill `size` bytes without gap or overlap."""
+    spans = []
+    for name, entry in entries.items():
+        whole = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
+        if not whole or not isinstance(entry["dtype"], str) or not _naturals(entry["shape"]):
+            raise Refusal("bad-tensor", f"tensor {name[:80]!r}: its entry is malformed")
+        offsets = entry["data_offsets"]
+        if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            raise Refusal("bad-tensor", f"tensor {name[:80]!r}: its offsets are malformed")
+        spans.append((*offsets, name[:80]))
+    reached = 0
+    for begin, end, name in sorted(spans):
+        if begin < reached:
+            raise Refusal("overlapping-tensors", f"tensor {name!r} begins at {begin}, before the last one's end")
+        if begin > reached:
+            raise Refusal("gap-between-tensors", f"tensor {name!r} begins at {begin}, the last one ends at {reached}")
+        reached = end
+    if reached > size:
+        raise Refusal("cut-off", f"tensors reach to {reached}, {size} bytes are there")
+    if reached < size:
+        raise Refusal("trailing-bytes", f"tensors reach to {reached} of {size} bytes")
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+
+
 def check_shapes(tensors: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """ValueError for the first tensor of another shape."""
+    """Refusal for the first tensor of another shape."""
     compare_shapes({name: tensors[name].shape for name in expected}, expected)
 
 
 def compare_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """ValueError for the first of the shapes `found` that is another."""
+    """Refusal for the first of the shapes `found` that is another."""
     for name, shape in expected.items():
         if found[name] != shape:
-            raise ValueError(f"tensor {name!r}: expected shape {shape}, found {found[name]}")
+            raise Refusal("wrong-shape", f"tensor {name!r}: expected shape {shape}, found {found[name]}")
 
 
 def check_offsets(name: str, offsets: Array, length: int) -> None:
-    """ValueError when offsets (n + 1,) do not ascend from 0 to `length`."""
+    """Refusal when offsets (n + 1,) do not ascend from 0 to `length`."""
     if offsets[0] != 0 or offsets[-1] != length or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError(f"tensor {name!r}: offsets do not ascend from 0 to {length}")
+        raise Refusal("bad-offsets", f"tensor {name!r}: offsets do not ascend from 0 to {length}")
 
 
 def damaged_place(data: bytes, format_name: str) -> str:
     """Where a file whose digest is wrong was changed: a tensor by name, else its header."""
     try:
-        _, metadata = read_header(data, format_name)
-        for name, entry in sorted(raw_tensors(data)):
-            if hashlib.sha256(entry["data"]).hexdigest() != metadata["digests"].get(name):
-                return f"tensor {name!r}"
-    except (ValueError, SafetensorError):
-        pass
+        entries, metadata = read_header(data, format_name)
+        start = _data_start(data)
+        _check_layout(entries, len(data) - start)
+    except Refusal:
+        return "header"
+    for name, entry in sorted(entries.items()):
+        begin, end = entry["data_offsets"]
+        if hashlib.sha256(data[start + begin : start + end]).hexdigest() != metadata["digests"].get(name):
+            return f"tensor {name!r}"
     return "header"
-
-
-def raw_tensors(data: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """(name, {dtype, shape, data}) of every tensor, as safetensors found them to lie."""
-    parsed: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
-    return parsed
 
 
 def digest_rows(digests: list[bytes]) -> Array:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memvec.formats import limits
+from memvec.formats.refusal import Refusal
+
 Corrections = tuple[tuple[int, int], ...]
 
 
@@ -20,7 +23,9 @@ def encode(corrections: Sequence[tuple[int, int]]) -> bytes:
 
 
 def decode(data: bytes, tokens: int, vocabulary: int) -> Corrections:
-    """Pairs from bytes; ValueError when cut off, over-long, past N = `tokens` or outside the vocabulary."""
+    """Pairs from bytes; Refusal when cut off, over-long, past N = `tokens` or outside the vocabulary."""
+    if len(data) > limits.CORRECTION_BYTES * tokens:
+        raise _bad(f"{len(data)} bytes of corrections are too many for {tokens} tokens")
     out: list[tuple[int, int]] = []
     at, position = 0, -1
     while at < len(data):
@@ -28,7 +33,7 @@ def decode(data: bytes, tokens: int, vocabulary: int) -> Corrections:
         token, at = _read_varint(data, at)
         position += gap + 1
         if position >= tokens or token >= vocabulary:
-            raise ValueError(f"correction ({position}, {token}) lies outside {tokens} tokens of {vocabulary} ids")
+            raise _bad(f"correction ({position}, {token}) lies outside {tokens} tokens of {vocabulary} ids")
         out.append((position, token))
     return tuple(out)
 
@@ -46,12 +51,16 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in (0, 7, 14, 21, 28):
         if at >= len(data):
-            raise ValueError("corrections are cut off")
+            raise _bad("corrections are cut off")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             if byte == 0 and shift:
-                raise ValueError("a varint has a needless last byte")
+                raise _bad("a varint has a needless last byte")
             return value, at
-    raise ValueError("a varint is longer than 5 bytes")
+    raise _bad("a varint is longer than 5 bytes")
+
+
+def _bad(message: str) -> Refusal:
+    return Refusal("bad-corrections", message)

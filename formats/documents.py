@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from typing import Any
 
-from memvec.formats import canonical
+from memvec.formats import canonical, fields, limits
+from memvec.formats.refusal import Refusal
 from memvec.types import Document
 
-DOCUMENT_FIELDS = {"bytes": int, "name": str, "sha256": str, "tokens": int, "zstd_bytes": int}
-MAX_NAME_BYTES, MAX_PART_BYTES = 4096, 255
+DOCUMENT_FIELDS: dict[str, type] = {"bytes": int, "name": str, "sha256": str, "tokens": int, "zstd_bytes": int}
 
 
 def encode_documents(documents: Sequence[Document]) -> bytes:
@@ -19,26 +21,34 @@ def encode_documents(documents: Sequence[Document]) -> bytes:
 
 
 def decode_documents(table: bytes) -> list[Document]:
-    """Documents from their table; ValueError when a line is malformed or a name could leave the output folder."""
-    documents = []
-    for line in table.split(b"\n")[:-1]:
-        value = canonical.loads(line)
-        if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != DOCUMENT_FIELDS:
-            raise ValueError(f"tensor 'documents': a line does not have the fields {', '.join(DOCUMENT_FIELDS)}")
-        check_name(value["name"])
-        documents.append(Document(**value))
-    return documents
+    """Documents from their table; Refusal when a line is malformed or a name could leave the output folder."""
+    if table and not table.endswith(b"\n"):
+        raise Refusal("cut-off", "tensor 'documents': the last newline is missing")
+    # Line by line: a table of nothing but line ends must not become a list of millions.
+    return [_document(line[:-1]) for line in io.BytesIO(table)]
+
+
+def _document(line: bytes) -> Document:
+    if len(line) > limits.LINE_BYTES:
+        raise Refusal("out-of-range", f"tensor 'documents': a line of {len(line)} bytes, over {limits.LINE_BYTES}")
+    value = canonical.loads(line)
+    chosen: dict[str, Any] = {name: fields.one(value, name, kind) for name, kind in DOCUMENT_FIELDS.items()}
+    for name in ("bytes", "tokens", "zstd_bytes"):
+        fields.within(chosen[name], f"{name} of a document", limits.MOST_COUNT)
+    fields.digest(chosen["sha256"], "sha256 of a document")
+    check_name(chosen["name"])
+    return Document(**chosen)
 
 
 def check_name(name: str) -> None:
-    """ValueError unless `name` is a relative path with '/' that stays below any folder it is joined to. SPEC §5.2."""
+    """Refusal unless `name` is a relative path with '/' that stays below any folder it is joined to. SPEC §5.2."""
     parts = name.split("/")
     try:
         longest = max(len(part.encode()) for part in parts)
     except UnicodeEncodeError:
-        raise ValueError(f"{name!r} is no valid Unicode") from None
-    drive = len(parts[0]) > 1 and parts[0][1] == ":" and parts[0][0].isalpha()
-    if "\0" in name or "\\" in name or drive or longest > MAX_PART_BYTES or len(name.encode()) > MAX_NAME_BYTES:
-        raise ValueError(f"{name!r} is no portable document name")
+        raise Refusal("bad-name", f"{name!r} is no valid Unicode") from None
+    drive = len(parts[0]) > 1 and parts[0][1] == ":" and parts[0][0].isascii() and parts[0][0].isalpha()
+    if "\0" in name or "\\" in name or drive or longest > limits.PART_BYTES or len(name.encode()) > limits.NAME_BYTES:
+        raise Refusal("bad-name", f"{name!r} is no portable document name")
     if any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"document name {name!r} must be relative, without empty, '.' or '..' parts")
+        raise Refusal("bad-name", f"document name {name!r} must be relative, without empty, '.' or '..' parts")

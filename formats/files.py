@@ -1,10 +1,13 @@
-"""Files that are whole or absent: write beside, flush to disk, rename."""
+"""Files that are whole or absent: write beside, flush to disk, rename. What a store may read: no links. SPEC §2."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
+import stat
+from pathlib import Path, PurePosixPath
+
+from memvec.formats.refusal import Refusal
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -33,3 +36,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def size_of(root: Path, relative: str) -> int:
+    """Bytes of a regular file below `root`. Refusal when it is not there, is something else, or lies behind a link."""
+    path, below = root, PurePosixPath(relative).parts
+    for part in below:
+        path = path / part
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Refusal("missing-file", "the store names this file but it is not there") from None
+        if stat.S_ISLNK(found.st_mode):
+            raise Refusal("symlink", f"{part!r} is a link; a store holds its files itself. Copy what it leads to")
+    if not stat.S_ISREG(found.st_mode):
+        raise Refusal("not-a-file", "it is no regular file")
+    return found.st_size

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from memvec.formats import container
+from memvec.formats import container, fields, limits
 from memvec.formats.container import Array
+from memvec.formats.refusal import Refusal
 
 FORMAT_NAME = "memvec-keys"
 DENSE = {"text_sha256": "u1", "values": "f2"}
@@ -92,24 +93,28 @@ def encode(keys: Keys) -> bytes:
 
 
 def decode(data: bytes) -> Keys:
-    """The keys in a file; ValueError when its parts contradict each other."""
-    _, metadata = container.read_header(data, FORMAT_NAME)
-    name, identity = metadata.get("embedder"), metadata.get("embedder_id")
-    n, width = metadata.get("texts"), metadata.get("width")
-    if not (isinstance(name, str) and isinstance(identity, str) and type(n) is int and type(width) is int):
-        raise ValueError("metadata lacks its embedder, count or width")
-    if min(n, width) < 0:
-        raise ValueError("metadata has a negative count or width")
-    embedder = Embedder(name, identity, width)
-    found = container.read_tensors(data, DENSE if width else TERMS)
+    """The keys in a file; Refusal when its parts contradict each other."""
+    entries, metadata = container.read_header(data, FORMAT_NAME)
+    fields.counts(metadata, {"texts": limits.TEXTS, "width": limits.WIDTH})
+    n, width = metadata["texts"], metadata["width"]
+    embedder = Embedder(fields.one(metadata, "embedder", str), fields.one(metadata, "embedder_id", str), width)
+    found = container.read_tensors(data, entries, DENSE if width else TERMS)
     container.check_shapes(found, {"text_sha256": (n, 32)})
     if width:
         container.check_shapes(found, {"values": (n, width)})
         if not np.isfinite(found["values"]).all():
-            raise ValueError("tensor 'values' holds what is no number")
+            raise Refusal("not-finite", "tensor 'values' holds what is no number")
         none = np.zeros(0, "<u4")
         return Keys(embedder, found["text_sha256"], found["values"], none, none.astype("<u2"), np.zeros(n + 1, "<u8"))
     terms = found["terms"]
-    container.check_shapes(found, {"terms": (len(terms),), "counts": (len(terms),), "offsets": (n + 1,)})
+    container.check_shapes(found, {"terms": (terms.size,), "counts": (terms.size,), "offsets": (n + 1,)})
     container.check_offsets("offsets", found["offsets"], len(terms))
+    _check_ascending(terms, found["offsets"])
     return Keys(embedder, found["text_sha256"], np.zeros((n, 0), "<f2"), terms, found["counts"], found["offsets"])
+
+
+def _check_ascending(terms: Array, offsets: Array) -> None:
+    """Refusal when the terms of one text do not ascend; where a text begins they may fall."""
+    falls = np.flatnonzero(terms[1:] <= terms[:-1]) + 1
+    if not np.isin(falls, offsets).all():
+        raise Refusal("not-ascending", "tensor 'terms': the terms of a text do not ascend")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
-from memvec.errors import FormatTooNewError
-from memvec.formats import canonical
+from memvec.errors import FormatTooNewError, UsageError
+from memvec.formats import canonical, fields, limits
+from memvec.formats.refusal import Refusal
 from memvec.types import Fingerprint
-
-T = TypeVar("T")
 
 FILE_NAME = "manifest.json"
 FORMAT_NAME = "memvec"
@@ -24,7 +23,8 @@ REMOVED = "removed"  # the feature of a store of which documents were removed; w
 TENSORS, PROBE = "tensors", "probe"  # of one that can explain how another model differs
 FEATURES = frozenset({CONTEXT, REMOVED})  # required features this reader understands
 OPTIONAL = (KEYS, META, TENSORS, PROBE)  # optional ones, each named as the part of the manifest it is about
-MAX_BYTES = 64 * 1024 * 1024
+MAX_BYTES = limits.MANIFEST_BYTES
+HEAD, MIDDLE = b'{"manifest":', b',"sha256":"'  # what stands before the body and before its digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Manifest:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json: the manifest and its own sha256 in one canonical object, and a newline."""
+    """The bytes of manifest.json: the manifest and its own sha256 in one canonical object, and a newline. UsageError."""
     body = asdict(manifest) | {
         "format": FORMAT_NAME,
         "version": list(VERSION),
@@ -128,49 +128,54 @@ def encode(manifest: Manifest) -> bytes:
     absent = [name for name in (*OPTIONAL, REMOVED, "extensions") if not getattr(manifest, name)]
     for name in ("foreign", "required", *absent):
         del body[name]
-    return canonical.dumps({"manifest": body, "sha256": _digest(body)}) + b"\n"
+    text = canonical.dumps(body)
+    data = HEAD + text + MIDDLE + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
+    if len(data) > MAX_BYTES:  # what no reader would read is not written: the generation before stays
+        raise UsageError(
+            f"the store's manifest would be {len(data):,} bytes, at most {MAX_BYTES:,} are read. "
+            "Begin another store, or say less of documents."
+        )
+    return data
 
 
 def decode(data: bytes) -> Manifest:
-    """The manifest in `data`. ValueError when damaged, FormatTooNewError when intact but not for this reader."""
+    """The manifest in `data`. Refusal when damaged, FormatTooNewError when intact but not for this reader."""
     if len(data) > MAX_BYTES:
-        raise ValueError(f"{len(data)} bytes are over the limit of {MAX_BYTES}")
+        raise Refusal("file-too-large", f"{len(data)} bytes are over the limit of {MAX_BYTES}")
     if not data.endswith(b"\n"):
-        raise ValueError("cut off: the last newline is missing")
+        raise Refusal("cut-off", "cut off: the last newline is missing")
     envelope = canonical.loads(data[:-1])
-    if not isinstance(envelope, dict) or set(envelope) != {"manifest", "sha256"}:
-        raise ValueError("expected exactly the keys 'manifest' and 'sha256'")
-    body = envelope["manifest"]
-    # The digest is judged before the version: a flipped digit is damage, not a format of the future.
-    if not isinstance(body, dict) or _digest(body) != envelope["sha256"]:
-        raise ValueError("content does not match its sha256")
-    try:
-        _check_readable(body)
-        return _build(body)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"a field is missing or of the wrong type ({error})") from None
+    body, digest = fields.one(envelope, "manifest", dict), fields.one(envelope, "sha256", str)
+    if len(envelope) != 2:
+        raise fields.bad("expected exactly the keys 'manifest' and 'sha256'")
+    # The form is canonical, so the body's bytes are known. Its digest is judged before the version: a flipped digit is
+    # damage, not a format of the future.
+    found = hashlib.sha256(memoryview(data)[len(HEAD) : -len(MIDDLE) - len(canonical.dumps(digest)) - 1]).hexdigest()
+    if found != digest:
+        raise Refusal("digest-mismatch", "content does not match its sha256")
+    _check_readable(body)
+    return _build(body)
 
 
 def _check_readable(body: dict[str, Any]) -> None:
-    version = body.get("version")
-    if body.get("format") != FORMAT_NAME or not isinstance(version, list) or len(version) != 2:
-        raise ValueError(f"not a {FORMAT_NAME} manifest")
+    if fields.one(body, "format", str) != FORMAT_NAME:
+        raise Refusal("wrong-format", f"not a {FORMAT_NAME} manifest")
+    version = fields.several(body, "version", int)
+    if len(version) != 2 or version[1] < 0:
+        raise fields.bad(f"version {version} is no pair of numbers")
     supported = f"format {VERSION[0]}.x"
-    if any(type(number) is not int for number in version):
-        raise ValueError(f"version {version} is no pair of numbers")
     if version[0] != VERSION[0]:
         raise FormatTooNewError(f"format {version[0]}.{version[1]}", supported)
-    required = body["features"]["required"]
-    if not isinstance(required, list):
-        raise TypeError(f"required features are {required!r}, expected a list")
-    unknown = sorted(set(required) - FEATURES)
+    unknown = sorted(set(fields.several(body.get("features"), "required", str)) - FEATURES)
     if unknown:
-        raise FormatTooNewError(f"feature {unknown[0]!r}", f"{supported} without it")
-    for name, extension in _objects(body.get("extensions", {}), "extensions").items():
-        if type(extension["must_understand"]) is not bool:
-            raise TypeError(f"must_understand of extension {name!r} is neither true nor false")
-        if extension["must_understand"]:
-            raise FormatTooNewError(f"extension {name!r}", f"{supported} without it")
+        raise FormatTooNewError(f"feature {unknown[0]!r}", f"{supported} without it", "unknown-feature")
+    for name, extension in fields.mapping(body, "extensions", dict).items():
+        if fields.one(extension, "must_understand", bool):
+            raise FormatTooNewError(f"extension {name!r}", f"{supported} without it", "unknown-extension")
+    declared = body.get("numerics")
+    numerics = Numerics(fields.one(declared, "dtype", str), fields.one(declared, "attention", str))
+    if numerics != Numerics():
+        raise FormatTooNewError(f"decoding in {numerics}", str(Numerics()), "unsupported-numerics")
 
 
 def _optional(manifest: Manifest) -> list[str]:
@@ -181,77 +186,59 @@ def _required(manifest: Manifest) -> list[str]:
     return sorted({*manifest.required, *([REMOVED] if manifest.removed else [])})
 
 
-def _objects(value: Any, name: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(value, dict) or not all(isinstance(inner, dict) for inner in value.values()):
-        raise TypeError(f"{name} is no object of objects")
-    return value
-
-
-def _texts(value: Any, name: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise TypeError(f"{name} is no object of texts")
-    return value
-
-
 def _removed(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What was removed; ValueError or TypeError unless it ascends, and the feature is named when it is not empty."""
-    pairs = body.get("removed", [])
-    if not isinstance(pairs, list) or not all(
-        isinstance(p, list) and [type(x) for x in p] == [str, str] for p in pairs
-    ):
-        raise TypeError("removed is no list of pairs of texts")
+    """What was removed; Refusal unless it ascends, and the feature is named when it is not empty."""
+    pairs = fields.several(body, "removed", list, [])
+    if any([type(member) for member in pair] != [str, str] for pair in pairs):
+        raise fields.bad("removed holds something else than pairs of texts")
     found = tuple((name, digest) for name, digest in pairs)
+    for _, digest in found:
+        fields.digest(digest, "what was removed")
     if any(later <= earlier for earlier, later in pairwise(found)):
-        raise ValueError("what was removed does not ascend")
+        raise Refusal("not-ascending", "what was removed does not ascend")
     if bool(found) != (REMOVED in body["features"]["required"]):
-        raise ValueError(f"feature {REMOVED!r} must be named when documents were removed, and only then")
+        raise Refusal(
+            "feature-not-named", f"feature {REMOVED!r} must be named when documents were removed, and only then"
+        )
     return found
 
 
+def _check_entries(entries: Sequence[ShardEntry] | Sequence[KeysEntry]) -> None:
+    bounds = {"bytes": limits.MOST_COUNT, "records": limits.RECORDS, "documents": limits.DOCUMENTS}
+    for entry in entries:
+        fields.digest(entry.sha256, "file name")
+        value = asdict(entry)
+        fields.counts(value, {name: most for name, most in (bounds | {"texts": limits.TEXTS}).items() if name in value})
+        if entry.bytes > limits.FILE_BYTES:
+            raise Refusal("file-too-large", f"{entry.path} is said to be {entry.bytes} bytes, over {limits.FILE_BYTES}")
+    if len({entry.sha256 for entry in entries}) != len(entries):
+        raise Refusal("duplicate-entry", "a file is named twice")
+
+
 def _build(body: dict[str, Any]) -> Manifest:
-    shards = tuple(_typed(ShardEntry, entry) for entry in body["shards"])
-    keys = tuple(_typed(KeysEntry, entry) for entry in body.get("keys", []))
-    named: list[ShardEntry | KeysEntry] = [*shards, *keys]
-    for entry in named:
-        if len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef"):
-            raise ValueError(f"file name {entry.sha256!r} is no sha256")
-        if min(value for value in asdict(entry).values() if isinstance(value, int)) < 0:
-            raise ValueError(f"{entry.path} has a negative size or count")
-    numerics = _typed(Numerics, body["numerics"])
-    if numerics != Numerics():
-        raise FormatTooNewError(f"decoding in {numerics}", str(Numerics()))
-    optional = [str(name) for name in body["features"]["optional"]]
+    shards = tuple(fields.dataclass_of(ShardEntry, entry) for entry in fields.several(body, "shards", dict))
+    keys = tuple(fields.dataclass_of(KeysEntry, entry) for entry in fields.several(body, "keys", dict, []))
+    _check_entries(shards)
+    _check_entries(keys)
+    fields.counts(body, {"generation": limits.MOST_COUNT, "vocabulary": limits.VOCABULARY})
+    optional = fields.several(body["features"], "optional", str)
     newer = f"format {VERSION[0]}.{body['version'][1]}" if body["version"][1] > VERSION[1] else ""
-    known = {name: body[name] for name in ("generation", "tool", "vocabulary")}
-    return replace(
-        _typed(Manifest, known | {"fingerprint": _typed(Fingerprint, body["fingerprint"])}),
+    return Manifest(
+        fingerprint=fields.fingerprint(body.get("fingerprint")),
+        vocabulary=body["vocabulary"],
+        generation=body["generation"],
+        tool=fields.one(body, "tool", str),
         shards=shards,
         keys=keys,
-        meta={n: _texts(said, "meta") for n, said in _objects(body.get("meta", {}), "meta").items()},
+        meta={name: fields.mapping({"meta": said}, "meta", str) for name, said in _said(body)},
         removed=_removed(body),
-        tensors=_texts(body.get("tensors", {}), "tensors"),
-        probe=_objects({"probe": body.get("probe", {})}, "probe")["probe"],
-        extensions=body.get("extensions", {}),
+        tensors=fields.mapping(body, "tensors", str),
+        probe=fields.one(body, "probe", dict) if "probe" in body else {},
+        extensions=fields.mapping(body, "extensions", dict),
         required=tuple(name for name in body["features"]["required"] if name != REMOVED),
         foreign=newer or ", ".join(f"feature {name!r}" for name in optional if name not in OPTIONAL),
     )
 
 
-def _typed(cls: type[T], value: Any) -> T:
-    """A dataclass from a JSON object: unknown keys are passed over, missing or mistyped ones are a TypeError."""
-    if not isinstance(value, dict):
-        raise TypeError(f"{cls.__name__} is no object")
-    hints = {"str": str, "int": int, "Mapping[str, Any]": dict, "Fingerprint": Fingerprint}
-    chosen = {}
-    for item in fields(cls):  # type: ignore[arg-type]
-        if item.name not in value:
-            continue  # the constructor says which are missing
-        kind = hints.get(str(item.type))
-        if kind is None or type(value[item.name]) is not kind:
-            raise TypeError(f"{item.name} of {cls.__name__} is {value[item.name]!r}, expected {item.type}")
-        chosen[item.name] = value[item.name]
-    return cls(**chosen)
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical.dumps(body)).hexdigest()
+def _said(body: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return fields.mapping(body, "meta", dict).items()

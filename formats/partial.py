@@ -6,16 +6,16 @@ What is read whole is compared with its digest in the header, a record with its 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
-from memvec.formats import container, raw, shard
+from memvec.formats import container, limits, raw, shard
 from memvec.formats.container import Array
 from memvec.formats.documents import decode_documents
+from memvec.formats.refusal import Refusal
 from memvec.types import Document
 
 
@@ -23,34 +23,35 @@ class TensorFile:
     """A safetensors file of memvec's, its header read and checked, its tensors read when they are asked for."""
 
     def __init__(self, path: Path, format_name: str, expected: Mapping[str, str]) -> None:
-        """`expected` is {name: numpy code}, others are passed over. ValueError when the header is off, OSError."""
+        """`expected` is {name: numpy code}, others are passed over. Refusal when the header is off, OSError."""
         self.path, self.codes = path, expected
         with path.open("rb") as file:
             head = file.read(8)
             size = int.from_bytes(head, "little")
-            head += file.read(min(size, container.MAX_HEADER_BYTES))
+            head += file.read(min(size, limits.HEADER_BYTES))
             self._begin = len(head)
             entries, self.metadata = container.read_header(head, format_name)
             length = file.seek(0, 2) - self._begin
-        self._entries = _checked(entries, length, expected)
+        container.check_entries(entries, length, expected)
+        self._entries = entries
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor, as the header says."""
         return tuple(self._entries[name]["shape"])
 
     def tensor(self, name: str) -> Array:
-        """A tensor, read whole and compared with its digest; ValueError when it is another."""
+        """A tensor, read whole and compared with its digest; Refusal when it is another."""
         shape = self.shape(name)
         data = self.bytes(name, 0, self.size(name))
         if hashlib.sha256(data).hexdigest() != self.metadata["digests"].get(name):
-            raise ValueError(f"tensor {name!r} does not match its digest")
+            raise Refusal("digest-mismatch", f"tensor {name!r} does not match its digest")
         return np.frombuffer(data, f"<{self.codes[name]}").reshape(shape)
 
     def rows(self, name: str, begin: int, end: int) -> Array:
         """Rows of a tensor as they lie there: nothing is compared, that is left to the caller."""
         shape = self.shape(name)
         if not 0 <= begin <= end <= shape[0]:
-            raise ValueError(f"tensor {name!r}: there are no rows {begin} to {end} of {shape[0]}")
+            raise Refusal("bad-offsets", f"tensor {name!r}: there are no rows {begin} to {end} of {shape[0]}")
         each = self.size(name) // shape[0] if shape[0] else 0
         data = self.bytes(name, begin * each, end * each)
         return np.frombuffer(data, f"<{self.codes[name]}").reshape(end - begin, *shape[1:])
@@ -61,13 +62,13 @@ class TensorFile:
         return int(end - begin)
 
     def bytes(self, name: str, begin: int, end: int) -> bytes:
-        """Bytes of a tensor, not compared with anything. ValueError when the file ends before."""
+        """Bytes of a tensor, not compared with anything. Refusal when the file ends before."""
         # Opened anew each time: a handle kept would have to be closed by someone, and a store is never closed.
         with self.path.open("rb") as file:
             file.seek(self._begin + self._entries[name]["data_offsets"][0] + begin)
             data = file.read(end - begin)
         if len(data) != end - begin:
-            raise ValueError(f"tensor {name!r}: the file ends before it does")
+            raise Refusal("cut-off", f"tensor {name!r}: the file ends before it does")
         return data
 
 
@@ -78,7 +79,7 @@ class ShardReader(shard.Shard):
     documents: Sequence[Document]
 
     def __init__(self, path: Path) -> None:
-        """ValueError names the tensor when a shape, an offset or a digest is off; OSError."""
+        """Refusal names the tensor when a shape, an offset or a digest is off; OSError."""
         self._file = TensorFile(path, shard.FORMAT_NAME, shard.TENSORS)
         self.metadata = shard.checked_metadata(self._file.metadata)
         self.tensors = _Columns(self._file)
@@ -125,34 +126,3 @@ class _Lines(Sequence[Document]):
         if isinstance(place, slice):
             return decode_documents(b"".join(line + b"\n" for line in self._lines[place]))
         return decode_documents(self._lines[place] + b"\n")[0]
-
-
-def _checked(entries: Mapping[str, Any], length: int, expected: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The entries of a header when they fill `length` bytes without a gap, in the types that are expected."""
-    reached = 0
-    try:
-        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
-            begin, end = entry["data_offsets"]
-            if any(type(number) is not int or number < 0 for number in (begin, end, *entry["shape"])):
-                raise TypeError(f"tensor {name!r} has a number that is none")
-            if begin != reached or end < begin:
-                raise ValueError(f"tensor {name!r}: begins at byte {begin}, expected {reached}")
-            reached = end
-            if name in expected:
-                _check_type(name, entry, expected[name])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the header's list of tensors is malformed ({error})") from None
-    if reached != length:
-        raise ValueError(f"the tensors take {reached} bytes, the file has {length}")
-    missing = sorted(set(expected) - set(entries))
-    if missing:
-        raise ValueError(f"tensor {missing[0]!r} is missing")
-    return dict(entries)
-
-
-def _check_type(name: str, entry: Mapping[str, Any], code: str) -> None:
-    if entry["dtype"] != container.CODES[code]:
-        raise ValueError(f"tensor {name!r}: expected dtype {container.CODES[code]}, found {entry['dtype']}")
-    begin, end = entry["data_offsets"]
-    if math.prod(entry["shape"]) * int(code[1:]) != end - begin:
-        raise ValueError(f"tensor {name!r}: a shape of {entry['shape']} does not fill {end - begin} bytes")

@@ -6,34 +6,68 @@ from collections.abc import Iterable
 
 import zstandard
 
-MAX_RAW_BYTES = 16 * 1024 * 1024  # of one record or documents table, before compression
+from memvec.formats import limits
+from memvec.formats.refusal import Refusal
+
+MAX_RAW_BYTES = limits.CONTENT_BYTES  # of one record or documents table, before compression
 LEVEL = 19
+LONGEST_EMPTY = 25  # bytes of a frame of nothing: the longest header, an empty block, the checksum
 
 
 def compress(data: bytes) -> bytes:
-    """One zstd frame that declares its size and carries a checksum."""
+    """One zstd frame that declares its size and carries a checksum; Refusal for more than a frame may hold."""
     if len(data) > MAX_RAW_BYTES:
-        raise ValueError(f"{len(data)} bytes are over the limit of {MAX_RAW_BYTES} for one frame")
+        raise _too_large(f"{len(data)} bytes are over the limit of {MAX_RAW_BYTES} for one zstd frame")
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True).compress(data)
 
 
 def decompress(frame: bytes, limit: int = MAX_RAW_BYTES) -> bytes:
-    """Content of exactly one frame; ValueError when damaged, undeclared, over `limit` bytes or followed by more."""
+    """Content of exactly one frame; Refusal when damaged, undeclared, over `limit` bytes or followed by more."""
+    if len(frame) > limits.FRAME_BYTES:
+        raise _too_large(f"zstd frame is {len(frame)} bytes, at most {limits.FRAME_BYTES} are allowed")
     try:
         parameters = zstandard.get_frame_parameters(frame)
         declared = parameters.content_size
         # zstandard allocates what the frame declares whatever limit it is given, so the declared size is judged first.
-        if declared in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) or declared > limit:
-            raise ValueError(f"zstd frame declares {declared} bytes, at most {limit} are allowed here")
+        if declared in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR):
+            raise Refusal("undeclared-size", "zstd frame does not declare its content size")
+        if declared > limit:
+            raise _too_large(f"zstd frame declares {declared} bytes, at most {limit} are allowed here")
         if not parameters.has_checksum:
-            raise ValueError("zstd frame carries no checksum")
-        unpacker = zstandard.ZstdDecompressor().decompressobj()
-        data = unpacker.decompress(frame)
+            raise Refusal("no-checksum", "zstd frame carries no checksum")
+        return _content(frame) if declared else _nothing(frame)
     except zstandard.ZstdError as error:
-        raise ValueError(f"zstd frame is damaged ({error})") from None
-    if not unpacker.eof or unpacker.unused_data or len(data) != declared:
-        raise ValueError("zstd frame is cut off or followed by other bytes")
-    return data
+        raise Refusal("damaged-frame", f"zstd frame is damaged ({error})") from None
+
+
+def _content(frame: bytes) -> bytes:
+    # In one call, into memory of the declared size: a frame that holds more than it declares fails.
+    unpacker = zstandard.ZstdDecompressor()
+    try:
+        return bytes(unpacker.decompress(frame, allow_extra_data=False))
+    except zstandard.ZstdError:
+        unpacker.decompress(frame, allow_extra_data=True)  # fails again unless what follows is all that is wrong
+        raise _followed() from None
+
+
+def _nothing(frame: bytes) -> bytes:
+    # Of a frame that declares nothing the call above reads nothing. The stream could unpack more than it declares, so
+    # it gets no more than an empty frame can be.
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    data = unpacker.decompress(frame[:LONGEST_EMPTY])
+    if data or not unpacker.eof:
+        raise Refusal("damaged-frame", "zstd frame declares nothing but holds something")
+    if unpacker.unused_data or len(frame) > LONGEST_EMPTY:
+        raise _followed()
+    return b""
+
+
+def _followed() -> Refusal:
+    return Refusal("trailing-bytes", "zstd frame is followed by other bytes")
+
+
+def _too_large(message: str) -> Refusal:
+    return Refusal("frame-too-large", message)
 
 
 def stream_size(pieces: Iterable[bytes]) -> int:

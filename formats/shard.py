@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from memvec.formats import conditioning, container, corrections, raw
+from memvec.formats import conditioning, container, corrections, fields, limits, raw
 from memvec.formats.container import Array
 from memvec.formats.documents import decode_documents, encode_documents
-from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
+from memvec.formats.refusal import Refusal
+from memvec.types import Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 FORMAT_NAME = "memvec-shard"
 
@@ -34,7 +35,8 @@ COLUMNS: dict[str, str] = {
     "seconds": "f4",
 }
 REPORT_FIELDS = tuple(COLUMNS)[5:]
-NOT_DIGESTED = ("seconds",)  # so that the same fit has the same digest on a busier machine
+# Without `seconds`, so that the same fit has the same digest on a busier machine.
+DIGESTED = {name: code for name, code in COLUMNS.items() if name != "seconds"}
 # Pieces of varying length, laid end to end, each with an offsets column of n + 1 values [rows or bytes].
 PIECES = ("vectors", "corrections", "payload")
 TENSORS = {  # every tensor of a shard, by numpy's code
@@ -48,7 +50,12 @@ TENSORS = {  # every tensor of a shard, by numpy's code
     "corrections": "u1",
     "payload": "u1",
 }
-MAX_TOKENS = 1 << 16  # of one record; bounds how long a damaged one could keep a decoder busy
+BOUNDS = {
+    "records": limits.RECORDS,
+    "documents": limits.DOCUMENTS,
+    "width": limits.WIDTH,
+    "vocabulary": limits.VOCABULARY,
+}
 
 
 def encode(
@@ -62,8 +69,9 @@ def encode(
     """The bytes of a shard file holding `records`; their documents are listed once each, in order of appearance.
 
     `origin`, the whole fingerprint, and `generation`, of the manifest that first names it, are there to make a lost
-    manifest again.
+    manifest again. Refusal when something is over a limit: what no reader would read is not written.
     """
+    fields.within(len(records), "records of a shard", limits.RECORDS)
     documents = list(dict.fromkeys(record.document for record in records))
     place = {document: i for i, document in enumerate(documents)}
     tensors: dict[str, Array] = {
@@ -98,25 +106,38 @@ def encode(
 
 def record_digest(record: Record) -> bytes:
     """sha256 that ties a record's values, vectors, corrections and payload to its document. SPEC §5.3."""
-    digested = {name: code for name, code in COLUMNS.items() if name not in NOT_DIGESTED}
-    row = b"".join(np.array(_column(record, name), dtype=f"<{code}").tobytes() for name, code in digested.items())
-    digest = hashlib.sha256(b"memvec record 1\0" + bytes.fromhex(record.document.sha256) + row + record.text_sha256)
-    vectors = record.vectors.astype("<f2").tobytes()
-    for piece in (vectors, corrections.encode(record.corrections), record.payload):
+    row = b"".join(np.array(_column(record, name), dtype=f"<{code}").tobytes() for name, code in DIGESTED.items())
+    pieces = record.vectors.astype("<f2").tobytes(), corrections.encode(record.corrections), record.payload
+    return _digest(record.document, row, record.text_sha256, pieces)
+
+
+def _digest(document: Document, row: bytes, text_sha256: bytes, pieces: Sequence[bytes]) -> bytes:
+    digest = hashlib.sha256(b"memvec record 1\0" + bytes.fromhex(document.sha256) + row + text_sha256)
+    for piece in pieces:
         digest.update(struct.pack("<Q", len(piece)) + piece)
     return digest.digest()
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:
-    """The memvec metadata of a shard's header; ValueError if bad."""
-    return checked_metadata(container.read_header(data, FORMAT_NAME)[1])
+    """The memvec metadata of a shard's header; Refusal if bad."""
+    return _read_header(data)[1]
+
+
+def _read_header(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    entries, metadata = container.read_header(data, FORMAT_NAME)
+    return entries, checked_metadata(metadata)
 
 
 def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The same, once its counts and fingerprint are there; ValueError if bad."""
-    counts = [metadata.get(name) for name in ("records", "documents", "width", "vocabulary")]
-    if any(type(n) is not int or n < 0 for n in counts) or not isinstance(metadata.get("fingerprint"), str):
-        raise ValueError("metadata lacks its counts or fingerprint")
+    """The same, once it is what a shard needs; Refusal if bad."""
+    fields.counts(metadata, BOUNDS)
+    identity = fields.one(metadata, "fingerprint", str)
+    if "generation" in metadata:
+        fields.counts(metadata, {"generation": limits.MOST_COUNT})
+    if "origin" in metadata:
+        origin = fields.fingerprint(metadata["origin"])
+        if (origin.id, origin.width) != (identity, metadata["width"]):
+            raise Refusal("origin-mismatch", f"origin is fingerprint {origin.id}, the shard's is {identity}")
     return metadata
 
 
@@ -124,9 +145,9 @@ class Shard:
     """One shard in memory, its structure checked once; records are checked when they are read."""
 
     def __init__(self, data: bytes) -> None:
-        """Parse `data`; ValueError names the tensor when a shape or an offset is off."""
-        self.metadata = read_metadata(data)
-        self.tensors = container.read_tensors(data, TENSORS)
+        """Parse `data`; Refusal names the tensor when a shape or an offset is off."""
+        entries, self.metadata = _read_header(data)
+        self.tensors = container.read_tensors(data, entries, TENSORS)
         self._check_shapes()
         self.documents: Sequence[Document] = decode_documents(raw.decompress(self.tensors["documents"].tobytes()))
         self._check_documents()
@@ -138,31 +159,39 @@ class Shard:
         return (self.record(i) for i in range(len(self)))
 
     def record(self, row: int) -> Record:
-        """Record number `row`; ValueError when its parts contradict each other or its digest."""
+        """Record number `row`; Refusal when its parts contradict each other or its digest."""
+        try:
+            return self._record(row)
+        except Refusal as refusal:
+            raise Refusal(refusal.code, f"record {row}: {refusal}") from None
+
+    def _record(self, row: int) -> Record:
         t = self.tensors
         value = {name: t[name][row].item() for name in COLUMNS}
-        document = self.documents[int(t["document"][row])]
-        kind, payload = Kind(value["kind"]), self._piece("payload", row).tobytes()
-        record = Record(
+        document, text_sha256 = self.documents[int(t["document"][row])], t["text_sha256"][row].tobytes()
+        kind, reason = _known(value)
+        vectors, pairs, payload = (self._piece(name, row) for name in PIECES)
+        _check_bounds(value, document, len(vectors))
+        _check_parts(kind, reason, value["tokens"], (len(vectors), len(pairs), len(payload)))
+        # Before anything is made of the pieces: what was changed is not worth a parser.
+        digested = b"".join(t[name][row].tobytes() for name in DIGESTED)
+        pieces = vectors.tobytes(), pairs.tobytes(), payload.tobytes()
+        if _digest(document, digested, text_sha256, pieces) != self.digest(row):
+            raise Refusal("digest-mismatch", "it does not match its digest")
+        return Record(
             document=document,
             kind=kind,
             start=value["start"],
             length=value["length"],
             tokens=value["tokens"],
-            vectors=self._piece("vectors", row),
-            corrections=corrections.decode(
-                self._piece("corrections", row).tobytes(), value["tokens"], int(self.metadata["vocabulary"])
-            ),
-            payload=payload,
-            text_sha256=t["text_sha256"][row].tobytes(),
-            reason=RawReason(value["reason"]),
+            vectors=vectors,
+            corrections=corrections.decode(pieces[1], value["tokens"], int(self.metadata["vocabulary"])),
+            payload=pieces[2],
+            text_sha256=text_sha256,
+            reason=reason,
             report=FitReport(**{name: value[name] for name in REPORT_FIELDS}),
-            conditioning=_conditioning(payload, row) if kind == Kind.CONTEXT else None,
+            conditioning=conditioning.decode(pieces[2]) if kind == Kind.CONTEXT else None,
         )
-        _check_record(record, row)
-        if record_digest(record) != self.digest(row):
-            raise ValueError(f"record {row} does not match its digest")
-        return record
 
     def digest(self, row: int) -> bytes:
         """The 32 bytes that name record number `row`."""
@@ -183,8 +212,14 @@ class Shard:
 
     def _check_documents(self) -> None:
         rows = self.tensors["document"]
-        if len(self.documents) != self.metadata["documents"] or (len(rows) and int(rows.max()) >= len(self.documents)):
-            raise ValueError("tensor 'documents': a record names a document that is not listed")
+        documents = self.documents
+        if len(documents) != self.metadata["documents"]:
+            raise Refusal(
+                "wrong-count",
+                f"tensor 'documents' lists {len(documents)} documents, the metadata says {self.metadata['documents']}",
+            )
+        if len(rows) and int(rows.max()) >= len(documents):
+            raise Refusal("bad-document", "tensor 'document': a record belongs to a document that is not listed")
 
 
 def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -198,27 +233,36 @@ def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     return expected
 
 
-def _check_record(record: Record, row: int) -> None:
-    """ValueError when the parts of a record contradict each other. SPEC §5.1."""
-    if record.start + record.length > record.document.bytes:
-        raise ValueError(f"record {row} reaches past its document's {record.document.bytes} bytes")
-    if record.tokens > MAX_TOKENS:
-        raise ValueError(f"record {row} claims {record.tokens} tokens, at most {MAX_TOKENS} are allowed")
-    if record.kind == Kind.RAW:
-        whole = not len(record.vectors) and not record.corrections and record.reason != RawReason.NONE
-    else:
-        # A context record's payload was read before; it never decodes, so there is nothing to correct.
-        foreign = record.corrections if record.kind == Kind.CONTEXT else record.payload
-        whole = len(record.vectors) > 0 < record.tokens and not foreign and record.reason == RawReason.NONE
-    if not whole:
-        raise ValueError(f"record {row} is {record.kind.name.lower()} but mixes in parts of another kind")
-
-
-def _conditioning(payload: bytes, row: int) -> Conditioning:
+def _known(value: dict[str, Any]) -> tuple[Kind, RawReason]:
     try:
-        return conditioning.decode(payload)
-    except ValueError as error:
-        raise ValueError(f"record {row}: {error}") from None
+        kind = Kind(value["kind"])
+    except ValueError:
+        raise Refusal("unknown-kind", f"it is of kind {value['kind']}, which is not known") from None
+    try:
+        return kind, RawReason(value["reason"])
+    except ValueError:
+        raise Refusal("unknown-reason", f"it has the reason {value['reason']}, which is not known") from None
+
+
+def _check_bounds(value: dict[str, Any], document: Document, vectors: int) -> None:
+    """Refusal when a record reaches past its document, or has too many tokens or vectors. SPEC §5.1."""
+    if value["start"] + value["length"] > document.bytes:
+        raise Refusal("past-document", f"it reaches past its document's {document.bytes} bytes")
+    fields.within(value["tokens"], "its number of tokens", limits.TOKENS)
+    fields.within(vectors, "its number of vectors", limits.VECTORS)
+
+
+def _check_parts(kind: Kind, reason: RawReason, tokens: int, sizes: tuple[int, int, int]) -> None:
+    """Refusal unless exactly the parts of its kind are there; `sizes` are of vectors, corrections, payload. SPEC §5.1."""
+    vectors, pairs, payload = sizes
+    if kind == Kind.RAW:
+        whole = not vectors and not pairs and payload > 0 and reason != RawReason.NONE
+    else:
+        # A context record never decodes, so there is nothing to correct; its payload is its report.
+        own = not pairs and payload > 0 if kind == Kind.CONTEXT else not payload
+        whole = vectors > 0 < tokens and own and reason == RawReason.NONE
+    if not whole:
+        raise Refusal("mixed-parts", f"it is {kind.name.lower()} but lacks a part or mixes in one of another kind")
 
 
 def _column(record: Record, name: str) -> Any:

@@ -18,7 +18,7 @@ from memvec.escalation import ALLOWED, ALONE, CANONICAL, Attempt, Failure, attem
 from memvec.loading import load_lm
 from memvec.progress import Progress, Watch, enter
 from memvec.records import raw_bytes
-from memvec.store import RecordRef, Store, StoredDocument, damaged
+from memvec.store import RecordRef, Store, StoredDocument, refused
 from memvec.types import Kind, Record
 from memvec.verdicts import Verdict, stored_identity
 
@@ -159,7 +159,7 @@ class Decoder:
             return raw_bytes(record)
         except ValueError as error:
             path = self.store.manifest.shards[ref.shard].path
-            raise damaged(f"{path} record {ref.row}", "invalid_value", str(error)) from None
+            raise refused(f"{path} record {ref.row}", error) from None
 
     def load(self) -> FrozenLM:
         """The model in float32, the numerics every store of this version was certified in."""

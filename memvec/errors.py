@@ -157,10 +157,10 @@ class NotFoundError(MemvecError, FileNotFoundError):
 
 
 class FormatTooNewError(NotFoundError):
-    """The store needs a newer memvec; `found` is its version or the feature not understood."""
+    """The store needs a newer memvec; `found` is its version or what is not understood, `code` why (SPEC §12)."""
 
-    def __init__(self, found: str, supported: str) -> None:
-        self.found, self.supported = found, supported
+    def __init__(self, found: str, supported: str, code: str = "unsupported-version") -> None:
+        self.found, self.supported, self.code = found, supported, code
         super().__init__(f"store needs {found}, this memvec reads {supported}. Upgrade memvec to read it.")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from memvec.decoder import Piece
 from memvec.formats import files
-from memvec.formats.documents import MAX_PART_BYTES
+from memvec.formats.limits import PART_BYTES
 from memvec.types import Document
 
 PARTIAL, REPORT = ".partial", ".partial.json"
@@ -28,7 +28,7 @@ def write_partial(
     if not gaps:  # right one by one, but not together: it cannot be told which of them belongs to another version
         return [], "Nothing of it was written: its records do not belong together."
     names = [document.name + ending for ending in (PARTIAL, REPORT)]
-    if len(names[1].rpartition("/")[2].encode()) > MAX_PART_BYTES:
+    if len(names[1].rpartition("/")[2].encode()) > PART_BYTES:
         return [], f"What is right of it was not written: {names[1]!r} is too long for a file name."
     there = [name for name in names if name in taken or (not overwrite and (folder / name).exists())]
     if there or any((folder / name).is_dir() for name in names):

@@ -9,6 +9,7 @@ import numpy as np
 
 from memvec.formats import conditioning as conditioning_format
 from memvec.formats import raw
+from memvec.formats.refusal import Refusal
 from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ def raw_records(
 
 
 def raw_bytes(record: Record) -> bytes:
-    """The bytes of a raw record; ValueError when the frame is damaged or not as long as the record says."""
+    """The bytes of a raw record; Refusal when the frame is damaged or not as long as the record says."""
     data = raw.decompress(record.payload)
     if len(data) != record.length or hashlib.sha256(data).digest() != record.text_sha256:
-        raise ValueError("the zstd frame does not hold the packed bytes")
+        raise Refusal("wrong-text", "the zstd frame does not hold the packed bytes")
     return data

@@ -12,14 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.partial import ShardReader
+from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
 from memvec.joining import RecordRef, StoredDocument, assemble
 from memvec.types import Document, Kind, Problem, ProblemKind, Record
@@ -29,8 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PARSE_ERRORS", "RecordRef", "Store", "StoredDocument", "damaged"]
 
-# A damaged file may make a parser fail in any of these ways; all of them mean the same.
-PARSE_ERRORS = (ValueError, SafetensorError, OverflowError, RecursionError)
+# A file that no reader may use is a Refusal, which is a ValueError; should a parser fail otherwise, it means the same.
+PARSE_ERRORS = (ValueError, OverflowError, RecursionError)
+
+KINDS: dict[str, ProblemKind] = {"missing-file": "missing_file", "digest-mismatch": "digest_mismatch"}
 
 
 class Store:
@@ -55,11 +56,13 @@ class Store:
                 f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. `memvec pack` makes one."
             )
         try:
+            if files.size_of(path, manifest.FILE_NAME) > manifest.MAX_BYTES:
+                raise Refusal("file-too-large", f"it is over the limit of {manifest.MAX_BYTES} bytes")
             return cls(path, manifest.decode(file.read_bytes()))
         except FormatTooNewError:
             raise
         except PARSE_ERRORS as error:
-            raise damaged(manifest.FILE_NAME, "invalid_value", str(error)) from None
+            raise refused(manifest.FILE_NAME, error) from None
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -123,9 +126,9 @@ class Store:
                 entry.embedder,
                 entry.embedder_id,
             ):
-                raise ValueError("its embedder or its number of texts are not what the manifest says")
+                raise Refusal("manifest-mismatch", "its embedder or its number of texts are not what the manifest says")
         except PARSE_ERRORS as error:
-            raise damaged(entry.path, "invalid_value", str(error)) from None
+            raise refused(entry.path, error) from None
         return found
 
     def shard(self, number: int) -> Shard:
@@ -143,7 +146,7 @@ class Store:
             yield
         except PARSE_ERRORS as error:
             self._load_shard(entry)  # read whole, a file that was changed says where
-            raise damaged(f"{entry.path}{place}", "invalid_value", str(error)) from None
+            raise refused(f"{entry.path}{place}", error) from None
 
     def record(self, ref: RecordRef) -> Record:
         """The record at `ref`, its digest checked. StoreDamagedError names the place."""
@@ -202,13 +205,14 @@ class Store:
         return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in named)
 
     def check_there(self, entry: ShardEntry | KeysEntry) -> Path:
-        """Where a file lies that the manifest names. StoreDamagedError when it is missing or of another size."""
-        file = self.path / entry.path
-        if not file.is_file():
-            raise damaged(entry.path, "missing_file", "the manifest names this file but it is not there")
-        if file.stat().st_size != entry.bytes:
-            raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {file.stat().st_size}")
-        return file
+        """Where a file lies that the manifest names. StoreDamagedError when it is missing, a link or of another size."""
+        try:
+            size = files.size_of(self.path, entry.path)
+        except Refusal as refusal:
+            raise refused(entry.path, refusal) from None
+        if size != entry.bytes:
+            raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {size}")
+        return self.path / entry.path
 
     def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
         """The bytes of a file that the manifest names, compared with it."""
@@ -224,7 +228,7 @@ class Store:
             part = Shard(data)
             self._check_belongs(part, entry)
         except PARSE_ERRORS as error:
-            raise damaged(entry.path, "invalid_value", str(error)) from None
+            raise refused(entry.path, error) from None
         return part
 
     def _read_shard(self, entry: ShardEntry) -> Shard:
@@ -245,13 +249,24 @@ class Store:
         }
         for name, value in expected.items():
             if part.metadata[name] != value:
-                raise ValueError(f"{name} is {part.metadata[name]}, the manifest says {value}")
+                raise Refusal("manifest-mismatch", f"{name} is {part.metadata[name]}, the manifest says {value}")
         if manifest.CONTEXT not in state.required and (part.tensors["kind"] == Kind.CONTEXT).any():
-            raise ValueError(
-                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}"
+            raise Refusal(
+                "feature-not-named",
+                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}",
             )
 
 
 def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:
     """StoreDamagedError with one problem."""
     return StoreDamagedError([Problem(location, kind, message)])
+
+
+def problem(location: str, error: Exception) -> Problem:
+    """What a parser said of the file, or record, at `location`."""
+    return Problem(location, KINDS.get(code_of(error), "invalid_value"), str(error), code_of(error))
+
+
+def refused(location: str, error: Exception) -> StoreDamagedError:
+    """StoreDamagedError with what a parser said of `location`."""
+    return StoreDamagedError([problem(location, error)])

@@ -51,11 +51,16 @@ class RawReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a store: where, of what kind, in words."""
+    """One thing wrong with a store: where, of what kind, in words, and by its code (SPEC §12)."""
 
     location: str
-    kind: ProblemKind
+    kind: ProblemKind  # what sort of thing, from which the exit code follows
     message: str
+    code: str = ""  # why exactly; by default what the kind says
+
+    def __post_init__(self) -> None:
+        if not self.code:
+            object.__setattr__(self, "code", self.kind.replace("_", "-"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from memvec.decoder import RECORDS_AT_ONCE, Decoder, Piece
 from memvec.errors import StoreDamagedError, UsageError
 from memvec.progress import Progress, Watch, unwatched
 from memvec.settings import DECODE_BATCH
-from memvec.store import PARSE_ERRORS, RecordRef, Store, StoredDocument
+from memvec.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem
 from memvec.types import Kind, Problem
 
 FEW_AT_ONCE = 32  # records
@@ -147,7 +147,7 @@ class _Run:
                 try:
                     shard.record(row)
                 except PARSE_ERRORS as error:
-                    self.problems.append(Problem(f"{entry.path} record {row}", "invalid_value", str(error)))
+                    self.problems.append(problem(f"{entry.path} record {row}", error))
                 self.checked += 1
         for keys in self.store.manifest.keys:
             self.watch_time(progress)

@@ -38,7 +38,7 @@ def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
         assert len(names) == len(set(names))
         there = {n.rsplit("/", 1)[1] for n in names if n.rsplit("/", 1)[0] == package.replace(".", "/")}
         assert {f.name for f in (ROOT / folder).glob("*.py")} <= there
-    assert {"memvec/py.typed", "memvec/formats/SPEC.md"} <= set(names)
+    assert {"memvec/py.typed", "memvec/formats/SPEC.md", "memvec/formats/schemas/manifest.json"} <= set(names)
 
 
 def test_the_sdist_holds_the_sources(built: Path) -> None:

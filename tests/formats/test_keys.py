@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 from memvec.formats import canonical, container, keys, manifest
 from memvec.formats.keys import Embedder
 from memvec.formats.manifest import KeysEntry, Manifest
-from memvec.store import PARSE_ERRORS
+from memvec.formats.refusal import Refusal
 from memvec.types import Fingerprint
 
 VECTORS, WORDS = Embedder("lm", "0123456789abcdef", 4), Embedder("bm25", "fedcba9876543210", 0)
@@ -82,7 +82,7 @@ def test_a_changed_byte_raises_what_the_store_expects_or_changes_no_shape(place:
     data[place] ^= flip
     try:
         read = keys.decode(bytes(data))
-    except PARSE_ERRORS:
+    except Refusal:
         return
     assert read.values.shape == (1, 4) and read.texts.shape == (1, 32)
 

@@ -59,8 +59,17 @@ def test_a_changed_tensor_is_named(store: Path) -> None:
         assert problem.location.endswith(f"tensor {name!r}"), (name, problem)
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "missing", "no-manifest", "swapped"])
-def test_whole_files_gone_wrong(store: Path, tiny: str, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        ("cut", "size-mismatch"),
+        ("longer", "size-mismatch"),
+        ("missing", "missing-file"),
+        ("no-manifest", "missing-file"),
+        ("swapped", "digest-mismatch"),
+    ],
+)
+def test_whole_files_gone_wrong(store: Path, tiny: str, damage: str, code: str) -> None:
     manifest, shard = files_of(store)
     if damage == "cut":
         shard.write_bytes(shard.read_bytes()[:-10])
@@ -73,7 +82,7 @@ def test_whole_files_gone_wrong(store: Path, tiny: str, damage: str) -> None:
     else:
         shard.write_bytes(bytes(len(shard.read_bytes())))
     report = memvec.verify(store)
-    assert not report.ok and len(report.problems) == 1
+    assert not report.ok and [problem.code for problem in report.problems] == [code]
     with pytest.raises(StoreDamagedError):
         memvec.cat(store, "prose.txt", model=tiny)
     with pytest.raises(StoreDamagedError):
