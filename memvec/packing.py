@@ -6,13 +6,13 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from memvec.calibration import Preset, with_preset
 from memvec.distilling import Generate
 from memvec.embedders import DEFAULT, check_embedder
-from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
+from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.identity import check_fingerprint, fingerprint_folder
@@ -22,8 +22,9 @@ from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packrun import TOOL, PackKind, PackRun, Wanted
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question
+from memvec.rewriting import open_to_write
 from memvec.settings import ContextSettings, PackSettings
-from memvec.sources import Source, gather
+from memvec.sources import Source, check_together, gather
 from memvec.store import Store
 from memvec.summary import summarise
 from memvec.types import Fingerprint, PackReport
@@ -46,6 +47,7 @@ def pack(
     exclude: Sequence[str] = (),
     device: str | None = None,
     dtype: str | None = None,
+    lock_wait: float = 0.0,
     watch: Watch = unwatched,
 ) -> PackReport:
     """Pack files, folders and `Source`s into the store at `store`, made or added to.
@@ -73,7 +75,7 @@ def pack(
     fast = pick_dtype(dtype, device)
     progress = Progress(documents=len(documents))
     folder = resolve(model, lambda message: enter(message, progress, watch))
-    with writing(store):
+    with writing(store, lock_wait):
         enter("fingerprinting the model", progress, watch)
         found = fingerprint_folder(folder, source=lasting_name(model))
         settings = with_preset(settings or PackSettings(), preset, found.id, model)
@@ -103,6 +105,14 @@ def pack(
     return report
 
 
+def add(
+    sources: Sequence[str | Path | Source], store: str | Path, *, model: str | None = None, **options: Any
+) -> PackReport:
+    """As `pack`, into a store that is there: NotFoundError where there is none. `model` is by default the store's."""
+    opened = Store.open(store)
+    return pack(sources, store, model=model or opened.manifest.fingerprint.source or DEFAULT_MODEL, **options)
+
+
 def gathered(
     sources: Sequence[str | Path | Source], include: Sequence[str], exclude: Sequence[str], store: Path
 ) -> tuple[list[Source], list[tuple[str, str]]]:
@@ -129,11 +139,7 @@ def gathered(
 def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:
     """The documents of which something wanted is not in the store. UsageError where a file would be a folder too."""
     live = store.documents()
-    names = {*live, *(d.name for d in documents)}
-    for name in names:
-        for above in PurePosixPath(name).parents:
-            if str(above) in names:
-                raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
+    check_together([*live, *(d.name for d in documents)])
     held = {
         (name, stored.document.sha256)
         for name, stored in live.items()
@@ -163,10 +169,6 @@ def _describe(store: Store, documents: Sequence[Source], meta: Mapping[str, str]
 def _open_or_create(path: Path, found: Fingerprint) -> Store:
     if not Store.exists(path):
         return Store.create(path, Manifest(found, int(found.architecture["vocab_size"]), tool=TOOL))
-    opened = Store.open(path)
+    opened = open_to_write(path)
     check_fingerprint(opened.manifest.fingerprint, found)
-    if opened.manifest.foreign:
-        raise FormatTooNewError(
-            f"{opened.manifest.foreign} to be added to", "such a store, but would lose what is new in it"
-        )
     return opened
