@@ -42,7 +42,10 @@ class _Part:
         """With that of another store: the first that is whole, else what both have."""
         if self.whole or not later.records:
             return self
-        return later if later.whole else _Part(self.records + later.records, False)
+        if later.whole:
+            return later
+        known = {store.record_id(ref) for store, ref in self.records}
+        return _Part(self.records + tuple(r for r in later.records if r[0].record_id(r[1]) not in known), False)
 
 
 @dataclass(frozen=True, slots=True)

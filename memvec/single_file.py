@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memvec.errors import FormatTooNewError, NotFoundError, UsageError
+from memvec.errors import MemvecError, NotFoundError, UsageError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
@@ -76,7 +76,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     data = file.read_bytes()
     try:
         state, records, parts = _decode(data)
-    except FormatTooNewError:
+    except MemvecError:  # some are ValueErrors too
         raise
     except PARSE_ERRORS as error:
         raise damaged(str(file), "invalid_value", str(error)) from None
