@@ -74,7 +74,9 @@ def put(store: Path, *groups: list[Record], meta: dict[str, dict[str, str]] | No
     with writing(store):
         opened = Store.open(store) if Store.exists(store) else make(store)
         for records in groups:
-            texts = {r.text_sha256: f"text of {r.document.name} from {r.start} on" for r in records if r.kind != Kind.RAW}
+            texts = {
+                r.text_sha256: f"text of {r.document.name} from {r.start} on" for r in records if r.kind != Kind.RAW
+            }
             opened.commit(records, "made", keys_of(records, texts, [Words(), Vectors()]), meta)
     return opened
 
@@ -93,7 +95,9 @@ def content(store: Path) -> dict[str, Any]:
         "unfinished": sorted((v.document.name, v.document.sha256, ids(v.records)) for v in unfinished),
         "meta": {name: said for name, said in opened.manifest.meta.items() if name in live},
         "keys": {
-            identity: {t.tobytes() for e in opened.manifest.keys if e.embedder_id == identity for t in opened.keys(e).texts}
+            identity: {
+                t.tobytes() for e in opened.manifest.keys if e.embedder_id == identity for t in opened.keys(e).texts
+            }
             & {opened.record(r).text_sha256 for v in live.values() for r in (*v.records, *v.memory)}
             for identity in {e.embedder_id for e in opened.manifest.keys}
         },

@@ -167,7 +167,10 @@ def test_gc_deletes_what_nothing_names_and_nothing_else(made: Path) -> None:
     (made / ".tmp-4567").write_bytes(b"unfinished")
     plan = memvec.gc(made, dry_run=True)
     assert files(made) > named and set(plan.files) == files(made) - named - {
-        "manifest.json", "notes.txt", "shards/notes.txt"}
+        "manifest.json",
+        "notes.txt",
+        "shards/notes.txt",
+    }
     report = memvec.gc(made)
     assert report.files == plan.files and report.bytes == plan.bytes > 1000
     assert files(made) == {*named, "manifest.json", "notes.txt", "shards/notes.txt"}
@@ -178,7 +181,13 @@ def test_gc_keeps_an_index_that_fits_and_deletes_one_that_does_not(made: Path) -
     opened = Store.open(made)
     entries = [entry for entry in opened.manifest.keys if entry.embedder == "noise"]
     values = opened.keys(entries[0]).values.astype("f4")
-    about = {"embedder": "noise", "embedder_id": Vectors.embedder.id, "factory": "Flat", "texts": len(values), "width": 8}
+    about = {
+        "embedder": "noise",
+        "embedder_id": Vectors.embedder.id,
+        "factory": "Flat",
+        "texts": len(values),
+        "width": 8,
+    }
     save(made / FOLDER, VectorIndex.build(values, "Flat"), about | {"keys": (entries[0].sha256,)})
     assert memvec.gc(made).files == ()
     memvec.compact(made)

@@ -96,7 +96,7 @@ def test_stores_of_different_models_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "a", exact("x", TEXT))
     with writing(tmp_path / "b"):
         make(tmp_path / "b", OTHER).commit(exact("y", TEXT), "made")
-    with pytest.raises(StoresDifferError, match="different models: weights is a+ and e+") as caught:
+    with pytest.raises(StoresDifferError, match=r"different models: weights is a+ and e+") as caught:
         memvec.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     assert caught.value.exit_code == 4 and not (tmp_path / "c").exists()
     with pytest.raises(StoresDifferError):

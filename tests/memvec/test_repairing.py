@@ -98,12 +98,17 @@ def test_records_that_pass_their_digest_are_saved(made: Path) -> None:
     assert found["live"]["c"] == before["live"]["c"] and found["meta"] == before["meta"]
     live = after.documents()["a"].document
     assert live.bytes == len(TEXT)  # the newest version has a gap: the older one is live, the rest waits for a pack
-    assert [(v.document.bytes, v.complete) for v in after.versions() if v.document.name == "a"] == [(56, True), (61, False)]
+    assert [(v.document.bytes, v.complete) for v in after.versions() if v.document.name == "a"] == [
+        (56, True),
+        (61, False),
+    ]
     put(made, exact("a", NEWER)[:1])
     assert content(made)["live"]["a"] == before["live"]["a"]
 
 
-@pytest.mark.parametrize("tensor", ["seconds", "documents", "start", "text_sha256", "record_sha256", "document", "kind"])
+@pytest.mark.parametrize(
+    "tensor", ["seconds", "documents", "start", "text_sha256", "record_sha256", "document", "kind"]
+)
 def test_whatever_is_damaged_the_store_verifies_after_it(made: Path, tensor: str) -> None:
     entry = Store.open(made).manifest.shards[2]
     others = {name: content(made)["live"][name] for name in ("b",)}
