@@ -46,7 +46,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
     WriteError.
     """
     path, opened = Path(path), Store.open(store)
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.exists() and not (overwrite and path.is_file()):
         raise UsageError(f"{str(path)!r} exists. Pass --overwrite or another -o.")
     keep = kept(opened.versions())
     records = [opened.record(ref) for stored in keep for ref in refs_of(stored)]
