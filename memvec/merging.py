@@ -57,6 +57,7 @@ class _Merged:
 
     @property
     def usable(self) -> bool:
+        """Is its content whole, or its memory?"""
         return self.content.whole or self.memory.whole
 
     def outside(self, target: Store) -> Iterator[tuple[Store, RecordRef]]:

@@ -48,11 +48,13 @@ class _Findings:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
+        """Everything that is damaged, the manifest first."""
         every = [self.broken, *(part.problem for part in self.shards), *(part.problem for part in self.keys)]
         return tuple(problem for problem in every if problem is not None)
 
     @property
     def set_apart(self) -> tuple[str, ...]:
+        """The damaged files that are there."""
         return tuple(p.location for p in self.problems if p.kind != "missing_file")
 
 

@@ -101,6 +101,7 @@ class _Held(Draft):
         self.files: dict[str, bytes] = {}  # by digest
 
     def put(self, entry: Entry, data: bytes) -> Entry:
+        """Keep one file."""
         self.files[entry.sha256] = data
         return entry
 
