@@ -28,6 +28,8 @@ def command(stores: tuple[str, ...], target: str, dry_run: bool, lock_wait: floa
     else:
         text = (
             f"{'would add' if dry_run else 'added'} {report.records:,} records ({report.bytes:,} bytes): "
-            f"{report.documents:,} documents, of {report.replaced:,} an earlier version was left out"
+            f"{report.documents:,} documents"
         )
+        if report.replaced:
+            text += f", of {report.replaced:,} of them an earlier store has another version, which is left out"
     output.result(asdict(report), text, notice=True)
