@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from memvec.memory import Memory
     from memvec.prefix import Template
 
+STORE = "store"
 NOTES = {
+    STORE: "everything in one safetensors file; `memvec import` makes a store of it again",
     "peft-prompt": "one row at a time: PEFT gets padded rows of prompt tuning wrong",
     "peft-prefix": "give the model what comes after the memory; left-padded batches are right",
     "peft-cartridge": "give the model what comes after the memory; left-padded batches are right",
@@ -44,8 +46,10 @@ class _Request:
 
 @click.command("export")
 @click.argument("store")
-@click.option("--id", "documents", multiple=True, required=True, metavar="DOCUMENT", help="In this order. Repeatable.")
-@click.option("--to", "target", type=click.Choice(sorted(NOTES)), required=True, help="What to write.")
+@click.option("--id", "documents", multiple=True, metavar="DOCUMENT", help="Whose memories, in this order. Repeatable.")
+@click.option(
+    "--to", "target", type=click.Choice(sorted(NOTES)), default=STORE, show_default=True, help="What to write."
+)
 @click.option("-o", "--output", "path", required=True, metavar="PATH", help="A new folder for PEFT, else a file.")
 @click.option("--prompt", metavar="TEXT", help="The user's words, for vllm, vllm-chat and npy.")
 @click.option(
@@ -87,15 +91,21 @@ def command(
     output: Output,
     **options: Any,
 ) -> None:
-    """Write the memory of documents of STORE for another program. PEFT adapters and embedded prompts, no training.
+    """Write STORE as one file, or with --to the memories of documents for another program.
 
-    The model must be the one the store was packed with; memories mean nothing to another.
+    PEFT adapters and embedded prompts, no training. The model must be the one the store was packed with; memories mean
+    nothing to another.
     """
+    if target == STORE:
+        _whole(store, path, documents, prompt, overwrite, output)
+        return
     from memvec.loading import load_lm
     from memvec.memory import load
     from memvec.progress import Progress, enter
     from memvec.store import Store
 
+    if not documents:
+        raise UsageError(f"{target} is of documents, expected their names. Pass --id.")
     _check(target, Path(path), prompt, options["bare"], overwrite)
     opened = Store.open(store)
     memory = load(opened, documents, kind)
@@ -118,6 +128,19 @@ def command(
     }
     text = f"{len(memory):,} vectors of {', '.join(documents)} as {target} in {path} ({result['bytes']:,} bytes)"
     output.result(result, f"{printable(text)}\n{NOTES[target]}", notice=True)
+
+
+def _whole(
+    store: str, path: str, documents: tuple[str, ...], prompt: str | None, overwrite: bool, output: Output
+) -> None:
+    """Write everything that counts in a store as one file."""
+    from memvec.single_file import export_store
+
+    if documents or prompt is not None:
+        raise UsageError("a whole store takes no --id and no --prompt. Leave them out, or say --to what.")
+    report = export_store(store, path, overwrite=overwrite)
+    text = f"{report.documents:,} documents, {report.records:,} records in {path} ({report.bytes:,} bytes)"
+    output.result({"to": STORE, "path": path, **asdict(report)}, f"{printable(text)}\n{NOTES[STORE]}", notice=True)
 
 
 def _check(target: str, path: Path, prompt: str | None, bare: bool, overwrite: bool) -> None:

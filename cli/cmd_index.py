@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from memvec.cli.output import Output, common
+from memvec.cli.output import Output, common, lock_wait
 
 if TYPE_CHECKING:
     from memvec.indexing import IndexReport
@@ -25,14 +25,13 @@ def command() -> None:
 @click.option("--factory", help="FAISS index, as its index_factory writes it. [default: by the number of keys]")
 @click.option("-m", "--model", help="Model of the store. [default: the one it names]")
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@lock_wait
 @common
-def build(
-    store: str, embedder: str | None, factory: str | None, model: str | None, device: str | None, output: Output
-) -> None:
+def build(store: str, output: Output, **options: Any) -> None:
     """Make keys that are missing and keep an index of vectors; texts are decoded where they have to be."""
     from memvec.indexing import build_index
 
-    made = build_index(store, embedder=embedder, factory=factory, model=model, device=device, watch=output.watch)
+    made = build_index(store, watch=output.watch, **options)
     output.result({"indexes": [asdict(one) for one in made]}, _table(made))
 
 
@@ -49,12 +48,13 @@ def info(store: str, output: Output) -> None:
 
 @command.command("drop")
 @click.argument("store")
+@lock_wait
 @common
-def drop(store: str, output: Output) -> None:
+def drop(store: str, lock_wait: float, output: Output) -> None:
     """Remove the kept index; keys stay, and it can be built again without a model."""
     from memvec.indexing import drop_index
 
-    count = drop_index(store)
+    count = drop_index(store, lock_wait=lock_wait)
     output.result({"dropped": count}, f"{count} index(es) dropped; the keys stay", notice=True)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memvec.cli.output import Output, common, pairs
+from memvec.cli.output import F, Output, common, lock_wait, pairs
 from memvec.cli.render import estimated, totals
 from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
@@ -23,67 +25,108 @@ from memvec.types import PackReport
 C, D = ContextSettings(), PackSettings()
 
 
+def options(model: str | None) -> Callable[[F], F]:
+    """Everything that `pack` and `add` can be told; `model` is the default of -m."""
+    every = [
+        click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
+        click.option(
+            "-o", "--output-store", "store", required=True, metavar="STORE", help="Store folder; added to when there."
+        ),
+        click.option(
+            "-m", "--model", default=model, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
+        ),
+        click.option(
+            "--kind",
+            type=click.Choice(["exact", "context", "both"]),
+            default="exact",
+            show_default=True,
+            help="Records that give the bytes back, memories to condition the model with, or both.",
+        ),
+        click.option(
+            "--ratio", type=float, default=C.ratio, show_default=True, help="Tokens a context vector stands for."
+        ),
+        click.option("--gist", is_flag=True, help="Allow ratios above 16, which lose names and numbers."),
+        click.option(
+            "--window-tokens", type=int, default=C.window_tokens, show_default=True, help="Most tokens of a memory."
+        ),
+        click.option(
+            "--distil-steps", type=int, default=C.steps, show_default=True, help="Optimiser steps of a memory."
+        ),
+        click.option(
+            "--questions", metavar="FILE", help="JSON lines {document, question, answer} that memories learn from too."
+        ),
+        click.option(
+            "--meta", multiple=True, metavar="KEY=VALUE", help="Said of every document, to search --where. Repeatable."
+        ),
+        click.option(
+            "--keys",
+            default=",".join(DEFAULT),
+            show_default=True,
+            metavar="NAMES",
+            help="Embedders to search by, or none.",
+        ),
+        click.option("--name", help="Document name of standard input (SRC is -)."),
+        click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable."),
+        click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable."),
+        click.option(
+            "--preset",
+            type=click.Choice(["fast", "balanced", "dense"]),
+            help="Budget and rate by the model's `calibrate`d curve.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Print records, vectors, expected time and size; write nothing."),
+        click.option(
+            "--nats-per-vector", type=float, help="Surprisal a vector is asked to carry. [default: 38 at width 576]"
+        ),
+        click.option(
+            "--segment-tokens", type=int, default=D.segment_tokens, show_default=True, help="Most tokens in a segment."
+        ),
+        click.option("--vectors", type=int, help="Exactly this many vectors a segment."),
+        click.option(
+            "--max-corrections", type=float, default=D.max_corrections, show_default=True, help="Fraction of tokens."
+        ),
+        click.option(
+            "--margin", type=float, default=D.margin, show_default=True, help="Logit gap below which a token is stored."
+        ),
+        click.option("--strict", is_flag=True, help="No corrections of wrong tokens."),
+        click.option("--learning-rate", type=float, default=D.learning_rate, show_default=True, help="Of AdamW."),
+        click.option(
+            "--max-steps", type=int, default=D.max_steps, show_default=True, help="Optimiser steps of one attempt."
+        ),
+        click.option(
+            "--refits", type=int, default=D.refits, show_default=True, help="Further attempts before a segment is raw."
+        ),
+        click.option("--seed", type=int, default=D.seed, show_default=True, help="Seed of the starting vectors."),
+        click.option("--memory", type=float, default=D.memory / 2**30, show_default=True, help="GiB for activations."),
+        click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]"),
+        click.option(
+            "--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]"
+        ),
+        lock_wait,
+    ]
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(every), command)
+
+
 @click.command("pack")
-@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
-@click.option(
-    "-o", "--output-store", "store", required=True, metavar="STORE", help="Store folder; added to when there."
-)
-@click.option(
-    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
-)
-@click.option(
-    "--kind",
-    type=click.Choice(["exact", "context", "both"]),
-    default="exact",
-    show_default=True,
-    help="Records that give the bytes back, memories to condition the model with, or both.",
-)
-@click.option("--ratio", type=float, default=C.ratio, show_default=True, help="Tokens a context vector stands for.")
-@click.option("--gist", is_flag=True, help="Allow ratios above 16, which lose names and numbers.")
-@click.option("--window-tokens", type=int, default=C.window_tokens, show_default=True, help="Most tokens of a memory.")
-@click.option("--distil-steps", type=int, default=C.steps, show_default=True, help="Optimiser steps of a memory.")
-@click.option(
-    "--questions", metavar="FILE", help="JSON lines {document, question, answer} that memories learn from too."
-)
-@click.option(
-    "--meta", multiple=True, metavar="KEY=VALUE", help="Said of every document, to search --where. Repeatable."
-)
-@click.option(
-    "--keys", default=",".join(DEFAULT), show_default=True, metavar="NAMES", help="Embedders to search by, or none."
-)
-@click.option("--name", help="Document name of standard input (SRC is -).")
-@click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable.")
-@click.option(
-    "--preset",
-    type=click.Choice(["fast", "balanced", "dense"]),
-    help="Budget and rate by the model's `calibrate`d curve.",
-)
-@click.option("--dry-run", is_flag=True, help="Print records, vectors, expected time and size; write nothing.")
-@click.option("--nats-per-vector", type=float, help="Surprisal a vector is asked to carry. [default: 38 at width 576]")
-@click.option(
-    "--segment-tokens", type=int, default=D.segment_tokens, show_default=True, help="Most tokens in a segment."
-)
-@click.option("--vectors", type=int, help="Exactly this many vectors a segment.")
-@click.option("--max-corrections", type=float, default=D.max_corrections, show_default=True, help="Fraction of tokens.")
-@click.option(
-    "--margin", type=float, default=D.margin, show_default=True, help="Logit gap below which a token is stored."
-)
-@click.option("--strict", is_flag=True, help="No corrections of wrong tokens.")
-@click.option("--learning-rate", type=float, default=D.learning_rate, show_default=True, help="Of AdamW.")
-@click.option("--max-steps", type=int, default=D.max_steps, show_default=True, help="Optimiser steps of one attempt.")
-@click.option(
-    "--refits", type=int, default=D.refits, show_default=True, help="Further attempts before a segment is raw."
-)
-@click.option("--seed", type=int, default=D.seed, show_default=True, help="Seed of the starting vectors.")
-@click.option("--memory", type=float, default=D.memory / 2**30, show_default=True, help="GiB for activations.")
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
-@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]")
+@options(DEFAULT_MODEL)
 @common
-def command(
+def command(**given: Any) -> None:
+    """Pack files and folders (- for standard input) into STORE as [mem] vectors.
+
+    Exact records are certified by decoding them; memories are measured on questions they did not learn from.
+
+    Names are relative to each folder given. Documents that are in STORE already are left as they are.
+    """
+    from memvec.packing import pack
+
+    run_pack(pack, **given)
+
+
+def run_pack(
+    pack: Callable[..., PackReport],
+    *,
     sources: tuple[str, ...],
     store: str,
-    model: str,
+    model: str | None,
     kind: Any,
     ratio: float,
     gist: bool,
@@ -100,17 +143,11 @@ def command(
     memory: float,
     device: str | None,
     dtype: str | None,
+    lock_wait: float,
     output: Output,
     **options: Any,
 ) -> None:
-    """Pack files and folders (- for standard input) into STORE as [mem] vectors.
-
-    Exact records are certified by decoding them; memories are measured on questions they did not learn from.
-
-    Names are relative to each folder given. Documents that are in STORE already are left as they are.
-    """
-    from memvec.packing import pack
-
+    """Pack what the command line names with `pack`, or with what takes the same."""
     if preset and options["nats_per_vector"] is not None:
         raise UsageError("--preset and --nats-per-vector both say what a vector carries. Pass one of them.")
     limit = int(memory * 2**30) if math.isfinite(memory) else -1
@@ -119,7 +156,7 @@ def command(
         ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit
     )
     if dry_run:
-        _estimate(kind, output, _read(sources, name), store, model=model, settings=settings, preset=preset,
+        _estimate(kind, output, _read(sources, name), store, model=model or DEFAULT_MODEL, settings=settings, preset=preset,
                   include=include, exclude=exclude, device=device, dtype=dtype)  # fmt: skip
         return
     asked = read_questions(questions) if questions else []
@@ -129,7 +166,8 @@ def command(
             questions=asked,
             keys=[] if keys == "none" else keys.split(","),
             meta=pairs(meta, "--meta") if meta else None,
-            include=include, exclude=exclude, device=device, dtype=dtype, watch=output.watch,
+            include=include, exclude=exclude, device=device, dtype=dtype, lock_wait=lock_wait,
+            watch=output.watch,
         )  # fmt: skip
     except (PartialError, InterruptedPackError) as error:
         why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}

@@ -14,19 +14,26 @@ from memvec.cli.output import print_error, print_json_error
 from memvec.errors import InterruptedPackError, MemvecError, PartialError
 
 COMMANDS = {
+    "add": "pack files and folders into a store that is there",
     "calibrate": "measure a model's curve, for pack --preset and --dry-run",
     "capacity": "measure how much vectors of a model can hold",
     "cat": "write one document to standard output",
+    "compact": "write what counts in a store into few files, drop the rest",
     "diff": "say how far a model is from that of a store, and what that allows",
     "evaluate": "judge memories by questions, beside every control",
-    "export": "write documents' memories for other programs: PEFT, vLLM, .npy",
+    "export": "write a store as one file, or memories for other programs: PEFT, vLLM, .npy",
     "fingerprint": "show what model and tokenizer vectors would belong to",
+    "gc": "delete files that a store is not made of any more",
     "generate": "answer a prompt with documents in front, as vectors or as text",
+    "import": "make a store of one file that export wrote",
     "index": "make keys and an index of a store, look at them, drop the index",
     "info": "totals of a store, with the honest ratios",
     "list": "the documents of a store",
+    "merge": "put the documents of several stores into one",
     "models": "models known by name, and whether they are installed and cached",
     "pack": "pack files and folders into a store",
+    "repair": "make a damaged store readable again, with all that is whole",
+    "rm": "remove documents from a store",
     "search": "find the records that say what a query asks about",
     "show": "one document or record in detail",
     "unpack": "write documents back, byte for byte",
@@ -61,7 +68,7 @@ def program() -> None:
     """Memory vectors for frozen language models: pack text into [mem] vectors and get it back, byte for byte.
 
     Exit codes: 0 ok, 1 unexpected, 2 usage, 3 store damaged, 4 fingerprint refused, 5 reconstruction mismatch, 6 not
-    found or format too new, 7 locked, 8 some inputs skipped, 9 missing extra, 130 interrupted.
+    found or format too new, 7 locked, 8 some inputs skipped, 9 missing extra, 10 could not write, 130 interrupted.
     """
 
 

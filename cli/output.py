@@ -88,6 +88,17 @@ def common(command: F) -> F:
     return cast(F, wrapped)
 
 
+lock_wait = click.option(
+    "--lock-wait",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another writer to end.",
+)
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+
+
 def describe(p: Progress) -> str:
     """One line: documents, segments, exact so far, tokens a second, time left."""
     if not p.tokens or not p.seconds:

@@ -142,17 +142,23 @@ def check_offsets(name: str, offsets: Array, length: int) -> None:
         raise Refusal("bad-offsets", f"tensor {name!r}: offsets do not ascend from 0 to {length}")
 
 
+def tensor_bytes(data: bytes, entries: Mapping[str, Any]) -> dict[str, memoryview]:
+    """The bytes of every tensor of a file, those that are not known too. Refusal unless they fill it."""
+    start = _data_start(data)
+    _check_layout(entries, len(data) - start)
+    spans = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return {name: memoryview(data)[start + begin : start + end] for name, (begin, end) in spans.items()}
+
+
 def damaged_place(data: bytes, format_name: str) -> str:
     """Where a file whose digest is wrong was changed: a tensor by name, else its header."""
     try:
         entries, metadata = read_header(data, format_name)
-        start = _data_start(data)
-        _check_layout(entries, len(data) - start)
+        tensors = tensor_bytes(data, entries)
     except Refusal:
         return "header"
-    for name, entry in sorted(entries.items()):
-        begin, end = entry["data_offsets"]
-        if hashlib.sha256(data[start + begin : start + end]).hexdigest() != metadata["digests"].get(name):
+    for name, part in sorted(tensors.items()):
+        if hashlib.sha256(part).hexdigest() != metadata["digests"].get(name):
             return f"tensor {name!r}"
     return "header"
 

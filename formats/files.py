@@ -7,24 +7,34 @@ import secrets
 import stat
 from pathlib import Path, PurePosixPath
 
+from memvec.errors import WriteError
 from memvec.formats.refusal import Refusal
+
+SCRATCH = ".tmp-"  # how the name of a file begins that is not whole yet
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a crash at any moment leaves the old file or the new one, on disk."""
-    scratch = path.parent / f".tmp-{secrets.token_hex(8)}"
-    # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    """Put `data` at `path` so that a crash at any moment leaves the old file or the new one, on disk. WriteError."""
+    scratch = path.parent / f"{SCRATCH}{secrets.token_hex(8)}"
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(scratch, data)
         os.replace(scratch, path)
-    except BaseException:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise refused(path, error) from error
+    finally:
         scratch.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """A folder at `path`, on disk when this returns, unless it is there. WriteError."""
+    if path.is_dir():
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -52,3 +62,17 @@ def size_of(root: Path, relative: str) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise Refusal("not-a-file", "it is no regular file")
     return found.st_size
+
+
+def refused(path: Path, error: OSError) -> WriteError:
+    """The error of memvec for what the system said when it was to write `path`."""
+    return WriteError(str(path), error.strerror or str(error))
+
+
+def _write(path: Path, data: bytes) -> None:
+    # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -85,6 +85,11 @@ class Manifest:
     extensions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of other programs, kept as they are
     foreign: str = ""  # what a newer writer put in that this one would lose; never written
 
+    @property
+    def named(self) -> tuple[ShardEntry | KeysEntry, ...]:
+        """The files that the store is made of, beside the manifest."""
+        return (*self.shards, *self.keys)
+
     def following(
         self,
         tool: str,

@@ -21,6 +21,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memvec.calibration import calibrate as calibrate
+    from memvec.collecting import gc as gc
+    from memvec.compacting import compact as compact
     from memvec.diffing import diff as diff
     from memvec.errors import MemvecError as MemvecError
     from memvec.estimating import estimate as estimate
@@ -36,14 +38,20 @@ if TYPE_CHECKING:
     from memvec.inspection import show as show
     from memvec.memory import Memory as Memory
     from memvec.memory import load as load_memory
+    from memvec.merging import merge as merge
     from memvec.model_cache import models as models
+    from memvec.packing import add as add
     from memvec.packing import pack as pack
     from memvec.prefix import attached as attached
     from memvec.questions import Question as Question
+    from memvec.removing import rm as rm
+    from memvec.repairing import repair as repair
     from memvec.searching import Searcher as Searcher
     from memvec.searching import search as search
     from memvec.settings import ContextSettings as ContextSettings
     from memvec.settings import PackSettings as PackSettings
+    from memvec.single_file import export_store as export_store
+    from memvec.single_file import import_store as import_store
     from memvec.sources import Source as Source
     from memvec.store import Store as Store
     from memvec.unpacking import cat as cat
@@ -61,23 +69,31 @@ _EXPORTS = {
     "Searcher": ("memvec.searching", "Searcher"),
     "Source": ("memvec.sources", "Source"),
     "Store": ("memvec.store", "Store"),
+    "add": ("memvec.packing", "add"),
     "attached": ("memvec.prefix", "attached"),
     "build_index": ("memvec.indexing", "build_index"),
     "calibrate": ("memvec.calibration", "calibrate"),
     "capacity": ("memvec.filling", "capacity"),
     "cat": ("memvec.unpacking", "cat"),
+    "compact": ("memvec.compacting", "compact"),
     "compare": ("memvec.generation", "compare"),
     "diff": ("memvec.diffing", "diff"),
     "estimate": ("memvec.estimating", "estimate"),
     "evaluate": ("memvec.evaluation", "evaluate"),
+    "export_store": ("memvec.single_file", "export_store"),
     "fingerprint": ("memvec.identity", "fingerprint"),
+    "gc": ("memvec.collecting", "gc"),
     "generate": ("memvec.generation", "generate"),
+    "import_store": ("memvec.single_file", "import_store"),
     "info": ("memvec.inspection", "info"),
     "list": ("memvec.inspection", "list_documents"),
     "load_memory": ("memvec.memory", "load"),
+    "merge": ("memvec.merging", "merge"),
     "models": ("memvec.model_cache", "models"),
     "pack": ("memvec.packing", "pack"),
     "read": ("memvec.unpacking", "read"),
+    "repair": ("memvec.repairing", "repair"),
+    "rm": ("memvec.removing", "rm"),
     "search": ("memvec.searching", "search"),
     "show": ("memvec.inspection", "show"),
     "unpack": ("memvec.unpacking", "unpack"),
@@ -86,8 +102,9 @@ _EXPORTS = {
 
 __all__ = [  # capitals first, as in the table above
     "CapacitySettings", "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
-    "attached", "build_index", "calibrate", "capacity", "cat", "compare", "diff", "estimate", "evaluate", "fingerprint", "generate", "info", "list", "load_memory", "models", "pack", "read",
-    "search", "show", "unpack", "verify",
+    "add", "attached", "build_index", "calibrate", "capacity", "cat", "compact", "compare", "diff", "estimate", "evaluate",
+    "export_store", "fingerprint", "gc", "generate", "import_store", "info", "list", "load_memory", "merge", "models",
+    "pack", "read", "repair", "rm", "search", "show", "unpack", "verify",
 ]  # fmt: skip
 
 

@@ -7,12 +7,15 @@ MemvecError                      1   unexpected, or none of the below
 │   └── NoContentError           2   a document of which only context vectors are there, asked for its bytes
 ├── StoreDamagedError            3   bytes of a store are not what was written
 ├── FingerprintError             4   the vectors belong to another model or tokenizer
+│   └── StoresDifferError        4   two stores to be merged belong to different models
 ├── ReconstructionError          5   decoded text is not the text that was packed
 ├── NotFoundError                6   no such store, document, record or model
 │   └── FormatTooNewError        6   a store written by a newer memvec
 ├── StoreLockedError             7   another process is writing to the store
+│   └── StoreChangedError        7   another process took files away that were being read
 ├── PartialError                 8   some inputs were skipped
 ├── MissingExtraError            9   an optional dependency is not installed
+├── WriteError                  10   the system refused to write: no space left, a read-only folder
 └── InterruptedPackError       130   stopped by Ctrl-C; what was finished is in the store
 """
 
@@ -114,6 +117,19 @@ class FingerprintError(MemvecError):
         )
 
 
+class StoresDifferError(FingerprintError):
+    """Two stores that were to become one are of different models; `differences` as in FingerprintError."""
+
+    def __init__(self, first: str, second: str, differences: Sequence[tuple[str, str, str]]) -> None:
+        self.first, self.second, self.differences = first, second, tuple(differences)
+        shown = "; ".join(f"{field} is {want} and {got}" for field, want, got in self.differences)
+        MemvecError.__init__(
+            self,
+            f"{first!r} and {second!r} were packed with different models: {shown}. Unpack one and pack it with the "
+            "model of the other.",
+        )
+
+
 class ReconstructionError(MemvecError):
     """Decoding a record did not give the packed text; no bytes of it were given out.
 
@@ -168,6 +184,30 @@ class StoreLockedError(MemvecError):
     """Another process is writing to the store."""
 
     exit_code = 7
+
+
+class StoreChangedError(StoreLockedError):
+    """A file that an older generation names was collected meanwhile; opening the store again finds the newer one."""
+
+    def __init__(self, location: str, opened: int, found: int) -> None:
+        self.location, self.opened, self.found = location, opened, found
+        super().__init__(
+            f"{location} was collected while it was read: generation {opened} was opened, the store is at {found} now. "
+            "Nothing is lost. Run the same command again."
+        )
+
+
+class WriteError(MemvecError, OSError):
+    """The system refused to write; `path` says what and `reason` why."""
+
+    exit_code = 10
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"could not write {path!r}: {reason}. What was finished before is there and whole. Check the space left and "
+            "the permissions of the folder, and run the same command again."
+        )
 
 
 class PartialError(MemvecError):

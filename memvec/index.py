@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,16 +147,14 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     """Write an index to the side and swap it in; the description is written last."""
     import faiss
 
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=".tmp-", dir=folder)
-    os.close(handle)
+    files.make_folder(folder)
+    scratch = folder / f"{files.SCRATCH}{secrets.token_hex(8)}"
     try:
-        faiss.write_index(built.index, scratch)
-        digest = _digest(Path(scratch))
+        faiss.write_index(built.index, str(scratch))
+        digest = _digest(scratch)
         os.replace(scratch, folder / f"{made['embedder_id']}.faiss")
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    finally:
+        scratch.unlink(missing_ok=True)
     space = np.concatenate([built.space.middle[None], built.space.axes]).astype("<f4")
     files.write_atomically(folder / f"{made['embedder_id']}.space", space.tobytes())
     info = IndexInfo(sha256=digest, space=hashlib.sha256(space.tobytes()).hexdigest(), **made)

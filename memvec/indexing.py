@@ -43,6 +43,7 @@ def build_index(
     factory: str | None = None,
     model: str | None = None,
     device: str | None = None,
+    lock_wait: float = 0.0,
     watch: Watch = unwatched,
 ) -> list[IndexReport]:
     """Make the keys that are missing, by default of every embedder of the store, and keep a FAISS index of vectors.
@@ -52,7 +53,7 @@ def build_index(
     """
     progress = Progress(stage="opening")
     Store.open(store)  # NotFoundError before a lock is made
-    with writing(store):
+    with writing(store, lock_wait):
         opened = Store.open(store)
         there = tuple(dict.fromkeys(entry.embedder for entry in opened.manifest.keys))
         names = (embedder,) if embedder else there or DEFAULT
@@ -92,10 +93,10 @@ def index_info(store: str | Path) -> list[IndexReport]:
     return out
 
 
-def drop_index(store: str | Path) -> int:
+def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
     opened = Store.open(store)
-    with writing(store):
+    with writing(store, lock_wait):
         folder = opened.path / index.FOLDER
         found = sorted(folder.glob("*.json"))
         for file in found:

@@ -3,43 +3,98 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memvec.errors import StoreLockedError, UsageError
-from memvec.formats import manifest
+from memvec.errors import MemvecError, StoreLockedError, UsageError
+from memvec.formats import files, manifest
 
 LOCK_NAME = "LOCK"
+LONGEST_WAIT = 1_000_000  # seconds; systems differ in how long they can wait
+OWN_NAMES = (
+    LOCK_NAME,
+    "shards",
+    "keys",
+    "catalogue",
+)  # what a first pack that was killed may leave beside unfinished writes
 
 
 @contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Hold the write lock of the store at `path`, made when missing; StoreLockedError when another process has it."""
+def writing(path: str | Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the write lock of the store at `path`, made when missing, waiting up to `wait` seconds for it.
+
+    StoreLockedError when another process has it still, UsageError when something else lies there, WriteError.
+    """
     path = Path(path)
+    if not 0 <= wait <= LONGEST_WAIT:
+        raise UsageError(f"the lock is to be waited for {wait} seconds, expected 0 to {LONGEST_WAIT}.")
     _refuse_foreign(path)
     made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / LOCK_NAME)
+    lock = _acquire(path, wait)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreLockedError(
-            f"another process is writing to {str(path)!r}. Wait for it to end and try again."
-        ) from None
-    try:
+        _sign(path / LOCK_NAME)
         yield
     finally:
-        if made and not any((path / "shards").glob("*.safetensors")):
+        if made and not _committed(path):
             shutil.rmtree(path, ignore_errors=True)  # a first pack that committed nothing leaves no trace
         lock.release()
 
 
+def _acquire(path: Path, wait: float) -> FileLock:
+    lock = FileLock(path / LOCK_NAME)
+    while True:
+        files.make_folder(path)
+        try:
+            lock.acquire(timeout=wait)
+            return lock
+        except Timeout:
+            waited = f" after {wait:g} s" if wait else ""
+            raise StoreLockedError(
+                f"another process is writing to {str(path)!r}{waited}: {_holder(path / LOCK_NAME)}. Wait for it to end "
+                "and try again, or pass --lock-wait SECONDS."
+            ) from None
+        except OSError as error:
+            if path.is_dir():
+                raise files.refused(path / LOCK_NAME, error) from error
+            # else: a first pack that was waited for left no trace
+
+
+def _sign(file: Path) -> None:
+    """Say in the lock's file who holds it; for people, nothing depends on it."""
+    with contextlib.suppress(OSError):  # a full disk must not keep a writer from saying so itself
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+
+
+def _holder(file: Path) -> str:
+    try:
+        signed = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        signed = ""
+    return signed[:200] if signed.isprintable() and signed else "it does not say which"
+
+
+def _committed(path: Path) -> bool:
+    """Was anything ever committed to the store at `path`, or may it hold what somebody wants back?"""
+    if any((path / "shards").glob("*.safetensors")):
+        return True
+    try:
+        return manifest.decode((path / manifest.FILE_NAME).read_bytes()).generation > 0
+    except FileNotFoundError:
+        return False
+    except (ValueError, RecursionError, MemvecError):  # damaged, or not for this reader: not ours to take away
+        return True
+
+
 def _refuse_foreign(path: Path) -> None:
     """UsageError when something else than a store, an empty folder or nothing is at `path`."""
-    if not path.exists() or (path / manifest.FILE_NAME).exists():
+    if not path.exists() or (path / manifest.FILE_NAME).exists() or any((path / "shards").glob("*.safetensors")):
         return
-    if not path.is_dir() or any(entry.name not in (LOCK_NAME, "shards") for entry in path.iterdir()):
+    if not path.is_dir() or any(
+        entry.name not in OWN_NAMES and not entry.name.startswith(files.SCRATCH) for entry in path.iterdir()
+    ):
         raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name for -o.")

@@ -6,14 +6,14 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from memvec import catalogue
 from memvec.calibration import Preset, with_preset
 from memvec.distilling import Generate
 from memvec.embedders import DEFAULT, check_embedder
-from memvec.errors import FormatTooNewError, InterruptedPackError, PartialError, UsageError
+from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.identity import check_identity, identify_folder
@@ -23,8 +23,9 @@ from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packrun import TOOL, PackKind, PackRun, Wanted
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question
+from memvec.rewriting import open_to_write
 from memvec.settings import ContextSettings, PackSettings
-from memvec.sources import Source, gather
+from memvec.sources import Source, check_together, gather
 from memvec.store import Store
 from memvec.summary import summarise
 from memvec.types import Identity, PackReport
@@ -48,6 +49,7 @@ def pack(
     exclude: Sequence[str] = (),
     device: str | None = None,
     dtype: str | None = None,
+    lock_wait: float = 0.0,
     watch: Watch = unwatched,
 ) -> PackReport:
     """Pack files, folders and `Source`s into the store at `store`, made or added to.
@@ -75,7 +77,7 @@ def pack(
     fast = pick_dtype(dtype, device)
     progress = Progress(documents=len(documents))
     folder = resolve(model, lambda message: enter(message, progress, watch))
-    with writing(store):
+    with writing(store, lock_wait):
         enter("fingerprinting the model", progress, watch)
         found = identify_folder(folder, source=lasting_name(model))
         settings = with_preset(settings or PackSettings(), preset, found.fingerprint.id, model)
@@ -106,6 +108,14 @@ def pack(
     return report
 
 
+def add(
+    sources: Sequence[str | Path | Source], store: str | Path, *, model: str | None = None, **options: Any
+) -> PackReport:
+    """As `pack`, into a store that is there: NotFoundError where there is none. `model` is by default the store's."""
+    opened = Store.open(store)
+    return pack(sources, store, model=model or opened.manifest.fingerprint.source or DEFAULT_MODEL, **options)
+
+
 def gathered(
     sources: Sequence[str | Path | Source], include: Sequence[str], exclude: Sequence[str], store: Path
 ) -> tuple[list[Source], list[tuple[str, str]]]:
@@ -132,11 +142,7 @@ def gathered(
 def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:
     """The documents of which something wanted is not in the store. UsageError where a file would be a folder too."""
     live = store.documents()
-    names = {*live, *(d.name for d in documents)}
-    for name in names:
-        for above in PurePosixPath(name).parents:
-            if str(above) in names:
-                raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
+    check_together([*live, *(d.name for d in documents)])
     held = {
         (name, stored.document.sha256)
         for name, stored in live.items()
@@ -168,11 +174,9 @@ def _open_or_create(path: Path, found: Identity, folder: Path) -> Store:
         vocabulary = int(found.fingerprint.architecture["vocab_size"])
         state = Manifest(found.fingerprint, vocabulary, tool=TOOL, tensors=found.tensors, probe=found.probe)
         return Store.create(path, state)
-    opened = Store.open(path)
+    opened = open_to_write(path)
     state = opened.manifest
     check_identity(stored_identity(state), found, folder)
-    if state.foreign:
-        raise FormatTooNewError(f"{state.foreign} to be added to", "such a store, but would lose what is new in it")
     # Stores of early writers explain nothing; it is the same model, so the next commit can say what they did not.
     opened.manifest = dataclasses.replace(
         state, tensors=state.tensors or found.tensors, probe=state.probe or found.probe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -90,6 +90,15 @@ def matches(name: str, globs: Sequence[str]) -> bool:
     """Is `name`, or its last part, one of `globs` or matched by one? A `*` crosses `/`."""
     parts = (name, PurePosixPath(name).name)
     return any(part == glob or fnmatchcase(part, glob) for glob in globs for part in parts)
+
+
+def check_together(names: Iterable[str]) -> None:
+    """UsageError where one name would be a file and another's folder."""
+    known = set(names)
+    for name in known:
+        for above in PurePosixPath(name).parents:
+            if str(above) in known:
+                raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
 
 
 def _wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

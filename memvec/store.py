@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from memvec.errors import FormatTooNewError, NotFoundError, StoreDamagedError
+from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
@@ -21,12 +21,15 @@ from memvec.formats.partial import ShardReader
 from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
 from memvec.joining import RecordRef, StoredDocument, assemble
+from memvec.store_files import keys_file, shard_file
 from memvec.types import Document, Kind, Problem, ProblemKind, Record
 
 if TYPE_CHECKING:
     from memvec.searching import Hit
 
 __all__ = ["PARSE_ERRORS", "RecordRef", "Store", "StoredDocument", "damaged"]
+
+Entry = TypeVar("Entry", ShardEntry, KeysEntry)
 
 # A file that no reader may use is a Refusal, which is a ValueError; should a parser fail otherwise, it means the same.
 PARSE_ERRORS = (ValueError, OverflowError, RecursionError)
@@ -73,7 +76,7 @@ class Store:
     def create(cls, path: str | Path, state: Manifest) -> Store:
         """A new empty store at `path`, whose write lock is held."""
         path = Path(path)
-        (path / "shards").mkdir(parents=True, exist_ok=True)
+        files.make_folder(path / "shards")
         files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
         return cls(path, state)
 
@@ -91,30 +94,26 @@ class Store:
         the (name, sha256) whose records no longer count, in place of those before; records committed now always count.
         """
         state = self.manifest
-        entry = None
-        if records:
-            origin, generation = state.fingerprint, state.generation + 1
-            data = shard.encode(records, origin.id, origin.width, state.vocabulary, origin, generation)
-            documents = len({record.document for record in records})
-            entry = ShardEntry(hashlib.sha256(data).hexdigest(), len(data), len(records), documents)
-            files.write_atomically(self.path / entry.path, data)
-        entries = [self._write_keys(part) for part in keys]
+        entry = self.write(*shard_file(state, records, state.generation + 1)) if records else None
+        entries = [self.write(*keys_file(part)) for part in keys]
         # In the same manifest as the shard: no reader that lacks the kind ever meets it.
         required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
         gone = set(state.removed if removed is None else removed)
         gone -= {(record.document.name, record.document.sha256) for record in records}
-        state = state.following(tool, entry, entries, required, meta, gone)
+        self.switch(state.following(tool, entry, entries, required, meta, gone))
+
+    def write(self, entry: Entry, data: bytes) -> Entry:
+        """Put a file on disk under the name of its entry; it is no part of the store yet. WriteError."""
+        file = self.path / entry.path
+        files.make_folder(file.parent)
+        files.write_atomically(file, data)
+        return entry
+
+    def switch(self, state: Manifest) -> None:
+        """From now on the store is what `state` names, all of which is on disk. WriteError leaves it as it was."""
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
         self._versions = None
-
-    def _write_keys(self, part: Keys) -> KeysEntry:
-        data = keys_format.encode(part)
-        made = part.embedder
-        entry = KeysEntry(hashlib.sha256(data).hexdigest(), len(data), len(part), made.name, made.id)
-        (self.path / entry.path).parent.mkdir(exist_ok=True)
-        files.write_atomically(self.path / entry.path, data)
-        return entry
 
     def keys(self, entry: KeysEntry) -> Keys:
         """The keys in one file, digest and structure checked. StoreDamagedError names the place."""
@@ -144,6 +143,8 @@ class Store:
         """Turn what the reader of a shard finds wrong at `place` into a StoreDamagedError that names it."""
         try:
             yield
+        except FileNotFoundError:
+            raise self._gone(entry.path) from None
         except PARSE_ERRORS as error:
             self._load_shard(entry)  # read whole, a file that was changed says where
             raise refused(f"{entry.path}{place}", error) from None
@@ -201,15 +202,14 @@ class Store:
 
     def size(self) -> int:
         """Bytes of the manifest and the files it names."""
-        named: list[ShardEntry | KeysEntry] = [*self.manifest.shards, *self.manifest.keys]
-        return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in named)
+        return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in self.manifest.named)
 
     def check_there(self, entry: ShardEntry | KeysEntry) -> Path:
         """Where a file lies that the manifest names. StoreDamagedError when it is missing, a link or of another size."""
         try:
             size = files.size_of(self.path, entry.path)
         except Refusal as refusal:
-            raise refused(entry.path, refusal) from None
+            raise self._gone(entry.path) if refusal.code == "missing-file" else refused(entry.path, refusal) from None
         if size != entry.bytes:
             raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {size}")
         return self.path / entry.path
@@ -221,6 +221,13 @@ class Store:
             where = f"{entry.path} {container.damaged_place(data, format_name)}"
             raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
         return data
+
+    def _gone(self, location: str) -> MemvecError:
+        """Why a file is not there: it was collected after a newer generation was made, or it is lost."""
+        now = Store.open(self.path).manifest.generation
+        if now > self.manifest.generation:
+            return StoreChangedError(location, self.manifest.generation, now)
+        return damaged(location, "missing_file", "the manifest names this file but it is not there")
 
     def _load_shard(self, entry: ShardEntry) -> Shard:
         data = self._read(entry, shard.FORMAT_NAME)

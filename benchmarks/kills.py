@@ -1,0 +1,366 @@
+"""SIGKILL at random moments of every verb that writes: what was committed stays, and the same command ends as if nothing was.
+
+Each run copies a prepared store, starts the verb in a process of its own and kills it: after a random time, or before or
+after a random one of the system calls that change files. Then the store is verified, everything in it is decoded and
+compared, the same command runs again to its end, and what it leaves is compared with what an unkilled one leaves.
+
+    python benchmarks/kills.py --kills 240 --seed 0 --json docs/kills.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with one thread can be forked
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+import memvec.decoder
+import memvec.packing
+import memvec.packrun
+from memvec.collecting import gc
+from memvec.compacting import compact
+from memvec.embedders import DEFAULT, maker
+from memvec.errors import NotFoundError, StoreDamagedError
+from memvec.identity import fingerprint_folder
+from memvec.lm import FrozenLM
+from memvec.merging import merge
+from memvec.packing import pack
+from memvec.removing import rm
+from memvec.repairing import repair
+from memvec.settings import PackSettings
+from memvec.sources import Source
+from memvec.store import Store
+from memvec.unpacking import read
+from memvec.verification import verify
+
+TINY = Path(__file__).parents[1] / "tests" / "tiny" / "model"
+SETTINGS = PackSettings(
+    nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0, last_rate=1.0, memory=3_000_000
+)
+SHARES = {"pack": 3, "rm": 2, "compact": 4, "gc": 2, "merge": 4, "repair": 3}  # of all kills
+CALLS = ("open", "fsync", "replace", "unlink", "mkdir")  # what changes files, by name in `os`
+FIRST = {
+    "prose.txt": b"It is a truth universally acknowledged, that a single man must be in want of a wife.\n",
+    "letter.txt": b"My dear sister, I write from the inn at Meryton, where it rains and nobody comes.\n",
+    "old.txt": b"This is what the document said before it was written anew by its author.\n",
+    "image.png": b"\x89PNG" + bytes(range(200)),
+    "empty": b"",
+}
+CHANGED = {"old.txt": b"The author wrote it anew, and this is what the document says now.\n"}
+SECOND = {
+    "letter.txt": b"My dear sister, the rain is over, and the carriage comes for us this evening.\n",
+    "other.txt": b"She was not sorry to be recalled from so dull a walk by a call to supper.\n",
+}
+Documents = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A verb, what it works on, and what may be found after it was killed and must be when it has ended."""
+
+    verb: str
+    prepare: Callable[[Path], None]  # make the store in a folder
+    run: Callable[[Path], object]  # the command, on the store "s" in that folder
+    before: Documents  # that unpack from the store as it was prepared
+    after: Documents  # and when the command has ended
+    readable: bool = True  # can it be read before the command has ended?
+
+
+def sources(documents: Documents) -> list[Source]:
+    """Documents to be packed."""
+    return [Source(name, data) for name, data in documents.items()]
+
+
+def packed(path: Path, documents: Documents) -> None:
+    """Pack with the tiny LM, every record in a commit of its own."""
+    memvec.packrun.COMMIT_SECONDS, memvec.packrun.CERTIFY_AT_ONCE = 0.0, 1
+    pack(sources(documents), path, model=str(TINY), settings=SETTINGS, dtype="float32")
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run in a process of its own, whose number is returned; it ends with 0, or 1 after an error it prints."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        work()
+        code = 0
+    except Exception:  # noqa: BLE001 — whatever it is, the parent says what was killed
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finish(work: Callable[[], object]) -> None:
+    """The same to its end; RuntimeError where it fails."""
+    _, status = os.waitpid(forked(work), 0)
+    if status:
+        raise RuntimeError(f"ended with {status}")
+
+
+def counted(work: Callable[[], object], at: int, after: bool, total: Path) -> Callable[[], object]:
+    """`work`, killed before or after the system call number `at` that changes a file; how many there are in `total`."""
+
+    def run() -> None:
+        calls = [0]
+        for name in CALLS:
+            setattr(os, name, wrapped(name, calls))
+        work()
+        total.write_text(str(calls[0]))
+
+    def wrapped(name: str, calls: list[int]) -> Callable[..., Any]:
+        real = getattr(os, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if name == "open" and not arguments[1] & os.O_CREAT:
+                return real(*arguments, **options)
+            calls[0] += 1
+            if calls[0] == at and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **options)
+            if calls[0] == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    return run
+
+
+def everything(store: Path) -> Documents:
+    """Every live document, decoded now and compared with its digests."""
+    return dict(read(store, model=str(TINY)))
+
+
+def held(store: Path) -> Any:
+    """What a store holds by the ids of its records, whatever files they are in."""
+    opened = Store.open(store)
+    versions = opened.versions()
+    live = {name: v.document.sha256 for name, v in opened.documents().items()}
+    refs = {(v.document.name, v.document.sha256): (*v.records, *v.memory, *v.unjoined) for v in versions}
+    kept = {version for version in refs if live.get(version[0], version[1]) == version[1]}
+    return live, {version: sorted(opened.record_id(ref) for ref in refs[version]) for version in kept}
+
+
+def moment(store: Path, generation: int) -> str:
+    """How far the verb had come when it was killed, by what lies on disk."""
+    names = [file.name for file in store.rglob("*") if file.is_file()] if store.exists() else []
+    try:
+        state = Store.open(store).manifest
+    except (NotFoundError, StoreDamagedError):
+        return "no manifest yet"
+    if any(name.startswith(".tmp-") for name in names):
+        return "in the midst of writing a file"
+    named = {Path(entry.path).name for entry in state.named}
+    if state.generation > generation:
+        return "after a commit"
+    if {name for name in names if name.endswith(".safetensors")} - named:
+        return "files written, not named yet"
+    return "nothing written"
+
+
+def flip(store: Path) -> None:
+    """Damage one record of `prose.txt`."""
+    opened = Store.open(store)
+    ref = opened.documents()["prose.txt"].records[0]
+    part, file = opened.shard(ref.shard), store / opened.manifest.shards[ref.shard].path
+    data = bytearray(file.read_bytes())
+    data[data.index(part.record(ref.row).vectors.tobytes())] ^= 1
+    file.write_bytes(data)
+
+
+def cases(folder: Path) -> list[Case]:
+    """Every verb with the stores it works on, which are packed into `folder`."""
+    first, second = folder / "first", folder / "second"
+    finish(lambda: packed(first, FIRST))
+    finish(lambda: packed(second, SECOND))
+    whole = shutil.copytree(first, folder / "whole")
+    finish(lambda: packed(whole, CHANGED))
+    removed = shutil.copytree(whole, folder / "removed")
+    rm(removed, ["image.png"])
+    left = shutil.copytree(removed, folder / "left")
+    compact(left)
+    (left / "shards" / ".tmp-0123456789abcdef").write_bytes(b"half of a file")
+
+    def copies(**stores: Path) -> Callable[[Path], None]:
+        return lambda target: [shutil.copytree(store, target / name) for name, store in stores.items()] and None
+
+    def lost(target: Path) -> None:
+        shutil.copytree(removed, target / "s")
+        (target / "s" / "manifest.json").unlink()
+
+    def damaged(target: Path) -> None:
+        shutil.copytree(whole, target / "s")
+        flip(target / "s")
+
+    def removing(target: Path) -> None:
+        try:
+            rm(target / "s", ["letter.txt", "image*"])
+        except NotFoundError:  # they were removed before the kill
+            if {"letter.txt", "image.png"} & Store.open(target / "s").documents().keys():
+                raise
+
+    all_of, without = FIRST | CHANGED, {name: data for name, data in (FIRST | CHANGED).items() if name != "image.png"}
+    merged = all_of | SECOND
+    return [
+        Case("pack", lambda _: None, lambda f: packed(f / "s", SECOND), {}, SECOND),
+        Case("pack", copies(s=first), lambda f: packed(f / "s", CHANGED | SECOND), FIRST, merged),
+        Case("rm", copies(s=whole), removing, all_of, {n: d for n, d in without.items() if n != "letter.txt"}),
+        Case("compact", copies(s=removed), lambda f: compact(f / "s"), without, without),
+        Case("gc", copies(s=left), lambda f: gc(f / "s"), without, without),
+        Case("merge", copies(s=whole, a=second), lambda f: merge([f / "a"], f / "s"), all_of, merged),
+        Case("merge", copies(a=whole, b=second), lambda f: merge([f / "a", f / "b"], f / "s"), {}, merged),
+        Case("repair", lost, lambda f: repair(f / "s", yes=True), all_of, all_of, readable=False),
+        Case("repair", damaged, lambda f: repair(f / "s", yes=True), all_of,
+             {n: d for n, d in all_of.items() if n != "prose.txt"}, readable=False),
+    ]  # fmt: skip
+
+
+@dataclass
+class Reference:
+    """What an unkilled run of a case takes and leaves."""
+
+    seconds: float
+    calls: int
+    held: Any
+
+
+def reference(case: Case, folder: Path) -> Reference:
+    """Run a case to its end, and check that it does what it should."""
+    folder.mkdir()
+    case.prepare(folder)
+    begun = time.perf_counter()
+    finish(counted(lambda: case.run(folder), 0, False, folder / "calls"))
+    seconds = time.perf_counter() - begun
+    assert everything(folder / "s") == case.after, f"{case.verb} does not do what it should"
+    return Reference(seconds, int((folder / "calls").read_text()), held(folder / "s"))
+
+
+def killed(case: Case, unkilled: Reference, folder: Path, rng: random.Random) -> str | None:
+    """Kill a case once and check everything; how far it was, None where it ended first. AssertionError."""
+    folder.mkdir()
+    case.prepare(folder)
+    store = folder / "s"
+    generation = Store.open(store).manifest.generation if case.before and Store.exists(store) and case.readable else 0
+    if rng.random() < 0.5:
+        at, after = rng.randint(1, unkilled.calls), rng.random() < 0.5
+        process = forked(counted(lambda: case.run(folder), at, after, folder / "calls"))
+    else:
+        process = forked(lambda: case.run(folder))
+        time.sleep(rng.random() * unkilled.seconds)
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    assert status in (0, signal.SIGKILL), f"{case.verb} ended with {status}"
+    found = moment(store, generation) if status else None
+    check(case, store)
+    finish(lambda: case.run(folder))
+    assert everything(store) == case.after, "the command run again left something else"
+    assert case.verb == "pack" or held(store) == unkilled.held, "the command run again left other records"
+    assert verify(store).ok
+    gc(store)
+    assert everything(store) == case.after, "gc took something away"
+    return found
+
+
+def check(case: Case, store: Path) -> None:
+    """What is there after a kill: verified, decoded and compared, and of what was committed nothing is missing."""
+    try:
+        there = everything(store)
+    except NotFoundError:
+        assert not case.before, "the store is gone"
+        return
+    except StoreDamagedError:
+        assert not case.readable, "the store is damaged"
+        return
+    assert verify(store).ok
+    for name, data in there.items():
+        assert data in (case.before.get(name), case.after.get(name)), f"{name} is something else"
+    missing = case.before.keys() & case.after.keys() - there.keys()
+    assert not missing, f"{missing} are gone"
+
+
+def preload() -> None:
+    """Load the model once for every pack and every decoding: what is killed is the work, not the reading of a model."""
+    torch.set_num_threads(1)
+    lm, fingerprint = FrozenLM(TINY), fingerprint_folder(TINY, source=str(TINY))
+    makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
+    memvec.decoder.load_lm = lambda *_: lm
+    memvec.packrun.FrozenLM = lambda *_: lm  # type: ignore[assignment, misc]
+    memvec.packrun.maker = lambda name, *_: makers[name]
+    memvec.packing.fingerprint_folder = lambda *_, **__: fingerprint
+
+
+def measure(kills: int, seed: int) -> dict[str, Any]:
+    """Kill until it was done `kills` times; counts by verb and moment."""
+    rng, counts = random.Random(seed), Counter[tuple[str, str]]()
+    ended = runs = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["MEMVEC_CACHE"] = str(folder / "cache")
+        every = cases(folder)
+        references = [reference(case, folder / f"reference-{i}") for i, case in enumerate(every)]
+        turns = [i for i, case in enumerate(every) for _ in range(SHARES[case.verb])]
+        while counts.total() < kills:
+            if not runs % len(turns):
+                rng.shuffle(turns)
+            number = turns[runs % len(turns)]
+            found = killed(every[number], references[number], folder / "run", rng)
+            shutil.rmtree(folder / "run")
+            runs, ended = runs + 1, ended + (found is None)
+            if found is not None:
+                counts[every[number].verb, found] += 1
+    by: dict[str, dict[str, int]] = {}
+    for (verb, when), count in sorted(counts.items()):
+        by.setdefault(verb, {})[when] = count
+    return {"kills": counts.total(), "ended_before": ended, "seed": seed, "by_verb_and_moment": by}
+
+
+def table(found: dict[str, Any]) -> Iterable[str]:
+    """The counts as lines of Markdown."""
+    by = found["by_verb_and_moment"]
+    moments = sorted({when for counts in by.values() for when in counts})
+    yield f"| verb | {' | '.join(moments)} | all |"
+    yield "|---" * (len(moments) + 2) + "|"
+    for verb, counts in by.items():
+        yield f"| {verb} | {' | '.join(str(counts.get(when, 0)) for when in moments)} | {sum(counts.values())} |"
+
+
+def main() -> None:
+    """Kill, and print what became of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=240)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    preload()
+    begun = time.perf_counter()
+    found = measure(arguments.kills, arguments.seed) | {"seconds": round(time.perf_counter() - begun)}
+    print("\n".join(table(found)))
+    print(
+        f"{found['kills']} kills, nothing lost, in {found['seconds']} s; {found['ended_before']} more ended before they were killed"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

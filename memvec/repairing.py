@@ -1,0 +1,174 @@
+"""`repair`: a store that can be read again after damage, with everything in it that is still what was written.
+
+Nothing is deleted: what is damaged moves to `damaged/`. Without `yes` it only says what it would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from memvec import __version__, catalogue
+from memvec.errors import FingerprintError, FormatTooNewError, NotFoundError, StoreDamagedError, UsageError
+from memvec.formats import files, manifest
+from memvec.formats.manifest import Manifest, ShardEntry
+from memvec.locking import writing
+from memvec.rewriting import Draft
+from memvec.salvaging import Salvaged, SalvagedKeys, examine, examine_keys, header
+from memvec.store import Store, damaged
+from memvec.types import Fingerprint, Problem
+
+FOLDER = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What is damaged and what becomes of it; the field names are those of `--json`."""
+
+    ok: bool  # there is nothing to repair
+    repaired: bool
+    problems: tuple[Problem, ...]
+    manifest_rebuilt: bool  # then removals and what was said of documents are lost
+    shards: int  # that are whole
+    records_saved: int  # written anew out of damaged shards
+    records_lost: int  # as far as can be known
+    documents_hurt: tuple[str, ...]  # that lost records, as far as can be known; packed again, they are whole
+    keys_dropped: tuple[str, ...]  # embedders some keys of which are lost; `index build` makes them again
+    set_apart: tuple[str, ...]  # files that move to `damaged/`
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    state: Manifest  # what the store is to be, its shards and keys aside
+    broken: Problem | None  # of the manifest
+    shards: Sequence[Salvaged]
+    keys: Sequence[SalvagedKeys]
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is damaged, the manifest first."""
+        every = [self.broken, *(part.problem for part in self.shards), *(part.problem for part in self.keys)]
+        return tuple(problem for problem in every if problem is not None)
+
+    @property
+    def set_apart(self) -> tuple[str, ...]:
+        """The damaged files that are there."""
+        return tuple(p.location for p in self.problems if p.kind != "missing_file")
+
+
+def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lock_wait: float = 0.0) -> RepairReport:
+    """Make a store readable again: the manifest from its shards, new shards of the whole records of damaged ones.
+
+    `model` is needed only where the manifest is lost and the shards do not say whose they are. Raises NotFoundError,
+    FormatTooNewError, FingerprintError, UsageError, StoreLockedError, WriteError; StoreDamagedError where nothing is left.
+    """
+    path = Path(store)
+    if not path.is_dir() or not Store.exists(path):
+        raise NotFoundError(f"no store at {str(path)!r}, not even a damaged one.")
+    with writing(path, lock_wait):
+        found = _examine(path, model)
+        changed = bool(found.problems)
+        if changed and yes:
+            _apply(path, found)
+    hurt = {name for part in found.shards for name in part.hurt}
+    return RepairReport(
+        ok=not changed,
+        repaired=changed and yes,
+        problems=found.problems,
+        manifest_rebuilt=found.broken is not None,
+        shards=sum(part.entry is not None for part in found.shards),
+        records_saved=sum(len(part.records) for part in found.shards),
+        records_lost=sum(part.lost or 0 for part in found.shards),
+        documents_hurt=tuple(sorted(hurt)),
+        keys_dropped=tuple(sorted({part.embedder or "unknown" for part in found.keys if part.entry is None})),
+        set_apart=found.set_apart,
+    )
+
+
+def _examine(path: Path, model: str | None) -> _Findings:
+    try:
+        state = Store.open(path).manifest
+    except StoreDamagedError as error:
+        return _rebuilt(path, error.problems[0], model)
+    if state.foreign:
+        raise FormatTooNewError(f"{state.foreign} to be repaired", "such a store, but would lose what is new in it")
+    shards = [examine(path, entry.path, entry, state) for entry in state.shards]
+    return _Findings(state, None, shards, [examine_keys(path, entry.path, entry) for entry in state.keys])
+
+
+def _rebuilt(path: Path, broken: Problem, model: str | None) -> _Findings:
+    """What the shards say by themselves, where no manifest can be read."""
+    there = {file: header(file) for file in sorted((path / "shards").glob("*.safetensors"))}
+    headers = [found for found in there.values() if found is not None]
+    if not headers:
+        raise damaged(
+            str(path), "invalid_value", "neither the manifest nor any shard can be read; nothing can be saved"
+        )
+    state = _state(headers, model)
+    shards = [examine(path, f"shards/{file.name}", None, state) for file in there]
+    shards.sort(key=lambda part: (part.generation, part.path))
+    keys = [examine_keys(path, f"keys/{file.name}", None) for file in sorted((path / "keys").glob("*.safetensors"))]
+    required = (manifest.CONTEXT,) if any(part.context for part in shards) else ()
+    state = replace(state, generation=max(part.generation for part in shards), required=required)
+    return _Findings(state, broken, shards, keys)
+
+
+def _state(headers: Sequence[dict[str, Any]], model: str | None) -> Manifest:
+    """An empty store of the model whose shards these are."""
+    owners = {found["fingerprint"]: found for found in sorted(headers, key=lambda found: "origin" in found)}
+    if model is not None:
+        from memvec.identity import fingerprint
+
+        mine = fingerprint(model)
+        if mine.id not in owners:
+            raise FingerprintError([("fingerprint", ", ".join(sorted(owners)), mine.id)])
+        return Manifest(mine, int(owners[mine.id]["vocabulary"]))
+    if len(owners) > 1:
+        raise UsageError(
+            f"the shards belong to {len(owners)} models: {', '.join(sorted(owners))}. Pass the one to keep with -m."
+        )
+    ((identity, found),) = owners.items()
+    try:
+        origin = Fingerprint(**found["origin"])
+    except (KeyError, TypeError):
+        raise UsageError("the shards do not say in full which model they belong to. Pass it with -m.") from None
+    if origin.id != identity:
+        raise UsageError("what the shards say of their model contradicts itself. Pass the model with -m.")
+    return Manifest(origin, int(found["vocabulary"]))
+
+
+def _apply(path: Path, found: _Findings) -> None:
+    """Copies of what is damaged first, then the whole records anew, then the manifest, then the originals go."""
+    for location in found.set_apart:
+        _set_apart(path, location)
+    store = Store(path, found.state)
+    shards: list[ShardEntry] = []
+    for part in found.shards:
+        draft = Draft(store)
+        draft.add(part.records, part.generation)  # in the place of the damaged one, so that the order stays
+        shards += [part.entry] if part.entry else draft.shards
+    state = replace(
+        found.state,
+        shards=tuple(dict.fromkeys(shards)),
+        keys=tuple(part.entry for part in found.keys if part.entry is not None),
+        generation=found.state.generation + 1,
+        tool=f"memvec {__version__}",
+    )
+    store.switch(state)
+    catalogue.refresh(store)
+    named = {entry.path for entry in state.named} | {manifest.FILE_NAME}
+    for location in found.set_apart:
+        if location not in named:
+            (path / location).unlink(missing_ok=True)
+
+
+def _set_apart(path: Path, location: str) -> None:
+    """Copy a damaged file to `damaged/`, beside what lies there already."""
+    data, folder = (path / location).read_bytes(), path / FOLDER
+    name, number = Path(location).name, 0
+    while (target := folder / (f"{name}.{number}" if number else name)).exists() and target.read_bytes() != data:
+        number += 1
+    files.make_folder(folder)
+    files.write_atomically(target, data)

@@ -1,0 +1,162 @@
+"""rm, compact, gc, merge, repair, add, export and import as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import content, exact, memory, put, raw
+
+from memvec.cli.main import COMMANDS, run
+from memvec.locking import writing
+from memvec.store import Store
+
+TEXT = b"a text of some length, cut into pieces of ten bytes each"
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    code = run([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def answer(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
+    code, out, err = call(capsys, *args, "--json")
+    assert code == 0, err
+    value = json.loads(out)
+    assert value.pop("schema") == "memvec.cli/1"
+    return value
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A store of four documents."""
+    return put(
+        tmp_path / "s", exact("a\x1b.txt", TEXT), raw("b", b"\xff" * 9), memory("c", TEXT), exact("d", TEXT)
+    ).path
+
+
+def test_remove_compact_collect(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (made / "manifest.json").read_bytes()
+    code, out, _ = call(capsys, "rm", made, "a*", "b", "--dry-run")
+    assert code == 0 and "would remove a\\x1b.txt" in out and (made / "manifest.json").read_bytes() == before
+    code, out, _ = call(capsys, "rm", made, "a*", "b")
+    assert code == 0 and "removed 2 documents, 7 records" in out and "still on disk" in out
+    assert call(capsys, "rm", made, "a*")[0] == 6
+    assert answer(capsys, "compact", made, "--dry-run") | {"dry_run": False} == (
+        done := answer(capsys, "compact", made)
+    )
+    assert (done["records"], done["dropped_records"], done["removed"], done["shards"]) == (7, 7, 2, 1)
+    code, out, _ = call(capsys, "compact", made)
+    assert code == 0 and "is compact already: 7 records" in out
+    plan = answer(capsys, "gc", made, "--dry-run")
+    assert plan["bytes"] == done["collectable"] and answer(capsys, "gc", made)["files"] == plan["files"]
+    assert call(capsys, "gc", made)[1] == "deleted 0 files, 0 bytes\n"
+    assert call(capsys, "gc", made, "-q") == (0, "", "")
+    assert call(capsys, "verify", made)[0] == 0
+
+
+def test_merge(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "t", exact("d", TEXT + TEXT))
+    assert "would add 20 records" in call(capsys, "merge", made, tmp_path / "t", "-o", tmp_path / "m", "--dry-run")[1]
+    report = answer(capsys, "merge", made, tmp_path / "t", "-o", tmp_path / "m")
+    assert (report["documents"], report["replaced"], report["records"]) == (4, 1, 20)
+    assert "everything is in" in call(capsys, "merge", tmp_path / "t", "-o", tmp_path / "m")[1]
+
+
+def test_repair_says_first_and_does_it_with_yes(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "repair", made) == (0, "nothing to repair: 4 shards are whole\n", "")
+    before = content(made)
+    (made / "manifest.json").write_bytes(b"{")
+    code, out, _ = call(capsys, "repair", made)
+    assert code == 3 and "would be made again from the shards; what `rm` removed" in out and "--yes" in out
+    assert (made / "manifest.json").read_bytes() == b"{"
+    assert json.loads(call(capsys, "repair", made, "--json")[1])["manifest_rebuilt"]
+    code, out, _ = call(capsys, "repair", made, "--yes")
+    assert code == 0 and "was moved to damaged/: manifest.json" in out
+    assert content(made) == before and (made / "damaged" / "manifest.json").read_bytes() == b"{"
+
+
+def test_a_store_as_one_file(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = answer(capsys, "export", made, "-o", tmp_path / "one.safetensors")
+    assert (report["to"], report["documents"], report["records"]) == ("store", 4, 14)
+    code, _, err = call(capsys, "export", made, "-o", tmp_path / "one.safetensors")
+    assert code == 2 and "--overwrite" in err
+    assert call(capsys, "export", made, "-o", tmp_path / "two", "--id", "d")[0] == 2
+    code, _, err = call(capsys, "export", made, "--to", "npy", "-o", tmp_path / "two", "--prompt", "x")
+    assert code == 2 and "Pass --id" in err
+    assert answer(capsys, "import", tmp_path / "one.safetensors", "-o", tmp_path / "t")["records"] == 14
+    assert content(tmp_path / "t") == content(made)
+
+
+def test_whoever_comes_second_may_wait(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with writing(made):
+        for words in (
+            ["rm", made, "b"],
+            ["compact", made],
+            ["gc", made],
+            ["merge", made, "-o", made],
+            ["repair", made],
+        ):
+            code, _, err = call(capsys, *words, "--lock-wait", "0.01")
+            assert code == 7 and "--lock-wait SECONDS" in err
+    for name in ("pack", "add", "rm", "compact", "gc", "merge", "repair"):
+        assert "--lock-wait" in call(capsys, name, "--help")[1] and name in COMMANDS
+    for words in (["index", "build"], ["index", "drop"]):
+        assert "--lock-wait" in call(capsys, *words, "--help")[1]
+
+
+def test_add_packs_only_into_a_store_that_is_there(
+    store: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.txt").write_text("It is new.")
+    code, _, err = call(capsys, "add", tmp_path / "new.txt", "-o", tmp_path / "none")
+    assert code == 6 and "no store at" in err and not (tmp_path / "none").exists()
+    names = list(Store.open(store).documents())
+    report = answer(capsys, "add", tmp_path / "new.txt", "-o", store, "--no-progress")  # with the model of the store
+    assert report["documents"] == 1 and report["model"] == tiny
+    assert list(Store.open(store).documents()) == sorted([*names, "new.txt"])
+
+
+def test_what_was_removed_and_is_packed_again_is_not_fitted_again(
+    store: Path, tiny: str, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(store)
+    assert call(capsys, "rm", store, "prose.txt", "image.png")[0] == 0
+    assert call(capsys, "unpack", store, "-o", store.parent / "out", "--doc", "prose.txt")[0] == 6
+    report = answer(capsys, "add", tree, "-o", store, "--no-progress")
+    assert report["unchanged"] == report["documents"] == len(before["live"])
+    assert content(store)["live"] == before["live"]
+
+
+def test_a_compacted_store_unpacks_and_finds_as_before(
+    store: Path, documents: dict[str, bytes], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["search", store, "the ladies at supper", "-k", "3"]
+    found = answer(capsys, *words)
+    assert call(capsys, "rm", store, "image.png", "*.txt", "--dry-run")[0] == 0
+    assert call(capsys, "rm", store, "image.png", "cjk.txt")[0] == 0
+    assert answer(capsys, "compact", store)["changed"] and call(capsys, "gc", store)[0] == 0
+    assert call(capsys, "unpack", store, "-o", tmp_path / "out", "--no-progress")[0] == 0
+    unpacked = {
+        f.relative_to(tmp_path / "out").as_posix(): f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()
+    }
+    assert unpacked == {name: data for name, data in documents.items() if name not in ("image.png", "cjk.txt")}
+    again = answer(capsys, *words)
+    assert [hit["document"] for hit in again["hits"]] == [hit["document"] for hit in found["hits"]]
+
+
+def test_none_of_them_loads_anything_heavy(made: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from memvec.cli.main import run; s, t = sys.argv[1:]\n"
+        "for words in (['rm', s, 'b'], ['compact', s], ['gc', s], ['merge', s, '-o', t + '/m'], ['repair', s, '--yes'],\n"
+        "              ['export', s, '-o', t + '/f'], ['import', t + '/f', '-o', t + '/i']): assert run(words) == 0\n"
+        "print([m for m in ('torch', 'transformers', 'faiss', 'peft') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, str(made), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stderr
