@@ -136,6 +136,13 @@ def compare_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, 
             raise Refusal("wrong-shape", f"tensor {name!r}: expected shape {shape}, found {found[name]}")
 
 
+def check_digests(tensors: Mapping[str, Array], digests: Mapping[str, Any]) -> None:
+    """Refusal for the first tensor that is not what the header has a digest of."""
+    for name, tensor in tensors.items():
+        if name in digests and hashlib.sha256(tensor.tobytes()).hexdigest() != digests[name]:
+            raise Refusal("digest-mismatch", f"tensor {name!r} does not match its digest")
+
+
 def check_offsets(name: str, offsets: Array, length: int) -> None:
     """Refusal when offsets (n + 1,) do not ascend from 0 to `length`."""
     if offsets[0] != 0 or offsets[-1] != length or (offsets[1:] < offsets[:-1]).any():

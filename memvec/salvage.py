@@ -97,18 +97,11 @@ class SalvagedStore(Store):
         """The shard as far as it parses; its records have digests of their own, the table of documents a checksum."""
         try:
             data = (self.path / entry.path).read_bytes()[: entry.bytes]
-            part = _LooseShard(data)
+            part = Shard(data, strict=False)
             self._check_belongs(part, entry)
         except (OSError, *PARSE_ERRORS):
             return None
         return part
-
-
-class _LooseShard(Shard):
-    """A shard of which offsets may be off: that spoils the records they belong to, which their digests show."""
-
-    def _check_offsets(self) -> None:
-        pass
 
 
 def open_salvaged(path: str | Path) -> SalvagedStore:

@@ -116,7 +116,7 @@ def header(data, name):  # §10, step 4
     return said, entries, data[8 + size :]
 
 
-def tensors(entries, data, wanted, shapes):  # §5.1
+def tensors(entries, data, wanted, shapes, digests=()):  # §5.1
     reached, out = 0, {}
     for e in entries.values():
         need(type(e) is dict and set(e) == {"dtype", "shape", "data_offsets"} and type(e["dtype"]) is str, "bad-tensor")
@@ -140,6 +140,8 @@ def tensors(entries, data, wanted, shapes):  # §5.1
             len(shape) == out[name].ndim and all(n in (None, m) for n, m in zip(shape, out[name].shape, strict=True)),
             "wrong-shape",
         )
+    for name in digests:
+        need(name not in out or sha(out[name].tobytes()) == digests[name], "digest-mismatch")
     for name in (n for n in out if n.endswith("offsets")):
         at, of = out[name].tolist(), out[name[:-8] or "terms"]
         need(at[0] == 0 and at[-1] == len(of) and at == sorted(at), "bad-offsets")

@@ -119,7 +119,7 @@ def read_shard(data, entry, body, model):  # §5
     )
     shapes |= {f"{name}_offsets": (n + 1,) for name in ("vectors", "corrections", "payload")} | {"documents": (None,)}
     shapes |= {"text_sha256": (n, 32), "record_sha256": (n, 32), "vectors": (None, said["width"])}
-    t = tensors(entries, data, TENSORS, shapes)
+    t = tensors(entries, data, TENSORS, shapes, said["digests"])
     lines = frame(t["documents"].tobytes())
     need(not lines or lines.endswith(b"\n"), "cut-off")
     documents = []

@@ -92,19 +92,19 @@ def test_a_changed_vector_leaves_the_other_records_readable(file: Path) -> None:
     bad[begin + entries["vectors"]["data_offsets"][0]] ^= 1
     file.write_bytes(bad)
     reader = ShardReader(file)
-    with pytest.raises(ValueError, match="record 0 does not match its digest"):
+    with pytest.raises(ValueError, match="record 0: it does not match its digest"):
         reader.record(0)
     assert [reader.record(row).start for row in (1, 2, 3)] == [40, 0, 40]
 
 
 HEADERS = {
     "no rows 0 to 9 of 4": None,
-    "begins at byte": ('"data_offsets":[0,', '"data_offsets":[1,'),
+    "begins at 1, the last one ends at 0": ('"data_offsets":[0,', '"data_offsets":[1,'),
     "is missing": ('"payload":', '"paylood":'),
     "expected dtype": ('"dtype":"F16"', '"dtype":"I16"'),
-    "does not fill": ('"shape":[4,32]', '"shape":[4,31]'),
+    "128 bytes are no": ('"shape":[4,32]', '"shape":[4,31]'),
     "malformed": ('"shape":[4,32]', '"shope":[4,32]'),
-    "number that is none": ('"shape":[4,32]', '"shape":[4,-2]'),
+    "entry is malformed": ('"shape":[4,32]', '"shape":[4,-2]'),
 }
 
 

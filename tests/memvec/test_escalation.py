@@ -57,7 +57,7 @@ def test_what_is_wrong_alone_too_is_decoded_in_canonical_numerics(
 ) -> None:
     loads = []
 
-    def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any) -> FrozenLM:
+    def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any, allow: Any) -> FrozenLM:
         loads.append(device)
         lm = FrozenLM(Path(tiny))
         if device != "cpu":
@@ -82,7 +82,7 @@ def test_no_second_model_is_loaded_where_the_first_is_canonical(
 ) -> None:
     loads = []
 
-    def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any) -> FrozenLM:
+    def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any, allow: Any) -> FrozenLM:
         loads.append(device)
         return FrozenLM(Path(tiny))
 
