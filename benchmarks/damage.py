@@ -198,7 +198,7 @@ def decoded_once() -> Iterator[None]:
     known: dict[Any, list[int]] = {}
 
     def load_lm(expected: Any, *_: Any) -> FrozenLM:
-        check_fingerprint(expected, own)
+        check_fingerprint(expected.fingerprint, own)
         return lm
 
     def decode(lm: Any, vectors: Any, lengths: Any, corrections: Any, batch: int = 1, *_: Any) -> list[list[int]]:
