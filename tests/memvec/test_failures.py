@@ -238,7 +238,8 @@ def test_ctrl_c_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     filled(tmp_path / "s")
     before, there = content(tmp_path / "s"), files(tmp_path / "s")
     program = (
-        "import os, sys, time; from memvec.cli.main import run; real = os.fsync\n"
+        "import os, signal, sys, time; from memvec.cli.main import run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def slow(handle): print('writing', flush=True); time.sleep(60)\n"
         "os.fsync = slow; sys.exit(run(['compact', sys.argv[1]]))\n"
     )
