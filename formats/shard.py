@@ -188,7 +188,7 @@ class Shard:
             start=value["start"],
             length=value["length"],
             tokens=value["tokens"],
-            vectors=vectors,
+            vectors=vectors.copy(),  # its own, and not a view that keeps the whole file
             corrections=corrections.decode(pieces[1], value["tokens"], int(self.metadata["vocabulary"])),
             payload=pieces[2],
             text_sha256=text_sha256,
