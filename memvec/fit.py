@@ -3,16 +3,18 @@
 Letters: B slots, M vectors, D width, N tokens, L positions of a row, T targets of all rows. A row is
 [v_1 … v_M, t_1 … t_{N-1}] with padding on the right, which a causal model never sees; position M-1+i predicts t_{i+1},
 so the first token comes from the vectors too. Recipe: AdamW as Kuratov et al. 2025, but with a first beta of .8 instead of .9,
-a learning rate of 5 instead of .01, cooled to 1 in 60 steps, and a start 20 times as large (docs/LOG.md has the comparison).
+a learning rate of 5 instead of .01, cooled to 1 in 60 steps, and a start 20 times as large; and a fit begins with the first
+part of its text, which grows to the whole in 24 steps (docs/LOG.md has the comparison).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -32,6 +34,10 @@ MOST_SLOTS_GPU = 512
 MARGIN_RESERVE = 0.2
 MOMENTUM = 0.8  # Adam's first beta
 START = 20  # elements of starting vectors, in standard deviations of tokens' embeddings: fits end at such norms
+FIRST_SHARE = 0.3  # of a text that a fit begins with
+LEAST_SHOWN = 8  # tokens
+GROWN = 24  # steps after which it has the whole
+GROW_EVERY = 4  # steps; a batch is laid out anew each time
 NEVER = float(1 << 20)  # a score worse than any
 
 
@@ -86,6 +92,7 @@ class _Layout:
     owner: Tensor  # (T,) slot of each target
     slot_of_row: Tensor  # (R,)
     lengths: list[int]  # L of each slot's pass
+    shown: list[int]  # tokens of each slot's text that it has so far
 
     @property
     def positions(self) -> int:
@@ -118,18 +125,20 @@ class FitEngine:
         """
         layout: _Layout | None = None
         while self.queue or self.tasks:
-            if self._refill() or layout is None:
-                layout = _lay_out(self.lm, self.tasks)
+            self._refill()
+            shown = [
+                _shown(task, age, self.settings.max_steps) for task, age in zip(self.tasks, self.ages, strict=True)
+            ]
+            if layout is None or layout.shown != shown:
+                layout = _lay_out(self.lm, self.tasks, shown)
             done = self._step(layout)
             tick(layout.positions)
             if any(done):
                 layout = None
                 yield self._retire(done)  # at once: what is taken out here must not wait in a generator
 
-    def _refill(self) -> bool:
-        room = False
+    def _refill(self) -> None:
         while self.queue and self._fits(self.queue[0]):
-            room = True
             task = self.queue.popleft()
             start = self._start(task)
             self._adam.extend(start)
@@ -138,7 +147,6 @@ class FitEngine:
             best.fewest = torch.cat([best.fewest, best.fewest.new_full((1,), NEVER)])
             self.tasks.append(task)
             self.ages.append(0)
-        return room
 
     def _start(self, task: Task) -> Tensor:
         if task.start is not None:
@@ -161,11 +169,15 @@ class FitEngine:
         passed = head_pass(hidden.detach(), self.lm.head, layout.targets)
         counts = self._counts(passed.margin, layout.owner, slots)  # (B, 2)
         score = counts[:, 1] + (NEVER / 2 * (counts[:, 0] > 0) if self.settings.strict else 0)
-        better = score < best.fewest
+        whole = [n == len(task.ids) for n, task in zip(layout.shown, self.tasks, strict=True)]
+        better = (score < best.fewest) & torch.tensor(whole, device=score.device)
         best.fewest = torch.where(better, score, best.fewest)
         best.vectors = torch.where(better[layout.slot_of_row, None], rounded.detach().half(), best.vectors)
         self.ages = [age + 1 for age in self.ages]
-        done = [self._is_done(*row) for row in zip(self.tasks, self.ages, *counts.T.tolist(), strict=True)]
+        done = [
+            all_ and self._is_done(*row)
+            for all_, *row in zip(whole, self.tasks, self.ages, *counts.T.tolist(), strict=True)
+        ]
         if not all(done):
             (gradient,) = torch.autograd.grad(hidden, rounded, passed.gradient)  # rows of different slots do not touch
             self._descend(gradient.float())
@@ -217,8 +229,19 @@ class FitEngine:
         return out
 
 
-def _lay_out(lm: FrozenLM, tasks: Sequence[Task]) -> _Layout:
+def _shown(task: Task, age: int, most: int) -> int:
+    """Tokens of its text that a task has at an age; all where it goes on from vectors of its own, or of `most` steps
+    an eighth is over."""
+    n, grown = len(task.ids), min(GROWN, most // 8)
+    if age >= grown or task.start is not None:
+        return n
+    share = FIRST_SHARE + (1 - FIRST_SHARE) * (age // GROW_EVERY * GROW_EVERY) / grown
+    return min(n, max(LEAST_SHOWN, math.ceil(n * share)))
+
+
+def _lay_out(lm: FrozenLM, tasks: Sequence[Task], shown: Sequence[int]) -> _Layout:
     """The batch of these tasks, vectors left open, in passes of like length: padding costs as much as text."""
+    tasks = [replace(task, ids=task.ids[:n]) for task, n in zip(tasks, shown, strict=True)]
     ends = list(accumulate(task.vectors for task in tasks))
     groups = alike([_length(task) for task in tasks], pass_cost(lm))
     slots = [slot for group in groups for slot in group]  # in the order of their targets
@@ -250,6 +273,7 @@ def _lay_out(lm: FrozenLM, tasks: Sequence[Task]) -> _Layout:
         owner=index(slot for slot in slots for _ in tasks[slot].ids),
         slot_of_row=index(slot for slot, task in enumerate(tasks) for _ in range(task.vectors)),
         lengths=lengths,
+        shown=list(shown),
     )
 
 

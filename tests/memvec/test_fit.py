@@ -103,6 +103,21 @@ def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable
     assert sum(counted) == sum(f.task.token_steps for f in done) == 5 * 2 * length
 
 
+def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
+    tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    counted: list[int] = []
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=64, max_corrections=0.0, margin=50.0))
+    engine.add([Task(0, tuple(range(10, 50)), 3)])
+    (fitted,) = (one for batch in engine.run(counted.append) for one in batch)
+    assert counted[:8] == [3 + 12 - 1] * 4 + [3 + 26 - 1] * 4  # .3 of 40 tokens, then .65
+    assert set(counted[8:]) == {3 + 40 - 1} and len(counted) == fitted.task.steps == 64
+    assert fitted.corrections == 40  # as measured on the whole text, of which nothing has such a margin
+    going_on = FitEngine(tiny_lm, tiny_settings(max_steps=64, max_corrections=0.0, margin=50.0))
+    going_on.add([Task(0, tuple(range(10, 50)), 3, start=torch.zeros(3, tiny_lm.width))])
+    assert [len(batch) for batch in going_on.run(counted.append)] and counted[64] == 3 + 40 - 1
+
+
 def test_the_model_stays_frozen(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     def digest() -> str:
         state = tiny_lm.model.state_dict()
