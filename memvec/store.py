@@ -216,7 +216,10 @@ class Store:
 
     def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
         """The bytes of a file that the manifest names, compared with it."""
-        data = self.check_there(entry).read_bytes()
+        try:
+            data = self.check_there(entry).read_bytes()
+        except FileNotFoundError:  # collected in between
+            raise self._gone(entry.path) from None
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             where = f"{entry.path} {container.damaged_place(data, format_name)}"
             raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
