@@ -61,7 +61,7 @@ class ConditioningError(UsageError):
 
 
 class NoContentError(UsageError):
-    """Bytes were asked of `documents`, of which the store holds only context vectors."""
+    """Bytes were asked of documents of which the store holds only context vectors."""
 
     reason: ClassVar[str] = (
         "expected exact or raw records, found only context vectors, which condition a model but do not decode. "

@@ -12,11 +12,11 @@ from typing import Any
 
 from memvec import __version__, catalogue
 from memvec.errors import FingerprintError, FormatTooNewError, NotFoundError, StoreDamagedError, UsageError
+from memvec.examining import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.formats import files, manifest
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.locking import writing
 from memvec.rewriting import Draft
-from memvec.salvaging import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.store import Store, damaged
 from memvec.types import Fingerprint, Problem
 

@@ -22,8 +22,8 @@ from memvec.errors import (
 from memvec.formats import files
 from memvec.partial import write_partial
 from memvec.progress import Watch, unwatched
-from memvec.salvage import Broken, open_salvaged
 from memvec.settings import DECODE_BATCH
+from memvec.sound_records import Broken, open_salvaged
 from memvec.sources import matches
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import UnpackReport
