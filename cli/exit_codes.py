@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from memvec.errors import MemvecError
 
 # What no error class stands for.
-OTHERS = {0: "All is well", 1: "Unexpected, such as a full disk or a bug", 130: "Stopped by Ctrl-C"}
+OTHERS = {0: "All is well", 1: "Unexpected: most likely a bug", 130: "Stopped by Ctrl-C"}
 
 
 def table() -> str:
