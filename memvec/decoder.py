@@ -92,8 +92,7 @@ class Decoder:
             self.watch(p)
 
     def _tokens(self, ref: RecordRef) -> int:
-        tensors = self.store.reader(ref.shard).tensors
-        return 0 if tensors["kind"][ref.row] == Kind.RAW else int(tensors["tokens"][ref.row])
+        return 0 if self.store.value(ref, "kind") == Kind.RAW else int(self.store.value(ref, "tokens"))
 
     @property
     def escalated(self) -> int:

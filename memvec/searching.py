@@ -218,9 +218,8 @@ def live_places(store: Store) -> dict[bytes, list[Place]]:
     found: dict[bytes, list[Place]] = {}
     for name, stored in store.documents().items():
         for ref in stored.records if stored.complete else stored.memory:
-            columns = store.reader(ref.shard).tensors
-            if columns["reason"][ref.row] != RawReason.NOT_TEXT:
-                text = columns["text_sha256"][ref.row].tobytes()
+            if store.value(ref, "reason") != RawReason.NOT_TEXT:
+                text = store.value(ref, "text_sha256").tobytes()
                 found.setdefault(text, []).append(Place(name, ref))
     return found
 

@@ -154,6 +154,11 @@ class Store:
         with self.explaining(self.manifest.shards[ref.shard], f" record {ref.row}"):
             return self.reader(ref.shard).record(ref.row)
 
+    def value(self, ref: RecordRef, column: str) -> Any:
+        """The value of one column for the record at `ref`, as numpy has it. StoreDamagedError names the place."""
+        with self.explaining(self.manifest.shards[ref.shard]):
+            return self.reader(ref.shard).tensors[column][ref.row]
+
     def record_id(self, ref: RecordRef) -> str:
         """The 64 hex digits that name the record at `ref`."""
         with self.explaining(self.manifest.shards[ref.shard]):

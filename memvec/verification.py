@@ -243,4 +243,4 @@ def _cut(version: StoredDocument, drawn: set[RecordRef] | None, size: int) -> It
 
 
 def _is_raw(store: Store, ref: RecordRef) -> bool:
-    return bool(store.reader(ref.shard).tensors["kind"][ref.row] == Kind.RAW)
+    return bool(store.value(ref, "kind") == Kind.RAW)

@@ -89,6 +89,23 @@ def test_whole_files_gone_wrong(store: Path, tiny: str, damage: str, code: str) 
         memvec.list(store)
 
 
+def test_a_changed_column_is_an_error_of_its_place_wherever_it_is_read(store: Path, tiny: str) -> None:
+    """Also one that says nothing of where records lie, and is first read when they are decoded or found."""
+    (file,) = (store / "shards").iterdir()
+    good = file.read_bytes()
+    entries, _ = read_header(good, FORMAT_NAME)
+    start = 8 + int.from_bytes(good[:8], "little")
+    for name, read in (
+        ("tokens", lambda: memvec.cat(store, "prose.txt", model=tiny)),
+        ("reason", lambda: memvec.search(store, "a fortune", model=tiny)),
+    ):
+        bad = bytearray(good)
+        bad[start + entries[name]["data_offsets"][0]] ^= 1
+        file.write_bytes(bad)
+        with pytest.raises(StoreDamagedError, match=f"tensor '{name}'"):
+            read()
+
+
 def test_damage_in_one_shard_does_not_hide_the_other(store: Path, tiny: str) -> None:
     memvec.pack([memvec.Source("more", b"x")], store, model=tiny)
     for file in files_of(store)[1:]:
