@@ -28,6 +28,12 @@ class SlotAdam:
         self.first, self.second = (torch.cat([moment, fresh]) for moment in (self.first, self.second))
         self.age = torch.cat([self.age, fresh[:, :1]])
 
+    def restart(self, rows: Tensor, vectors: Tensor) -> None:
+        """The rows in the mask `rows` (R,) become `vectors` (M, D), as if they had never taken a step."""
+        self.vectors[rows] = vectors
+        for state in (self.first, self.second, self.age):
+            state[rows] = 0
+
     def keep(self, rows: Tensor) -> None:
         """Forget every row not in the mask `rows` (R,)."""
         for name in ("vectors", "first", "second", "age"):

@@ -25,7 +25,7 @@ from memvec.sources import Source
 from memvec.store import Store
 from memvec.verdicts import stored_identity
 
-TIMED_STEPS = 5  # of which the first is left out: it warms the allocator up
+TIMED_STEPS = 5  # of which the first is left out, as the search for starts is: it warms the allocator up
 RECORD_BYTES = 450  # of a store for each record, vectors aside: its row, corrections and keys
 
 
@@ -117,7 +117,7 @@ def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], setting
     made: list[Fitted] = []
     for batch in engine.run(lambda token_steps: ticks.append((time.perf_counter(), token_steps))):
         made += batch
-    apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks)]
+    apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks[1:])]
     speed = sum(steps for _, steps in apart) / max(1e-9, sum(seconds for seconds, _ in apart))
     lot = made[:DECODE_BATCH]
     begun = time.perf_counter()

@@ -14,6 +14,7 @@ from memvec.decode import certify, decode
 from memvec.fit import FitEngine, Task, positions_for
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
+from memvec.starts import TRIED, draw, look_cost, ranked
 
 TEXTS = (
     "It is a truth universally acknowledged, that a single man",
@@ -31,6 +32,19 @@ def fit(lm: Any, settings: PackSettings, tasks: list[Task]) -> dict[int, Any]:
 
 def tasks(lm: Any, vectors: int = 5) -> list[Task]:
     return [Task(key, tuple(lm.encode(text)[:24]), vectors) for key, text in enumerate(TEXTS)]
+
+
+def widths_of(engine: FitEngine) -> list[int]:
+    """The token positions of every step that the engine will take."""
+    widths: list[int] = []
+    step = engine._step
+
+    def noted(layout: Any) -> list[bool]:
+        widths.append(layout.positions)
+        return step(layout)
+
+    engine._step = noted  # type: ignore[method-assign]
+    return widths
 
 
 def test_fitted_vectors_decode_to_their_text(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
@@ -54,9 +68,9 @@ def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., Pack
     )
     engine = FitEngine(tiny_lm, settings)
     engine.add(many)
-    busiest, seen, widths = 0, [], []
-    for batch in engine.run(widths.append):
-        busiest = max(busiest, len(engine.tasks) + len(batch))
+    busiest, seen, widths = 0, [], widths_of(engine)
+    for batch in engine.run():
+        busiest = max(busiest, len(engine.slots) + len(batch))
         seen += batch
     assert sorted(f.task.key for f in seen) == list(range(12))
     assert 3 <= busiest < 12
@@ -67,8 +81,8 @@ def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., Pack
 def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     engine = FitEngine(tiny_lm, tiny_settings(memory=1, max_steps=3, max_corrections=0.0))
     engine.add(tasks(tiny_lm))
-    widths: list[int] = []
-    assert sum(len(batch) for batch in engine.run(widths.append)) == len(TEXTS)
+    widths = widths_of(engine)
+    assert sum(len(batch) for batch in engine.run()) == len(TEXTS)
     assert max(widths) == max(len(t.ids) + t.vectors - 1 for t in tasks(tiny_lm))
 
 
@@ -100,22 +114,73 @@ def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable
     done = [fitted for batch in engine.run(counted.append) for fitted in batch]
     length = 2 + 20 - 1  # the longer row; the shorter is padded to it
     assert [f.task.steps for f in done] == [5, 5]
-    assert sum(counted) == sum(f.task.token_steps for f in done) == 5 * 2 * length
+    looks = look_cost(8, 2) + look_cost(8, 3)  # at the first 8 tokens of either
+    assert looks == TRIED * (2 + 8 - 1) // 3 + TRIED * (3 + 8 - 1) // 3
+    assert sum(counted) == sum(f.task.token_steps for f in done) == 5 * 2 * length + looks
 
 
 def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
     tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
 ) -> None:
-    counted: list[int] = []
     engine = FitEngine(tiny_lm, tiny_settings(max_steps=64, max_corrections=0.0, margin=50.0))
+    counted = widths_of(engine)
     engine.add([Task(0, tuple(range(10, 50)), 3)])
-    (fitted,) = (one for batch in engine.run(counted.append) for one in batch)
+    (fitted,) = (one for batch in engine.run() for one in batch)
     assert counted[:8] == [3 + 12 - 1] * 4 + [3 + 26 - 1] * 4  # .3 of 40 tokens, then .65
     assert set(counted[8:]) == {3 + 40 - 1} and len(counted) == fitted.task.steps == 64
     assert fitted.corrections == 40  # as measured on the whole text, of which nothing has such a margin
     going_on = FitEngine(tiny_lm, tiny_settings(max_steps=64, max_corrections=0.0, margin=50.0))
     going_on.add([Task(0, tuple(range(10, 50)), 3, start=torch.zeros(3, tiny_lm.width))])
-    assert [len(batch) for batch in going_on.run(counted.append)] and counted[64] == 3 + 40 - 1
+    counted = []
+    assert [len(batch) for batch in going_on.run(counted.append)] and set(counted) == {3 + 40 - 1}
+
+
+def test_the_start_is_the_one_behind_which_the_text_is_the_least_surprise(tiny_lm: Any) -> None:
+    ids = tuple(tiny_lm.encode(TEXTS[2])[:12])
+    starts = draw(tiny_lm, 3, ids, "salt")
+    assert starts.shape == (TRIED, 3, tiny_lm.width)
+    assert torch.equal(starts, draw(tiny_lm, 3, ids, "salt")) and not torch.equal(starts, draw(tiny_lm, 3, ids, "more"))
+    found = ranked(tiny_lm, starts, ids)
+
+    def nats(start: Any) -> float:
+        rounded = start.half().to(tiny_lm.dtype)
+        rows = torch.cat([rounded, tiny_lm.embed(torch.tensor(ids[:-1]))])[None]
+        logits = tiny_lm.hidden(rows)[0, 2:] @ tiny_lm.head.T
+        return float(torch.nn.functional.cross_entropy(logits.float(), torch.tensor(ids), reduction="sum"))
+
+    behind = [nats(start) for start in found]
+    assert behind == sorted(behind) and behind[0] < sorted(nats(start) for start in starts)[1] + 1e-6
+    assert {start.numpy().tobytes() for start in found} == {start.numpy().tobytes() for start in starts}
+
+
+@pytest.mark.parametrize(("lost", "begins"), [(-1.0, [True, True, False]), (1.0, [True, False, False])])
+def test_a_fit_that_gets_nowhere_begins_anew_once(
+    lost: float, begins: list[bool], tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("memvec.fit.LOST", lost)
+    settings = tiny_settings(max_steps=200, max_corrections=0.0, margin=50.0)  # which nothing reaches
+    engine = FitEngine(tiny_lm, settings)
+    widths = widths_of(engine)
+    ids = tuple(range(10, 50))
+    engine.add([Task(0, ids, 3)])
+    (fitted,) = (one for batch in engine.run() for one in batch)
+    short, whole = 3 + 12 - 1, 3 + 40 - 1
+    assert [widths[at : at + 4] == [short] * 4 for at in (0, 12, 24)] == begins
+    assert len(widths) == fitted.task.steps == 200 and widths[-1] == whole
+    assert fitted.task.token_steps == sum(widths) + look_cost(12, 3)
+
+
+def test_beginning_anew_forgets_what_was(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=200))
+    engine.add([Task(0, tuple(range(10, 50)), 3), Task(1, tuple(range(20, 60)), 2)])
+    engine._refill()
+    engine._descend(torch.ones(5, tiny_lm.width))
+    slot, before = engine.slots[1], engine._adam.vectors[:3].clone()
+    reserve = slot.reserve
+    engine._begin_anew(slot, torch.tensor([False, False, False, True, True]))
+    assert torch.equal(engine._adam.vectors[3:], reserve) and torch.equal(engine._adam.vectors[:3], before)
+    assert engine._adam.age[:, 0].tolist() == [1, 1, 1, 0, 0] and slot.reserve is None
+    assert not engine._adam.first[3:].any() and engine._adam.second[:3].all()
 
 
 def test_the_model_stays_frozen(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:

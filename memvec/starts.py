@@ -1,0 +1,45 @@
+"""What a fit begins with: of several random starts the one that disturbs the LM least, and the next best in reserve.
+
+How long a fit takes depends on its start more than on its text, and the surprisal of the text's beginning right behind
+the start foretells it (docs/LOG.md). K starts, M vectors, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import repeat
+
+import torch
+from torch import Tensor
+
+from memvec.layout import lay_out, row_length
+from memvec.lm import FrozenLM
+from memvec.objective import head_pass
+
+NORM = 20  # elements of starting vectors, in standard deviations of tokens' embeddings: fits end at such norms
+TRIED = 6  # starts looked at
+A_LOOK = 3  # looks that cost as much as a step: they have no backward pass
+
+
+def draw(lm: FrozenLM, vectors: int, ids: Sequence[int], salt: str, count: int = TRIED) -> Tensor:
+    """Starts (K, M, D) float32 for `ids`; they depend on these and on the salt alone, not on what shares a batch."""
+    digest = hashlib.sha256(f"{salt} {' '.join(map(str, ids))}".encode()).digest()
+    chance = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # torch takes 63 bits
+    scale = lm.table.float().std() * NORM
+    return torch.randn(count, vectors, lm.width, generator=chance).to(lm.device) * scale
+
+
+@torch.inference_mode()
+def ranked(lm: FrozenLM, starts: Tensor, ids: Sequence[int]) -> Tensor:
+    """The starts (K, M, D), those first behind which `ids` are the least surprise."""
+    count, vectors, width = starts.shape
+    layout = lay_out(lm, list(repeat(ids, count)), list(repeat(vectors, count)))
+    rounded = starts.half().to(lm.dtype).view(-1, width)
+    nats = head_pass(layout.hidden(lm, rounded), lm.head, layout.targets, gradient=False).nats
+    return starts[nats.new_zeros(count).index_add_(0, layout.owner, nats).argsort(stable=True)]
+
+
+def look_cost(tokens: int, vectors: int, count: int = TRIED) -> int:
+    """Token-steps that ranking takes, a look at N = `tokens` counted as a third of a step."""
+    return count * row_length(tokens, vectors) // A_LOOK
