@@ -24,7 +24,9 @@ PUBLISHED = {
 
 def table(found: Capacity, rows: Sequence[Summary]) -> str:
     """A row for each source and number of vectors."""
-    lines = [("text", "vectors", "tokens held", "99 % fed back", "gain", "bits", "of the bound", "of linear")]
+    lines = [
+        ("text", "vectors", "tokens held", "uncorrected", "99 % fed back", "gain", "bits", "of the bound", "of linear")
+    ]
     for r in rows:
         more = "+" if r.exhausted else ""  # some texts were held whole
         lines.append(
@@ -32,6 +34,7 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
                 printable(r.source),
                 str(r.vectors),
                 f"{r.tokens:.1f}{more} ± {r.tokens_spread:.1f}",
+                f"{r.alone:.1f}",
                 f"{r.published:.1f}",
                 f"{r.gain:.1f}",
                 f"{r.bits:.0f} ± {r.bits_spread:.0f}",
@@ -44,7 +47,8 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
     known = PUBLISHED.get(found.model)
     notes = [
         f"bound: {found.bound:.0f} tokens a vector ({found.width} elements of 16 bits over a vocabulary of {found.vocabulary:,})",
-        "tokens held: the longest beginning that decodes exactly, running freely; gain: those of it that are not right without",
+        "tokens held: the longest beginning that decodes exactly, running freely, with at most 3 % of its tokens corrected, as in a pack",
+        "gain: tokens that come right from the vectors, less those right without",
         *([known] if known else []),
     ]
     return "\n".join([*shown, "", *(f"  {note}" for note in notes)])
