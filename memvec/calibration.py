@@ -14,14 +14,12 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
 from memvec.allocator import keeping_memory
 from memvec.decode import certify
 from memvec.errors import NotFoundError, UsageError
 from memvec.fit import FitEngine
 from memvec.identity import fingerprint_folder
-from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.lm import FrozenLM, in_float32, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, cache_root, resolve
 from memvec.planning import plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
@@ -102,7 +100,7 @@ def calibrate(
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
     fast = FrozenLM(folder, kind, device)
-    exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+    exact = in_float32(fast, folder)
     sources = sample(exact, texts or handbook(), segments)
     usual, number = NATS_PER_DIMENSION * fast.width, count(1)
 

@@ -8,21 +8,20 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 
-import torch
-
 from memvec.allocator import keeping_memory
 from memvec.calibration import Preset, profile_of, with_preset
 from memvec.decode import certify
 from memvec.fit import FitEngine, Fitted
 from memvec.identity import check_identity, identify_folder
-from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.lm import FrozenLM, in_float32, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packing import gathered, outstanding
-from memvec.planning import Waiting, plan, tasks
+from memvec.planning import Partial, Waiting, plan, tasks
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.settings import DECODE_BATCH, PackSettings
 from memvec.sources import Source
 from memvec.store import Store
+from memvec.types import Identity
 from memvec.verdicts import stored_identity
 
 TIMED_STEPS = 5  # of which the first is left out, as the search for starts is: it warms the allocator up
@@ -72,24 +71,19 @@ def estimate(
     identity = identify_folder(folder, source=lasting_name(model))
     found = identity.fingerprint
     settings = with_preset(settings or PackSettings(), preset, found.id, model)
-    fresh, partial = documents, {}
-    if Store.exists(Path(store)):
-        opened = Store.open(Path(store))
-        check_identity(stored_identity(opened.manifest), identity, folder)
-        fresh = outstanding(opened, documents, "exact")
-        partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
+    fresh, partial = _outstanding(Path(store), documents, identity, folder)
     enter("measuring surprisal and cutting segments", progress, watch)
     fast = FrozenLM(folder, kind, device)
     made = plan(fresh, partial, fast, settings)
     profile = profile_of(found.id)
     per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS
     enter("timing a batch", progress, watch)
-    exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+    exact = in_float32(fast, folder)
     with keeping_memory():
         speed, certifying = _speeds(fast, exact, made.waiting, settings)
     planned = list(tasks(made.waiting, fast.width, settings))
     tokens, vectors = sum(len(task.ids) for task in planned), sum(task.vectors for task in planned)
-    records = len(planned) + len(made.raw)
+    records, raw = len(planned) + len(made.raw), sum(len(record.payload) for record in made.raw)
     return Estimate(
         documents=len(documents),
         unchanged=len(documents) - len(fresh),
@@ -100,10 +94,22 @@ def estimate(
         token_steps=round(tokens * per_token),
         token_steps_per_second=speed,
         seconds=(tokens * per_token / speed if speed else 0.0) + tokens * certifying,
-        store_bytes=vectors * fast.width * 2 + records * RECORD_BYTES + sum(len(record.payload) for record in made.raw),
+        store_bytes=vectors * fast.width * 2 + records * RECORD_BYTES + raw,
         profiled=profile is not None,
         skipped=len(skipped),
     )
+
+
+def _outstanding(
+    path: Path, documents: Sequence[Source], identity: Identity, folder: Path
+) -> tuple[Sequence[Source], Partial]:
+    """(documents that a pack into `path` would work on, what of them is there already)."""
+    if not Store.exists(path):
+        return documents, {}
+    opened = Store.open(path)
+    check_identity(stored_identity(opened.manifest), identity, folder)
+    partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
+    return outstanding(opened, documents, "exact"), partial
 
 
 def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], settings: PackSettings) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from memvec.allocator import keeping_memory
 from memvec.decode import measure
 from memvec.errors import UsageError
 from memvec.fit import FitEngine, Fitted, Task
-from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.lm import FrozenLM, in_float32, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, resolve
 from memvec.objective import head_pass
 from memvec.progress import Progress, Watch, enter, unwatched
@@ -165,7 +165,7 @@ def capacity(
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
     fast = FrozenLM(folder, kind, device)
-    exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+    exact = in_float32(fast, folder)
     held: list[Held] = []
     with keeping_memory():
         for m in vectors:

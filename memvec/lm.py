@@ -190,6 +190,11 @@ def _text(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
+def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
+    """The LM of `folder` that certifies what was fitted with `lm`: `lm` itself where it is float32 already."""
+    return lm if lm.dtype == torch.float32 else FrozenLM(folder, torch.float32, str(lm.device))
+
+
 def fast_dtype(device: str = "cpu") -> torch.dtype:
     """bfloat16 where the processor multiplies it in hardware, else float32."""
     if device.startswith("cuda"):

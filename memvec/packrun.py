@@ -22,7 +22,7 @@ from memvec.distilling import Distilling, Generate
 from memvec.embedders import DEFAULT, Embeds, maker
 from memvec.fit import FitEngine, Fitted
 from memvec.keys import keys_of
-from memvec.lm import FrozenLM
+from memvec.lm import FrozenLM, in_float32
 from memvec.planning import Waiting, plan, tasks
 from memvec.probing import remember
 from memvec.progress import Progress, Watch, enter
@@ -80,7 +80,7 @@ class PackRun:
         self.makers = [maker(name, folder, self.store.manifest.fingerprint) for name in self.wanted.keys]
         with keeping_memory():
             if self.wanted.kind != "context":
-                self.exact = fast if kind == torch.float32 else FrozenLM(folder, torch.float32, device)
+                self.exact = in_float32(fast, folder)
                 remember(self.store, self.exact)
                 self._plan(fresh, fast)
                 self._fit(FitEngine(fast, self.settings))
