@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-USUAL_TOKEN_STEPS = 60.0  # token-steps a fitted token takes on the default model; only for the first estimates
+USUAL_TOKEN_STEPS = 45.0  # token-steps a fitted token takes on the default model; only for the first estimates
 
 
 @dataclass(slots=True)
