@@ -25,7 +25,13 @@ from memvec.types import Identity
 from memvec.verdicts import stored_identity
 
 TIMED_STEPS = 5  # of which the first is left out, as the search for starts is: it warms the allocator up
-RECORD_BYTES = 450  # of a store for each record, vectors aside: its row, corrections and keys
+RECORD_BYTES = (
+    700  # of a store for each record, vectors aside: its row, corrections and words; a key of the width comes to it
+)
+STORE_BYTES, TENSOR_BYTES = (
+    5_000,
+    60,
+)  # of a store without records: its manifest, and the digest of each of the model's tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ def estimate(
     planned = list(tasks(made.waiting, fast.width, settings))
     tokens, vectors = sum(len(task.ids) for task in planned), sum(task.vectors for task in planned)
     records, raw = len(planned) + len(made.raw), sum(len(record.payload) for record in made.raw)
+    new = 0 if Store.exists(Path(store)) else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
     return Estimate(
         documents=len(documents),
         unchanged=len(documents) - len(fresh),
@@ -94,7 +101,7 @@ def estimate(
         token_steps=round(tokens * per_token),
         token_steps_per_second=speed,
         seconds=(tokens * per_token / speed if speed else 0.0) + tokens * certifying,
-        store_bytes=vectors * fast.width * 2 + records * RECORD_BYTES + raw,
+        store_bytes=(vectors + records) * fast.width * 2 + records * RECORD_BYTES + raw + new,
         profiled=profile is not None,
         skipped=len(skipped),
     )
