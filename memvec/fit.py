@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from memvec.layout import Layout, lay_out
 from memvec.lm import FrozenLM
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
-from memvec.starts import draw, look_cost, ranked
+from memvec.starts import TEXTS_AT_ONCE, draw, look_cost, ranked
 from memvec.types import Vectors
 
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
@@ -75,9 +75,9 @@ class _Slot:
     """A task being fitted."""
 
     task: Task
-    reserve: Tensor | None  # (M, D) float32 to begin anew from, once
+    starts: list[Tensor]  # (M, D) float32 that it may still begin from
+    left: int  # steps that may still be taken
     age: int = 0  # steps since its start
-    left: int = 0  # steps that may still be taken
 
     def shown(self, grown: int) -> int:
         """Tokens of its text that it has at its age; all where it goes on from vectors of its own."""
@@ -124,30 +124,35 @@ class FitEngine:
 
     def _refill(self) -> int:
         """Fill free slots from the queue; the token-steps that finding starts took."""
-        looked = 0
+        fresh: list[_Slot] = []
         while self.queue and self._fits(self.queue[0]):
             task = self.queue.popleft()
-            before = task.token_steps
-            start, reserve = self._starts(task)
-            looked += task.token_steps - before
+            given = [] if task.start is None else [task.start.to(self.lm.device)]
+            fresh.append(_Slot(task, given, self.settings.max_steps))
+            self.slots.append(fresh[-1])
+        todo = [slot for slot in fresh if not slot.starts]
+        looked = sum(self._look(todo[at : at + TEXTS_AT_ONCE]) for at in range(0, len(todo), TEXTS_AT_ONCE))
+        best = self._best
+        for slot in fresh:
+            start = slot.starts.pop(0)
             self._adam.extend(start)
-            best = self._best
             best.vectors = torch.cat([best.vectors, start.half()])
-            best.fewest = torch.cat([best.fewest, best.fewest.new_full((1,), NEVER)])
-            self.slots.append(_Slot(task, reserve, left=self.settings.max_steps))
+        best.fewest = torch.cat([best.fewest, best.fewest.new_full((len(fresh),), NEVER)])
         return looked
 
-    def _starts(self, task: Task) -> tuple[Tensor, Tensor | None]:
-        """What a task begins with, and what it may begin anew with: (M, D) float32 each."""
-        if task.start is not None:
-            return task.start.to(self.lm.device), None
-        begun = time.perf_counter()
-        ids = task.ids[: _shown(len(task.ids), 0, GROWN)]
-        starts = draw(self.lm, task.vectors, task.ids, f"{self.settings.seed} {task.attempt}")
-        first, second, *_ = ranked(self.lm, starts, ids)
-        task.token_steps += look_cost(len(ids), task.vectors)
-        task.seconds += time.perf_counter() - begun
-        return first, second if self.grown == GROWN else None
+    def _look(self, slots: Sequence[_Slot]) -> int:
+        """Find what slots begin with, and may begin anew with; the token-steps that it took."""
+        begun, tasks = time.perf_counter(), [slot.task for slot in slots]
+        texts = [task.ids[: _shown(len(task.ids), 0, GROWN)] for task in tasks]
+        starts = [draw(self.lm, task.vectors, task.ids, f"{self.settings.seed} {task.attempt}") for task in tasks]
+        costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
+        for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
+            slot.starts = list(found[: 2 if self.grown == GROWN else 1])  # of few steps there are none to begin anew
+        share = (time.perf_counter() - begun) / sum(costs)
+        for task, cost in zip(tasks, costs, strict=True):
+            task.token_steps += cost
+            task.seconds += share * cost
+        return sum(costs)
 
     def _fits(self, task: Task) -> bool:
         """Is there room for one more row, all as long as the longest? For one alone there always is."""
@@ -176,7 +181,7 @@ class FitEngine:
             (gradient,) = torch.autograd.grad(hidden, rounded, passed.gradient)  # rows of different slots do not touch
             self._descend(gradient.float())
             for number, slot in enumerate(slots):
-                if slot.reserve is not None and slot.age == GROWN // 2 and wrong[number] > LOST * layout.shown[number]:
+                if slot.starts and slot.age == GROWN // 2 and wrong[number] > LOST * layout.shown[number]:
                     self._begin_anew(slot, layout.slot_of_row == number)
         self._charge(layout, time.perf_counter() - begun)
         return done
@@ -208,9 +213,8 @@ class FitEngine:
 
     def _begin_anew(self, slot: _Slot, rows: Tensor) -> None:
         """Put a slot, whose rows of vectors are the mask `rows` (R,), back to its second start."""
-        assert slot.reserve is not None
-        self._adam.restart(rows, slot.reserve)
-        slot.reserve, slot.age = None, 0
+        self._adam.restart(rows, slot.starts.pop())
+        slot.age = 0
 
     def _retire(self, done: list[bool]) -> list[Fitted]:
         sizes = [slot.task.vectors for slot in self.slots]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from memvec.objective import head_pass
 NORM = 20  # elements of starting vectors, in standard deviations of tokens' embeddings: fits end at such norms
 TRIED = 6  # starts looked at
 A_LOOK = 3  # looks that cost as much as a step: they have no backward pass
+TEXTS_AT_ONCE = 16  # whose starts are looked at together
 
 
 def draw(lm: FrozenLM, vectors: int, ids: Sequence[int], salt: str, count: int = TRIED) -> Tensor:
@@ -31,13 +31,15 @@ def draw(lm: FrozenLM, vectors: int, ids: Sequence[int], salt: str, count: int =
 
 
 @torch.inference_mode()
-def ranked(lm: FrozenLM, starts: Tensor, ids: Sequence[int]) -> Tensor:
-    """The starts (K, M, D), those first behind which `ids` are the least surprise."""
-    count, vectors, width = starts.shape
-    layout = lay_out(lm, list(repeat(ids, count)), list(repeat(vectors, count)))
-    rounded = starts.half().to(lm.dtype).view(-1, width)
+def ranked(lm: FrozenLM, starts: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The starts (K, M, D) of each text, those first behind which it is the least surprise. All in one batch."""
+    rows = [(ids, start) for some, ids in zip(starts, texts, strict=True) for start in some]
+    layout = lay_out(lm, [ids for ids, _ in rows], [len(start) for _, start in rows])
+    rounded = torch.cat([start for _, start in rows]).half().to(lm.dtype)
     nats = head_pass(layout.hidden(lm, rounded), lm.head, layout.targets, gradient=False).nats
-    return starts[nats.new_zeros(count).index_add_(0, layout.owner, nats).argsort(stable=True)]
+    behind = nats.new_zeros(len(rows)).index_add_(0, layout.owner, nats)
+    parts = torch.split(behind, [len(some) for some in starts])
+    return [some[part.argsort(stable=True)] for some, part in zip(starts, parts, strict=True)]
 
 
 def look_cost(tokens: int, vectors: int, count: int = TRIED) -> int:

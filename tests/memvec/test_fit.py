@@ -140,7 +140,9 @@ def test_the_start_is_the_one_behind_which_the_text_is_the_least_surprise(tiny_l
     starts = draw(tiny_lm, 3, ids, "salt")
     assert starts.shape == (TRIED, 3, tiny_lm.width)
     assert torch.equal(starts, draw(tiny_lm, 3, ids, "salt")) and not torch.equal(starts, draw(tiny_lm, 3, ids, "more"))
-    found = ranked(tiny_lm, starts, ids)
+    other = tuple(tiny_lm.encode(TEXTS[1])[:9])
+    found, beside = ranked(tiny_lm, [starts, draw(tiny_lm, 2, other, "salt")], [ids, other])
+    assert beside.shape == (TRIED, 2, tiny_lm.width)
 
     def nats(start: Any) -> float:
         rounded = start.half().to(tiny_lm.dtype)
@@ -176,10 +178,10 @@ def test_beginning_anew_forgets_what_was(tiny_lm: Any, tiny_settings: Callable[.
     engine._refill()
     engine._descend(torch.ones(5, tiny_lm.width))
     slot, before = engine.slots[1], engine._adam.vectors[:3].clone()
-    reserve = slot.reserve
+    (reserve,) = slot.starts
     engine._begin_anew(slot, torch.tensor([False, False, False, True, True]))
     assert torch.equal(engine._adam.vectors[3:], reserve) and torch.equal(engine._adam.vectors[:3], before)
-    assert engine._adam.age[:, 0].tolist() == [1, 1, 1, 0, 0] and slot.reserve is None
+    assert engine._adam.age[:, 0].tolist() == [1, 1, 1, 0, 0] and not slot.starts
     assert not engine._adam.first[3:].any() and engine._adam.second[:3].all()
 
 
