@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -105,7 +106,9 @@ def packed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import memvec
 
     store = tmp_path_factory.mktemp("packed") / "tree.memvec"
-    memvec.pack([tree], store, model=str(TINY), settings=PackSettings(**TINY_SETTINGS), dtype="float32")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("memvec.packrun.COMMIT_SECONDS", math.inf)  # or a slow machine makes more shards
+        memvec.pack([tree], store, model=str(TINY), settings=PackSettings(**TINY_SETTINGS), dtype="float32")
     return store
 
 
