@@ -25,13 +25,9 @@ from memvec.types import Identity
 from memvec.verdicts import stored_identity
 
 TIMED_STEPS = 5  # of which the first is left out, as the search for starts is: it warms the allocator up
-RECORD_BYTES = (
-    700  # of a store for each record, vectors aside: its row, corrections and words; a key of the width comes to it
-)
-STORE_BYTES, TENSOR_BYTES = (
-    5_000,
-    60,
-)  # of a store without records: its manifest, and the digest of each of the model's tensors
+# Of a store, vectors aside: for each record its row, corrections and words (its key of the width comes to it); for a
+# store without records its manifest, in which each of the model's tensors has a digest.
+RECORD_BYTES, STORE_BYTES, TENSOR_BYTES = 700, 5_000, 60
 
 
 @dataclass(frozen=True, slots=True)

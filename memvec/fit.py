@@ -23,7 +23,7 @@ from memvec.layout import Layout, lay_out
 from memvec.lm import FrozenLM
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
-from memvec.starts import TEXTS_AT_ONCE, draw, look_cost, ranked
+from memvec.starts import TEXTS_AT_ONCE, draw, look_cost, ranked, scale_of
 from memvec.types import Vectors
 
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
@@ -95,6 +95,7 @@ class FitEngine:
         self.positions = positions_for(lm, settings.memory)
         self.most = MOST_SLOTS if lm.device.type == "cpu" else MOST_SLOTS_GPU
         self.grown = min(GROWN, settings.max_steps // 8)  # of few steps an eighth
+        self._scale = scale_of(lm)
         self._adam = SlotAdam(lm.width, lm.device, MOMENTUM)
         self._best = _Best(self._adam.vectors.half(), self._adam.vectors.new_zeros(0))
 
@@ -144,7 +145,10 @@ class FitEngine:
         """Find what slots begin with, and may begin anew with; the token-steps that it took."""
         begun, tasks = time.perf_counter(), [slot.task for slot in slots]
         texts = [task.ids[: _shown(len(task.ids), 0, GROWN)] for task in tasks]
-        starts = [draw(self.lm, task.vectors, task.ids, f"{self.settings.seed} {task.attempt}") for task in tasks]
+        starts = [
+            draw(self._scale, (task.vectors, self.lm.width), task.ids, f"{self.settings.seed} {task.attempt}")
+            for task in tasks
+        ]
         costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
         for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
             slot.starts = list(found[: 2 if self.grown == GROWN else 1])  # of few steps there are none to begin anew

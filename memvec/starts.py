@@ -22,12 +22,16 @@ A_LOOK = 3  # looks that cost as much as a step: they have no backward pass
 TEXTS_AT_ONCE = 16  # whose starts are looked at together
 
 
-def draw(lm: FrozenLM, vectors: int, ids: Sequence[int], salt: str, count: int = TRIED) -> Tensor:
-    """Starts (K, M, D) float32 for `ids`; they depend on these and on the salt alone, not on what shares a batch."""
+def scale_of(lm: FrozenLM) -> Tensor:
+    """The standard deviation () of starts' elements; takes a pass over the embedding table."""
+    return lm.table.float().std() * NORM
+
+
+def draw(scale: Tensor, shape: tuple[int, int], ids: Sequence[int], salt: str, count: int = TRIED) -> Tensor:
+    """Starts (K, *shape) float32 of (M, D) for `ids`; they depend on these and on the salt, not on what shares a batch."""
     digest = hashlib.sha256(f"{salt} {' '.join(map(str, ids))}".encode()).digest()
     chance = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # torch takes 63 bits
-    scale = lm.table.float().std() * NORM
-    return torch.randn(count, vectors, lm.width, generator=chance).to(lm.device) * scale
+    return torch.randn(count, *shape, generator=chance).to(scale.device) * scale
 
 
 @torch.inference_mode()

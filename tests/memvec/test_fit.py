@@ -14,7 +14,7 @@ from memvec.decode import certify, decode
 from memvec.fit import FitEngine, Task, positions_for
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
-from memvec.starts import TRIED, draw, look_cost, ranked
+from memvec.starts import TRIED, draw, look_cost, ranked, scale_of
 
 TEXTS = (
     "It is a truth universally acknowledged, that a single man",
@@ -137,11 +137,14 @@ def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
 
 def test_the_start_is_the_one_behind_which_the_text_is_the_least_surprise(tiny_lm: Any) -> None:
     ids = tuple(tiny_lm.encode(TEXTS[2])[:12])
-    starts = draw(tiny_lm, 3, ids, "salt")
+    scale, shape = scale_of(tiny_lm), (3, tiny_lm.width)
+    starts = draw(scale, shape, ids, "salt")
     assert starts.shape == (TRIED, 3, tiny_lm.width)
-    assert torch.equal(starts, draw(tiny_lm, 3, ids, "salt")) and not torch.equal(starts, draw(tiny_lm, 3, ids, "more"))
+    assert torch.equal(starts, draw(scale, shape, ids, "salt")) and not torch.equal(
+        starts, draw(scale, shape, ids, "more")
+    )
     other = tuple(tiny_lm.encode(TEXTS[1])[:9])
-    found, beside = ranked(tiny_lm, [starts, draw(tiny_lm, 2, other, "salt")], [ids, other])
+    found, beside = ranked(tiny_lm, [starts, draw(scale, (2, tiny_lm.width), other, "salt")], [ids, other])
     assert beside.shape == (TRIED, 2, tiny_lm.width)
 
     def nats(start: Any) -> float:
