@@ -2,12 +2,12 @@
 
     python benchmarks/numerics.py [--store STORE] [--records 300] [--model NAME] [--json FILE] [--markdown FILE]
 
-Every record is decoded on 1 and 2 threads with SDPA and with eager attention, and in batches of 16, 3 and 1: how many come out identical at the
-first attempt, and of the others, how many in a batch of one and how many in the numerics stores are certified in. --all tries every batch with every
-kernel and thread count, which takes hours. Then the leads of all tokens that
+Every record is decoded on 1 and 2 threads with SDPA and with eager attention in batches of 16, and with SDPA on one thread in batches of 3 and 1:
+how many come out identical at the first attempt, and of the others, how many in a batch of one and how many in the numerics stores are certified in.
+--all tries every batch with every kernel and thread count, which takes hours. Then the leads of all tokens that
 are left to vectors are measured in float64, which stands for the truth: how many are small, what the least is, and how far other numerics move any
-of them. A threshold is large enough when it is many times what moves. Without --store the texts of benchmarks/roundtrip.py are packed first, and as
-much of the novel as makes about so many records.
+of them. A threshold is large enough when it is many times what moves. Where there is no store yet, the texts of benchmarks/roundtrip.py are packed
+into it first, and as much of the novel as makes about so many records; without --store, into one that is not kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from memvec.model_cache import DEFAULT_MODEL, resolve
 from memvec.store import Store
 from memvec.types import Kind, Record
 
-BATCHES, THREADS, ATTENTIONS = (16, 3, 1), (2, 1), ("sdpa", "eager")
+BATCHES, THREADS, ATTENTIONS = (16, 3, 1), (1, 2), ("sdpa", "eager")
 SMALL = (1e-4, 1e-3, 1e-2, 0.1, 0.2)  # leads counted [logits]
 RECORD_CHARACTERS = 240  # of prose, about
 Leads = list[list[float]]
@@ -63,8 +63,8 @@ def read_records(store: Store, most: int) -> list[Record]:
     return [record for ref in refs if (record := store.record(ref)).kind == Kind.EXACT][:most]
 
 
-def pack(folder: Path, model: str, records: int, **options: Any) -> Path:
-    """A store of real texts that has about so many records."""
+def pack(store: Path, model: str, records: int, **options: Any) -> None:
+    """Make a store of real texts that has about so many records."""
     texts = roundtrip.documents()
     novel = (Path(__file__).parents[1] / "tests/tiny/corpus.txt").read_text(encoding="utf-8")
     known = sum(len(data) for name, data in texts.items() if name != "noise.bin")
@@ -72,8 +72,7 @@ def pack(folder: Path, model: str, records: int, **options: Any) -> Path:
     sources = [memvec.Source(name, data) for name, data in texts.items()]
     if more:
         sources.append(memvec.Source("more.txt", novel[130_000 : 130_000 + more].encode()))
-    memvec.pack(sources, folder / "s.memvec", model=model, **options)
-    return folder / "s.memvec"
+    memvec.pack(sources, store, model=model, **options)
 
 
 def compare(folder: Path, records: Sequence[Record], every: bool = True) -> tuple[list[Outcome], Leads]:
@@ -176,7 +175,9 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        path = options.store or pack(Path(scratch), options.model or DEFAULT_MODEL, options.records)
+        path = options.store or Path(scratch) / "s.memvec"
+        if not path.exists():
+            pack(path, options.model or DEFAULT_MODEL, options.records)
         store = Store.open(path)
         records = read_records(store, options.records)
     folder = resolve(options.model or store.manifest.fingerprint.source)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = 1 << 24  # elements of one chunk of logits; bounds memory whatever the batch
+LOGITS_AT_ONCE = 3 << 22  # elements of one chunk of logits, about; bounds memory whatever the batch
+BLOCK = 64  # rows of a chunk come in multiples of this, which matrix products like
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +26,28 @@ def head_pass(hidden: Tensor, head: Tensor, targets: Tensor, gradient: bool = Tr
     nats = hidden.new_empty(len(targets), dtype=torch.float32)
     margin = torch.empty_like(nats)
     grad = torch.empty_like(hidden if gradient else hidden[:0])
-    size = max(16, LOGITS_AT_ONCE // len(head))
+    size = chunk_rows(head)
     for begin in range(0, len(targets), size):
         rows = slice(begin, begin + size)
         target = targets[rows, None]
-        logits = (hidden[rows] @ head.T).float()  # (t, V)
+        logits = (hidden[rows] @ head.T).float()  # (t, V); from here on in place, as passes over it cost most
         own = logits.gather(1, target)
-        margin[rows] = (own - logits.scatter(1, target, -torch.inf).amax(1, keepdim=True))[:, 0]
-        log_sum = logits.logsumexp(1, keepdim=True)
-        nats[rows] = (log_sum - own)[:, 0]
+        best = logits.scatter_(1, target, -torch.inf).amax(1, keepdim=True)  # of the others
+        margin[rows] = (own - best)[:, 0]
+        shift = torch.maximum(own, best)
+        likely, others = (own - shift).exp(), logits.sub_(shift).exp_()  # both in parts of their sum
+        rest = others.sum(1, keepdim=True)
+        total = rest + likely
+        nats[rows] = (shift + total.log() - own)[:, 0]
         if gradient:
-            weights = (logits - log_sum).exp_()  # softmax
-            weights.scatter_add_(1, target, -torch.ones_like(own))
-            grad[rows] = weights.to(head.dtype) @ head
+            weights = others.scatter_(1, target, -rest)  # softmax, less 1 at the target, times the sum
+            grad[rows] = ((weights.to(head.dtype) @ head) / total).to(grad.dtype)
     return HeadPass(nats, margin, grad)
+
+
+def chunk_rows(head: Tensor) -> int:
+    """How many rows of logits of a head (V, D) are held at once."""
+    return max(1, LOGITS_AT_ONCE // len(head) // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class TeacherPass:
 def teacher_pass(hidden: Tensor, head: Tensor, likeliest: int) -> TeacherPass:
     """The K = `likeliest` best tokens and their log-probabilities at hidden states (T, D)."""
     ids, values = [], []
-    size = max(16, LOGITS_AT_ONCE // len(head))
+    size = chunk_rows(head)
     for begin in range(0, len(hidden), size):
         best = (hidden[begin : begin + size] @ head.T).float().log_softmax(1).topk(likeliest)
         ids.append(best.indices)
@@ -69,7 +78,7 @@ def distil_pass(hidden: Tensor, head: Tensor, teacher: TeacherPass) -> tuple[Ten
     """
     nats = hidden.new_empty(len(hidden), dtype=torch.float32)
     grad = torch.empty_like(hidden)
-    size = max(16, LOGITS_AT_ONCE // len(head))
+    size = chunk_rows(head)
     for begin in range(0, len(hidden), size):
         rows = slice(begin, begin + size)
         log_q, ids = teacher.log_probs[rows], teacher.ids[rows]

@@ -214,8 +214,8 @@ def test_strict_fits_go_on_until_nothing_is_wrong(tiny_lm: Any, tiny_settings: C
 def test_the_chunked_head_is_cross_entropy(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr("memvec.objective.LOGITS_AT_ONCE", chunk)
     torch.manual_seed(0)
-    hidden = torch.randn(50, 8, requires_grad=True)
-    head, targets = torch.randn(30, 8), torch.randint(30, (50,))
+    hidden = torch.randn(150, 8, requires_grad=True)  # more than the smallest chunk
+    head, targets = torch.randn(30, 8), torch.randint(30, (150,))
     logits = hidden @ head.T
     loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     (expected,) = torch.autograd.grad(loss.sum(), hidden)

@@ -1,0 +1,140 @@
+"""How near a fit's step comes to its own matrix products: both timed in turn in one run, and where the rest goes.
+
+    python benchmarks/speed.py [--model NAME] [--rounds 7] [--threads N] [--dtype bfloat16] [--json FILE] [--markdown FILE]
+
+A step is that of a full batch of segments of 64 tokens behind 8 vectors. Its matrix products alone: every linear layer forward and backward
+to its input (weights are frozen), the four products of attention forward and backward, and the LM head's two. What is asked of the step is
+0.8 of the token positions a second that these products allow. The profile sorts the step's own operations by what they are for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from memvec.allocator import keeping_memory
+from memvec.fit import FitEngine, Task
+from memvec.layout import lay_out
+from memvec.lm import FrozenLM, pick_device, pick_dtype
+from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.objective import chunk_rows
+from memvec.settings import PackSettings
+
+NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
+TOKENS, VECTORS = 64, 8
+KINDS = {
+    "matrix products": ("mm", "bmm", "addmm"),
+    "copies and changes of dtype": ("copy_", "cat", "clone", "index_select", "index_copy"),
+    "exponentials and sums": ("exp_", "sum", "amax", "_softmax", "_softmax_backward_data", "logsumexp", "mean"),
+}
+REST = "everything else"
+
+
+def step_of(lm: FrozenLM) -> tuple[Callable[[], Any], int, int]:
+    """(a step of a full batch, its token positions, its rows)."""
+    ids = lm.encode(NOVEL.read_text("utf-8")[60_000:90_000])
+    engine = FitEngine(lm, PackSettings())
+    engine.add(Task(k, tuple(ids[k * TOKENS :][:TOKENS]), VECTORS) for k in range(16))
+    engine._refill()  # the step alone is of interest, not the queue
+    for slot in engine.slots:
+        slot.starts, slot.left = [], 1 << 30
+    layout = lay_out(lm, [slot.task.ids for slot in engine.slots], [VECTORS] * len(engine.slots))
+    return lambda: engine._step(layout), layout.positions, len(engine.slots)
+
+
+def products_of(lm: FrozenLM, positions: int, rows: int) -> Callable[[], None]:
+    """The matrix products of such a step, on numbers of no meaning."""
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, device=lm.device).to(lm.dtype)
+
+    weights = [module.weight for module in lm.model.base_model.modules() if isinstance(module, nn.Linear)]
+    sides = {size: noise(positions, size) for weight in weights for size in weight.shape}
+    config, length, targets = lm.model.config, positions // rows, rows * TOKENS
+    groups, heads = config.num_key_value_heads, config.num_attention_heads
+    width = getattr(config, "head_dim", None) or lm.width // heads
+    asked, keys = noise(rows * groups, heads // groups * length, width), noise(rows * groups, length, width)
+    scores, hidden = noise(rows * groups, heads // groups * length, length), noise(targets, lm.head.shape[1])
+
+    def run() -> None:
+        for weight in weights:
+            out, into = weight.shape
+            torch.mm(sides[into], weight.T), torch.mm(sides[out], weight)
+        for _ in range(config.num_hidden_layers):
+            for _ in range(2):  # scores, and the gradient of the weights; found, and the gradient of queries
+                torch.bmm(asked, keys.transpose(1, 2)), torch.bmm(scores, keys)
+            for _ in range(2):  # the gradients of keys and of values
+                torch.bmm(scores.transpose(1, 2), asked)
+        for at in range(0, targets, chunk_rows(lm.head)):
+            torch.mm(torch.mm(hidden[at : at + chunk_rows(lm.head)], lm.head.T), lm.head)
+
+    return run
+
+
+def shares(step: Callable[[], Any]) -> dict[str, float]:
+    """The share of a step's time by kind of operation."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        step()
+    spent: dict[str, float] = defaultdict(float)
+    for event in seen.key_averages():
+        name = event.key.removeprefix("aten::")
+        spent[next((kind for kind, names in KINDS.items() if name in names), REST)] += event.self_cpu_time_total
+    whole = sum(spent.values())
+    return {kind: spent[kind] / whole for kind in (*KINDS, REST)}
+
+
+def main() -> None:
+    """Time both in turn, print the table, keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, help="[default: torch's]")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = pick_device(None)
+    lm = FrozenLM(resolve(options.model), pick_dtype(options.dtype, device), device)
+    with keeping_memory():
+        step, positions, rows = step_of(lm)
+        parts = {"step": step, "its matrix products alone": products_of(lm, positions, rows)}
+        spent: dict[str, list[float]] = {name: [] for name in parts}
+        for _ in range(options.rounds + 1):
+            for name, part in parts.items():
+                begun = time.perf_counter()
+                part()
+                if lm.device.type == "cuda":
+                    torch.cuda.synchronize()
+                spent[name].append(time.perf_counter() - begun)
+        by_kind = shares(step)
+    speed = {name: positions / statistics.median(times[1:]) for name, times in spent.items()}
+    reached = speed["step"] / speed["its matrix products alone"]
+    machine = f"{os.cpu_count()} cores ({torch.get_num_threads()} threads), {platform.machine()}, torch {torch.__version__}, {lm.dtype}, {device}"
+    lines = ["| | token positions a second |", "|---|---|", *(f"| {name} | {value:.0f} |" for name, value in speed.items())]
+    lines += ["", "| of a step | share |", "|---|---|", *(f"| {kind} | {share:.1%} |" for kind, share in by_kind.items())]
+    table = "\n".join([machine, "", *lines, "", f"{reached:.2f} of what its matrix products allow."])
+    print(table)
+    if options.markdown:
+        options.markdown.write_text(table + "\n")
+    if options.json:
+        value = {"command": sys.argv, "machine": machine, "speed": speed, "reached": reached, "shares": by_kind, "seconds": spent}
+        options.json.write_text(json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
