@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check setup format plots clean bench-fit bench-decode capacity
+.PHONY: demo test check setup format plots clean bench-fit bench-decode bench-speed capacity
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make plots   draw the figures of docs/ again from the measurements there"
 	@echo "make bench-fit     fit the same texts by memvec's recipe and by the two published ones"
 	@echo "make bench-decode  decode the same records by memvec and by transformers"
+	@echo "make bench-speed   time a step of fitting beside its matrix products alone"
 	@echo "make capacity      fill vectors with the longest texts they hold, and draw it"
 	@echo "make format  let ruff rewrite the sources"
 
@@ -44,6 +45,9 @@ bench-fit: setup
 
 bench-decode: setup
 	$(BIN)/python benchmarks/decode.py --json docs/decode.json --markdown docs/decode.md
+
+bench-speed: setup
+	$(BIN)/python benchmarks/speed.py --json docs/speed.json --markdown docs/speed.md
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 4 --steps 600 \

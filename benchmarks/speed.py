@@ -125,14 +125,30 @@ def main() -> None:
     speed = {name: positions / statistics.median(times[1:]) for name, times in spent.items()}
     reached = speed["step"] / speed["its matrix products alone"]
     machine = f"{os.cpu_count()} cores ({torch.get_num_threads()} threads), {platform.machine()}, torch {torch.__version__}, {lm.dtype}, {device}"
-    lines = ["| | token positions a second |", "|---|---|", *(f"| {name} | {value:.0f} |" for name, value in speed.items())]
-    lines += ["", "| of a step | share |", "|---|---|", *(f"| {kind} | {share:.1%} |" for kind, share in by_kind.items())]
+    lines = [
+        "| | token positions a second |",
+        "|---|---|",
+        *(f"| {name} | {value:.0f} |" for name, value in speed.items()),
+    ]
+    lines += [
+        "",
+        "| of a step | share |",
+        "|---|---|",
+        *(f"| {kind} | {share:.1%} |" for kind, share in by_kind.items()),
+    ]
     table = "\n".join([machine, "", *lines, "", f"{reached:.2f} of what its matrix products allow."])
     print(table)
     if options.markdown:
         options.markdown.write_text(table + "\n")
     if options.json:
-        value = {"command": sys.argv, "machine": machine, "speed": speed, "reached": reached, "shares": by_kind, "seconds": spent}
+        value = {
+            "command": sys.argv,
+            "machine": machine,
+            "speed": speed,
+            "reached": reached,
+            "shares": by_kind,
+            "seconds": spent,
+        }
         options.json.write_text(json.dumps(value, indent=1) + "\n")
 
 

@@ -19,32 +19,35 @@ class _Layer(Module):
     num_key_value_groups = 3
 
 
-def _parts(length: int, past: int) -> list[torch.Tensor]:
+def _parts(length: int, past: int, dtype: torch.dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     sizes = ((2, 6, length, 8), (2, 2, past, 8), (2, 2, past, 8))
-    return [torch.randn(size, generator=generator).requires_grad_(True) for size in sizes]
+    return [torch.randn(size, generator=generator).to(dtype).requires_grad_(True) for size in sizes]
 
 
 def _both(
-    monkeypatch: pytest.MonkeyPatch, length: int, past: int, mask: torch.Tensor | None
+    monkeypatch: pytest.MonkeyPatch, length: int, past: int, mask: torch.Tensor | None, dtype: torch.dtype
 ) -> list[list[torch.Tensor]]:
     found = []
     for short in (attention.SHORT, 0):
         monkeypatch.setattr(attention, "SHORT", short)
-        parts = _parts(length, past)
+        parts = _parts(length, past, dtype)
         out, _ = attention.attend(_Layer(), *parts, mask)
         found.append([out, *torch.autograd.grad(out.square().sum(), parts)])
     return found
 
 
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("kind", ["none", "bool", "float"])
-def test_it_agrees_with_the_fused_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_agrees_with_the_fused_kernels(
+    kind: str, dtype: torch.dtype, near: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     length, past = (5, 5) if kind == "none" else (5, 9)
     seen = torch.ones(length, past, dtype=torch.bool).tril(past - length).repeat(2, 1, 1, 1)
     seen[0, :, :, :3] = False  # the first row is padded on the left
-    mask = {"none": None, "bool": seen, "float": torch.zeros(seen.shape).masked_fill(~seen, -1e9)}[kind]
-    for mine, fused in zip(*_both(monkeypatch, length, past, mask), strict=True):
-        torch.testing.assert_close(mine, fused, atol=1e-5, rtol=1e-5)
+    mask = {"none": None, "bool": seen, "float": torch.zeros(seen.shape).masked_fill(~seen, -1e9).to(dtype)}[kind]
+    for mine, fused in zip(*_both(monkeypatch, length, past, mask, dtype), strict=True):
+        torch.testing.assert_close(mine, fused, atol=near, rtol=near)
 
 
 def test_a_model_is_loaded_with_it_and_a_fit_uses_it(tiny_lm: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
