@@ -50,8 +50,9 @@ bench-speed: setup
 	$(BIN)/python benchmarks/speed.py --json docs/speed.json --markdown docs/speed.md
 
 capacity: setup
-	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 4 --steps 600 \
-		--plot docs/capacity.svg --json > docs/capacity.json
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --vectors 1 --passages 10 --json > docs/capacity.json
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 3 --steps 600 \
+		--plot docs/capacity.svg --json > docs/capacity-scaling.json
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,9 +1,9 @@
 """How much one, two, … vectors can hold: for each text the longest beginning that comes out exactly.
 
 The measurements of Kuratov et al. 2025, with a decoder that runs freely and is given what a pack would store beside the
-vectors: corrections of at most 3 % of the tokens. A text's beginning is fitted; once it is held it grows, going on from
-the vectors it had; where it is not, another start is tried, until the steps are spent. Letters: M vectors, D width,
-N tokens, V vocabulary.
+vectors: corrections of at most 3 % of the tokens. A text's beginning is fitted, and goes on from the vectors it had: longer
+once it is held, the same again where it is not, until the steps are spent. Letters: M vectors, D width, N tokens,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class CapacitySettings:
     """How hard is tried. One vector's budget of steps is for a whole text, not for a stage of its growth."""
 
     steps: int = 1000  # optimiser steps for a text
-    stage: int = 250  # most optimiser steps for a beginning
+    stage: int = 400  # most optimiser steps for a beginning
     learning_rate: float = 5.0
-    grow: float = 0.15  # by which share a beginning that is held grows
+    grow: float = 0.25  # by which share a beginning that is held grows
     corrected: float = 0.03  # share of a beginning's tokens that may be corrected, as in a pack [0..1]
     seed: int = 0
 
@@ -225,7 +225,7 @@ class _Filling:
         return max(min(len(ids), LEAST_GROWTH), sum(so_far <= self.budget for so_far in nats))
 
     def _grow(self, trial: _Trial, fitted: Fitted) -> bool:
-        """Take note of a fit; whether there is another try: of a longer beginning, from its vectors, or from a new start."""
+        """Take note of a fit; whether there is another try: of a longer beginning where it was held, from its vectors."""
         task = fitted.task
         trial.steps, trial.token_steps, trial.seconds = task.steps, task.token_steps, task.seconds
         held = fitted.corrections <= self.engine.settings.enough(len(task.ids))
@@ -236,8 +236,9 @@ class _Filling:
         if task.steps >= self.settings.steps or (held and len(task.ids) == len(trial.ids)):
             return False
         longer = len(task.ids) + max(LEAST_GROWTH, int(len(task.ids) * self.settings.grow)) * held
-        start = torch.from_numpy(fitted.vectors).float() if held else None
-        self.engine.add([replace(task, ids=trial.ids[:longer], start=start, attempt=task.attempt + 1)])
+        # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
+        start = torch.from_numpy(fitted.vectors).float()
+        self.engine.add([replace(task, ids=trial.ids[:longer], start=start)])
         return True
 
     def _judge(self, trial: _Trial) -> Held:
