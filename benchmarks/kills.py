@@ -15,10 +15,8 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,91 +28,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from killable import TINY, Case, Documents, cases, finish, forked
 
 import memvec.decoder
 import memvec.packing
 import memvec.packrun
 from memvec.collecting import gc
-from memvec.compacting import compact
 from memvec.embedders import DEFAULT, maker
 from memvec.errors import NotFoundError, StoreDamagedError
 from memvec.identity import fingerprint_folder
 from memvec.lm import FrozenLM
-from memvec.merging import merge
-from memvec.packing import pack
-from memvec.removing import rm
-from memvec.repairing import repair
-from memvec.settings import PackSettings
-from memvec.sources import Source
 from memvec.store import Store
 from memvec.unpacking import read
 from memvec.verification import verify
 
-TINY = Path(__file__).parents[1] / "tests" / "tiny" / "model"
-SETTINGS = PackSettings(
-    nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0, last_rate=1.0, memory=3_000_000
-)
 SHARES = {"pack": 3, "rm": 2, "compact": 4, "gc": 2, "merge": 4, "repair": 3}  # of all kills
 CALLS = ("open", "fsync", "replace", "unlink", "mkdir")  # what changes files, by name in `os`
-FIRST = {
-    "prose.txt": b"It is a truth universally acknowledged, that a single man must be in want of a wife.\n",
-    "letter.txt": b"My dear sister, I write from the inn at Meryton, where it rains and nobody comes.\n",
-    "old.txt": b"This is what the document said before it was written anew by its author.\n",
-    "image.png": b"\x89PNG" + bytes(range(200)),
-    "empty": b"",
-}
-CHANGED = {"old.txt": b"The author wrote it anew, and this is what the document says now.\n"}
-SECOND = {
-    "letter.txt": b"My dear sister, the rain is over, and the carriage comes for us this evening.\n",
-    "other.txt": b"She was not sorry to be recalled from so dull a walk by a call to supper.\n",
-}
-Documents = dict[str, bytes]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A verb, what it works on, and what may be found after it was killed and must be when it has ended."""
-
-    verb: str
-    prepare: Callable[[Path], None]  # make the store in a folder
-    run: Callable[[Path], object]  # the command, on the store "s" in that folder
-    before: Documents  # that unpack from the store as it was prepared
-    after: Documents  # and when the command has ended
-    readable: bool = True  # can it be read before the command has ended?
-
-
-def sources(documents: Documents) -> list[Source]:
-    """Documents to be packed."""
-    return [Source(name, data) for name, data in documents.items()]
-
-
-def packed(path: Path, documents: Documents) -> None:
-    """Pack with the tiny LM, every record in a commit of its own."""
-    memvec.packrun.COMMIT_SECONDS, memvec.packrun.CERTIFY_AT_ONCE = 0.0, 1
-    pack(sources(documents), path, model=str(TINY), settings=SETTINGS, dtype="float32")
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Run in a process of its own, whose number is returned; it ends with 0, or 1 after an error it prints."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        work()
-        code = 0
-    except Exception:  # noqa: BLE001 — whatever it is, the parent says what was killed
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def finish(work: Callable[[], object]) -> None:
-    """The same to its end; RuntimeError where it fails."""
-    _, status = os.waitpid(forked(work), 0)
-    if status:
-        raise RuntimeError(f"ended with {status}")
 
 
 def counted(work: Callable[[], object], at: int, after: bool, total: Path) -> Callable[[], object]:
@@ -176,63 +105,6 @@ def moment(store: Path, generation: int) -> str:
     if {name for name in names if name.endswith(".safetensors")} - named:
         return "files written, not named yet"
     return "nothing written"
-
-
-def flip(store: Path) -> None:
-    """Damage one record of `prose.txt`."""
-    opened = Store.open(store)
-    ref = opened.documents()["prose.txt"].records[0]
-    part, file = opened.shard(ref.shard), store / opened.manifest.shards[ref.shard].path
-    data = bytearray(file.read_bytes())
-    data[data.index(part.record(ref.row).vectors.tobytes())] ^= 1
-    file.write_bytes(data)
-
-
-def cases(folder: Path) -> list[Case]:
-    """Every verb with the stores it works on, which are packed into `folder`."""
-    first, second = folder / "first", folder / "second"
-    finish(lambda: packed(first, FIRST))
-    finish(lambda: packed(second, SECOND))
-    whole = shutil.copytree(first, folder / "whole")
-    finish(lambda: packed(whole, CHANGED))
-    removed = shutil.copytree(whole, folder / "removed")
-    rm(removed, ["image.png"])
-    left = shutil.copytree(removed, folder / "left")
-    compact(left)
-    (left / "shards" / ".tmp-0123456789abcdef").write_bytes(b"half of a file")
-
-    def copies(**stores: Path) -> Callable[[Path], None]:
-        return lambda target: [shutil.copytree(store, target / name) for name, store in stores.items()] and None
-
-    def lost(target: Path) -> None:
-        shutil.copytree(removed, target / "s")
-        (target / "s" / "manifest.json").unlink()
-
-    def damaged(target: Path) -> None:
-        shutil.copytree(whole, target / "s")
-        flip(target / "s")
-
-    def removing(target: Path) -> None:
-        try:
-            rm(target / "s", ["letter.txt", "image*"])
-        except NotFoundError:  # they were removed before the kill
-            if {"letter.txt", "image.png"} & Store.open(target / "s").documents().keys():
-                raise
-
-    all_of, without = FIRST | CHANGED, {name: data for name, data in (FIRST | CHANGED).items() if name != "image.png"}
-    merged = all_of | SECOND
-    return [
-        Case("pack", lambda _: None, lambda f: packed(f / "s", SECOND), {}, SECOND),
-        Case("pack", copies(s=first), lambda f: packed(f / "s", CHANGED | SECOND), FIRST, merged),
-        Case("rm", copies(s=whole), removing, all_of, {n: d for n, d in without.items() if n != "letter.txt"}),
-        Case("compact", copies(s=removed), lambda f: compact(f / "s"), without, without),
-        Case("gc", copies(s=left), lambda f: gc(f / "s"), without, without),
-        Case("merge", copies(s=whole, a=second), lambda f: merge([f / "a"], f / "s"), all_of, merged),
-        Case("merge", copies(a=whole, b=second), lambda f: merge([f / "a", f / "b"], f / "s"), {}, merged),
-        Case("repair", lost, lambda f: repair(f / "s", yes=True), all_of, all_of, readable=False),
-        Case("repair", damaged, lambda f: repair(f / "s", yes=True), all_of,
-             {n: d for n, d in all_of.items() if n != "prose.txt"}, readable=False),
-    ]  # fmt: skip
 
 
 @dataclass

@@ -15,6 +15,7 @@ from memvec.formats.manifest import Manifest
 from memvec.keys import keys_of
 from memvec.locking import writing
 from memvec.records import context_record, raw_records
+from memvec.removing import rm
 from memvec.store import Store
 from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
@@ -22,6 +23,9 @@ WIDTH, VOCABULARY, PIECE = 8, 100, 10
 MODEL = Fingerprint("a" * 64, "b" * 64, {"hidden_size": WIDTH}, "c" * 64, "d" * 64, WIDTH, "made up")
 OTHER = Fingerprint("e" * 64, "b" * 64, {"hidden_size": WIDTH}, "c" * 64, "d" * 64, WIDTH, "made up too")
 REPORT = Conditioning(0.5, 0.1, 0.25, 0.01, 3.0, 2.0, 2.5, 8, "made up", 0)
+
+TEXT = b"a text of some length, cut into pieces of ten bytes each"
+NEWER = b"another text of some length that takes the place of the first"
 
 
 class Vectors:
@@ -79,6 +83,13 @@ def put(store: Path, *groups: list[Record], meta: dict[str, dict[str, str]] | No
             }
             opened.commit(records, "made", keys_of(records, texts, [Words(), Vectors()]), meta)
     return opened
+
+
+def filled(store: Path) -> Path:
+    """A store that every verb has something to do in."""
+    put(store, exact("a", TEXT), raw("b", bytes(range(100))), exact("a", NEWER), memory("c", TEXT))
+    rm(store, ["b"])
+    return store
 
 
 def content(store: Path) -> dict[str, Any]:

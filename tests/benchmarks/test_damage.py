@@ -8,6 +8,7 @@ from pathlib import Path
 
 import damage
 import pytest
+from damages import SORTS, Sort
 
 import memvec
 
@@ -23,7 +24,7 @@ def test_nothing_but_documents_or_typed_errors(damaged: Path) -> None:
     cases = damage.run(damaged, 150, seed=1)
     assert [case for case in cases if case.failure] == []
     assert damage.contents(damaged) == whole  # every case began with a whole store
-    assert {case.sort for case in cases} == {sort.__name__ for sort in damage.SORTS}
+    assert {case.sort for case in cases} == {sort.__name__ for sort in SORTS}
     assert {case.file for case in cases} == {"manifest.json", "shards", "keys", "LOCK"}
     outcomes = Counter(case.outcome for case in cases)
     assert outcomes["identical"] and outcomes["StoreDamagedError: digest_mismatch"]
@@ -44,8 +45,8 @@ def test_a_case_that_must_not_be_is_a_failure(damaged: Path, monkeypatch: pytest
             assert "ZeroDivisionError" in damage.judge(damaged, "none", "", False).failure
 
 
-@pytest.mark.parametrize("sort", damage.SORTS)
-def test_sorts_change_what_they_say(damaged: Path, sort: damage.Sort) -> None:
+@pytest.mark.parametrize("sort", SORTS)
+def test_sorts_change_what_they_say(damaged: Path, sort: Sort) -> None:
     files, chance = damage.contents(damaged), random.Random(0)
     name = next(name for name in files if name.startswith("shards/"))
     made = [sort(chance, files, name) for _ in range(10)]

@@ -1,4 +1,4 @@
-"""What goes wrong around a store: full disks, folders that cannot be written, other writers, signals, clocks."""
+"""What goes wrong around a store: full disks, folders that cannot be written, signals, clocks."""
 
 from __future__ import annotations
 
@@ -11,30 +11,20 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made import content, exact, files, make, memory, put, raw
+from made import NEWER, TEXT, content, exact, files, filled, put, raw
 
 import memvec
-from memvec.errors import NotFoundError, StoreChangedError, StoreLockedError, UsageError, WriteError
-from memvec.locking import LOCK_NAME, writing
+from memvec.errors import NotFoundError, WriteError
+from memvec.locking import LOCK_NAME
 from memvec.store import Store
 
 TESTS = Path(__file__).parents[1]
-TEXT = b"a text of some length, cut into pieces of ten bytes each"
-NEWER = b"another text of some length that takes the place of the first"
-
-
-def filled(store: Path) -> Path:
-    """A store that every verb has something to do in."""
-    put(store, exact("a", TEXT), raw("b", bytes(range(100))), exact("a", NEWER), memory("c", TEXT))
-    memvec.rm(store, ["b"])
-    return store
 
 
 def damage(store: Path) -> Path:
@@ -143,95 +133,6 @@ def test_a_folder_that_may_not_be_written() -> None:
         assert lines[:4] == ["10"] * 4 and lines[-1] == "0", done.stdout + done.stderr  # reading needs no permission
         assert done.stderr.count("Permission denied. What was finished before is there") == 4
         assert content(store) == before and not (folder / "new").exists()
-
-
-def holder(store: Path, seconds: float) -> subprocess.Popen[str]:
-    """A process that holds the write lock."""
-    program = (
-        "import sys, time; from memvec.locking import writing\n"
-        "with writing(sys.argv[1]):\n    print('held', flush=True); time.sleep(float(sys.argv[2]))\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, store, str(seconds)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
-
-
-def test_the_second_writer_is_told_for_whom_to_wait(tmp_path: Path) -> None:
-    filled(tmp_path / "s")
-    before = files(tmp_path / "s"), content(tmp_path / "s")
-    with holder(tmp_path / "s", 60) as process:
-        for verb in (
-            lambda: memvec.rm(tmp_path / "s", ["a"]),
-            lambda: memvec.compact(tmp_path / "s", lock_wait=0.05),
-            lambda: memvec.gc(tmp_path / "s"),
-            lambda: memvec.merge([tmp_path / "s"], tmp_path / "s"),
-            lambda: memvec.repair(tmp_path / "s", yes=True),
-        ):
-            with pytest.raises(StoreLockedError, match=rf"process {process.pid} on .*--lock-wait"):
-                verb()
-        assert memvec.list(tmp_path / "s")  # readers do not wait
-        process.kill()
-    assert (files(tmp_path / "s"), content(tmp_path / "s")) == before
-    memvec.compact(tmp_path / "s")  # a killed writer holds nothing
-
-
-def test_a_writer_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
-    filled(tmp_path / "s")
-    with holder(tmp_path / "s", 0.5):
-        assert memvec.compact(tmp_path / "s", lock_wait=30).changed
-    for wait in (-1, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="expected 0 to"), writing(tmp_path / "s", wait):
-            pass
-
-
-def test_a_writer_that_waited_for_a_first_pack_that_left_nothing(tmp_path: Path) -> None:
-    with holder(tmp_path / "s", 0.5), writing(tmp_path / "s", 30):
-        make(tmp_path / "s").commit(exact("a", TEXT), "made")
-    assert list(Store.open(tmp_path / "s").documents()) == ["a"]
-
-
-def test_writers_that_wait_for_each_other_lose_nothing(tmp_path: Path) -> None:
-    make(tmp_path / "s")
-    program = (
-        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
-        "from made import exact; from memvec.locking import writing; from memvec.store import Store\n"
-        "for number in range(5):\n"
-        "    with writing(sys.argv[1], 60):\n"
-        "        Store.open(sys.argv[1]).commit(exact(f'{sys.argv[2]}-{number}', b'some text'), 'made')\n"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", program, tmp_path / "s", str(i)]) for i in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    opened = Store.open(tmp_path / "s")
-    assert len(opened.documents()) == opened.manifest.generation == 15
-
-
-def test_readers_see_one_generation_or_are_told(tmp_path: Path) -> None:
-    store = filled(tmp_path / "s")
-    wanted, problems, seen = content(store), [], []
-    done = threading.Event()
-
-    def read(told: bool) -> None:
-        while not done.is_set():
-            try:
-                found = content(store)
-            except StoreChangedError:
-                problems.append("told") if told else problems.append("lost")
-                continue
-            seen.append(found["live"]["c"] == wanted["live"]["c"])
-
-    for collecting in (False, True):
-        done.clear()
-        thread = threading.Thread(target=read, args=(collecting,))
-        thread.start()
-        for number in range(8):
-            put(store, exact(f"new-{number}", TEXT))
-            memvec.compact(store)
-            if collecting:
-                memvec.gc(store)
-        done.set()
-        thread.join()
-        assert "lost" not in problems
-    assert seen and all(seen)
 
 
 def test_ctrl_c_leaves_the_store_as_it_was(tmp_path: Path) -> None:
