@@ -51,7 +51,7 @@ bench-speed: setup
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --vectors 1 --passages 10 --json > docs/capacity.json
-	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 3 --steps 600 \
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 2 --steps 400 \
 		--plot docs/capacity.svg --json > docs/capacity-scaling.json
 
 format: setup
