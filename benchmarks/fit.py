@@ -190,7 +190,9 @@ def _spread(values: Sequence[float]) -> str:
 def main() -> None:
     """Run, print the table, keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one text of each sort, 8 vectors, short budgets: some minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="one text of each sort, 8 vectors, short budgets: some minutes"
+    )
     parser.add_argument("--part", choices=["report", "tune"], default="report")
     parser.add_argument("--texts", type=int, default=8, help="of each sort")
     parser.add_argument("--vectors", default="8,4", help="numbers of vectors for 64 tokens")
