@@ -27,7 +27,7 @@ def attend(
     scaling: float | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of queries (B, H, L, E) to keys and values (B, K, S, E), H a multiple of K: ((B, L, H, E), None). The softmax is float32."""
+    """Attention of queries (B, H, L, E) to keys and values (B, K, S, E), H a multiple of K, in float32: ((B, L, H, E), None)."""
     if not torch.is_grad_enabled() or query.device.type != "cpu" or key.shape[2] > SHORT:
         fused: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **rest
@@ -37,8 +37,8 @@ def attend(
     groups, past = key.shape[1], key.shape[2]
     scale = width**-0.5 if scaling is None else scaling
     # The heads that share keys stand below each other, so that no key is copied.
-    asked = (query * scale).reshape(rows * groups, -1, width)
-    scores = torch.bmm(asked, key.reshape(rows * groups, past, width).transpose(1, 2)).float()
+    asked = (query * scale).reshape(rows * groups, -1, width).float()
+    scores = torch.bmm(asked, key.reshape(rows * groups, past, width).float().transpose(1, 2))
     scores = scores.view(rows, groups, heads // groups, length, past)
     if attention_mask is None:
         seen = torch.ones(length, past, dtype=torch.bool).tril(past - length)
@@ -47,9 +47,9 @@ def attend(
         scores = scores.masked_fill(~attention_mask[:, :, None], torch.finfo(scores.dtype).min)
     else:
         scores = scores + attention_mask[:, :, None].float()
-    weights = scores.softmax(-1).to(value.dtype).view(rows * groups, -1, past)
-    found = torch.bmm(weights, value.reshape(rows * groups, past, width))
-    return found.view(rows, heads, length, width).transpose(1, 2).contiguous(), None
+    weights = scores.softmax(-1).view(rows * groups, -1, past)
+    found = torch.bmm(weights, value.reshape(rows * groups, past, width).float())
+    return found.to(query.dtype).view(rows, heads, length, width).transpose(1, 2).contiguous(), None
 
 
 def register() -> str:
