@@ -59,7 +59,9 @@ def _pairs(lm: FrozenLM) -> Iterator[tuple[Tensor, Tensor, str]]:
     ids = torch.arange(1, TOKENS + 1, device=lm.device)[None]
     embeds = lm.embed(ids)
     hidden = lm.hidden(embeds)
-    yield lm.hidden(embeds[:, :HALF]), hidden[:, :HALF], "are not decoder-only: they look at later tokens"
+    # Other later tokens, not fewer: another shape rounds otherwise, in bfloat16 by more than looking ahead would show.
+    others = torch.cat([embeds[:, :HALF], embeds[:, :HALF]], 1)
+    yield lm.hidden(others)[:, :HALF], hidden[:, :HALF], "are not decoder-only: they look at later tokens"
     by_embeds = lm.model(inputs_embeds=embeds).logits
     yield by_embeds, lm.model(input_ids=ids).logits, "take more from token ids than their embeddings"
     yield hidden @ lm.head.T, by_embeds, "change logits after the LM head"
