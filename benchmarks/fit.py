@@ -139,7 +139,7 @@ def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, o
         made.append((MEMVEC, text, fitted.vectors, task.steps, task.token_steps, task.seconds, solved))
     _say(MEMVEC, vectors, begun)
     a_step = statistics.median(rivals.alone(fast, chosen[0].ids, vectors, TIMED + 1)[1:])
-    for recipe in recipes(options.budget, options.grow):
+    for recipe in [] if options.alone else recipes(options.budget, options.grow):
         begun = time.perf_counter()
         for text, one in published(fast, chosen, vectors, recipe):
             # A step of a prefix takes its share: that of as many positions.
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=8, help="of each sort")
     parser.add_argument("--vectors", default="8,4", help="numbers of vectors for 64 tokens")
     parser.add_argument("--grow", type=int, default=1, help="Δ of the progressive recipe [tokens]")
+    parser.add_argument("--alone", action="store_true", help="memvec's recipe only")
     parser.add_argument("--budget", type=int, help="most steps of a published recipe")
     parser.add_argument("--most", type=int, help="most steps of memvec's")
     parser.add_argument("--json", type=Path)

@@ -23,6 +23,9 @@ from memvec.model_cache import DEFAULT_MODEL
 @click.option("--passages", "count", type=int, default=10, show_default=True, help="Of each text.")
 @click.option("--steps", type=int, help="Optimiser steps for a passage; about that many. [default: 1000]")
 @click.option("--learning-rate", type=float, help="Of AdamW. [default: 5]")
+@click.option(
+    "--no-anchor", is_flag=True, help="Without the embedding of the model's BOS token in front, as published."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of starting vectors and random words.")
 @click.option("--plot", metavar="FILE", help="Draw capacity by vectors, and surprisal before and after (.png, .svg).")
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
@@ -36,6 +39,7 @@ def command(
     count: int,
     steps: int | None,
     learning_rate: float | None,
+    no_anchor: bool,
     seed: int,
     plot: str | None,
     device: str | None,
@@ -54,7 +58,7 @@ def command(
     if plot:
         check_plot(Path(plot))  # before the hours of work
     given = read_texts(texts) or ({} if random_words else handbook())
-    chosen = {"steps": steps, "learning_rate": learning_rate, "seed": seed}
+    chosen = {"steps": steps, "learning_rate": learning_rate, "seed": seed, "anchor": not no_anchor}
     settings = CapacitySettings(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
     found = capacity(
         given, _numbers(vectors), count=count, random_words=random_words, model=model, settings=settings, device=device,

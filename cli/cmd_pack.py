@@ -75,7 +75,7 @@ def options(model: str | None) -> Callable[[F], F]:
         ),
         click.option("--dry-run", is_flag=True, help="Print records, vectors, expected time and size; write nothing."),
         click.option(
-            "--nats-per-vector", type=float, help="Surprisal a vector is asked to carry. [default: 38 at width 576]"
+            "--nats-per-vector", type=float, help="Surprisal a vector is asked to carry. [default: 76 at width 576]"
         ),
         click.option(
             "--segment-tokens", type=int, default=D.segment_tokens, show_default=True, help="Most tokens in a segment."

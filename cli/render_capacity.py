@@ -47,6 +47,11 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
     known = PUBLISHED.get(found.model)
     notes = [
         f"bound: {found.bound:.0f} tokens a vector ({found.width} elements of 16 bits over a vocabulary of {found.vocabulary:,})",
+        *(
+            ["vectors: trained ones; in front of them stands the embedding of the model's BOS token"]
+            if found.anchored
+            else []
+        ),
         "tokens held: the longest beginning that decodes exactly, running freely, with at most 3 % of its tokens corrected, as in a pack",
         "gain: tokens that come right from the vectors, less those right without",
         *([known] if known else []),

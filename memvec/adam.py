@@ -20,10 +20,13 @@ class SlotAdam:
         self.vectors = torch.zeros(0, width, device=device)
         self.first, self.second = self.vectors, self.vectors
         self.age = self.vectors[:, :1]  # (R, 1) steps taken
+        self.moves = self.age  # (R, 1) 1; 0 for rows that stay as they are
 
-    def extend(self, vectors: Tensor) -> None:
-        """One more slot, starting from vectors (M, D)."""
-        fresh = torch.zeros_like(vectors)
+    def extend(self, vectors: Tensor, fixed: int = 0) -> None:
+        """One more slot, starting from vectors (M, D), the first `fixed` of which stay as they are."""
+        fresh, moves = torch.zeros_like(vectors), torch.ones_like(vectors[:, :1])
+        moves[:fixed] = 0
+        self.moves = torch.cat([self.moves, moves])
         self.vectors = torch.cat([self.vectors, vectors])
         self.first, self.second = (torch.cat([moment, fresh]) for moment in (self.first, self.second))
         self.age = torch.cat([self.age, fresh[:, :1]])
@@ -36,7 +39,7 @@ class SlotAdam:
 
     def keep(self, rows: Tensor) -> None:
         """Forget every row not in the mask `rows` (R,)."""
-        for name in ("vectors", "first", "second", "age"):
+        for name in ("vectors", "first", "second", "age", "moves"):
             setattr(self, name, getattr(self, name)[rows])
 
     def descend(self, gradient: Tensor, rate: Tensor, weight_decay: float = 0.0) -> None:
@@ -45,4 +48,5 @@ class SlotAdam:
         self.second.mul_(BETA).addcmul_(gradient, gradient, value=1 - BETA)
         mean = self.first / (1 - self.momentum**self.age)  # (R, D)
         update = mean / ((self.second / (1 - BETA**self.age)).sqrt() + EPSILON)
+        rate = rate * self.moves
         self.vectors.mul_(1 - rate * weight_decay).sub_(rate * update)

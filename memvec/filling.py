@@ -31,7 +31,7 @@ from memvec.settings import PackSettings
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
 PUBLISHED_ACCURACY = 0.99  # teacher-forced, that they call lossless
 LEAST_GROWTH = 4  # tokens
-FIRST = 3  # budgets of a pack that the first beginning asks for
+FIRST = 1.5  # budgets of a pack that the first beginning asks for
 COOLED = 0.6  # of a stage's steps in which the learning rate falls
 LAST_RATE = 0.1  # to this share of it
 MOST_TOKENS = 384  # of a text, for each vector
@@ -47,6 +47,7 @@ class CapacitySettings:
     learning_rate: float = 5.0
     grow: float = 0.25  # by which share a beginning that is held grows
     corrected: float = 0.03  # share of a beginning's tokens that may be corrected, as in a pack [0..1]
+    anchor: bool = True  # the vectors stand behind the embedding of the model's BOS token, as in a pack
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,11 +63,11 @@ class Held:
     """What M vectors held of one text."""
 
     source: str
-    vectors: int
+    vectors: int  # that were trained
     tokens: int  # of the longest beginning that decodes exactly, free-running, its corrections put in
     corrected: int  # of these
     alone: int  # of the longest beginning that decodes exactly with no correction at all, its first token included
-    published: int  # of the longest beginning tried of which 99 % are right when the true text is fed back
+    published: int  # the same with the first token given, the true text fed back and 1 % of it wrong
     gain: int  # tokens that come right from the vectors, less those right without, the text fed back
     bits: float  # surprisal of the beginning that the vectors take away
     nats_before: float  # of the beginning, nothing in front [nats]
@@ -82,6 +83,7 @@ class Capacity:
     """The whole measurement; `held` has one entry for each text and number of vectors."""
 
     model: str
+    anchored: bool  # behind the embedding of the model's BOS token, which is not trained
     width: int
     vocabulary: int
     bound: float  # tokens that one vector's bits could tell apart: D·16 / log2 V
@@ -177,7 +179,8 @@ def capacity(
             enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
             held += _Filling(fast, exact, m, settings).run(chosen, progress, watch)
     bound = fast.width * FLOAT_BITS / math.log2(fast.vocabulary)
-    return Capacity(model, fast.width, fast.vocabulary, bound, tuple(held))
+    anchored = settings.anchor and len(fast.anchor) > 0
+    return Capacity(model, anchored, fast.width, fast.vocabulary, bound, tuple(held))
 
 
 @dataclass(slots=True)
@@ -198,10 +201,11 @@ class _Filling:
 
     def __init__(self, fast: FrozenLM, exact: FrozenLM, vectors: int, settings: CapacitySettings) -> None:
         self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
+        self.rows = vectors + len(fast.anchor) * settings.anchor
         # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=settings.stage, learning_rate=settings.learning_rate,
-            cooling=max(1, int(COOLED * settings.stage)), last_rate=LAST_RATE, seed=settings.seed,
+            cooling=max(1, int(COOLED * settings.stage)), last_rate=LAST_RATE, seed=settings.seed, anchor=settings.anchor,
         )  # fmt: skip
         self.engine, self.budget = FitEngine(fast, fit), FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed
@@ -211,7 +215,7 @@ class _Filling:
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
         self.engine.add(
-            Task(number, trial.ids[: self._first(trial.ids)], self.vectors) for number, trial in enumerate(trials)
+            Task(number, trial.ids[: self._first(trial.ids)], self.rows) for number, trial in enumerate(trials)
         )
         while self.engine.queue:
             for batch in self.engine.run(lambda _: watch(progress)):
@@ -256,7 +260,7 @@ class _Filling:
             tokens=tokens,
             corrected=tokens - sum(right[:tokens]),
             alone=_longest(right, lambda _: 0),
-            published=_longest(right, lambda n: (1 - PUBLISHED_ACCURACY) * n + 1e-9),
+            published=1 + _longest(right[1:], lambda n: (1 - PUBLISHED_ACCURACY) * n + 1e-9),
             gain=sum(right[:tokens]) - sum(known[:tokens]),
             bits=(sum(before[:tokens]) - sum(after[:tokens])) / math.log(2),
             nats_before=sum(before[:tokens]),

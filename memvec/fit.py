@@ -1,6 +1,7 @@
 """The fit engine: many segments' vectors optimised at once; a solved slot retires and the next segment takes its place.
 
-Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM. Recipe: AdamW as Kuratov et al. 2025, but
+Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM. The first of M is the anchor, the embedding of BOS:
+a model's first position is its attention sink and can carry little. Recipe: AdamW as Kuratov et al. 2025, but
 with a first beta of .8 instead of .9, a learning rate of 5 instead of .01, cooled to 1 in 60 steps, from the best of six
 starts 20 times as large; a fit begins with the first part of its text, which grows to the whole in 24 steps, and begins
 anew, once, if by half of these it has got nowhere (docs/LOG.md has the comparison).
@@ -136,7 +137,7 @@ class FitEngine:
         best = self._best
         for slot in fresh:
             start = slot.starts.pop(0)
-            self._adam.extend(start)
+            self._adam.extend(start, self._fixed(slot.task))
             best.vectors = torch.cat([best.vectors, start.half()])
         best.fewest = torch.cat([best.fewest, best.fewest.new_full((len(fresh),), NEVER)])
         return looked
@@ -149,6 +150,9 @@ class FitEngine:
             draw(self._scale, (task.vectors, self.lm.width), task.ids, f"{self.settings.seed} {task.attempt}")
             for task in tasks
         ]
+        for some, task in zip(starts, tasks, strict=True):
+            fixed = self._fixed(task)
+            some[:, :fixed] = self.lm.anchor[:fixed]
         costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
         for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
             slot.starts = list(found[: 2 if self.grown == GROWN else 1])  # of few steps there are none to begin anew
@@ -157,6 +161,10 @@ class FitEngine:
             task.token_steps += cost
             task.seconds += share * cost
         return sum(costs)
+
+    def _fixed(self, task: Task) -> int:
+        """How many of its vectors are not trained: the anchor, where others can carry the text."""
+        return len(self.lm.anchor) if self.settings.anchor and task.vectors > 1 else 0
 
     def _fits(self, task: Task) -> bool:
         """Is there room for one more row, all as long as the longest? For one alone there always is."""

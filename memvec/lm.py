@@ -82,6 +82,13 @@ class FrozenLM:
         _, cache = self.start(torch.zeros(1, 1, self.width, dtype=self.dtype, device=self.device))
         return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
+    @functools.cached_property
+    def anchor(self) -> Tensor:
+        """Embedding (1, D) float32 of the token that texts of the model begin with: BOS or else EOS; (0, D) without either."""
+        tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        known = [token for token in tokens if token is not None][:1]
+        return self.embed(torch.tensor(known, dtype=torch.long, device=self.device)).float()
+
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings (…, D) of ids (…)."""
         embedded: Tensor = self.model.get_input_embeddings()(ids)

@@ -61,7 +61,8 @@ def cut(
     text: str, ids: Sequence[int], nats: Sequence[float], lm: FrozenLM, settings: PackSettings
 ) -> list[Segment] | None:
     """Segments of bounded tokens and nats that tile `text`; None when it cannot be cut, as `tile` says."""
-    budget = settings.budget(lm.width) * (settings.vectors or MOST_VECTORS)
+    carrying = max(1, settings.vectors - settings.anchor) if settings.vectors else MOST_VECTORS
+    budget = settings.budget(lm.width) * carrying
     total = [0.0, *accumulate(nats)]
     return _tile(text, ids, lm.decode, lambda at: _furthest(at, total, budget, settings.segment_tokens))
 
@@ -93,8 +94,8 @@ def _tile(
 
 
 def vectors_for(nats: float, tokens: int, width: int, settings: PackSettings) -> int:
-    """M for the first attempt at a segment: as many as its surprisal asks for, at most one a token, unless fixed."""
-    return settings.vectors or max(1, min(tokens, math.ceil(nats / settings.budget(width))))
+    """M for the first attempt at a segment: an anchor and as many as its nats ask for, at most one a token, unless fixed."""
+    return settings.vectors or settings.anchor + max(1, min(tokens, math.ceil(nats / settings.budget(width))))
 
 
 def _furthest(at: int, total: Sequence[float], budget: float, cap: int) -> int:

@@ -62,7 +62,7 @@ def test_a_plot_without_matplotlib_is_refused_before_the_work(
 def test_table_and_picture_of_texts_that_were_held_whole(tmp_path: Path) -> None:
     one = Held("a\x1b", 1, 10, 0, 10, 12, 8, 40.0, 30.0, 2.0, 5, 50, 0.1, exhausted=False)
     whole = Held("a\x1b", 2, 18, 0, 18, 18, 16, 80.0, 60.0, 4.0, 5, 50, 0.1, exhausted=True)
-    found = Capacity(DEFAULT_MODEL, 576, 49152, 591.4, (one, whole))
+    found = Capacity(DEFAULT_MODEL, True, 576, 49152, 591.4, (one, whole))
     draw(found, summaries(found), tmp_path / "p.svg")
     drawn = (tmp_path / "p.svg").read_text()
     assert drawn.startswith("<?xml") and len(drawn) > 5_000

@@ -76,6 +76,14 @@ def _corrected(lm: Any, vectors: Any, ids: tuple[int, ...]) -> tuple[int, int]:
     )
 
 
+def test_vectors_stand_behind_an_anchor_unless_told_otherwise(found: Capacity, judged: list[Any], tiny: str) -> None:
+    assert found.anchored
+    for held, (vectors, _) in zip(found.held, judged, strict=True):
+        assert all(len(rows) == held.vectors + 1 for rows in vectors)
+    bare = CapacitySettings(steps=9, stage=9, anchor=False)
+    assert not capacity({"book": "as they were " * 20}, [2], count=1, model=tiny, settings=bare).anchored
+
+
 def test_four_vectors_hold_more_than_one(found: Capacity) -> None:
     rows = {(row.source, row.vectors): row for row in summaries(found)}
     assert set(rows) == {("book", 1), (RANDOM, 1), ("book", 4), (RANDOM, 4)}

@@ -188,6 +188,25 @@ def test_beginning_anew_forgets_what_was(tiny_lm: Any, tiny_settings: Callable[.
     assert not engine._adam.first[3:].any() and engine._adam.second[:3].all()
 
 
+def test_vectors_stand_behind_the_anchor(
+    tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tuple(range(10, 50))
+    pair = [Task(0, ids, 3), Task(1, ids, 1), Task(2, ids, 3)]
+    anchor = tiny_lm.embed(torch.tensor(tiny_lm.tokenizer.eos_token_id)).half().numpy()
+    monkeypatch.setattr("memvec.fit.LOST", -1.0)  # so that a second start has it as well
+    hard = {"max_steps": 200, "max_corrections": 0.0, "margin": 50.0}
+    done = fit(tiny_lm, tiny_settings(**hard), pair)
+    without = fit(tiny_lm, tiny_settings(**hard, anchor=False), pair)
+    for key in (0, 2):
+        assert np.array_equal(done[key].vectors[0], anchor)
+        assert not (done[key].vectors[1:] == anchor).all(axis=1).any()
+        assert not np.array_equal(without[key].vectors[0], anchor)
+    assert not np.array_equal(done[1].vectors[0], anchor)  # the only one there is has to carry the text
+    monkeypatch.setattr(tiny_lm, "anchor", tiny_lm.anchor[:0])  # a model with neither BOS nor EOS
+    assert not np.array_equal(fit(tiny_lm, tiny_settings(max_steps=9), pair)[0].vectors[0], anchor)
+
+
 def test_the_model_stays_frozen(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     def digest() -> str:
         state = tiny_lm.model.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,19 +83,20 @@ def test_surprisal_is_the_models_own(tiny_lm: Any) -> None:
 
 
 def test_fixed_vectors(tiny_lm: Any) -> None:
-    fixed = PackSettings(nats_per_vector=9.0, segment_tokens=64, vectors=2)
+    fixed = PackSettings(nats_per_vector=9.0, segment_tokens=64, vectors=3)
     segments = segments_of(
         tiny_lm, "Mr. Bingley was good-looking and gentlemanlike; he had a pleasant face. " * 6, fixed
     )
-    assert max(len(s.ids) for s in segments) < 20  # 18 nats do not reach far
-    assert vectors_for(500.0, 10, 128, fixed) == 2
+    assert max(len(s.ids) for s in segments) < 20  # 18 nats, the anchor has none, do not reach far
+    assert vectors_for(500.0, 10, 128, fixed) == 3
 
 
 def test_vectors_follow_the_nats() -> None:
-    assert vectors_for(9.0, 32, 128, SETTINGS) == 1
-    assert vectors_for(9.1, 32, 128, SETTINGS) == 2
-    assert vectors_for(900.0, 32, 128, SETTINGS) == 32  # never more vectors than tokens
-    assert vectors_for(380.0, 64, 576, PackSettings()) == 10  # 38 nats at the default model's width
+    assert vectors_for(9.0, 32, 128, SETTINGS) == 1 + 1  # with the anchor
+    assert vectors_for(9.1, 32, 128, SETTINGS) == 1 + 2
+    assert vectors_for(9.1, 32, 128, replace(SETTINGS, anchor=False)) == 2
+    assert vectors_for(900.0, 32, 128, SETTINGS) == 1 + 32  # never more vectors than tokens
+    assert vectors_for(760.0, 64, 576, PackSettings()) == 1 + 10  # 76 nats at the default model's width
 
 
 @pytest.mark.parametrize(
