@@ -135,7 +135,7 @@ def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, o
     begun = time.perf_counter()
     for text, fitted in ours(fast, chosen, vectors, settings):
         task = fitted.task
-        solved = fitted.corrections <= settings.enough(len(task.ids))
+        solved = fitted.corrections <= settings.enough(len(task.ids), task.steps)
         made.append((MEMVEC, text, fitted.vectors, task.steps, task.token_steps, task.seconds, solved))
     _say(MEMVEC, vectors, begun)
     a_step = statistics.median(rivals.alone(fast, chosen[0].ids, vectors, TIMED + 1)[1:])

@@ -206,6 +206,7 @@ class _Filling:
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=settings.stage, learning_rate=settings.learning_rate,
             cooling=max(1, int(COOLED * settings.stage)), last_rate=LAST_RATE, seed=settings.seed, anchor=settings.anchor,
+            patience=settings.stage,
         )  # fmt: skip
         self.engine, self.budget = FitEngine(fast, fit), FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed

@@ -212,7 +212,7 @@ class FitEngine:
         return margin.new_zeros(slots, 2).index_add_(0, owner, missed)
 
     def _is_done(self, slot: _Slot, wrong: float, thin: float) -> bool:
-        settled = thin <= self.settings.enough(len(slot.task.ids)) and not (self.settings.strict and wrong)
+        settled = thin <= self.settings.enough(len(slot.task.ids), slot.age) and not (self.settings.strict and wrong)
         return settled or slot.left <= 0
 
     def _descend(self, gradient: Tensor) -> None:

@@ -32,6 +32,7 @@ class PackSettings:
     max_corrections: float = 0.03  # corrected tokens a record may have, as a fraction of its tokens [0..1]
     strict: bool = False  # no corrections of wrong tokens, only of thin margins
     max_steps: int = 200  # optimiser steps of one attempt
+    patience: int = 60  # steps for which a fit aims at half its cap of corrections; from then on the cap is enough
     refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
     learning_rate: float = 5.0
     weight_decay: float = 0.01
@@ -48,6 +49,7 @@ class PackSettings:
             "margin": (0.0, 100.0),
             "max_corrections": (0.0, 1.0),
             "max_steps": (1, 1_000_000),
+            "patience": (0, 1_000_000),
             "refits": (0, 10),
             "memory": (1, 2**63),
             "warmup": (0, 1_000_000),
@@ -70,9 +72,9 @@ class PackSettings:
         """Most corrections a record of N = `tokens` may have: the fraction, rounded up to a whole token."""
         return math.ceil(self.max_corrections * tokens - 1e-9)
 
-    def enough(self, tokens: int) -> int:
-        """Corrections at which a fit stops: half the cap, so that rounding and float32 have room to differ."""
-        return round(self.max_corrections * tokens / 2)
+    def enough(self, tokens: int, steps: int = 0) -> int:
+        """Corrections at which a fit stops after `steps`: half the cap, so that float32 has room to differ; later the cap."""
+        return self.allowed(tokens) if steps > self.patience else round(self.max_corrections * tokens / 2)
 
 
 @dataclass(frozen=True, slots=True)

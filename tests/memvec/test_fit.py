@@ -78,6 +78,17 @@ def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., Pack
     assert all(f.vectors.shape[0] == f.task.vectors and 1 <= f.task.steps <= 60 for f in seen)
 
 
+@pytest.mark.parametrize(("missed", "steps"), [(1, 1), (2, 21), (3, 40)])
+def test_after_some_patience_the_whole_cap_of_corrections_is_enough(
+    missed: int, steps: int, tiny_lm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memvec.fit.GROWN", 0)  # the whole text from the first step
+    settings = PackSettings(max_corrections=0.05, patience=20, max_steps=40)  # of 40 tokens 1, then 2
+    monkeypatch.setattr(FitEngine, "_counts", lambda *_: torch.tensor([[0.0, missed]]))
+    (fitted,) = fit(tiny_lm, settings, [Task(0, tuple(range(10, 50)), 3)]).values()
+    assert (fitted.task.steps, fitted.corrections) == (steps, missed)
+
+
 def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     engine = FitEngine(tiny_lm, tiny_settings(memory=1, max_steps=3, max_corrections=0.0))
     engine.add(tasks(tiny_lm))
