@@ -34,7 +34,7 @@ SEGMENTS = 12  # a trial fits at least so many
 PASSAGE = 200  # tokens of a passage of the sample
 RATES = (1.0, 1 / 3, 3.0)  # learning rates tried, to the one in the settings
 BUDGETS = (0.75, 1.0, 1.25, 1.5)  # nats a vector tried, to the default's for the width
-WORTH = {"fast": 1.0, "balanced": 1.15, "dense": 1.6}  # most cost of a token, to that of the cheapest point
+WORTH = {"fast": 1.0, "balanced": 1.1, "dense": 1.6}  # most cost of a token, to that of the cheapest point
 
 
 @dataclass(frozen=True, slots=True)
