@@ -4,7 +4,7 @@
 
 Documents: prose of 1813 (tests/tiny/corpus.txt), technical prose (Python's own help on expressions), source code (sched of
 the standard library), Spanish of 1605 (texts/spanish.txt), and 3 kB of noise for what is no text. None of these passages
-was used to choose a default, but for the dtype of attention in fits (docs/LOG.md). Python's help and source differ a little between versions.
+was used to choose a default, but for the dtype of attention in fits and for their patience (docs/LOG.md). Python's help and source differ a little between versions.
 """
 
 from __future__ import annotations
