@@ -60,11 +60,12 @@ def test_the_default_model_answers_from_a_memory(tmp_path: Path) -> None:
         Question("prose.txt", "What was in the second book?", "the names of the ships"),
     ]  # fmt: skip
     source = memvec.Source("prose.txt", PROSE.encode())
-    report = memvec.pack([source], store, kind="context", context=ContextSettings(steps=50))
+    report = memvec.pack([source], store, kind="context", context=ContextSettings(steps=30))
     assert report.context_records == 1 and report.context_token_steps
     (told,) = memvec.Store.open(store).documents()["prose.txt"].memory
     assert memvec.Store.open(store).record(told).conditioning is not None
     found = evaluate(store, asked, texts={"prose.txt": PROSE.encode()}, off_topic=False)
     assert found.documents == 1 and found.harm is None and found.off_topic is None
     assert found.gain is not None and found.random is not None
-    assert found.gain > 0.25 and found.random < found.gain / 2  # 50 steps of 140, for time
+    # Of 180 steps, for time; they gave .73 and -.05.
+    assert found.gain > 0.25 and found.random < found.gain / 2
