@@ -35,7 +35,7 @@ check test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 plots: setup
 	$(BIN)/python benchmarks/plot_conditioning.py

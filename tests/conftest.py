@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
+if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers each has one thread: more would fight for the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
