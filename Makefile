@@ -41,7 +41,7 @@ plots: setup
 	$(BIN)/python benchmarks/plot_conditioning.py
 
 bench-fit: setup
-	$(BIN)/python benchmarks/fit.py --texts 3 --vectors 8,4 --grow 8 --budget 1000 --json docs/fit.json --markdown docs/fit.md
+	$(BIN)/python benchmarks/fit.py --texts 3 --vectors 5 --grow 8 --budget 1000 --json docs/fit.json --markdown docs/fit.md
 
 bench-decode: setup
 	$(BIN)/python benchmarks/decode.py --json docs/decode.json --markdown docs/decode.md
