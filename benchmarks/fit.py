@@ -128,32 +128,34 @@ def _prefix(said: Sequence[int], row: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(zip(said, row, strict=True)) if a != b), len(row))
 
 
-def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, options: Any) -> list[Result]:
-    """Every recipe on every text with M = `vectors`."""
+def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, options: Any) -> Iterator[list[Result]]:
+    """Every recipe on every text with M = `vectors`; each recipe's results as soon as it is done."""
     settings = PackSettings(max_steps=options.most or PackSettings().max_steps * 5)
-    made: list[tuple[str, Text, Any, int, int, float, bool]] = []
-    begun = time.perf_counter()
+
+    def judged(name: str, made: Sequence[tuple[Text, Any, int, int, float, bool]], begun: float) -> list[Result]:
+        _say(name, vectors, begun)
+        found = judge(exact, [(text, half) for text, half, *_ in made], settings.margin)
+        return [
+            Result(name, text.sort, vectors, len(text.ids), *spent, *counts)
+            for (text, _, *spent), counts in zip(made, found, strict=True)
+        ]
+
+    begun, made = time.perf_counter(), []
     for text, fitted in ours(fast, chosen, vectors, settings):
         task = fitted.task
         solved = fitted.corrections <= settings.enough(len(task.ids), task.steps)
-        made.append((MEMVEC, text, fitted.vectors, task.steps, task.token_steps, task.seconds, solved))
-    _say(MEMVEC, vectors, begun)
+        made.append((text, fitted.vectors, task.steps, task.token_steps, task.seconds, solved))
+    yield judged(MEMVEC, made, begun)
     a_step = statistics.median(rivals.alone(fast, chosen[0].ids, vectors, TIMED + 1)[1:])
     for recipe in [] if options.alone else recipes(options.budget, options.grow):
-        begun = time.perf_counter()
+        begun, made = time.perf_counter(), []
         for text, one in published(fast, chosen, vectors, recipe):
             # A step of a prefix takes its share: that of as many positions.
             share = one.token_steps / one.steps / (vectors + TOKENS)
-            seconds = one.steps * a_step * share
             half = one.vectors.half().cpu().numpy()
-            made.append((recipe.name, text, half, one.steps, one.token_steps, seconds, one.solved))
-        _say(recipe.name, vectors, begun)
+            made.append((text, half, one.steps, one.token_steps, one.steps * a_step * share, one.solved))
+        yield judged(recipe.name, made, begun)
         a_step = statistics.median([a_step, *rivals.alone(fast, chosen[0].ids, vectors, TIMED)])
-    judged = judge(exact, [(text, half) for _, text, half, *_ in made], settings.margin)
-    return [
-        Result(name, text.sort, vectors, len(text.ids), steps, spent, seconds, solved, *found)
-        for (name, text, _, steps, spent, seconds, solved), found in zip(made, judged, strict=True)
-    ]
 
 
 def _say(name: str, vectors: int, begun: float) -> None:
@@ -213,13 +215,14 @@ def main() -> None:
     results: list[Result] = []
     with keeping_memory():
         for vectors in map(int, options.vectors.split(",")):
-            results += run(fast, exact, chosen, vectors, options)
+            for found in run(fast, exact, chosen, vectors, options):
+                results += found  # kept recipe by recipe: the whole takes hours on some machines
+                if options.json:
+                    value = {"command": sys.argv, "machine": machine, "results": [asdict(r) for r in results]}
+                    options.json.write_text(json.dumps(value, indent=1) + "\n")
+                if options.markdown:
+                    options.markdown.write_text(table(results) + "\n")
     print(table(results))
-    if options.json:
-        value = {"command": sys.argv, "machine": machine, "results": [asdict(r) for r in results]}
-        options.json.write_text(json.dumps(value, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(table(results) + "\n")
 
 
 if __name__ == "__main__":
