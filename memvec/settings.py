@@ -32,7 +32,7 @@ class PackSettings:
     max_corrections: float = 0.03  # corrected tokens a record may have, as a fraction of its tokens [0..1]
     strict: bool = False  # no corrections of wrong tokens, only of thin margins
     max_steps: int = 200  # optimiser steps of one attempt
-    patience: int = 60  # steps of a fit that aims at half its cap of corrections; then the cap is enough
+    patience: int = 60  # steps for which a fit aims at half its cap of corrections; from then on the cap is enough
     refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
     learning_rate: float = 5.0
     weight_decay: float = 0.01
