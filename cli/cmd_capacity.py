@@ -21,7 +21,7 @@ from memvec.model_cache import DEFAULT_MODEL
 @click.option("--random-words", is_flag=True, help="Also words in no order, which no model can expect.")
 @click.option("--vectors", default="1", show_default=True, metavar="M,…", help="Numbers of vectors to fill.")
 @click.option("--passages", "count", type=int, default=10, show_default=True, help="Of each text.")
-@click.option("--steps", type=int, help="Optimiser steps for a passage; about that many. [default: 1000]")
+@click.option("--steps", type=int, help="Most optimiser steps for a passage. [default: 1000]")
 @click.option("--learning-rate", type=float, help="Of AdamW. [default: 5]")
 @click.option(
     "--no-anchor", is_flag=True, help="Without the embedding of the model's BOS token in front, as published."

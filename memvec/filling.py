@@ -42,7 +42,7 @@ RANDOM = "random words"
 class CapacitySettings:
     """How hard is tried. One vector's budget of steps is for a whole text, not for a stage of its growth."""
 
-    steps: int = 1000  # optimiser steps for a text
+    steps: int = 1000  # most optimiser steps for a text
     stage: int = 400  # most optimiser steps for a beginning
     learning_rate: float = 5.0
     grow: float = 0.25  # by which share a beginning that is held grows
@@ -216,7 +216,8 @@ class _Filling:
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
         self.engine.add(
-            Task(number, trial.ids[: self._first(trial.ids)], self.rows) for number, trial in enumerate(trials)
+            Task(number, trial.ids[: self._first(trial.ids)], self.rows, most=self._most(0))
+            for number, trial in enumerate(trials)
         )
         while self.engine.queue:
             for batch in self.engine.run(lambda _: watch(progress)):
@@ -243,8 +244,12 @@ class _Filling:
         longer = len(task.ids) + max(LEAST_GROWTH, int(len(task.ids) * self.settings.grow)) * held
         # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
         start = torch.from_numpy(fitted.vectors).float()
-        self.engine.add([replace(task, ids=trial.ids[:longer], start=start)])
+        self.engine.add([replace(task, ids=trial.ids[:longer], start=start, most=self._most(task.steps))])
         return True
+
+    def _most(self, taken: int) -> int:
+        """Steps that the next stage may take, when its text has `taken` so many."""
+        return min(self.settings.stage, self.settings.steps - taken)
 
     def _judge(self, trial: _Trial) -> Held:
         """The better of the vectors that held a beginning and those that failed at a longer one, in float32."""

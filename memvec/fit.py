@@ -49,6 +49,7 @@ class Task:
     vectors: int  # M
     attempt: int = 0
     start: Tensor | None = None  # (M, D) float32 to begin with; None: noise that depends on the segment alone
+    most: int | None = None  # steps of this attempt; None: those of the settings
     steps: int = 0
     token_steps: int = 0
     seconds: float = 0.0
@@ -130,7 +131,7 @@ class FitEngine:
         while self.queue and self._fits(self.queue[0]):
             task = self.queue.popleft()
             given = [] if task.start is None else [task.start.to(self.lm.device)]
-            fresh.append(_Slot(task, given, self.settings.max_steps))
+            fresh.append(_Slot(task, given, task.most or self.settings.max_steps))
             self.slots.append(fresh[-1])
         todo = [slot for slot in fresh if not slot.starts]
         looked = sum(self._look(todo[at : at + TEXTS_AT_ONCE]) for at in range(0, len(todo), TEXTS_AT_ONCE))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from fit import TOKENS, Result, Text, judge, table, texts
+from fit import FULL, MEMVEC, TOKENS, Result, Text, judge, run, table, texts
 
 from memvec.decode import decode
 from memvec.lm import FrozenLM
@@ -31,6 +32,25 @@ def test_recipes_are_judged_by_what_their_vectors_decode_to(tiny_lm: FrozenLM) -
     assert wrong[0] >= 1  # the first token has to be corrected
     assert wrong[1] == 0  # and nothing comes before it
     assert wrong[2] >= 1  # given, it is no error
+
+
+def test_every_recipe_is_run_on_every_text_and_charged_what_it_took(tiny_lm: FrozenLM) -> None:
+    words = "The letter was written by a lady who had never been there before, and it was read aloud to all of them."
+    ids = tiny_lm.encode(words)
+    chosen = [Text("prose", tuple(ids[:12])), Text("code", tuple(ids[-16:]))]
+    options = SimpleNamespace(most=200, budget=3, grow=4, alone=False)
+    ours, *rivals = run(tiny_lm, tiny_lm, chosen, 6, options)
+    assert [row.recipe for row in ours] == [MEMVEC] * 2 and all(row.solved and row.corrected <= 1 for row in ours)
+    assert [rows[0].recipe.split(" ")[0] for rows in rivals] == ["full", "progressive", "progressive"]
+    for rows in (ours, *rivals):
+        assert [(row.sort, row.tokens, row.vectors) for row in rows] == [("prose", 12, 6), ("code", 16, 6)]
+        assert all(row.seconds > 0 and row.token_steps > row.steps for row in rows)
+    full, *growing = rivals
+    assert full[0].recipe == FULL
+    assert [(row.steps, row.token_steps, row.solved) for row in full] == [(3, 51, False), (3, 63, False)]
+    assert all(row.token_steps == 3 * (6 + 3) for rows in growing for row in rows)  # of the first four tokens
+    alone = list(run(tiny_lm, tiny_lm, chosen, 6, SimpleNamespace(**{**vars(options), "alone": True})))
+    assert [[row.recipe for row in rows] for rows in alone] == [[MEMVEC] * 2]
 
 
 def test_the_table_divides_by_the_tokens_that_came_out() -> None:

@@ -104,6 +104,12 @@ def test_a_short_text_is_held_whole_and_said_to_be_exhausted(tiny: str) -> None:
     assert (row.exhausted, row.scaling, row.tokens_spread) == (1, None, 0)
 
 
+def test_no_more_steps_are_taken_than_were_given(tiny: str, disorder: str) -> None:
+    settings = CapacitySettings(steps=25, stage=10, learning_rate=1.0)
+    found = capacity({"book": disorder}, [1, 2], count=1, model=tiny, settings=settings, dtype="float32")
+    assert [(held.steps, held.exhausted) for held in found.held] == [(25, False)] * 2  # two stages and half of one
+
+
 def test_passages_begin_lines_all_over_a_text(tiny_lm: Any) -> None:
     text = "".join(f"line {number} of the text, and no other\n" for number in range(300))
     found = [tiny_lm.decode(ids) for ids in passages(tiny_lm, text, 5, 40)]
