@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check setup format plots clean bench-fit bench-decode bench-speed capacity
+.PHONY: demo test check setup format plots clean bench-roundtrip bench-fit bench-decode bench-speed capacity
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    set up, fetch the model, pack a sample, unpack it, verify it, search it, answer from a memory"
 	@echo "make test    set up, lint, type-check and test"
 	@echo "make plots   draw the figures of docs/ again from the measurements there"
+	@echo "make bench-roundtrip  pack five documents, unpack them, compare every byte, decode again"
 	@echo "make bench-fit     fit the same texts by memvec's recipe and by the two published ones"
 	@echo "make bench-decode  decode the same records by memvec and by transformers"
 	@echo "make bench-speed   time a step of fitting beside its matrix products alone"
@@ -39,6 +40,9 @@ check test: setup
 
 plots: setup
 	$(BIN)/python benchmarks/plot_conditioning.py
+
+bench-roundtrip: setup
+	$(BIN)/python benchmarks/roundtrip.py --json docs/roundtrip.json
 
 bench-fit: setup
 	$(BIN)/python benchmarks/fit.py --texts 3 --vectors 5 --grow 8 --budget 1000 --json docs/fit.json --markdown docs/fit.md
