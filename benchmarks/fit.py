@@ -6,7 +6,7 @@ Segments of 64 tokens of three sorts: prose (a novel of 1813), technical (Python
 of `report` were not used to choose a setting; those of `tune` are for that. Every recipe gets the same vectors; then each is judged alike:
 vectors rounded to float16, decoded free-running in float32, once until the first wrong token and once with corrections put in.
 A recipe that does not finish counts with its whole budget. Steps are counted with several texts to a pass; the seconds of the published
-recipes are their steps times what one of their steps takes on one text alone, timed in turn with memvec's in this very run.
+recipes are their token-steps times what one takes in a step on one text alone, timed in turn with memvec's in this very run.
 """
 
 from __future__ import annotations
@@ -150,10 +150,10 @@ def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, o
     for recipe in [] if options.alone else recipes(options.budget, options.grow):
         begun, made = time.perf_counter(), []
         for text, one in published(fast, chosen, vectors, recipe):
-            # A step of a prefix takes its share: that of as many positions.
-            share = one.token_steps / one.steps / (vectors + TOKENS)
             half = one.vectors.half().cpu().numpy()
-            made.append((text, half, one.steps, one.token_steps, one.steps * a_step * share, one.solved))
+            # A step of a prefix takes its share: that of as many positions.
+            seconds = a_step * one.token_steps / (vectors + TOKENS)
+            made.append((text, half, one.steps, one.token_steps, seconds, one.solved))
         yield judged(recipe.name, made, begun)
         a_step = statistics.median([a_step, *rivals.alone(fast, chosen[0].ids, vectors, TIMED)])
 
@@ -210,7 +210,10 @@ def main() -> None:
     folder, device = resolve(DEFAULT_MODEL), pick_device(None)
     fast, exact = FrozenLM(folder, fast_dtype(device), device), FrozenLM(folder, device=device)
     chosen = texts(fast, options.part, options.texts)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, {fast.dtype}, {device}"
+    machine = (
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, {fast.dtype}, {device}"
+    )
     print(f"{machine}; {DEFAULT_MODEL}; {len(chosen)} texts of {TOKENS} tokens, part {options.part}\n")
     results: list[Result] = []
     with keeping_memory():

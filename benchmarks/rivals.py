@@ -3,7 +3,8 @@
 - `full`: Kuratov et al., ACL 2025: AdamW at a constant 0.01, betas (.9, .9), weight decay .01, at most 5,000 steps, an end after 2,000
   without a better accuracy; the first token is given, not predicted.
 - `progressive`: Tarasov et al., ICML 2026: the vectors fit a prefix until every token of it is right, then the prefix grows by Δ;
-  moments are kept; a warm-up of 100 steps and a cosine down to 0.001 over 10,000, at most 1,000 steps a stage.
+  moments are kept; a warm-up of 100 steps and a cosine down to 0.001 over 10,000, at most 1,000 steps a stage. The pass that shows a prefix to be
+  right takes no step and counts a third of its positions, as it runs forward only.
 
 Both keep the vectors they measured, where the first paper's code keeps those of one step later: the better for it. Several texts share a
 pass here, each with its own state and its own end, so that counting steps is quick; `alone` times a step as the papers' code runs it,
@@ -23,6 +24,7 @@ from torch import Tensor
 from memvec.adam import BETA, SlotAdam
 from memvec.lm import FrozenLM
 from memvec.objective import head_pass
+from memvec.starts import A_LOOK
 
 WEIGHT_DECAY = 0.01
 MOST_STEPS, PATIENCE = 5000, 2000
@@ -115,7 +117,9 @@ def _step(lm: FrozenLM, runs: Sequence[Run], trained: Tensor, recipe: Recipe) ->
     (gradient,) = torch.autograd.grad(states, vectors, passed.gradient * weights[:, None].to(states.dtype))
     for b, (run, margin) in enumerate(zip(runs, torch.split(passed.margin, sizes), strict=True)):
         right = float((margin > 0).float().mean())
-        run.steps, run.since, run.token_steps = run.steps + 1, run.since + 1, run.token_steps + count + run.prefix - 1
+        shown, positions = right == 1.0 and recipe.grow > 0, count + run.prefix - 1
+        run.steps, run.since = run.steps + (not shown), run.since + 1
+        run.token_steps += positions // A_LOOK if shown else positions
         (_grown if recipe.grow else _whole)(run, right, trained[b], recipe)
     return gradient.float().flatten(0, 1)
 

@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 import pytest
+import rivals
 import torch
 from rivals import Recipe, fit
 
 FULL = Recipe("full", 0.5, most=25)
-PROGRESSIVE = Recipe("progressive", 0.5, grow=2, most=60)
+PROGRESSIVE = Recipe("progressive", 0.5, grow=2, most=200)
 TEXTS = ("It is a truth universally acknowledged", "Mr. Bennet was so odd a mixture of quick parts")
 
 
@@ -60,9 +61,20 @@ def test_progressive_cramming_grows_as_it_does_alone(tiny_lm: Any) -> None:
     runs = fit(tiny_lm, texts, 4, PROGRESSIVE)
     for number, (run, ids) in enumerate(zip(runs, texts, strict=True)):
         noise = torch.rand(4, tiny_lm.width, generator=torch.Generator().manual_seed(number)) * 0.02
-        _, prefix, _ = by_hand(tiny_lm, ids, noise, PROGRESSIVE)
-        assert run.best == pytest.approx(prefix, abs=2 * PROGRESSIVE.grow)
-        assert run.best >= PROGRESSIVE.grow
+        steps, prefix, solved = by_hand(tiny_lm, ids, noise, PROGRESSIVE)
+        assert (run.best, run.solved) == (prefix, solved)
+        assert run.steps == pytest.approx(steps, abs=2)
+        assert prefix > 8 * PROGRESSIVE.grow  # most of them are of later stages
+        assert run.token_steps < run.steps * (4 + prefix - 1) * 0.8
+
+
+@pytest.mark.parametrize(("limit", "grow", "steps"), [("PATIENCE", 0, 1 + 6), ("STAGE_STEPS", 4, 6)])
+def test_a_fit_that_gets_nowhere_is_given_up(
+    tiny_lm: Any, monkeypatch: pytest.MonkeyPatch, limit: str, grow: int, steps: int
+) -> None:
+    monkeypatch.setattr(rivals, limit, 6)
+    (run,) = fit(tiny_lm, [tuple(tiny_lm.encode(TEXTS[1]))], 2, Recipe("idle", 1e-9, grow, most=50))
+    assert (run.steps, run.solved) == (steps, False)
 
 
 def test_kept_vectors_are_those_that_were_measured(tiny_lm: Any) -> None:
