@@ -18,6 +18,7 @@ def command(**given: Any) -> None:
 
     The model is by default the one that the store names.
     """
-    from memvec.packing import add
+    from memvec.packing import add, model_for
 
+    given["model"] = model_for(given["store"], given["model"])
     run_pack(add, **given)

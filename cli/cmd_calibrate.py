@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Measure what a vector of MODEL can carry at which cost, and keep it for `pack --preset`.
 
-    Takes some seven fits of the sample: a quarter of an hour on two cores for the default model.
+    Fits the sample six times: a quarter of an hour on two cores for the default model.
     """
     from memvec.calibration import calibrate
 

@@ -27,7 +27,9 @@ from memvec.model_cache import DEFAULT_MODEL
     "--no-anchor", is_flag=True, help="Without the embedding of the model's BOS token in front, as published."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of starting vectors and random words.")
-@click.option("--plot", metavar="FILE", help="Draw capacity by vectors, and surprisal before and after (.png, .svg).")
+@click.option(
+    "--plot", metavar="FILE", help="Draw capacity by vectors, and surprisal before and after (.png, .svg, .pdf)."
+)
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]")
 @common
@@ -48,7 +50,7 @@ def command(
 ) -> None:
     """Measure how much vectors of a model can hold: the longest beginning of a text that decodes exactly.
 
-    Exactly, with what a pack stores beside the vectors: corrections of at most 3 % of the tokens.
+    Exactly, with what a pack stores beside the vectors: corrections of at most 3 % of the tokens, rounded up.
     With neither --text nor --random-words, passages are taken from Python's own handbook.
     """
     from memvec.cli.render_capacity import check_plot, draw, table

@@ -88,7 +88,7 @@ def options(model: str | None) -> Callable[[F], F]:
             "--margin", type=float, default=D.margin, show_default=True, help="Logit gap below which a token is stored."
         ),
         click.option("--strict", is_flag=True, help="No corrections of wrong tokens."),
-        click.option("--learning-rate", type=float, default=D.learning_rate, show_default=True, help="Of AdamW."),
+        click.option("--learning-rate", type=float, help=f"Of AdamW. [default: {D.learning_rate:g}]"),
         click.option(
             "--max-steps", type=int, default=D.max_steps, show_default=True, help="Optimiser steps of one attempt."
         ),
@@ -126,7 +126,7 @@ def run_pack(
     *,
     sources: tuple[str, ...],
     store: str,
-    model: str | None,
+    model: str,
     kind: Any,
     ratio: float,
     gist: bool,
@@ -148,26 +148,26 @@ def run_pack(
     **options: Any,
 ) -> None:
     """Pack what the command line names with `pack`, or with what takes the same."""
-    if preset and options["nats_per_vector"] is not None:
-        raise UsageError("--preset and --nats-per-vector both say what a vector carries. Pass one of them.")
-    limit = int(memory * 2**30) if math.isfinite(memory) else -1
-    settings = PackSettings(memory=limit, **options)
+    if preset and (both := [name for name in ("nats_per_vector", "learning_rate") if options[name] is not None]):
+        raise UsageError(f"--preset says what --{both[0].replace('_', '-')} says. Pass one of them.")
+    if not 0 < memory < math.inf:
+        raise UsageError(f"--memory is {memory:g} GiB, expected more than 0.")
+    limit = int(memory * 2**30)
+    settings = PackSettings(memory=limit, **{name: value for name, value in options.items() if value is not None})
     context = ContextSettings(
         ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit
     )
-    if dry_run:
-        _estimate(kind, output, _read(sources, name), store, model=model or DEFAULT_MODEL, settings=settings, preset=preset,
-                  include=include, exclude=exclude, device=device, dtype=dtype)  # fmt: skip
-        return
     asked = read_questions(questions) if questions else []
+    said = pairs(meta, "--meta") if meta else None
+    embedders = [] if keys == "none" else keys.split(",")
+    if dry_run:
+        _estimate(kind, output, _read(sources, name), store, model=model, settings=settings, preset=preset,
+                  keys=embedders, include=include, exclude=exclude, device=device, dtype=dtype)  # fmt: skip
+        return
     try:
         report = pack(
             _read(sources, name), store, model=model, kind=kind, settings=settings, preset=preset, context=context,
-            questions=asked,
-            keys=[] if keys == "none" else keys.split(","),
-            meta=pairs(meta, "--meta") if meta else None,
-            include=include, exclude=exclude, device=device, dtype=dtype, lock_wait=lock_wait,
-            watch=output.watch,
+            questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, device=device, dtype=dtype, lock_wait=lock_wait, watch=output.watch,
         )  # fmt: skip
     except (PartialError, InterruptedPackError) as error:
         why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}
@@ -181,7 +181,9 @@ def _estimate(kind: str, output: Output, *arguments: Any, **options: Any) -> Non
     from memvec.estimating import estimate
 
     if kind != "exact":
-        raise UsageError("--dry-run estimates exact records. Leave --kind out; a memory takes some four times as long.")
+        raise UsageError(
+            "--dry-run estimates exact records. Leave --kind out; a memory takes five to six times as long."
+        )
     found = estimate(*arguments, **options, watch=output.watch)
     output.result({"dry_run": True, **asdict(found)}, estimated(found))
 

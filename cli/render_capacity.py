@@ -52,7 +52,7 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
             if found.anchored
             else []
         ),
-        "tokens held: the longest beginning that decodes exactly, running freely, with at most 3 % of its tokens corrected, as in a pack",
+        "tokens held: the longest beginning that decodes exactly, running freely, with at most 3 % of its tokens (rounded up) corrected, as in a pack",
         "gain: tokens that come right from the vectors, less those right without",
         *([known] if known else []),
     ]
@@ -60,9 +60,11 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """MissingExtraError without matplotlib, UsageError for a file that it cannot draw."""
+    """MissingExtraError without matplotlib, UsageError for a file that it cannot draw or where there is no folder."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--plot is {str(path)!r}, expected a name ending in {', '.join(SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot is {str(path)!r}, but there is no folder {str(path.parent)!r}. Make it first.")
     _pyplot()
 
 

@@ -9,7 +9,10 @@ from memvec.errors import NotFoundError, UsageError
 
 
 def read_texts(paths: Sequence[str]) -> dict[str, str]:
-    """{name: text} of UTF-8 files. UsageError for other bytes, NotFoundError."""
+    """{name: text} of UTF-8 files. UsageError for other bytes and for two files of one name, NotFoundError."""
+    names = [Path(path).name for path in paths]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two texts are named {twice[0]!r}, and results go by name. Rename one.")
     return {Path(path).name: _read(Path(path)) for path in paths}
 
 

@@ -30,7 +30,7 @@ from memvec.sources import Source
 Preset = Literal["fast", "balanced", "dense"]
 
 VERSION = 1
-SEGMENTS = 12  # a trial fits at least so many
+SEGMENTS = 12  # that a trial fits
 PASSAGE = 200  # tokens of a passage of the sample
 RATES = (1.0, 1 / 3, 3.0)  # learning rates tried, to the one in the settings
 BUDGETS = (0.75, 1.0, 1.25, 1.5)  # nats a vector tried, to the default's for the width
@@ -135,11 +135,13 @@ def calibrate(
 def sample(lm: FrozenLM, texts: Mapping[str, str], segments: int) -> list[Source]:
     """Passages of every text, enough for so many segments and evenly taken."""
     each = max(1, -(-segments // len(texts)))
-    return [
-        Source(f"{name}-{number:03}", lm.decode(ids).encode())
+    rows = [
+        (number, name, ids)
         for name, text in texts.items()
         for number, ids in enumerate(passages(lm, text, each, PASSAGE))
     ]
+    # One of each text before the next of any: what a trial cuts off at the end is of no one text.
+    return [Source(f"{name}-{number:03}", lm.decode(ids).encode()) for number, name, ids in sorted(rows)]
 
 
 def trial(
@@ -184,7 +186,7 @@ def profile_of(fingerprint: str) -> Profile | None:
         file = folder / f"{fingerprint}.json"
         try:
             found = json.loads(file.read_text("utf-8"))
-            if found.get("version") == VERSION:
+            if found.get("version") == VERSION and found["points"]:
                 return Profile(**found | {"points": tuple(Point(**point) for point in found["points"])})
         except (
             OSError,

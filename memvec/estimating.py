@@ -11,6 +11,7 @@ from pathlib import Path
 from memvec.allocator import keeping_memory
 from memvec.calibration import Preset, profile_of, with_preset
 from memvec.decode import certify
+from memvec.embedders import DEFAULT, TABLE, check_embedder
 from memvec.fit import FitEngine, Fitted
 from memvec.identity import check_identity, identify_folder
 from memvec.lm import FrozenLM, in_float32, pick_device, pick_dtype
@@ -55,6 +56,7 @@ def estimate(
     model: str = DEFAULT_MODEL,
     settings: PackSettings | None = None,
     preset: Preset | None = None,
+    keys: Sequence[str] = DEFAULT,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     device: str | None = None,
@@ -63,8 +65,10 @@ def estimate(
 ) -> Estimate:
     """What `pack` with these arguments would make and take, for exact records. Nothing is written.
 
-    Raises what `pack` raises, but for a lock.
+    Raises what `pack` raises, but for a lock and for inputs that were skipped, which are counted.
     """
+    for name in keys:
+        check_embedder(name)
     progress = Progress()
     documents, skipped = gathered(sources, include, exclude, Path(store))
     device = pick_device(device)
@@ -97,7 +101,7 @@ def estimate(
         token_steps=round(tokens * per_token),
         token_steps_per_second=speed,
         seconds=(tokens * per_token / speed if speed else 0.0) + tokens * certifying,
-        store_bytes=(vectors + records) * fast.width * 2 + records * RECORD_BYTES + raw + new,
+        store_bytes=(vectors + records * (TABLE in keys)) * fast.width * 2 + records * RECORD_BYTES + raw + new,
         profiled=profile is not None,
         skipped=len(skipped),
     )
@@ -111,6 +115,9 @@ def _outstanding(
         return documents, {}
     opened = Store.open(path)
     check_identity(stored_identity(opened.manifest), identity, folder)
+    given = {(d.name, d.sha256) for d in documents}
+    # A pack lets what was removed count again. This copy of the manifest is not written.
+    opened.manifest = replace(opened.manifest, removed=tuple(r for r in opened.manifest.removed if r not in given))
     partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
     return outstanding(opened, documents, "exact"), partial
 

@@ -1,7 +1,7 @@
 """How much one, two, … vectors can hold: for each text the longest beginning that comes out exactly.
 
 The measurements of Kuratov et al. 2025, with a decoder that runs freely and is given what a pack would store beside the
-vectors: corrections of at most 3 % of the tokens. A text's beginning is fitted, and goes on from the vectors it had: longer
+vectors: corrections of at most 3 % of the tokens, rounded up to a whole one. A text's beginning is fitted, and goes on from the vectors it had: longer
 once it is held, the same again where it is not, until the steps are spent. Letters: M vectors, D width, N tokens,
 V vocabulary.
 """
@@ -52,7 +52,9 @@ class CapacitySettings:
 
     def __post_init__(self) -> None:
         """UsageError when a value cannot be meant."""
-        bounds = {"steps": (1, 10**6), "stage": (1, 10**6), "grow": (0.001, 4.0), "corrected": (0, 0.5)}
+        bounds = {
+            "steps": (1, 10**6), "stage": (1, 10**6), "learning_rate": (1e-9, 1e9), "grow": (0.001, 4.0), "corrected": (0, 0.5),
+        }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected {low:g} to {high:g}.")
@@ -112,14 +114,13 @@ class Summary:
 def summaries(found: Capacity) -> list[Summary]:
     """The table of a measurement, in its order."""
     out: list[Summary] = []
-    single: dict[str, float] = {}
-    for source, vectors in dict.fromkeys((h.source, h.vectors) for h in found.held):
-        rows = [h for h in found.held if (h.source, h.vectors) == (source, vectors)]
+    groups: dict[tuple[str, int], list[Held]] = {}
+    for held in found.held:
+        groups.setdefault((held.source, held.vectors), []).append(held)
+    means = {key: statistics.mean(h.tokens for h in rows) for key, rows in groups.items()}
+    for (source, vectors), rows in groups.items():
         tokens, bits, gain = ([float(getattr(h, name)) for h in rows] for name in ("tokens", "bits", "gain"))
-        mean = statistics.mean(tokens)
-        if vectors == 1:
-            single[source] = mean
-        one = single.get(source)
+        mean, one = means[source, vectors], means.get((source, 1))
         out.append(
             Summary(
                 source,
@@ -164,6 +165,8 @@ def capacity(
         raise UsageError("there is no text. Pass one, or ask for random words.")
     if count < 1 or not vectors or min(vectors) < 1:
         raise UsageError("expected at least one text and one vector.")
+    if RANDOM in texts:
+        raise UsageError(f"a text is named {RANDOM!r}, as drawn words are in the result. Rename it.")
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
     fast = FrozenLM(folder, kind, device)
@@ -171,16 +174,24 @@ def capacity(
     held: list[Held] = []
     with keeping_memory():
         for m in vectors:
-            chosen = [
-                (name, ids) for name, text in texts.items() for ids in passages(exact, text, count, m * MOST_TOKENS)
-            ]
+            most = _most_tokens(exact, m)
+            chosen = [(name, ids) for name, text in texts.items() for ids in passages(exact, text, count, most)]
             if random_words:
-                chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, m * MOST_TOKENS, settings.seed)]
+                chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
             enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
             held += _Filling(fast, exact, m, settings).run(chosen, progress, watch)
     bound = fast.width * FLOAT_BITS / math.log2(fast.vocabulary)
     anchored = settings.anchor and len(fast.anchor) > 0
     return Capacity(model, anchored, fast.width, fast.vocabulary, bound, tuple(held))
+
+
+def _most_tokens(lm: FrozenLM, vectors: int) -> int:
+    """Tokens of a text for M = `vectors`, all of which the model has positions for. UsageError."""
+    room = getattr(lm.model.config, "max_position_embeddings", None) or math.inf
+    most = min(vectors * MOST_TOKENS, room - vectors - len(lm.anchor))
+    if most < LEAST_GROWTH:
+        raise UsageError(f"{vectors} vectors leave no room for a text: the model has {room} positions. Ask for fewer.")
+    return int(most)
 
 
 @dataclass(slots=True)
@@ -190,7 +201,7 @@ class _Trial:
     source: str
     ids: tuple[int, ...]
     best: Fitted | None = None  # of the longest beginning held, as the fit measured it
-    last: Fitted | None = None  # of a beginning that was too long
+    last: Fitted | None = None  # of the beginning after it, which was too long
     steps: int = 0
     token_steps: int = 0
     seconds: float = 0.0
@@ -202,11 +213,11 @@ class _Filling:
     def __init__(self, fast: FrozenLM, exact: FrozenLM, vectors: int, settings: CapacitySettings) -> None:
         self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
         self.rows = vectors + len(fast.anchor) * settings.anchor
+        stage = min(settings.stage, settings.steps)
         # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
         fit = PackSettings(
-            max_corrections=2 * settings.corrected, margin=0, max_steps=settings.stage, learning_rate=settings.learning_rate,
-            cooling=max(1, int(COOLED * settings.stage)), last_rate=LAST_RATE, seed=settings.seed, anchor=settings.anchor,
-            patience=settings.stage,
+            max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=settings.learning_rate,
+            cooling=max(1, int(COOLED * stage)), last_rate=LAST_RATE, seed=settings.seed, anchor=settings.anchor, patience=stage,
         )  # fmt: skip
         self.engine, self.budget = FitEngine(fast, fit), FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed
@@ -216,8 +227,7 @@ class _Filling:
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
         self.engine.add(
-            Task(number, trial.ids[: self._first(trial.ids)], self.rows, most=self._most(0))
-            for number, trial in enumerate(trials)
+            Task(number, trial.ids[: self._first(trial.ids)], self.rows) for number, trial in enumerate(trials)
         )
         while self.engine.queue:
             for batch in self.engine.run(lambda _: watch(progress)):
@@ -236,7 +246,7 @@ class _Filling:
         trial.steps, trial.token_steps, trial.seconds = task.steps, task.token_steps, task.seconds
         held = fitted.corrections <= self.engine.settings.enough(len(task.ids))
         if held:
-            trial.best = fitted
+            trial.best, trial.last = fitted, None
         elif trial.last is None or fitted.corrections < trial.last.corrections:
             trial.last = fitted
         if task.steps >= self.settings.steps or (held and len(task.ids) == len(trial.ids)):
@@ -244,12 +254,9 @@ class _Filling:
         longer = len(task.ids) + max(LEAST_GROWTH, int(len(task.ids) * self.settings.grow)) * held
         # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
         start = torch.from_numpy(fitted.vectors).float()
-        self.engine.add([replace(task, ids=trial.ids[:longer], start=start, most=self._most(task.steps))])
+        most = min(self.settings.stage, self.settings.steps - task.steps)
+        self.engine.add([replace(task, ids=trial.ids[:longer], start=start, most=most)])
         return True
-
-    def _most(self, taken: int) -> int:
-        """Steps that the next stage may take, when its text has `taken` so many."""
-        return min(self.settings.stage, self.settings.steps - taken)
 
     def _judge(self, trial: _Trial) -> Held:
         """The better of the vectors that held a beginning and those that failed at a longer one, in float32."""

@@ -112,8 +112,13 @@ def add(
     sources: Sequence[str | Path | Source], store: str | Path, *, model: str | None = None, **options: Any
 ) -> PackReport:
     """As `pack`, into a store that is there: NotFoundError where there is none. `model` is by default the store's."""
+    return pack(sources, store, model=model_for(store, model), **options)
+
+
+def model_for(store: str | Path, model: str | None) -> str:
+    """The model of that name, or else the one that the store names. NotFoundError where there is no store."""
     opened = Store.open(store)
-    return pack(sources, store, model=model or opened.manifest.fingerprint.source or DEFAULT_MODEL, **options)
+    return model or opened.manifest.fingerprint.source or DEFAULT_MODEL
 
 
 def gathered(

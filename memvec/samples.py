@@ -19,7 +19,7 @@ def handbook() -> dict[str, str]:
 
 
 def passages(lm: FrozenLM, text: str, count: int, most: int) -> list[tuple[int, ...]]:
-    """`count` evenly spaced passages of `text`, each from a line's start, of at most `most` tokens. UsageError."""
+    """`count` evenly spaced passages of `text`, from a line's start where one is near, of at most `most` tokens. UsageError."""
     if len(text) < count * LETTERS_A_TOKEN:
         raise UsageError(
             f"a text of {len(text)} characters is too short for {count} passages. Give more, or ask for fewer."

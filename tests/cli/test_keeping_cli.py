@@ -116,6 +116,8 @@ def test_add_packs_only_into_a_store_that_is_there(
     (tmp_path / "new.txt").write_text("It is new.")
     code, _, err = call(capsys, "add", tmp_path / "new.txt", "-o", tmp_path / "none")
     assert code == 6 and "no store at" in err and not (tmp_path / "none").exists()
+    assert call(capsys, "add", tmp_path / "new.txt", "-o", tmp_path / "none", "-m", tiny, "--dry-run")[0] == 6
+    assert answer(capsys, "add", tmp_path / "new.txt", "-o", store, "--dry-run", "--no-progress")["documents"] == 1
     names = list(Store.open(store).documents())
     report = answer(capsys, "add", tmp_path / "new.txt", "-o", store, "--no-progress")  # with the model of the store
     assert report["documents"] == 1 and report["model"] == tiny
@@ -128,6 +130,8 @@ def test_what_was_removed_and_is_packed_again_is_not_fitted_again(
     before = content(store)
     assert call(capsys, "rm", store, "prose.txt", "image.png")[0] == 0
     assert call(capsys, "unpack", store, "-o", store.parent / "out", "--doc", "prose.txt")[0] == 6
+    planned = answer(capsys, "add", tree, "-o", store, "--no-progress", "--dry-run")
+    assert (planned["unchanged"], planned["vectors"]) == (len(before["live"]), 0)
     report = answer(capsys, "add", tree, "-o", store, "--no-progress")
     assert report["unchanged"] == report["documents"] == len(before["live"])
     assert content(store)["live"] == before["live"]

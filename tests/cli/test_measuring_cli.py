@@ -46,9 +46,19 @@ def test_capacity_refuses_what_it_cannot_do(tiny: str, text: Path, tmp_path: Pat
         (("--text", latin), 2, "no UTF-8 text"),
         (("--text", tmp_path / "none.txt"), 6, "no file"),
         (("--text", text, "--plot", tmp_path / "p.doc"), 2, ".png"),
+        (("--text", text, "--plot", tmp_path / "no" / "p.png"), 2, "no folder"),
+        (("--text", text, "--text", tmp_path / "no" / text.name), 2, "two texts are named 't.txt'"),
     ):
         found, _, err = call(capsysbinary, "capacity", "-m", tiny, *options)
         assert (found, word in err) == (code, True), err
+
+
+def test_capacity_draws_what_it_measured(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+    arguments = ("capacity", "-m", tiny, "--text", text, "--passages", 1, "--steps", 5, "--no-anchor", "-q", "--json")
+    code, out, _ = call(capsysbinary, *arguments, "--plot", tmp_path / "p.svg")
+    assert code == 0 and not json.loads(out)["anchored"]
+    assert "t.txt" in (tmp_path / "p.svg").read_text()
+    assert json.loads(call(capsysbinary, *arguments[:-3], "-q", "--json")[1])["anchored"]
 
 
 def test_a_plot_without_matplotlib_is_refused_before_the_work(
@@ -107,5 +117,22 @@ def test_calibrate_refuses_what_gives_no_segments(
 def test_a_dry_run_refuses_what_it_would_not_estimate(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
     pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--dry-run")
     assert call(capsysbinary, *pack, "--kind", "both")[0] == 2
-    assert call(capsysbinary, *pack, "--preset", "fast", "--nats-per-vector", 5)[0] == 2
+    for options, word in (
+        (("--preset", "fast", "--nats-per-vector", 5), "--nats-per-vector"),
+        (("--preset", "fast", "--learning-rate", 5), "--learning-rate"),
+        (("--keys", "bogus"), "bogus"),
+        (("--meta", "nonsense"), "KEY=VALUE"),
+        (("--memory", 0), "0 GiB"),
+        (("--memory", "nan"), "nan GiB"),
+    ):
+        code, _, err = call(capsysbinary, *pack, *options)
+        assert (code, word in err) == (2, True), err
+    assert call(capsysbinary, *pack, "--questions", tmp_path / "none.jsonl")[0] == 6
     assert not (tmp_path / "s").exists()
+
+
+def test_no_keys_are_no_bytes_of_an_estimate(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+    pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--segment-tokens", 16, "--dry-run", "--json")
+    some, none = (json.loads(call(capsysbinary, *pack, "--keys", keys)[1]) for keys in ("lm", "none"))
+    width = json.loads((Path(tiny) / "config.json").read_text())["hidden_size"]
+    assert some["store_bytes"] - none["store_bytes"] == some["records"] * width * 2  # float16

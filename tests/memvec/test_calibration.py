@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,16 @@ def test_a_preset_changes_what_a_pack_does(profile: Profile, tiny: str, settings
 
 def test_a_damaged_profile_is_as_good_as_none(profile: Profile) -> None:
     file = calibration._folder() / "broken.json"
-    for text in ("{", "[]", json.dumps({"version": 99}), json.dumps({"version": 1, "points": [{}]})):
+    empty = json.dumps(asdict(replace(profile, points=())))
+    for text in ("{", "[]", json.dumps({"version": 99}), json.dumps({"version": 1, "points": [{}]}), empty):
         file.write_text(text)
         assert profile_of("broken") is None
+
+
+def test_every_text_is_in_what_a_trial_fits(tiny_lm: Any, disorder: str) -> None:
+    texts = dict.fromkeys(("a", "b", "c", "d", "e"), disorder)
+    names = [source.name.split("-")[0] for source in calibration.sample(tiny_lm, texts, 12)]
+    assert names == list("abcde") * 3  # of which a trial takes the first twelve
 
 
 def test_an_estimate_comes_true_and_writes_nothing(

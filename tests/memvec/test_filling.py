@@ -6,13 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from families import make
 
 import memvec
 from memvec import filling
 from memvec.decode import decode
 from memvec.errors import NotFoundError, UsageError
-from memvec.filling import RANDOM, Capacity, CapacitySettings, capacity, summaries
+from memvec.filling import RANDOM, Capacity, CapacitySettings, Held, _Filling, _Trial, capacity, summaries
+from memvec.fit import Fitted, Task
 from memvec.samples import passages, random_words
 from memvec.segment import surprisal
 
@@ -104,10 +107,39 @@ def test_a_short_text_is_held_whole_and_said_to_be_exhausted(tiny: str) -> None:
     assert (row.exhausted, row.scaling, row.tokens_spread) == (1, None, 0)
 
 
-def test_no_more_steps_are_taken_than_were_given(tiny: str, disorder: str) -> None:
-    settings = CapacitySettings(steps=25, stage=10, learning_rate=1.0)
+@pytest.mark.parametrize(("steps", "stage"), [(25, 10), (9, 400), (1, 1)])  # two stages and half of one; less than one
+def test_no_more_steps_are_taken_than_were_given(tiny: str, disorder: str, steps: int, stage: int) -> None:
+    settings = CapacitySettings(steps=steps, stage=stage, learning_rate=1.0)
     found = capacity({"book": disorder}, [1, 2], count=1, model=tiny, settings=settings, dtype="float32")
-    assert [(held.steps, held.exhausted) for held in found.held] == [(25, False)] * 2  # two stages and half of one
+    assert [(held.steps, held.exhausted) for held in found.held] == [(steps, False)] * 2
+
+
+def test_a_failure_counts_no_more_once_a_longer_beginning_is_held(tiny_lm: Any) -> None:
+    work, ids = _Filling(tiny_lm, tiny_lm, 1, QUICK), tuple(range(60))
+    trial, vectors = _Trial("book", ids), np.zeros((2, tiny_lm.width), np.float16)
+    ends = [work._grow(trial, Fitted(Task(0, ids[:n], 2, steps=9), vectors, wrong)) for n, wrong in ((20, 9), (20, 5))]
+    assert trial.best is None and trial.last is not None and trial.last.corrections == 5
+    ends.append(work._grow(trial, Fitted(Task(0, ids[:20], 2, steps=9), vectors, 0)))
+    assert trial.best is not None and trial.last is None
+    assert ends == [True] * 3 and [len(task.ids) for task in work.engine.queue] == [20, 20, 25]
+
+
+def test_a_text_is_no_longer_than_the_model_has_positions(tmp_path: Path, disorder: str) -> None:
+    folder = str(make("gpt2", tmp_path / "gpt2"))
+    settings = CapacitySettings(steps=1, stage=1)
+    found = capacity({"book": disorder}, [17], count=1, model=folder, settings=settings)  # of 512 positions
+    assert found.held[0].tokens < 512 - 17
+    with pytest.raises(UsageError, match="the model has 512 positions"):
+        capacity({"book": disorder}, [510], count=1, model=folder, settings=settings)
+
+
+def test_shares_of_one_vector_do_not_depend_on_the_order() -> None:
+    held = [
+        Held("book", m, tokens, 0, 9, 9, 9, 40.0, 30.0, 2.0, 5, 50, 0.1, exhausted=False)
+        for m, tokens in ((2, 15), (1, 10))
+    ]
+    rows = summaries(Capacity("model", True, 64, 300, 124.0, tuple(held)))
+    assert [(row.vectors, row.scaling) for row in rows] == [(2, 0.75), (1, 1.0)]
 
 
 def test_passages_begin_lines_all_over_a_text(tiny_lm: Any) -> None:
@@ -130,7 +162,9 @@ def test_what_cannot_be_measured_is_refused(tiny: str) -> None:
     for call in (
         lambda: capacity({}, model=tiny),
         lambda: capacity({"a": "text"}, [0], model=tiny),
+        lambda: capacity({RANDOM: "text"}, model=tiny),
         lambda: CapacitySettings(steps=0),
+        lambda: CapacitySettings(learning_rate=0),
     ):
         with pytest.raises(UsageError):
             call()

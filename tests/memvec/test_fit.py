@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from memvec.adam import SlotAdam
 from memvec.decode import certify, decode
 from memvec.fit import FitEngine, Task, positions_for
 from memvec.objective import head_pass
@@ -59,6 +60,26 @@ def test_fitted_vectors_decode_to_their_text(tiny_lm: Any, tiny_settings: Callab
     without = decode(tiny_lm, [np.zeros_like(v) for v in vectors], [len(x) for x in ids], [()] * 4)
     right = sum(a == b for x, y in zip(without, ids, strict=True) for a, b in zip(x, y, strict=True))
     assert right < 0.3 * sum(map(len, ids))  # it is the vectors that hold the text
+
+
+def test_rates_warm_up_and_cool_by_the_age_of_each_slot(
+    tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[list[float]] = []
+    decays: set[float] = set()
+
+    def noted(adam: SlotAdam, gradient: Any, rate: Any, weight_decay: float) -> None:
+        rates.append(rate[:, 0].tolist())
+        decays.add(weight_decay)
+
+    monkeypatch.setattr(SlotAdam, "descend", noted)
+    settings = tiny_settings(
+        learning_rate=2.0, warmup=4, cooling=10, last_rate=0.5, weight_decay=0.03, max_steps=13, margin=100.0
+    )
+    fit(tiny_lm, settings, [Task(0, tuple(tiny_lm.encode(TEXTS[0])[:24]), 3)])
+    want = [2.0 * min(1, age / 4) * (1 - 0.5 * min(1, age / 10)) for age in range(1, 13)]
+    assert rates == [pytest.approx([rate] * 3) for rate in want]
+    assert decays == {0.03}
 
 
 def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
