@@ -2,8 +2,8 @@
 
     python benchmarks/decode.py [--records 64] [--batch 16] [--rounds 3] [--json FILE] [--markdown FILE]
 
-Records as a pack of prose makes them: 6 to 10 vectors, 40 to 64 tokens. Their vectors are noise, as the speed does not depend on what is
-said. Both decode in float32 with the same batches, weights and threads; transformers gets, as memvec does, rows of one number of vectors
+Records of 6 to 10 vectors and 40 to 64 tokens, a little more than the 4 to 6 vectors of a pack of prose. They are noise, as the speed does not
+depend on what is said. Both decode in float32 with the same batches, weights and threads; transformers gets, as memvec does, rows of one number of vectors
 together, longest first, and is told to go on to the longest of each batch, since it has no way to let a row end alone.
 """
 

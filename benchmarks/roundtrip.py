@@ -23,6 +23,8 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import torch
+
 import memvec
 from memvec.model_cache import DEFAULT_MODEL
 from memvec.types import PackReport
@@ -45,7 +47,7 @@ def documents() -> dict[str, bytes]:
 def measure(model: str, folder: Path) -> tuple[list[dict[str, Any]], PackReport, dict[str, float]]:
     """(a row per document, totals, seconds of each verb); raises when a byte differs."""
     tree, store, out = folder / "tree", folder / "s.memvec", folder / "out"
-    tree.mkdir()
+    tree.mkdir(exist_ok=True)
     for name, data in documents().items():
         (tree / name).write_bytes(data)
     seconds: dict[str, float] = {}
@@ -89,6 +91,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the store, as DIR/s.memvec")
     chosen = parser.parse_args()
+    if chosen.keep and (chosen.keep / "s.memvec").exists():
+        parser.error(f"{chosen.keep / 's.memvec'} is there already; its pack would have nothing to do")
     with tempfile.TemporaryDirectory() as scratch:
         folder = chosen.keep or Path(scratch)
         folder.mkdir(exist_ok=True)
@@ -109,7 +113,8 @@ def main() -> None:
         f"\nbytes: documents {t.source_bytes:,}, zstd -19 {t.zstd_bytes:,}, vectors {t.vector_bytes:,}, store {t.store_bytes:,}"
     )
     print("seconds: " + ", ".join(f"{verb} {spent:.0f}" for verb, spent in seconds.items()))
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    threads = torch.get_num_threads()
+    machine = f"{os.cpu_count()} cores, {threads} threads, {platform.machine()}, Python {platform.python_version()}"
     print(f"machine: {machine}; model {t.model}, fingerprint {t.fingerprint}")
     if chosen.json:
         value = {"machine": machine, "rows": rows, "totals": asdict(t), "seconds": seconds}

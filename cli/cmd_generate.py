@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memvec.cli.output import Output, common, print_json, printable
+from memvec.cli.output import Output, aligned, common, print_json, printable
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,13 +110,8 @@ def _table(arms: Sequence[Arm]) -> str:
         shown = [_figure(value, form) for value, form in zip(figures, (",", ".3f", ".3f"), strict=True)]
         shown[1] += " s" if arm.seconds_to_first_token is not None else ""
         rows.append((HEADINGS[arm.name], *shown[: len(rows[0]) - 1]))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        f"  {row[0]:<{widths[0]}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
     answers = [f"{HEADINGS[arm.name]}: {arm.missing or (arm.text or '').strip()}" for arm in arms]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(answers)
+    return aligned(rows) + "\n\n" + "\n\n".join(answers)
 
 
 def _figure(value: float | None, form: str) -> str:

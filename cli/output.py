@@ -124,6 +124,15 @@ def pairs(given: Sequence[str], option: str) -> dict[str, str]:
     return {key: value for key, _, value in split}
 
 
+def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
+    """A table, the first column to the left and all others to the right, without spaces at the ends of lines."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(row)) for row in rows
+    ]
+    return "\n".join((indent + line).rstrip() for line in lines)
+
+
 def clock(seconds: float) -> str:
     """1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)

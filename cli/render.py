@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
-from memvec.cli.output import clock, printable
+from memvec.cli.output import aligned, clock, printable
 from memvec.inspection import DocumentRow
 from memvec.types import PackReport
 
@@ -71,12 +71,8 @@ def profile(p: Profile) -> str:
         )
         for point in p.points
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = "\n".join(
-        "  " + "  ".join(f"{c:>{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
     head = f"{printable(p.model)} (fingerprint {p.fingerprint}), learning rate {p.learning_rate:g}, sample: {printable(p.sample)}"
-    return f"{head}\n{table}"
+    return f"{head}\n{aligned(lines)}"
 
 
 def honest(r: PackReport) -> str:
@@ -93,12 +89,10 @@ def honest(r: PackReport) -> str:
             ("store", r.store_bytes),
         )
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    table = "\n".join(f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
     context = f"context: {r.vectors:,} positions instead of {r.fitted_tokens:,}, {r.tokens_per_vector:.1f} times fewer"
     warning = "bytes: a vector is larger than the text it holds; for bytes use zstd"
     notes = [f"\n  {context}"] * bool(r.vectors) + [f"\n  {warning}"] * bool(r.vectors or r.context_vectors)
-    return f"\n{table}\n" + "".join(notes)
+    return f"\n{aligned(rows)}\n" + "".join(notes)
 
 
 def documents(rows: Sequence[DocumentRow]) -> str:
@@ -109,11 +103,7 @@ def documents(rows: Sequence[DocumentRow]) -> str:
     for r in rows:
         figures = (r.bytes, r.tokens, r.records, r.raw_records, r.vectors, r.corrected_tokens, r.memory)
         lines.append((printable(r.name), *(f"{n:,}" for n in figures), gain(r.gain)))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        f"{line[0]:<{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(line[1:], widths[1:], strict=True))
-        for line in lines
-    )
+    return aligned(lines, indent="")
 
 
 def gain(share: float | None) -> str:

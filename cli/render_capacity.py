@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memvec.cli.output import printable
+from memvec.cli.output import aligned, printable
 from memvec.errors import MissingExtraError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
 
@@ -42,8 +42,6 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
                 "-" if r.scaling is None else f"{r.scaling:.0%}",
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    shown = ["  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)) for line in lines]
     known = PUBLISHED.get(found.model)
     notes = [
         f"bound: {found.bound:.0f} tokens a vector ({found.width} elements of 16 bits over a vocabulary of {found.vocabulary:,})",
@@ -56,7 +54,7 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
         "gain: tokens that come right from the vectors, less those right without",
         *([known] if known else []),
     ]
-    return "\n".join([*shown, "", *(f"  {note}" for note in notes)])
+    return "\n".join([aligned(lines), "", *(f"  {note}" for note in notes)])
 
 
 def check_plot(path: Path) -> None:

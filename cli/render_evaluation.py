@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from memvec.cli.output import clock
+from memvec.cli.output import aligned, clock
 
 if TYPE_CHECKING:
     from memvec.evaluation import Evaluation
@@ -42,7 +42,7 @@ def _gains(e: Evaluation) -> str:
         )
         if value is not None
     ]
-    return _table(rows)
+    return aligned(rows)
 
 
 def _answered(e: Evaluation) -> str:
@@ -56,7 +56,7 @@ def _elsewhere(e: Evaluation) -> str:
         return ""
     rows = [("on unrelated prompts", "nats/token", "choices right")]
     rows += [(_front(name), f"{off.nll[name]:.3f}", f"{off.accuracy[name]:.0%}") for name in off.nll]
-    return f"{_table(rows)}\n  harm: {e.harm:+.3f} nats/token against the text in front"
+    return f"{aligned(rows)}\n  harm: {e.harm:+.3f} nats/token against the text in front"
 
 
 def _costs(e: Evaluation) -> str:
@@ -71,7 +71,7 @@ def _costs(e: Evaluation) -> str:
         if c.break_even is None
         else f"; writing ({clock(c.write_seconds or 0)}) is paid for after {c.break_even:,.0f} queries"
     )
-    return f"{_table(rows)}\n  prefill {c.speedup:.1f} times faster{pays}"
+    return f"{aligned(rows)}\n  prefill {c.speedup:.1f} times faster{pays}"
 
 
 def _front(name: str) -> str:
@@ -85,11 +85,3 @@ def _two(value: float | None) -> str:
 def _nll(e: Evaluation, name: str) -> str:
     values: Mapping[str, float | None] = e.nll
     return _two(values.get(name))
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        f"  {row[0]:<{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    )

@@ -17,7 +17,7 @@ import pytest
 
 from memvec import errors
 from memvec.cli.main import COMMANDS, run
-from memvec.cli.output import clock, describe, printable
+from memvec.cli.output import aligned, clock, describe, printable
 from memvec.locking import writing
 from memvec.progress import Progress
 from memvec.store import Store
@@ -256,6 +256,9 @@ def test_exit_codes_are_one_table() -> None:
 def test_rendering_helpers() -> None:
     assert clock(7) == "0:07" and clock(3723) == "1:02:03"
     assert printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
+    assert aligned([("name", "bytes", ""), ("a", "1", "x"), ("long one", "20", "")]) == (
+        "  name      bytes\n  a             1  x\n  long one     20"
+    )
     p = Progress("fitting", 4, 1, 40, 10, 9, 2000, 500, 40000, 100.0, usual=60.0)
     line = describe(p)
     for part in ("1/4 documents", "10/40 segments", "9 exact", "5.0 tokens/s", "3:20 left"):
