@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Measure what a vector of MODEL can carry at which cost, and keep it for `pack --preset`.
 
-    Fits the sample six times: a quarter of an hour on two cores for the default model.
+    Fits the sample six times: for the default model a quarter of an hour on two cores with AVX512-BF16, more without.
     """
     from memvec.calibration import calibrate
 
