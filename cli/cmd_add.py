@@ -18,7 +18,7 @@ def command(**given: Any) -> None:
 
     The model is by default the one that the store names.
     """
-    from memvec.packing import add, model_for
+    from memvec.packing import model_for, pack
 
-    given["model"] = model_for(given["store"], given["model"])
-    run_pack(add, **given)
+    given["model"] = model_for(given["store"], given["model"])  # refuses a store that is not there
+    run_pack(pack, **given)
