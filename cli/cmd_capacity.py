@@ -53,8 +53,9 @@ def command(
     Exactly, with what a pack stores beside the vectors: corrections of at most 3 % of the tokens, rounded up.
     With neither --text nor --random-words, passages are taken from Python's own handbook.
     """
+    from memvec.capacities import summaries
     from memvec.cli.render_capacity import check_plot, draw, table
-    from memvec.filling import CapacitySettings, capacity, summaries
+    from memvec.filling import CapacitySettings, capacity
     from memvec.samples import handbook
 
     if plot:

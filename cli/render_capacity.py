@@ -12,7 +12,7 @@ from memvec.errors import MissingExtraError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from memvec.filling import Capacity, Summary
+    from memvec.capacities import Capacity, Summary
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # One vector, PG-19, exact when the text is fed back (Tarasov et al. 2026).

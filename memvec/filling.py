@@ -1,22 +1,22 @@
 """How much one, two, … vectors can hold: for each text the longest beginning that comes out exactly.
 
 The measurements of Kuratov et al. 2025, with a decoder that runs freely and is given what a pack would store beside the
-vectors: corrections of at most 3 % of the tokens, rounded up to a whole one. A text's beginning is fitted, and goes on from the vectors it had: longer
-once it is held, the same again where it is not, until the steps are spent. Letters: M vectors, D width, N tokens,
-V vocabulary.
+vectors: corrections of at most 3 % of the tokens, rounded up to a whole one. A text's beginning is fitted, and goes on
+from the vectors it had: longer once it is held, the same again where it is nearly, shorter where it is not, until the
+steps are spent. Letters: M vectors, D width, N tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 
 from memvec.allocator import keeping_memory
+from memvec.capacities import Capacity, Held, Stage
 from memvec.decode import measure
 from memvec.errors import UsageError
 from memvec.fit import FitEngine, Fitted, Task
@@ -31,9 +31,11 @@ from memvec.settings import PackSettings
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
 PUBLISHED_ACCURACY = 0.99  # teacher-forced, that they call lossless
 LEAST_GROWTH = 4  # tokens
-FIRST = 1.5  # budgets of a pack that the first beginning asks for
-COOLED = 0.6  # of a stage's steps in which the learning rate falls
-LAST_RATE = 0.1  # to this share of it
+FAR_OFF = 0.25  # share of a beginning that is wrong, from which on it is shortened by it
+FIRST = 5.5  # budgets of a pack that the first beginning asks for: some 420 nats a vector of width 576
+GROWTH = 0.5  # of the first stage's steps until it has the whole of that
+LAST_RATE = 0.05  # of a stage, as a share of its first
+GOING_ON = 0.5  # the first rate of later stages, as a share of the first stage's
 MOST_TOKENS = 384  # of a text, for each vector
 RANDOM = "random words"
 
@@ -58,87 +60,6 @@ class CapacitySettings:
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected {low:g} to {high:g}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What M vectors held of one text."""
-
-    source: str
-    vectors: int  # that were trained
-    tokens: int  # of the longest beginning that decodes exactly, free-running, its corrections put in
-    corrected: int  # of these
-    alone: int  # of the longest beginning that decodes exactly with no correction at all, its first token included
-    published: int  # the same with the first token given, the true text fed back and 1 % of it wrong
-    gain: int  # tokens that come right from the vectors, less those right without, the text fed back
-    bits: float  # surprisal of the beginning that the vectors take away
-    nats_before: float  # of the beginning, nothing in front [nats]
-    nats_after: float  # the same with the vectors in front [nats]
-    steps: int
-    token_steps: int
-    seconds: float
-    exhausted: bool  # the whole text was held: there was no more of it, so more might fit
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """The whole measurement; `held` has one entry for each text and number of vectors."""
-
-    model: str
-    anchored: bool  # behind the embedding of the model's BOS token, which is not trained
-    width: int
-    vocabulary: int
-    bound: float  # tokens that one vector's bits could tell apart: D·16 / log2 V
-    held: tuple[Held, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Means over the texts of one source for one number of vectors."""
-
-    source: str
-    vectors: int
-    texts: int
-    tokens: float
-    tokens_spread: float  # standard deviation over texts
-    alone: float
-    published: float
-    gain: float
-    bits: float
-    bits_spread: float
-    utilisation: float  # gain as a share of the bound [0..1]
-    scaling: float | None  # tokens, as a share of M times what one vector holds; None where that was not measured
-    exhausted: int  # texts that were held whole
-
-
-def summaries(found: Capacity) -> list[Summary]:
-    """The table of a measurement, in its order."""
-    out: list[Summary] = []
-    groups: dict[tuple[str, int], list[Held]] = {}
-    for held in found.held:
-        groups.setdefault((held.source, held.vectors), []).append(held)
-    means = {key: statistics.mean(h.tokens for h in rows) for key, rows in groups.items()}
-    for (source, vectors), rows in groups.items():
-        tokens, bits, gain = ([float(getattr(h, name)) for h in rows] for name in ("tokens", "bits", "gain"))
-        mean, one = means[source, vectors], means.get((source, 1))
-        out.append(
-            Summary(
-                source,
-                vectors,
-                len(rows),
-                tokens=mean,
-                tokens_spread=statistics.pstdev(tokens),
-                alone=statistics.mean(h.alone for h in rows),
-                published=statistics.mean(h.published for h in rows),
-                gain=statistics.mean(gain),
-                bits=statistics.mean(bits),
-                bits_spread=statistics.pstdev(bits),
-                utilisation=statistics.mean(gain) / (found.bound * vectors),
-                scaling=mean / (one * vectors) if one else None,
-                exhausted=sum(h.exhausted for h in rows),
-            )
-        )
-    return out
 
 
 def capacity(
@@ -202,6 +123,7 @@ class _Trial:
     ids: tuple[int, ...]
     best: Fitted | None = None  # of the longest beginning held, as the fit measured it
     last: Fitted | None = None  # of the beginning after it, which was too long
+    stages: tuple[Stage, ...] = ()
     steps: int = 0
     token_steps: int = 0
     seconds: float = 0.0
@@ -213,49 +135,55 @@ class _Filling:
     def __init__(self, fast: FrozenLM, exact: FrozenLM, vectors: int, settings: CapacitySettings) -> None:
         self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
         self.rows = vectors + len(fast.anchor) * settings.anchor
-        stage = min(settings.stage, settings.steps)
+        stage, rate = min(settings.stage, settings.steps), settings.learning_rate
         # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
         fit = PackSettings(
-            max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=settings.learning_rate,
-            cooling=max(1, int(COOLED * stage)), last_rate=LAST_RATE, seed=settings.seed, anchor=settings.anchor, patience=stage,
+            max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
+            cooling=stage, last_rate=LAST_RATE, seed=settings.seed, anchor=settings.anchor, patience=stage,
         )  # fmt: skip
-        self.engine, self.budget = FitEngine(fast, fit), FIRST * fit.budget(fast.width) * vectors
+        self.first = FitEngine(fast, fit)
+        self.later = FitEngine(fast, replace(fit, learning_rate=GOING_ON * rate))  # a hotter one loses what is held
+        self.budget = FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed
 
     def run(self, chosen: Sequence[tuple[str, tuple[int, ...]]], progress: Progress, watch: Watch) -> list[Held]:
         """What is held of each (source, ids)."""
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
-        self.engine.add(
-            Task(number, trial.ids[: self._first(trial.ids)], self.rows) for number, trial in enumerate(trials)
+        self.first.add(
+            Task(number, trial.ids[: self._beginning(trial.ids)], self.rows) for number, trial in enumerate(trials)
         )
-        while self.engine.queue:
-            for batch in self.engine.run(lambda _: watch(progress)):
-                for fitted in batch:
-                    progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
+        for batch in chain(*(engine.run(lambda _: watch(progress)) for engine in (self.first, self.later))):
+            for fitted in batch:
+                progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
         return [self._judge(trial) for trial in trials]
 
-    def _first(self, ids: tuple[int, ...]) -> int:
+    def _beginning(self, ids: tuple[int, ...]) -> int:
         """Tokens of the first beginning: those of a few packs' budgets."""
-        nats = accumulate(_plain(self.fast, ids[: 64 * self.vectors])[0])
+        nats = accumulate(_plain(self.fast, ids)[0])
         return max(min(len(ids), LEAST_GROWTH), sum(so_far <= self.budget for so_far in nats))
 
     def _grow(self, trial: _Trial, fitted: Fitted) -> bool:
         """Take note of a fit; whether there is another try: of a longer beginning where it was held, from its vectors."""
         task = fitted.task
         trial.steps, trial.token_steps, trial.seconds = task.steps, task.token_steps, task.seconds
-        held = fitted.corrections <= self.engine.settings.enough(len(task.ids))
+        trial.stages += (Stage(len(task.ids), fitted.corrections, task.steps, task.token_steps),)
+        held = fitted.corrections <= self.first.settings.enough(len(task.ids))
         if held:
             trial.best, trial.last = fitted, None
         elif trial.last is None or fitted.corrections < trial.last.corrections:
             trial.last = fitted
         if task.steps >= self.settings.steps or (held and len(task.ids) == len(trial.ids)):
             return False
-        longer = len(task.ids) + max(LEAST_GROWTH, int(len(task.ids) * self.settings.grow)) * held
+        length = len(task.ids)
+        if held:
+            length += max(LEAST_GROWTH, int(length * self.settings.grow))
+        elif fitted.corrections > FAR_OFF * length:
+            length = max(LEAST_GROWTH, length - fitted.corrections)
         # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
         start = torch.from_numpy(fitted.vectors).float()
         most = min(self.settings.stage, self.settings.steps - task.steps)
-        self.engine.add([replace(task, ids=trial.ids[:longer], start=start, most=most)])
+        self.later.add([replace(task, ids=trial.ids[:length], start=start, most=most)])
         return True
 
     def _judge(self, trial: _Trial) -> Held:
@@ -282,6 +210,7 @@ class _Filling:
             token_steps=trial.token_steps,
             seconds=trial.seconds,
             exhausted=tokens == len(trial.ids),
+            stages=trial.stages,
         )
 
 

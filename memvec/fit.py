@@ -34,8 +34,7 @@ MARGIN_RESERVE = 0.2
 MOMENTUM = 0.8  # Adam's first beta
 FIRST_SHARE = 0.3  # of a text that a fit begins with
 LEAST_SHOWN = 8  # tokens
-GROWN = 24  # steps after which it has the whole
-GROW_EVERY = 4  # steps; a batch is laid out anew each time
+GROW_EVERY = 4  # steps between which it grows; a batch is laid out anew each time
 LOST = 0.7  # share of what is shown that is wrong, halfway through the growth, in a fit that begins anew
 NEVER = float(1 << 20)  # a score worse than any
 
@@ -96,7 +95,7 @@ class FitEngine:
         self.slots: list[_Slot] = []
         self.positions = positions_for(lm, settings.memory)
         self.most = MOST_SLOTS if lm.device.type == "cpu" else MOST_SLOTS_GPU
-        self.grown = min(GROWN, settings.max_steps // 8)  # of few steps an eighth
+        self.grown = min(settings.growth, settings.max_steps // 2)
         self._scale = scale_of(lm)
         self._adam = SlotAdam(lm.width, lm.device, MOMENTUM)
         self._best = _Best(self._adam.vectors.half(), self._adam.vectors.new_zeros(0))
@@ -146,7 +145,7 @@ class FitEngine:
     def _look(self, slots: Sequence[_Slot]) -> int:
         """Find what slots begin with, and may begin anew with; the token-steps that it took."""
         begun, tasks = time.perf_counter(), [slot.task for slot in slots]
-        texts = [task.ids[: _shown(len(task.ids), 0, GROWN)] for task in tasks]
+        texts = [task.ids[: _shown(len(task.ids), 0, 1)] for task in tasks]
         starts = [
             draw(self._scale, (task.vectors, self.lm.width), task.ids, f"{self.settings.seed} {task.attempt}")
             for task in tasks
@@ -156,7 +155,9 @@ class FitEngine:
             some[:, :fixed] = self.lm.anchor[:fixed]
         costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
         for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
-            slot.starts = list(found[: 2 if self.grown == GROWN else 1])  # of few steps there are none to begin anew
+            slot.starts = list(
+                found[: 2 if self.grown == self.settings.growth else 1]
+            )  # of few steps none to begin anew
         share = (time.perf_counter() - begun) / sum(costs)
         for task, cost in zip(tasks, costs, strict=True):
             task.token_steps += cost
@@ -194,7 +195,7 @@ class FitEngine:
             (gradient,) = torch.autograd.grad(hidden, rounded, passed.gradient)  # rows of different slots do not touch
             self._descend(gradient.float())
             for number, slot in enumerate(slots):
-                if slot.starts and slot.age == GROWN // 2 and wrong[number] > LOST * layout.shown[number]:
+                if slot.starts and slot.age == self.grown // 2 and wrong[number] > LOST * layout.shown[number]:
                     self._begin_anew(slot, layout.slot_of_row == number)
         self._charge(layout, time.perf_counter() - begun)
         return done

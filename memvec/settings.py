@@ -34,6 +34,7 @@ class PackSettings:
     max_steps: int = 200  # optimiser steps of one attempt
     patience: int = 60  # steps for which a fit aims at half its cap of corrections; from then on the cap is enough
     refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
+    growth: int = 24  # steps after which a fit, which begins with a text's first part, has the whole
     learning_rate: float = 5.0
     weight_decay: float = 0.01
     warmup: int = 2  # steps
@@ -52,6 +53,7 @@ class PackSettings:
             "patience": (0, 1_000_000),
             "refits": (0, 10),
             "memory": (1, 2**63),
+            "growth": (0, 1_000_000),
             "warmup": (0, 1_000_000),
             "learning_rate": (1e-9, 1e9),
             "weight_decay": (0.0, 1.0),

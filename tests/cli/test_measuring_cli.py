@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from memvec.capacities import Capacity, Held, summaries
 from memvec.cli.main import run
 from memvec.cli.render_capacity import draw, table
-from memvec.filling import Capacity, Held, summaries
 from memvec.model_cache import DEFAULT_MODEL
 
 

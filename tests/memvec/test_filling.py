@@ -12,9 +12,10 @@ from families import make
 
 import memvec
 from memvec import filling
+from memvec.capacities import Capacity, Held, summaries
 from memvec.decode import decode
 from memvec.errors import NotFoundError, UsageError
-from memvec.filling import RANDOM, Capacity, CapacitySettings, Held, _Filling, _Trial, capacity, summaries
+from memvec.filling import RANDOM, CapacitySettings, _Filling, _Trial, capacity
 from memvec.fit import Fitted, Task
 from memvec.samples import passages, random_words
 from memvec.segment import surprisal
@@ -61,6 +62,7 @@ def test_what_is_held_decodes_freely_and_no_further(found: Capacity, judged: lis
         assert 0 <= held.nats_after < held.nats_before
         assert 0 < held.gain <= held.tokens - held.corrected
         assert held.token_steps > held.steps > 0
+        assert (held.stages[-1].steps, held.stages[-1].token_steps) == (held.steps, held.token_steps)
 
 
 def _corrected(lm: Any, vectors: Any, ids: tuple[int, ...]) -> tuple[int, int]:
@@ -114,14 +116,15 @@ def test_no_more_steps_are_taken_than_were_given(tiny: str, disorder: str, steps
     assert [(held.steps, held.exhausted) for held in found.held] == [(steps, False)] * 2
 
 
-def test_a_failure_counts_no_more_once_a_longer_beginning_is_held(tiny_lm: Any) -> None:
+def test_a_beginning_far_too_long_is_shortened_and_a_failure_counts_no_more_once_one_is_held(tiny_lm: Any) -> None:
     work, ids = _Filling(tiny_lm, tiny_lm, 1, QUICK), tuple(range(60))
     trial, vectors = _Trial("book", ids), np.zeros((2, tiny_lm.width), np.float16)
     ends = [work._grow(trial, Fitted(Task(0, ids[:n], 2, steps=9), vectors, wrong)) for n, wrong in ((20, 9), (20, 5))]
     assert trial.best is None and trial.last is not None and trial.last.corrections == 5
     ends.append(work._grow(trial, Fitted(Task(0, ids[:20], 2, steps=9), vectors, 0)))
     assert trial.best is not None and trial.last is None
-    assert ends == [True] * 3 and [len(task.ids) for task in work.engine.queue] == [20, 20, 25]
+    assert ends == [True] * 3 and [len(task.ids) for task in work.later.queue] == [11, 20, 25]
+    assert [(stage.tokens, stage.wrong, stage.steps) for stage in trial.stages] == [(20, 9, 9), (20, 5, 9), (20, 0, 9)]
 
 
 def test_a_text_is_no_longer_than_the_model_has_positions(tmp_path: Path, disorder: str) -> None:

@@ -103,8 +103,7 @@ def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., Pack
 def test_after_some_patience_the_whole_cap_of_corrections_is_enough(
     missed: int, steps: int, tiny_lm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memvec.fit.GROWN", 0)  # the whole text from the first step
-    settings = PackSettings(max_corrections=0.05, patience=20, max_steps=40)  # of 40 tokens 1, then 2
+    settings = PackSettings(max_corrections=0.05, patience=20, max_steps=40, growth=0)  # of 40 tokens 1, then 2
     monkeypatch.setattr(FitEngine, "_counts", lambda *_: torch.tensor([[0.0, missed]]))
     (fitted,) = fit(tiny_lm, settings, [Task(0, tuple(range(10, 50)), 3)]).values()
     assert (fitted.task.steps, fitted.corrections) == (steps, missed)
@@ -140,7 +139,7 @@ def test_one_seed_one_result(tiny_lm: Any, tiny_settings: Callable[..., PackSett
 
 def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     counted = []
-    engine = FitEngine(tiny_lm, tiny_settings(max_steps=5, max_corrections=0.0))
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=5, growth=0, max_corrections=0.0))
     pair = [Task(0, tuple(range(10, 30)), 2), Task(1, tuple(range(10, 18)), 3)]
     engine.add(pair)
     done = [fitted for batch in engine.run(counted.append) for fitted in batch]
@@ -154,14 +153,14 @@ def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable
 def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
     tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
 ) -> None:
-    engine = FitEngine(tiny_lm, tiny_settings(max_steps=64, max_corrections=0.0, margin=50.0))
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=16, max_corrections=0.0, margin=50.0))
     counted = widths_of(engine)
     engine.add([Task(0, tuple(range(10, 50)), 3)])
     (fitted,) = (one for batch in engine.run() for one in batch)
     assert counted[:8] == [3 + 12 - 1] * 4 + [3 + 26 - 1] * 4  # .3 of 40 tokens, then .65
-    assert set(counted[8:]) == {3 + 40 - 1} and len(counted) == fitted.task.steps == 64
+    assert set(counted[8:]) == {3 + 40 - 1} and len(counted) == fitted.task.steps == 16
     assert fitted.corrections == 40  # as measured on the whole text, of which nothing has such a margin
-    going_on = FitEngine(tiny_lm, tiny_settings(max_steps=64, max_corrections=0.0, margin=50.0))
+    going_on = FitEngine(tiny_lm, tiny_settings(max_steps=16, max_corrections=0.0, margin=50.0))
     going_on.add([Task(0, tuple(range(10, 50)), 3, start=torch.zeros(3, tiny_lm.width))])
     counted = []
     assert [len(batch) for batch in going_on.run(counted.append)] and set(counted) == {3 + 40 - 1}
