@@ -54,7 +54,7 @@ bench-speed: setup
 	$(BIN)/python benchmarks/speed.py --json docs/speed.json --markdown docs/speed.md
 
 capacity: setup
-	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --json > docs/capacity.json
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > docs/capacity.json
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4,8 --passages 2 --steps 400 \
 		--plot docs/capacity.svg --json > docs/capacity-scaling.json
 

@@ -34,8 +34,8 @@ LEAST_GROWTH = 4  # tokens
 FAR_OFF = 0.25  # share of a beginning that is wrong, from which on it is shortened by it
 FIRST = 5.5  # budgets of a pack that the first beginning asks for: some 420 nats a vector of width 576
 GROWTH = 0.5  # of the first stage's steps until it has the whole of that
-LAST_RATE = 0.05  # of a stage, as a share of its first
-GOING_ON = 0.5  # the first rate of later stages, as a share of the first stage's
+LAST_RATE = 0.04  # of a stage, as a share of the first stage's first
+GOING_ON = 0.24  # the first rate of later stages, as a share of the same
 MOST_TOKENS = 384  # of a text, for each vector
 RANDOM = "random words"
 
@@ -135,14 +135,16 @@ class _Filling:
     def __init__(self, fast: FrozenLM, exact: FrozenLM, vectors: int, settings: CapacitySettings) -> None:
         self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
         self.rows = vectors + len(fast.anchor) * settings.anchor
-        stage, rate = min(settings.stage, settings.steps), settings.learning_rate
+        rate = settings.learning_rate
+        stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))  # so that the last is whole, too
         # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
-            cooling=stage, last_rate=LAST_RATE, seed=settings.seed, anchor=settings.anchor, patience=stage,
+            cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,
         )  # fmt: skip
         self.first = FitEngine(fast, fit)
-        self.later = FitEngine(fast, replace(fit, learning_rate=GOING_ON * rate))  # a hotter one loses what is held
+        going_on = replace(fit, learning_rate=GOING_ON * rate, last_rate=LAST_RATE / GOING_ON)
+        self.later = FitEngine(fast, going_on)  # hotter it would lose what is held
         self.budget = FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed
 
@@ -182,7 +184,7 @@ class _Filling:
             length = max(LEAST_GROWTH, length - fitted.corrections)
         # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
         start = torch.from_numpy(fitted.vectors).float()
-        most = min(self.settings.stage, self.settings.steps - task.steps)
+        most = min(self.first.settings.max_steps, self.settings.steps - task.steps)
         self.later.add([replace(task, ids=trial.ids[:length], start=start, most=most)])
         return True
 

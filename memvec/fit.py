@@ -222,7 +222,8 @@ class FitEngine:
         adam, s = self._adam, self.settings
         adam.age += 1
         warm = (adam.age / max(1, s.warmup)).clamp(max=1)
-        cooled = 1 - (1 - s.last_rate) * (adam.age / s.cooling).clamp(max=1)
+        way = (adam.age / s.cooling).clamp(max=1)
+        cooled = s.last_rate**way if s.geometric else 1 - (1 - s.last_rate) * way
         adam.descend(gradient, s.learning_rate * warm * cooled, s.weight_decay)
 
     def _begin_anew(self, slot: _Slot, rows: Tensor) -> None:

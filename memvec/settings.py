@@ -38,8 +38,9 @@ class PackSettings:
     learning_rate: float = 5.0
     weight_decay: float = 0.01
     warmup: int = 2  # steps
-    cooling: int = 60  # steps in which the learning rate falls in a line to its last value
+    cooling: int = 60  # steps in which the learning rate falls to its last value
     last_rate: float = 0.2  # that, as a share of the learning rate [0..1]
+    geometric: bool = False  # it falls by the same factor each step, instead of in a line
     seed: int = 0
     memory: int = 2 * 1024**3  # most memory the optimiser's activations may take [bytes]; decides the batch
 

@@ -62,8 +62,9 @@ def test_fitted_vectors_decode_to_their_text(tiny_lm: Any, tiny_settings: Callab
     assert right < 0.3 * sum(map(len, ids))  # it is the vectors that hold the text
 
 
+@pytest.mark.parametrize("geometric", [False, True])
 def test_rates_warm_up_and_cool_by_the_age_of_each_slot(
-    tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+    geometric: bool, tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[list[float]] = []
     decays: set[float] = set()
@@ -74,10 +75,13 @@ def test_rates_warm_up_and_cool_by_the_age_of_each_slot(
 
     monkeypatch.setattr(SlotAdam, "descend", noted)
     settings = tiny_settings(
-        learning_rate=2.0, warmup=4, cooling=10, last_rate=0.5, weight_decay=0.03, max_steps=13, margin=100.0
-    )
+        learning_rate=2.0, warmup=4, cooling=10, last_rate=0.5, geometric=geometric, weight_decay=0.03, max_steps=13,
+        margin=100.0,
+    )  # fmt: skip
     fit(tiny_lm, settings, [Task(0, tuple(tiny_lm.encode(TEXTS[0])[:24]), 3)])
-    want = [2.0 * min(1, age / 4) * (1 - 0.5 * min(1, age / 10)) for age in range(1, 13)]
+    ways = [min(1, age / 10) for age in range(1, 13)]
+    cooled = [0.5**way if geometric else 1 - 0.5 * way for way in ways]
+    want = [2.0 * min(1, age / 4) * share for age, share in enumerate(cooled, 1)]
     assert rates == [pytest.approx([rate] * 3) for rate in want]
     assert decays == {0.03}
 
