@@ -124,7 +124,7 @@ def _outstanding(
 
 def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], settings: PackSettings) -> tuple[float, float]:
     """(token-steps a second of a full batch, seconds to certify a token); (0, 0) with nothing to fit."""
-    engine = FitEngine(fast, replace(settings, max_steps=TIMED_STEPS))
+    engine = FitEngine(fast, replace(settings, max_steps=TIMED_STEPS, growth=0))  # whole texts, as most steps have
     some = list(islice(tasks(waiting, fast.width, settings), engine.most))
     if not some:
         return 0.0, 0.0

@@ -155,9 +155,8 @@ class FitEngine:
             some[:, :fixed] = self.lm.anchor[:fixed]
         costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
         for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
-            slot.starts = list(
-                found[: 2 if self.grown == self.settings.growth else 1]
-            )  # of few steps none to begin anew
+            begins_anew = self.grown == self.settings.growth  # of few steps there are none to spare
+            slot.starts = list(found[: 1 + begins_anew])
         share = (time.perf_counter() - begun) / sum(costs)
         for task, cost in zip(tasks, costs, strict=True):
             task.token_steps += cost
