@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check setup format plots clean bench-roundtrip bench-fit bench-decode bench-speed capacity
+.PHONY: demo test check setup format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput capacity
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make bench-fit     fit the same texts by memvec's recipe and by the two published ones"
 	@echo "make bench-decode  decode the same records by memvec and by transformers"
 	@echo "make bench-speed   time a step of fitting beside its matrix products alone"
+	@echo "make bench-throughput  pack and unpack 100,000 tokens beside the published recipe (for a GPU)"
 	@echo "make capacity      fill vectors with the longest texts they hold, and draw it"
 	@echo "make format  let ruff rewrite the sources"
 
@@ -52,6 +53,9 @@ bench-decode: setup
 
 bench-speed: setup
 	$(BIN)/python benchmarks/speed.py --json docs/speed.json --markdown docs/speed.md
+
+bench-throughput: setup
+	$(BIN)/python benchmarks/throughput.py --tokens 100000 --steps 300 --json docs/throughput.json --markdown docs/throughput.md
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > docs/capacity.json

@@ -79,7 +79,8 @@ def main() -> None:
         by_transformers(lm, vectors, lengths, options.batch)
         rounds.append((middle - begun, time.perf_counter() - middle))
     ours, theirs = (sum(lengths) / statistics.median(column) for column in zip(*rounds[1:], strict=True))
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, float32, {device}"
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {name}, torch {torch.__version__}, float32"
     print(f"{machine}; {len(lengths)} records, {sum(lengths)} tokens, batch {options.batch}\n")
     table = f"| decoder | tokens/s |\n|---|---|\n| memvec | {ours:.0f} |\n| transformers generate | {theirs:.0f} |\n"
     print(f"{table}\n{ours / theirs:.2f} times as fast")

@@ -2,9 +2,10 @@
 
     python benchmarks/speed.py [--model NAME] [--rounds 7] [--threads N] [--dtype bfloat16] [--json FILE] [--markdown FILE]
 
-A step is that of a full batch of segments of 64 tokens behind 8 vectors. Its matrix products alone: every linear layer forward and backward
+A step is that of a full batch of segments of 64 tokens behind 8 vectors, on a GPU as it runs once it is compiled. Its matrix products alone: every linear layer forward and backward
 to its input (weights are frozen), the four products of attention forward and backward, and the LM head's two. What is asked of the step is
-0.8 of the token positions a second that these products allow. The profile sorts the step's own operations by what they are for.
+0.8 of the token positions a second that these products allow. Floating-point operations are those of the products, for real positions alone; a
+large square product shows what the machine has. The profile sorts the step's own operations, on a GPU its kernels, by what they are for.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from memvec.allocator import keeping_memory
 from memvec.fit import FitEngine, Task
-from memvec.layout import lay_out
+from memvec.fused import PAYS_AFTER
+from memvec.layout import row_length
 from memvec.lm import FrozenLM, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, resolve
 from memvec.objective import chunk_rows
@@ -35,24 +37,30 @@ from memvec.settings import PackSettings
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
 TOKENS, VECTORS = 64, 8
+WARM_UP = 2  # rounds: on a GPU the second makes the graph
 KINDS = {
     "matrix products": ("mm", "bmm", "addmm"),
     "copies and changes of dtype": ("copy_", "cat", "clone", "index_select", "index_copy"),
     "exponentials and sums": ("exp_", "sum", "amax", "_softmax", "_softmax_backward_data", "logsumexp", "mean"),
+}
+KERNELS = {
+    "attention": ("sdpa", "fmha", "flash", "cudnn"),
+    "matrix products": ("nvjet", "gemm", "cutlass", "splitK"),
+    "compiled elementwise work": ("triton_",),
 }
 REST = "everything else"
 
 
 def step_of(lm: FrozenLM) -> tuple[Callable[[], Any], int, int]:
     """(a step of a full batch, its token positions, its rows)."""
-    ids = lm.encode(NOVEL.read_text("utf-8")[60_000:90_000])
-    engine = FitEngine(lm, PackSettings())
-    engine.add(Task(k, tuple(ids[k * TOKENS :][:TOKENS]), VECTORS) for k in range(16))
+    ids = lm.encode(NOVEL.read_text("utf-8"))
+    engine = FitEngine(lm, PackSettings(growth=0))  # whole texts, as most steps have
+    lm.fused.ran(PAYS_AFTER)
+    engine.add(Task(k, tuple(ids[k * TOKENS :][:TOKENS]), VECTORS) for k in range(engine.most))
     engine._refill()  # the step alone is of interest, not the queue
     for slot in engine.slots:
         slot.starts, slot.left = [], 1 << 30
-    layout = lay_out(lm, [slot.task.ids for slot in engine.slots], [VECTORS] * len(engine.slots))
-    return lambda: engine._step(layout), layout.positions, len(engine.slots)
+    return engine._step, len(engine.slots) * row_length(TOKENS, VECTORS), len(engine.slots)
 
 
 def products_of(lm: FrozenLM, positions: int, rows: int) -> Callable[[], None]:
@@ -84,16 +92,50 @@ def products_of(lm: FrozenLM, positions: int, rows: int) -> Callable[[], None]:
     return run
 
 
-def shares(step: Callable[[], Any]) -> dict[str, float]:
+def operations(lm: FrozenLM, positions: int, rows: int) -> float:
+    """Floating-point operations of these products: two for each weight or element, forward and backward."""
+    weights = sum(m.weight.numel() for m in lm.model.base_model.modules() if isinstance(m, nn.Linear))
+    config, length = lm.model.config, positions // rows
+    heads = config.num_attention_heads * (getattr(config, "head_dim", None) or lm.width // config.num_attention_heads)
+    attention = 6 * config.num_hidden_layers * length * heads  # six products, all of a row's positions with each other
+    return 2.0 * (positions * (2 * weights + attention) + rows * TOKENS * 2 * lm.head.numel())
+
+
+def best_of(lm: FrozenLM, size: int = 8192) -> float:
+    """Floating-point operations a second in a large square product."""
+    size = size if lm.device.type == "cuda" else size // 4
+    left, right = (torch.randn(size, size, device=lm.device).to(lm.dtype) for _ in range(2))
+    times = [timed(lm, lambda: torch.mm(left, right)) for _ in range(12)]
+    return 2.0 * size**3 / statistics.median(times[2:])
+
+
+def timed(lm: FrozenLM, part: Callable[[], Any]) -> float:
+    """Seconds of one run."""
+    begun = time.perf_counter()
+    part()
+    if lm.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def shares(step: Callable[[], Any], device: str) -> dict[str, float]:
     """The share of a step's time by kind of operation."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    on_gpu = device.startswith("cuda")
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         step()
+        if on_gpu:
+            torch.cuda.synchronize()
     spent: dict[str, float] = defaultdict(float)
     for event in seen.key_averages():
         name = event.key.removeprefix("aten::")
-        spent[next((kind for kind, names in KINDS.items() if name in names), REST)] += event.self_cpu_time_total
+        if on_gpu:
+            spent[next((kind for kind, parts in KERNELS.items() if any(part in name for part in parts)), REST)] += (
+                event.self_device_time_total
+            )
+        else:
+            spent[next((kind for kind, names in KINDS.items() if name in names), REST)] += event.self_cpu_time_total
     whole = sum(spent.values())
-    return {kind: spent[kind] / whole for kind in (*KINDS, REST)}
+    return {kind: spent[kind] / whole for kind in (*(KERNELS if on_gpu else KINDS), REST)}
 
 
 def main() -> None:
@@ -114,17 +156,15 @@ def main() -> None:
         step, positions, rows = step_of(lm)
         parts = {"step": step, "its matrix products alone": products_of(lm, positions, rows)}
         spent: dict[str, list[float]] = {name: [] for name in parts}
-        for _ in range(options.rounds + 1):
+        for _ in range(options.rounds + WARM_UP):
             for name, part in parts.items():
-                begun = time.perf_counter()
-                part()
-                if lm.device.type == "cuda":
-                    torch.cuda.synchronize()
-                spent[name].append(time.perf_counter() - begun)
-        by_kind = shares(step)
-    speed = {name: positions / statistics.median(times[1:]) for name, times in spent.items()}
+                spent[name].append(timed(lm, part))
+        by_kind = shares(step, device)
+    speed = {name: positions / statistics.median(times[WARM_UP:]) for name, times in spent.items()}
     reached = speed["step"] / speed["its matrix products alone"]
-    machine = f"{os.cpu_count()} cores ({torch.get_num_threads()} threads), {platform.machine()}, torch {torch.__version__}, {lm.dtype}, {device}"
+    flops, best = speed["step"] / positions * operations(lm, positions, rows), best_of(lm)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {name}, torch {torch.__version__}, {lm.dtype}"
     lines = [
         "| | token positions a second |",
         "|---|---|",
@@ -136,7 +176,8 @@ def main() -> None:
         "|---|---|",
         *(f"| {kind} | {share:.1%} |" for kind, share in by_kind.items()),
     ]
-    table = "\n".join([machine, "", *lines, "", f"{reached:.2f} of what its matrix products allow."])
+    said = f"{reached:.2f} of what its matrix products allow; {flops / 1e12:.2f} of the {best / 1e12:.2f} TFLOP/s of a large square product."
+    table = "\n".join([f"{machine}, {rows} rows of {positions // rows} positions", "", *lines, "", said])
     print(table)
     if options.markdown:
         options.markdown.write_text(table + "\n")
@@ -146,6 +187,8 @@ def main() -> None:
             "machine": machine,
             "speed": speed,
             "reached": reached,
+            "flops": flops,
+            "best_flops": best,
             "shares": by_kind,
             "seconds": spent,
         }

@@ -8,7 +8,7 @@ import hashlib
 import click
 
 from memvec.cli.output import Output, common, print_json, write_bytes
-from memvec.settings import DECODE_BATCH
+from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 
 @click.command("cat")
@@ -16,11 +16,15 @@ from memvec.settings import DECODE_BATCH
 @click.argument("document")
 @click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
 @click.option(
-    "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
+    "--batch",
+    type=click.IntRange(1),
+    help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
 )
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
-def command(store: str, document: str, model: str | None, batch: int, device: str | None, output: Output) -> None:
+def command(
+    store: str, document: str, model: str | None, batch: int | None, device: str | None, output: Output
+) -> None:
     """Write one document of STORE to standard output, verified. With --json: its bytes in base64."""
     from memvec.unpacking import cat
 

@@ -96,7 +96,7 @@ def options(model: str | None) -> Callable[[F], F]:
             "--refits", type=int, default=D.refits, show_default=True, help="Further attempts before a segment is raw."
         ),
         click.option("--seed", type=int, default=D.seed, show_default=True, help="Seed of the starting vectors."),
-        click.option("--memory", type=float, default=D.memory / 2**30, show_default=True, help="GiB for activations."),
+        click.option("--memory", type=float, help="GiB for activations. [default: 2; on a GPU much of what is free]"),
         click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]"),
         click.option(
             "--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]"
@@ -140,7 +140,7 @@ def run_pack(
     name: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
-    memory: float,
+    memory: float | None,
     device: str | None,
     dtype: str | None,
     lock_wait: float,
@@ -150,9 +150,9 @@ def run_pack(
     """Pack what the command line names with `pack`, or with what takes the same."""
     if preset and (both := [name for name in ("nats_per_vector", "learning_rate") if options[name] is not None]):
         raise UsageError(f"--preset says what --{both[0].replace('_', '-')} says. Pass one of them.")
-    if not 0 < memory < math.inf:
+    if memory is not None and not 0 < memory < math.inf:
         raise UsageError(f"--memory is {memory:g} GiB, expected more than 0.")
-    limit = int(memory * 2**30)
+    limit = None if memory is None else int(memory * 2**30)
     settings = PackSettings(memory=limit, **{name: value for name, value in options.items() if value is not None})
     context = ContextSettings(
         ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit

@@ -9,7 +9,7 @@ import click
 
 from memvec.cli.output import Output, clock, common, write_bytes
 from memvec.errors import PartialError, UsageError
-from memvec.settings import DECODE_BATCH
+from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import UnpackReport
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 )
 @click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
 @click.option(
-    "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
+    "--batch",
+    type=click.IntRange(1),
+    help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
 )
 @click.option(
     "--allow",
@@ -53,7 +55,7 @@ def command(
     overwrite: bool,
     on_error: OnError,
     model: str | None,
-    batch: int,
+    batch: int | None,
     allow: Allow,
     device: str | None,
     output: Output,

@@ -10,7 +10,7 @@ from click.exceptions import Exit
 
 from memvec.cli.output import Output, clock, common, printable
 from memvec.errors import ReconstructionError, StoreDamagedError
-from memvec.settings import DECODE_BATCH
+from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 if TYPE_CHECKING:
     from memvec.verification import VerifyReport
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds and say how far it came.")
 @click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
 @click.option(
-    "--batch", type=click.IntRange(1), default=DECODE_BATCH, show_default=True, help="Records decoded at once."
+    "--batch",
+    type=click.IntRange(1),
+    help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
 )
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
@@ -35,7 +37,7 @@ def command(
     seed: int,
     max_seconds: float | None,
     model: str | None,
-    batch: int,
+    batch: int | None,
     device: str | None,
     output: Output,
 ) -> None:

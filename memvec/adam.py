@@ -15,6 +15,8 @@ EPSILON = 1e-8
 class SlotAdam:
     """Vectors (R, D) float32 and Adam's moments of them."""
 
+    STATES = ("vectors", "first", "second", "age", "moves")
+
     def __init__(self, width: int, device: torch.device, momentum: float = BETA) -> None:
         self.momentum = momentum  # the first beta
         self.vectors = torch.zeros(0, width, device=device)
@@ -31,15 +33,15 @@ class SlotAdam:
         self.first, self.second = (torch.cat([moment, fresh]) for moment in (self.first, self.second))
         self.age = torch.cat([self.age, fresh[:, :1]])
 
-    def restart(self, rows: Tensor, vectors: Tensor) -> None:
-        """The rows in the mask `rows` (R,) become `vectors` (M, D), as if they had never taken a step."""
+    def restart(self, rows: slice, vectors: Tensor) -> None:
+        """Some rows become `vectors` (M, D), as if they had never taken a step."""
         self.vectors[rows] = vectors
         for state in (self.first, self.second, self.age):
             state[rows] = 0
 
     def keep(self, rows: Tensor) -> None:
         """Forget every row not in the mask `rows` (R,)."""
-        for name in ("vectors", "first", "second", "age", "moves"):
+        for name in self.STATES:
             setattr(self, name, getattr(self, name)[rows])
 
     def descend(self, gradient: Tensor, rate: Tensor, weight_decay: float = 0.0) -> None:

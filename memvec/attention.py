@@ -6,6 +6,8 @@ second (docs/LOG.md). Without gradient, and on other devices, the fused kernels 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,8 +54,32 @@ def attend(
     return found.to(query.dtype).view(rows, heads, length, width).transpose(1, 2).contiguous(), None
 
 
+class _Known:
+    """Whether rows are known to be causal, without padding or several texts in one."""
+
+    causal = False
+
+
+@contextlib.contextmanager
+def causal() -> Iterator[None]:
+    """Within: rows are plain. transformers reads that off their positions, which it cannot while a CUDA graph is captured."""
+    before, _Known.causal = _Known.causal, True
+    try:
+        yield
+    finally:
+        _Known.causal = before
+
+
+def mask(q_length: int, kv_length: int, local_size: int | None = None, use_vmap: bool = False, **rest: Any) -> Any:
+    """The mask of transformers' SDPA, or None, which stands for a causal one, where rows are known to be plain."""
+    whole = q_length == kv_length and (local_size is None or kv_length < local_size)
+    if _Known.causal and whole and not use_vmap:
+        return None
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, local_size=local_size, use_vmap=use_vmap, **rest)
+
+
 def register() -> str:
     """Make `attend` known to transformers; the name to load models with."""
     AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, mask)
     return NAME

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from memvec.lm import FrozenLM, declared_numerics
-from memvec.settings import DECODE_BATCH
+from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
+from memvec.static_decode import StaticDecode, static_cache
 from memvec.types import Vectors
 
 # Chooses the next token of every row: (step, rows' numbers, logits (B, V)) -> ids (B,).
@@ -37,7 +38,7 @@ def decode(
     vectors: Sequence[Vectors],
     lengths: Sequence[int],
     corrections: Sequence[Sequence[tuple[int, int]]],
-    batch: int = DECODE_BATCH,
+    batch: int | None = None,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> list[list[int]]:
     """Token ids of each record: `lengths[i]` tokens from vectors (M, D), corrections overriding the argmax.
@@ -64,7 +65,7 @@ def certify(
     vectors: Sequence[Vectors],
     targets: Sequence[Sequence[int]],
     margin: float,
-    batch: int = DECODE_BATCH,
+    batch: int | None = None,
 ) -> list[Certificate]:
     """Decode rounded vectors against what they should give; wherever wrong or under `margin`, note a correction."""
     measured = measure(lm, vectors, targets, batch)
@@ -72,7 +73,7 @@ def certify(
 
 
 def measure(
-    lm: FrozenLM, vectors: Sequence[Vectors], targets: Sequence[Sequence[int]], batch: int = DECODE_BATCH
+    lm: FrozenLM, vectors: Sequence[Vectors], targets: Sequence[Sequence[int]], batch: int | None = None
 ) -> list[tuple[list[float], list[float]]]:
     """For each record, of every true token: its logit's lead over the best other [logits], its surprisal [nats]."""
     leads: list[list[float]] = [[] for _ in vectors]
@@ -101,10 +102,15 @@ def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: floa
     return Certificate(tuple((i, ids[i]) for i in bad), wrong, least, nats)
 
 
-def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose, batch: int) -> None:
+def rows_at_once(device: torch.device) -> int:
+    """Records decoded at once where nothing else is asked for: on a GPU a step of many takes as long as one of few."""
+    return DECODE_BATCH_GPU if device.type == "cuda" else DECODE_BATCH
+
+
+def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose, batch: int | None) -> None:
     with declared_numerics(lm.device):
-        for rows in _batches(vectors, lengths, batch):
-            _run_batch(lm, rows, vectors, lengths, choose)
+        for rows in _batches(vectors, lengths, batch or rows_at_once(lm.device)):
+            (_run_static if lm.device.type == "cuda" else _run_batch)(lm, rows, vectors, lengths, choose)
 
 
 def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
@@ -118,11 +124,15 @@ def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], batch: int) -> 
         at += len(rows)
 
 
+def _stacked(lm: FrozenLM, rows: Sequence[int], vectors: Sequence[Vectors]) -> Tensor:
+    """The vectors (B, M, D) of rows of one M."""
+    return torch.from_numpy(np.stack([vectors[row] for row in rows])).to(lm.device, lm.dtype)
+
+
 def _run_batch(
     lm: FrozenLM, rows: list[int], vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose
 ) -> None:
-    stacked = torch.from_numpy(np.stack([vectors[row] for row in rows])).to(lm.device, lm.dtype)  # (B, M, D)
-    logits, cache = lm.start(stacked)
+    logits, cache = lm.start(_stacked(lm, rows, vectors))
     for step in range(lengths[rows[0]]):
         running = [row for row in rows if lengths[row] > step]
         if len(running) < len(rows):  # longest first, so those that go on are the first ones
@@ -131,6 +141,24 @@ def _run_batch(
         ids = choose(step, rows, logits)
         if step + 1 < lengths[rows[0]]:
             logits, cache = lm.advance(ids, cache)
+
+
+def _run_static(
+    lm: FrozenLM, rows: list[int], vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose
+) -> None:
+    """The same with a cache of fixed size, where there is one; rows that have ended are run along."""
+    longest = lengths[rows[0]]
+    cache = static_cache(lm, len(vectors[rows[0]]) + longest)
+    if cache is None:
+        _run_batch(lm, rows, vectors, lengths, choose)
+        return
+    running = StaticDecode(lm, _stacked(lm, rows, vectors), longest, cache)
+    ids = torch.zeros(len(rows), dtype=torch.long, device=lm.device)
+    for step in range(longest):
+        going = [row for row in rows if lengths[row] > step]
+        ids[: len(going)] = choose(step, going, running.logits[: len(going)])
+        if step + 1 < longest:
+            running.advance(ids)
 
 
 def _first_rows(cache: Any, count: int, device: torch.device) -> Any:

@@ -25,7 +25,7 @@ from memvec.verdicts import Verdict, stored_identity
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
 
-RECORDS_AT_ONCE = 128  # read ahead, so that rows of one shape find each other
+RECORDS_AT_ONCE, RECORDS_AT_ONCE_GPU = 128, 4096  # read ahead, so that rows of one shape find each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,17 @@ class Decoder:
         self,
         store: Store,
         model: str | None,
-        batch: int,
+        batch: int | None,
         device: str | None,
         watch: Watch,
         allow: Verdict = Verdict.IDENTICAL,
     ) -> None:
-        """`model` None: the one named in the store; it is taken up to the verdict `allow`. UsageError for a batch under 1."""
+        """`model` None: the one named in the store; it is taken up to the verdict `allow`. `batch` None: by the device.
+
+        UsageError for a batch under 1.
+        """
         self.allow = allow
-        if batch < 1:
+        if batch is not None and batch < 1:
             raise UsageError(f"batch is {batch}, expected 1 or more.")
         self.store, self.model, self.batch, self.device, self.watch = store, model, batch, device, watch
         self.progress = Progress(stage="reading records")
@@ -77,19 +80,26 @@ class Decoder:
         self._begun = 0.0
 
     def documents(
-        self, documents: Sequence[StoredDocument], at_once: int = RECORDS_AT_ONCE
+        self, documents: Sequence[StoredDocument], at_once: int | None = None
     ) -> Iterator[tuple[StoredDocument, list[Piece]]]:
         """Each document with the pieces of its content in order, some `at_once` records decoded between two of them."""
         p = self.progress
         p.documents = len(documents)
         refs = [ref for document in documents for ref in document.records]
         p.tokens = sum(self._tokens(ref) for ref in refs)
-        for group in _groups(documents, at_once):
+        for group in _groups(documents, at_once or (self.at_once if p.tokens else RECORDS_AT_ONCE)):
             pieces = iter(self._pieces([ref for document in group for ref in document.records]))
             for document in group:
                 p.documents_done += 1
                 yield document, [next(pieces) for _ in document.records]
             self.watch(p)
+
+    @property
+    def at_once(self) -> int:
+        """Records to read ahead: as many as the device likes."""
+        from memvec.lm import pick_device
+
+        return RECORDS_AT_ONCE_GPU if pick_device(self.device).startswith("cuda") else RECORDS_AT_ONCE
 
     def _tokens(self, ref: RecordRef) -> int:
         return 0 if self.store.value(ref, "kind") == Kind.RAW else int(self.store.value(ref, "tokens"))
@@ -115,13 +125,14 @@ class Decoder:
     def _texts(self, records: Sequence[Record]) -> list[tuple[bytes, Failure | None]]:
         if not records:
             return []
-        from memvec.decode import decode
+        from memvec.decode import decode, rows_at_once
 
         lm = self.load()
+        batch = self.batch or rows_at_once(lm.device)
         enter("decoding", self.progress, self.watch)
         vectors, counts = [r.vectors for r in records], [r.tokens for r in records]
-        rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
-        how = f"in a batch of {self.batch}" if self.batch > 1 else ALONE
+        rows = decode(lm, vectors, counts, [r.corrections for r in records], batch, self._tick)
+        how = f"in a batch of {batch}" if batch > 1 else ALONE
         return [
             self._settle(lm, record, Attempt(how, tuple(ids), text_bytes(lm, ids)))
             for record, ids in zip(records, rows, strict=True)
@@ -142,7 +153,7 @@ class Decoder:
 
     def _rungs(self, lm: FrozenLM) -> Iterator[tuple[str, FrozenLM]]:
         """What is left to try, the dearest last."""
-        if self.batch > 1:
+        if self.batch != 1:
             yield ALONE, lm
         if not is_canonical(lm):
             self._canonical = self._canonical or self._load("cpu")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from memvec.adam import SlotAdam
-from memvec.fit import positions_for
+from memvec.fit import memory_of, positions_for
 from memvec.lessons import Lesson, Manner, combs, teach
 from memvec.lm import FrozenLM
 from memvec.objective import TeacherPass, distil_pass
@@ -129,7 +129,7 @@ class DistilEngine:
         ]
         self.queue: deque[DistilTask] = deque()
         self.slots: list[_Slot] = []
-        self.positions = positions_for(lm, settings.memory)
+        self.positions = positions_for(lm, settings.memory or memory_of(lm.device))
         self._adam = SlotAdam(lm.width, lm.device)
         self._chance = random.Random(settings.seed)
 

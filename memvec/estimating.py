@@ -10,7 +10,7 @@ from pathlib import Path
 
 from memvec.allocator import keeping_memory
 from memvec.calibration import Preset, profile_of, with_preset
-from memvec.decode import certify
+from memvec.decode import certify, rows_at_once
 from memvec.embedders import DEFAULT, TABLE, check_embedder
 from memvec.fit import FitEngine, Fitted
 from memvec.identity import check_identity, identify_folder
@@ -19,7 +19,7 @@ from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packing import gathered, outstanding
 from memvec.planning import Partial, Waiting, plan, tasks
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
-from memvec.settings import DECODE_BATCH, PackSettings
+from memvec.settings import PackSettings
 from memvec.sources import Source
 from memvec.store import Store
 from memvec.types import Identity
@@ -135,7 +135,7 @@ def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], setting
         made += batch
     apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks[1:])]
     speed = sum(steps for _, steps in apart) / max(1e-9, sum(seconds for seconds, _ in apart))
-    lot = made[:DECODE_BATCH]
+    lot = made[: rows_at_once(exact.device)]
     begun = time.perf_counter()
     certify(exact, [f.vectors for f in lot], [f.task.ids for f in lot], settings.margin)
     return speed, (time.perf_counter() - begun) / sum(len(f.task.ids) for f in lot)

@@ -31,7 +31,6 @@ from memvec.prefix import tensor
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question, read_questions
 from memvec.rows import Row, score
-from memvec.settings import DECODE_BATCH
 from memvec.store import Store, StoredDocument
 from memvec.template import frame
 from memvec.types import Document, Kind
@@ -118,7 +117,7 @@ def evaluate(
     names = [name for name in dict.fromkeys(q.document for q in asked) if name in live]
     if not names:
         raise NotFoundError(f"no question is about a document of {str(store)!r}. `memvec list` shows the names.")
-    decoder = Decoder(opened, model, DECODE_BATCH, device, watch)
+    decoder = Decoder(opened, model, None, device, watch)
     given = {name: _text(decoder, live[name], texts) for name in names}
     lm = decoder.load()
     subjects = [

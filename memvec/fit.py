@@ -14,29 +14,28 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from memvec.adam import SlotAdam
-from memvec.layout import Layout, lay_out
+from memvec.batch import NEVER, Batch, RaggedBatch
+from memvec.layout import row_length
 from memvec.lm import FrozenLM
-from memvec.objective import head_pass
 from memvec.settings import PackSettings
 from memvec.starts import TEXTS_AT_ONCE, draw, look_cost, ranked, scale_of
+from memvec.static_batch import StaticBatch
 from memvec.types import Vectors
 
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
 MOST_SLOTS_GPU = 512
-# Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
-MARGIN_RESERVE = 0.2
-MOMENTUM = 0.8  # Adam's first beta
+AHEAD_GPU = 64  # tasks whose starts are found at once: rows that come one by one would each hold a whole batch up
+MEMORY = 2 * 1024**3  # bytes for activations on a CPU
+SHARE_OF_GPU = 0.4  # of its free memory; a graph's first step is run outside of it and takes as much again
 FIRST_SHARE = 0.3  # of a text that a fit begins with
 LEAST_SHOWN = 8  # tokens
 GROW_EVERY = 4  # steps between which it grows; a batch is laid out anew each time
 LOST = 0.7  # share of what is shown that is wrong, halfway through the growth, in a fit that begins anew
-NEVER = float(1 << 20)  # a score worse than any
 
 
 @dataclass(slots=True)
@@ -64,14 +63,6 @@ class Fitted:
 
 
 @dataclass(slots=True)
-class _Best:
-    """The best vectors each slot has had. R = ΣM rows, in order of the slots."""
-
-    vectors: Tensor  # (R, D) float16, as they would be stored
-    fewest: Tensor  # (B,) their score
-
-
-@dataclass(slots=True)
 class _Slot:
     """A task being fitted."""
 
@@ -89,57 +80,69 @@ class _Slot:
 class FitEngine:
     """A queue of tasks and the slots they are fitted in. Feed it with `add`, drain it with `run`."""
 
-    def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
+    def __init__(self, lm: FrozenLM, settings: PackSettings, batch: Batch | None = None) -> None:
+        """`batch` None: one of a GPU's kind on a GPU, and else one of a CPU's."""
         self.lm, self.settings = lm, settings
         self.queue: deque[Task] = deque()
+        self.ready: deque[_Slot] = deque()  # their starts are found, and a slot is not yet free
         self.slots: list[_Slot] = []
-        self.positions = positions_for(lm, settings.memory)
-        self.most = MOST_SLOTS if lm.device.type == "cpu" else MOST_SLOTS_GPU
+        on_cpu = lm.device.type == "cpu"
+        self.positions = positions_for(lm, settings.memory or memory_of(lm.device))
+        self.most = MOST_SLOTS if on_cpu else MOST_SLOTS_GPU
+        self.ahead = 1 if on_cpu else AHEAD_GPU
         self.grown = min(settings.growth, settings.max_steps // 2)
         self._scale = scale_of(lm)
-        self._adam = SlotAdam(lm.width, lm.device, MOMENTUM)
-        self._best = _Best(self._adam.vectors.half(), self._adam.vectors.new_zeros(0))
+        self._longest = self._most_vectors = 0  # positions and vectors of any task so far
+        static = lm.device.type == "cuda" and not lm.recurrent
+        self.batch = batch or (StaticBatch(lm, settings) if static else RaggedBatch(lm, settings))
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Put tasks at the end of the queue; also while `run` is being drained."""
-        self.queue.extend(tasks)
+        for task in tasks:
+            self.queue.append(task)
+            self._longest = max(self._longest, row_length(len(task.ids), task.vectors))
+            self._most_vectors = max(self._most_vectors, task.vectors)
 
     def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[list[Fitted]]:
         """Fit until the queue is empty, giving tasks back as soon as they are solved or out of steps.
 
         `tick` is called after every step with the token positions it ran, and with those that finding starts took.
         """
-        layout: Layout | None = None
-        while self.queue or self.slots:
+        while self.queue or self.ready or self.slots:
             if looked := self._refill():
                 tick(looked)
-            shown = [slot.shown(self.grown) for slot in self.slots]
-            if layout is None or layout.shown != shown:
-                tasks = [slot.task for slot in self.slots]
-                texts = [task.ids[:n] for task, n in zip(tasks, shown, strict=True)]
-                layout = lay_out(self.lm, texts, [task.vectors for task in tasks])
-            done = self._step(layout)
-            tick(layout.positions)
+            done = self._step()
+            tick(sum(self.batch.lengths))
             if any(done):
-                layout = None
                 yield self._retire(done)  # at once: what is taken out here must not wait in a generator
 
     def _refill(self) -> int:
         """Fill free slots from the queue; the token-steps that finding starts took."""
-        fresh: list[_Slot] = []
-        while self.queue and self._fits(self.queue[0]):
-            task = self.queue.popleft()
-            given = [] if task.start is None else [task.start.to(self.lm.device)]
-            fresh.append(_Slot(task, given, task.most or self.settings.max_steps))
-            self.slots.append(fresh[-1])
-        todo = [slot for slot in fresh if not slot.starts]
-        looked = sum(self._look(todo[at : at + TEXTS_AT_ONCE]) for at in range(0, len(todo), TEXTS_AT_ONCE))
-        best = self._best
-        for slot in fresh:
-            start = slot.starts.pop(0)
-            self._adam.extend(start, self._fixed(slot.task))
-            best.vectors = torch.cat([best.vectors, start.half()])
-        best.fewest = torch.cat([best.fewest, best.fewest.new_full((len(fresh),), NEVER)])
+        fitting = self._fitting(chain((slot.task for slot in self.ready), self.queue))
+        looked = 0
+        if fitting > len(self.ready):
+            count = min(len(self.queue), max(fitting - len(self.ready), self.ahead))
+            looked = self._prepare([self.queue.popleft() for _ in range(count)])
+        self.batch.reserve(len(self.slots) + fitting, self._longest, self._most_vectors)
+        for _ in range(fitting):
+            slot = self.ready.popleft()
+            self.slots.append(slot)
+            self.batch.add(slot.task.ids, slot.starts.pop(0), self._fixed(slot.task))
+        return looked
+
+    def _prepare(self, tasks: Sequence[Task]) -> int:
+        """Find what tasks begin with; the token-steps that it took."""
+        fresh = [
+            _Slot(
+                task,
+                [] if task.start is None else [task.start.to(self.lm.device)],
+                task.most or self.settings.max_steps,
+            )
+            for task in tasks
+        ]
+        todo, at_once = [slot for slot in fresh if not slot.starts], max(self.ahead, TEXTS_AT_ONCE)
+        looked = sum(self._look(todo[at : at + at_once]) for at in range(0, len(todo), at_once))
+        self.ready += fresh
         return looked
 
     def _look(self, slots: Sequence[_Slot]) -> int:
@@ -167,84 +170,60 @@ class FitEngine:
         """How many of its vectors are not trained: the anchor, where others can carry the text."""
         return len(self.lm.anchor) if self.settings.anchor and task.vectors > 1 else 0
 
-    def _fits(self, task: Task) -> bool:
-        """Is there room for one more row, all as long as the longest? For one alone there always is."""
-        tasks = [*(slot.task for slot in self.slots), task]
-        longest = max(row.vectors + len(row.ids) for row in tasks)
-        return len(tasks) == 1 or (len(tasks) <= self.most and len(tasks) * longest <= self.positions)
+    def _fitting(self, waiting: Iterable[Task]) -> int:
+        """For how many of these there is room, all rows as long as the longest. For one alone there always is."""
+        rows, longest = len(self.slots), max((slot.task.vectors + len(slot.task.ids) for slot in self.slots), default=0)
+        for task in waiting:
+            longest = max(longest, task.vectors + len(task.ids))
+            if rows and (rows == self.most or (rows + 1) * longest > self.positions):
+                break
+            rows += 1
+        return rows - len(self.slots)
 
-    def _step(self, layout: Layout) -> list[bool]:
-        """One forward pass; which slots it shows to be done. They keep what was measured, the others take a step."""
-        begun = time.perf_counter()
-        best, slots = self._best, self.slots
-        rounded = self._adam.vectors.half().to(self.lm.dtype).requires_grad_(True)  # (R, D) as they would be stored
-        hidden = layout.hidden(self.lm, rounded)  # (T, D)
-        passed = head_pass(hidden.detach(), self.lm.head, layout.targets)
-        counts = self._counts(passed.margin, layout.owner, len(slots))  # (B, 2)
-        score = counts[:, 1] + (NEVER / 2 * (counts[:, 0] > 0) if self.settings.strict else 0)
-        whole = [n == len(slot.task.ids) for n, slot in zip(layout.shown, slots, strict=True)]
-        better = (score < best.fewest) & torch.tensor(whole, device=score.device)
-        best.fewest = torch.where(better, score, best.fewest)
-        best.vectors = torch.where(better[layout.slot_of_row, None], rounded.detach().half(), best.vectors)
-        wrong, thin = counts.T.tolist()
+    def _step(self) -> list[bool]:
+        """One step of every slot; which of them it shows to be done. These keep what was measured."""
+        begun, slots = time.perf_counter(), self.slots
+        shown = [slot.shown(self.grown) for slot in slots]
+        counts = self.batch.measure(shown)
         for slot in slots:
             slot.age, slot.left = slot.age + 1, slot.left - 1
-        done = [all_ and self._is_done(*row) for all_, *row in zip(whole, slots, wrong, thin, strict=True)]
+        done = [
+            n == len(slot.task.ids) and self._is_done(slot, *row)
+            for n, slot, row in zip(shown, slots, counts, strict=True)
+        ]
         if not all(done):
-            (gradient,) = torch.autograd.grad(hidden, rounded, passed.gradient)  # rows of different slots do not touch
-            self._descend(gradient.float())
+            self.batch.descend()
             for number, slot in enumerate(slots):
-                if slot.starts and slot.age == self.grown // 2 and wrong[number] > LOST * layout.shown[number]:
-                    self._begin_anew(slot, layout.slot_of_row == number)
-        self._charge(layout, time.perf_counter() - begun)
+                if slot.starts and slot.age == self.grown // 2 and counts[number][0] > LOST * shown[number]:
+                    self._begin_anew(number)
+        self._charge(time.perf_counter() - begun)
         return done
 
-    def _charge(self, layout: Layout, seconds: float) -> None:
+    def _charge(self, seconds: float) -> None:
         """Share out what a step took."""
-        for slot, length in zip(self.slots, layout.lengths, strict=True):
+        a_position = seconds / sum(self.batch.lengths)
+        for slot, length in zip(self.slots, self.batch.lengths, strict=True):
             slot.task.steps += 1
             slot.task.token_steps += length
-            slot.task.seconds += seconds * length / layout.positions
-
-    def _counts(self, margin: Tensor, owner: Tensor, slots: int) -> Tensor:
-        """(B, 2): how many targets of each slot are wrong, and how many wrong or under margin."""
-        thresholds = margin.new_tensor([0.0, self.settings.margin + MARGIN_RESERVE])
-        missed = (~(margin[:, None] > thresholds)).float()  # (T, 2); a NaN margin is a miss
-        return margin.new_zeros(slots, 2).index_add_(0, owner, missed)
+            slot.task.seconds += a_position * length
 
     def _is_done(self, slot: _Slot, wrong: float, thin: float) -> bool:
         settled = thin <= self.settings.enough(len(slot.task.ids), slot.age) and not (self.settings.strict and wrong)
         return settled or slot.left <= 0
 
-    def _descend(self, gradient: Tensor) -> None:
-        """One step of every slot along gradient (R, D), at the learning rate of its age."""
-        adam, s = self._adam, self.settings
-        adam.age += 1
-        warm = (adam.age / max(1, s.warmup)).clamp(max=1)
-        way = (adam.age / s.cooling).clamp(max=1)
-        cooled = s.last_rate**way if s.geometric else 1 - (1 - s.last_rate) * way
-        adam.descend(gradient, s.learning_rate * warm * cooled, s.weight_decay)
-
-    def _begin_anew(self, slot: _Slot, rows: Tensor) -> None:
-        """Put a slot, whose rows of vectors are the mask `rows` (R,), back to its second start."""
-        self._adam.restart(rows, slot.starts.pop())
+    def _begin_anew(self, number: int) -> None:
+        """Put a slot back to its second start."""
+        slot = self.slots[number]
+        self.batch.restart(number, slot.starts.pop())
         slot.age = 0
 
     def _retire(self, done: list[bool]) -> list[Fitted]:
-        sizes = [slot.task.vectors for slot in self.slots]
-        pieces = torch.split(self._best.vectors.cpu(), sizes)
-        fewest = self._best.fewest.tolist()
-        out = [
-            Fitted(slot.task, np.ascontiguousarray(piece.numpy()), int(score % (NEVER / 2)))
-            for slot, piece, score, over in zip(self.slots, pieces, fewest, done, strict=True)
-            if over
+        over = [slot.task for slot, gone in zip(self.slots, done, strict=True) if gone]
+        self.slots = [slot for slot, gone in zip(self.slots, done, strict=True) if not gone]
+        return [
+            Fitted(task, vectors, int(score % (NEVER / 2)))
+            for task, (vectors, score) in zip(over, self.batch.take(done), strict=True)
         ]
-        stay = torch.tensor([not over for over in done], device=self.lm.device)
-        rows = stay.repeat_interleave(torch.tensor(sizes, device=self.lm.device))
-        self._adam.keep(rows)
-        self._best = _Best(self._best.vectors[rows], self._best.fewest[stay])
-        self.slots = [slot for slot, over in zip(self.slots, done, strict=True) if not over]
-        return out
 
 
 def _shown(tokens: int, age: int, grown: int) -> int:
@@ -253,6 +232,11 @@ def _shown(tokens: int, age: int, grown: int) -> int:
         return tokens
     share = FIRST_SHARE + (1 - FIRST_SHARE) * (age // GROW_EVERY * GROW_EVERY) / grown
     return min(tokens, max(LEAST_SHOWN, math.ceil(tokens * share)))
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes for activations on a device where nothing else is asked for."""
+    return MEMORY if device.type != "cuda" else int(SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0])
 
 
 def positions_for(lm: FrozenLM, memory: int) -> int:

@@ -22,7 +22,6 @@ from memvec.lm import FrozenLM, declared_numerics
 from memvec.memory import load
 from memvec.prefix import Template, embed, pad_id, tensor
 from memvec.progress import Watch, enter, unwatched
-from memvec.settings import DECODE_BATCH
 from memvec.store import Store
 from memvec.template import SEPARATOR, Frame, Messages, frame
 from memvec.unpacking import content
@@ -103,7 +102,7 @@ def generate(
     names = _names(documents)
     choice = _Choice(max_new_tokens, sample, temperature, seed)
     choice.check()
-    decoder = Decoder(Store.open(store), model, DECODE_BATCH, device, watch)
+    decoder = Decoder(Store.open(store), model, None, device, watch)
     if using == "decode":
         if prompt is not None or sample:
             raise UsageError("decoding takes no prompt and no sampling. Leave them out, or pass another --as.")
@@ -142,7 +141,7 @@ def compare(
     choice.check()
     if answer == "":
         raise UsageError("the answer is empty, expected words to measure. Leave it out.")
-    decoder = Decoder(Store.open(store), model, DECODE_BATCH, device, watch)
+    decoder = Decoder(Store.open(store), model, None, device, watch)
     asker = _Asker(decoder, _checked(prompt), template, choice)
     arms = [asker.arm("none", None, answer)]
     for name, make in FRONTS.items():

@@ -18,7 +18,6 @@ from memvec.locking import writing
 from memvec.lookup import fits
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.searching import live_places, make
-from memvec.settings import DECODE_BATCH
 from memvec.store import Store, StoredDocument
 from memvec.types import Kind, RawReason
 
@@ -58,7 +57,7 @@ def build_index(
         there = tuple(dict.fromkeys(entry.embedder for entry in opened.manifest.keys))
         names = (embedder,) if embedder else there or DEFAULT
         makers = [make(name, opened, model, lambda stage: enter(stage, progress, watch)) for name in names]
-        _add_missing(opened, makers, Decoder(opened, model, DECODE_BATCH, device, watch))
+        _add_missing(opened, makers, Decoder(opened, model, None, device, watch))
         for made in makers:
             if made.embedder.name != LEXICAL:
                 enter(f"indexing the keys of {made.embedder.name}", progress, watch)

@@ -66,17 +66,21 @@ def lay_out(lm: FrozenLM, texts: Sequence[Sequence[int]], vectors: Sequence[int]
 
     def laid(group: Sequence[int]) -> Pass:
         length = lengths[group[0]]
-        base = torch.zeros(len(group), length, lm.width, dtype=lm.dtype, device=lm.device)
+        read: list[int] = []  # tokens, and their positions in the base
+        spots: list[int] = []
         rows: list[int] = []
         places: list[int] = []
         outputs: list[int] = []
         for at, slot in enumerate(group):
-            m, n = vectors[slot], len(texts[slot])
-            base[at, m : m + n - 1] = lm.embed(index(texts[slot][:-1]))
+            m, n, begin = vectors[slot], len(texts[slot]), at * length
+            read += texts[slot][:-1]
+            spots += range(begin + m, begin + m + n - 1)
             rows += range(ends[slot] - m, ends[slot])
-            places += range(at * length, at * length + m)
-            outputs += range(at * length + m - 1, at * length + m - 1 + n)
-        return Pass(base.flatten(0, 1), index(rows), index(places), index(outputs), length)
+            places += range(begin, begin + m)
+            outputs += range(begin + m - 1, begin + m - 1 + n)
+        base = torch.zeros(len(group) * length, lm.width, dtype=lm.dtype, device=lm.device)
+        base.index_copy_(0, index(spots), lm.embed(index(read)))
+        return Pass(base, index(rows), index(places), index(outputs), length)
 
     return Layout(
         [laid(group) for group in groups],

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from memvec.caches import cache_argument, cache_of, recurrent
 from memvec.errors import UsageError
+from memvec.fused import Fused
 from memvec.model_cache import readable
 from memvec.suitability import check_config, check_model, open_embeddings
 
@@ -63,6 +64,7 @@ class FrozenLM:
         self.vocabulary, self.width = self.table.shape
         self._lead = _lead(self.tokenizer)
         check_model(self)
+        self.fused = Fused(getattr(self.model.base_model, "layers", ()), on=self.device.type == "cuda")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added and special look-alikes split like any text."""
@@ -155,18 +157,22 @@ class FrozenLM:
         return self._readable(hidden)
 
     @torch.inference_mode()
-    def start(self, embeds: Tensor) -> tuple[Tensor, Any]:
-        """(logits of the next token (B, V), cache) after input embeddings (B, L, D)."""
-        out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+    def start(self, embeds: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """(logits of the next token (B, V), cache) after input embeddings (B, L, D), in an empty `cache` if one is given."""
+        where = {} if cache is None else {self._cache: cache}
+        out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **where)
         return out.logits[:, -1], cache_of(out)
 
     @torch.inference_mode()
-    def advance(self, ids: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+    def advance(
+        self, ids: Tensor, cache: Any, mask: Tensor | None = None, place: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """(logits of the next token (B, V), cache) after one more token a row (B,).
 
-        mask (B, L) says which positions count, this one included; without one all do.
+        mask (B, L) says which positions count, this one included; without one all do. `place` (1, 1) is the position
+        of the tokens, which the model need not work out then.
         """
-        where: dict[str, Any] = {self._cache: cache}
+        where: dict[str, Any] = {self._cache: cache} | ({} if place is None else {"position_ids": place})
         if mask is not None and not self.recurrent:
             where |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
         out = self.model(input_ids=ids[:, None], use_cache=True, **where)

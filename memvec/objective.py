@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 LOGITS_AT_ONCE = 3 << 22  # elements of one chunk of logits, about; bounds memory whatever the batch
+LOGITS_AT_ONCE_GPU = 1 << 27
 BLOCK = 64  # rows of a chunk come in multiples of this, which matrix products like
 
 
@@ -20,8 +23,24 @@ class HeadPass:
     gradient: Tensor  # (T, D) of the summed nats by the hidden states, in their dtype; empty when not asked for
 
 
+class Weighed(NamedTuple):
+    """What a chunk of t rows of logits says, and the weights by which rows of the head add up to the gradient."""
+
+    nats: Tensor  # (t, 1) float32
+    margin: Tensor  # (t, 1) float32
+    weights: Tensor  # (t, V): softmax, less 1 at the target, both times `total`
+    total: Tensor  # (t, 1) float32
+
+
+Weigh = Callable[
+    [Tensor, Tensor], Weighed
+]  # of logits (t, V) in any dtype, which may be overwritten, and targets (t, 1)
+
+
 @torch.no_grad()
-def head_pass(hidden: Tensor, head: Tensor, targets: Tensor, gradient: bool = True) -> HeadPass:
+def head_pass(
+    hidden: Tensor, head: Tensor, targets: Tensor, gradient: bool = True, weigh: Weigh | None = None
+) -> HeadPass:
     """Run the LM head over hidden states (T, D) and targets (T,) in chunks, never holding (T, V) logits at once."""
     nats = hidden.new_empty(len(targets), dtype=torch.float32)
     margin = torch.empty_like(nats)
@@ -29,25 +48,43 @@ def head_pass(hidden: Tensor, head: Tensor, targets: Tensor, gradient: bool = Tr
     size = chunk_rows(head)
     for begin in range(0, len(targets), size):
         rows = slice(begin, begin + size)
-        target = targets[rows, None]
-        logits = (hidden[rows] @ head.T).float()  # (t, V); from here on in place, as passes over it cost most
-        own = logits.gather(1, target)
-        best = logits.scatter_(1, target, -torch.inf).amax(1, keepdim=True)  # of the others
-        margin[rows] = (own - best)[:, 0]
-        shift = torch.maximum(own, best)
-        likely, others = (own - shift).exp(), logits.sub_(shift).exp_()  # both in parts of their sum
-        rest = others.sum(1, keepdim=True)
-        total = rest + likely
-        nats[rows] = (shift + total.log() - own)[:, 0]
+        found = (weigh or weigh_in_place)(hidden[rows] @ head.T, targets[rows, None])
+        nats[rows], margin[rows] = found.nats[:, 0], found.margin[:, 0]
         if gradient:
-            weights = others.scatter_(1, target, -rest)  # softmax, less 1 at the target, times the sum
-            grad[rows] = ((weights.to(head.dtype) @ head) / total).to(grad.dtype)
+            grad[rows] = ((found.weights.to(head.dtype) @ head) / found.total).to(grad.dtype)
     return HeadPass(nats, margin, grad)
+
+
+def weigh_in_place(logits: Tensor, target: Tensor) -> Weighed:
+    """`weigh` for a CPU, where passes over the logits cost the most."""
+    logits = logits.float()
+    own = logits.gather(1, target)
+    best = logits.scatter_(1, target, -torch.inf).amax(1, keepdim=True)  # of the others
+    margin, shift = own - best, torch.maximum(own, best)
+    likely, others = (own - shift).exp(), logits.sub_(shift).exp_()  # both in parts of their sum
+    rest = others.sum(1, keepdim=True)
+    total = rest + likely
+    return Weighed(shift + total.log() - own, margin, others.scatter_(1, target, -rest), total)
+
+
+def weigh(logits: Tensor, target: Tensor) -> Weighed:
+    """The same without writing in place: what a compiler makes few passes of."""
+    raw = logits.float()
+    own = raw.gather(1, target)
+    is_target = torch.arange(logits.shape[1], device=logits.device)[None] == target
+    best = torch.where(is_target, -torch.inf, raw).amax(1, keepdim=True)
+    shift = torch.maximum(own, best)
+    others = torch.where(is_target, 0.0, (raw - shift).exp())
+    rest = others.sum(1, keepdim=True)
+    total = rest + (own - shift).exp()
+    weights = torch.where(is_target, -rest, others).to(logits.dtype)
+    return Weighed(shift + total.log() - own, own - best, weights, total)
 
 
 def chunk_rows(head: Tensor) -> int:
     """How many rows of logits of a head (V, D) are held at once."""
-    return max(1, LOGITS_AT_ONCE // len(head) // BLOCK) * BLOCK
+    most = LOGITS_AT_ONCE if head.device.type == "cpu" else LOGITS_AT_ONCE_GPU
+    return max(1, most // len(head) // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ PackKind = Literal["exact", "context", "both"]
 
 COMMIT_SECONDS = 120.0  # finished records wait about this long for a commit
 COMMIT_RECORDS, COMMIT_BYTES = 1024, 256 * 1024 * 1024  # of one shard
-CERTIFY_AT_ONCE = DECODE_BATCH
+CERTIFY_AT_ONCE, CERTIFY_AT_ONCE_GPU = DECODE_BATCH, 4096  # segments; those of one M are decoded together
 TOOL = f"memvec {__version__}"
 GROWTH = 1.5  # vectors of a refit to those of the attempt before
 
@@ -132,6 +132,7 @@ class PackRun:
         engine.add(tasks(self.waiting, engine.lm.width, self.settings))
         enter("fitting", self.progress, self.watch)
         begun = time.perf_counter()
+        at_once = CERTIFY_AT_ONCE_GPU if engine.lm.device.type == "cuda" else CERTIFY_AT_ONCE
 
         def tick(token_steps: int) -> None:
             self.progress.token_steps += token_steps
@@ -141,7 +142,7 @@ class PackRun:
         while engine.queue:  # again when the last certificates sent segments back
             for batch in engine.run(tick):
                 self.retired += batch
-                if len(self.retired) >= CERTIFY_AT_ONCE:
+                if len(self.retired) >= at_once:
                     self._certify(engine)
             self._certify(engine)
 

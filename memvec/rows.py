@@ -82,12 +82,13 @@ def padded(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> int:
 def alike(lengths: Sequence[int], a_pass: int) -> list[list[int]]:
     """Rows in groups of like length, with the least padding if each group costs `a_pass` positions by itself."""
     order = sorted(range(len(lengths)), key=lambda r: lengths[r])
-    best, cuts = [0], [0]  # of the shortest rows: least cost, and where the last of their groups begins
-    for end in range(1, len(order) + 1):
+    ends = [
+        n for n, r in enumerate(order, 1) if n == len(order) or lengths[order[n]] > lengths[r]
+    ]  # of rows of one length
+    best, cuts = {0: 0}, {0: 0}  # of the shortest rows: least cost, and where the last of their groups begins
+    for end in ends:
         longest = lengths[order[end - 1]]
-        cost, cut = min((best[begin] + (end - begin) * longest + a_pass, begin) for begin in range(end))
-        best.append(cost)
-        cuts.append(cut)
+        best[end], cuts[end] = min((best[begin] + (end - begin) * longest + a_pass, begin) for begin in best)
     groups: list[list[int]] = []
     end = len(order)
     while end:

@@ -24,7 +24,6 @@ from memvec.loading import find_model
 from memvec.lookup import TermLookup, VectorLookup
 from memvec.model_cache import Notify, silent
 from memvec.progress import Progress, Watch, enter, unwatched
-from memvec.settings import DECODE_BATCH
 from memvec.store import RecordRef, Store
 from memvec.types import RawReason
 from memvec.verdicts import stored_identity
@@ -232,7 +231,7 @@ def with_text(
     for hit in hits:
         refs = store.documents()[hit.document].records
         wanted.setdefault(hit.document, []).extend(ref for ref in refs if ref.start == hit.start)
-    decoder = Decoder(store, model, DECODE_BATCH, device, watch)
+    decoder = Decoder(store, model, None, device, watch)
     parts = [replace(store.documents()[name], records=tuple(refs)) for name, refs in wanted.items() if refs]
     texts = {
         piece.id: piece.data.decode("utf-8", "replace")

@@ -9,7 +9,7 @@ from memvec.errors import UsageError
 
 # Measured on the default model (docs/LOG.md): behind an anchor three vectors take the 64 tokens that eight took without.
 NATS_PER_DIMENSION = 76 / 576
-DECODE_BATCH = 16  # records decoded at once
+DECODE_BATCH, DECODE_BATCH_GPU = 16, 1024  # records decoded at once
 MOST_RATIO = 16  # tokens a context vector may stand for unless only the gist is wanted
 
 
@@ -42,7 +42,9 @@ class PackSettings:
     last_rate: float = 0.2  # that, as a share of the learning rate [0..1]
     geometric: bool = False  # it falls by the same factor each step, instead of in a line
     seed: int = 0
-    memory: int = 2 * 1024**3  # most memory the optimiser's activations may take [bytes]; decides the batch
+    memory: int | None = (
+        None  # most memory the optimiser's activations may take [bytes], which decides the batch; None: 2 GiB, much of a GPU's
+    )
 
     def __post_init__(self) -> None:
         """UsageError when a value cannot be meant."""
@@ -53,7 +55,6 @@ class PackSettings:
             "max_steps": (1, 1_000_000),
             "patience": (0, 1_000_000),
             "refits": (0, 10),
-            "memory": (1, 2**63),
             "growth": (0, 1_000_000),
             "warmup": (0, 1_000_000),
             "learning_rate": (1e-9, 1e9),
@@ -65,6 +66,8 @@ class PackSettings:
             bounds["nats_per_vector"] = (0.1, 1e6)
         if self.vectors is not None:
             bounds["vectors"] = (1, 4096)
+        if self.memory is not None:
+            bounds["memory"] = (1, 2**63)
         _check_bounds(self, bounds)
 
     def budget(self, width: int) -> float:
@@ -103,7 +106,7 @@ class ContextSettings:
     span_share: float = 1.0  # of the spans of a phase that a step asks for [0..1]
     span_weight: float = 1.0  # of their tokens in the loss, where those of answers have 1
     seed: int = 0
-    memory: int = 2 * 1024**3  # most memory the optimiser's activations may take [bytes]; decides the batch
+    memory: int | None = None  # as in PackSettings
 
     def __post_init__(self) -> None:
         """UsageError when a value cannot be meant."""
@@ -127,8 +130,8 @@ class ContextSettings:
                 "sentence_answers": (0.0, 1.0),
                 "question_weight": (0.0, 1000.0),
                 "company": (0.0, 1.0),
-                "memory": (1, 2**63),
-            },
+            }
+            | ({"memory": (1, 2**63)} if self.memory is not None else {}),
         )
         if not self.question_rows and not self.span:
             raise UsageError("question_rows and span are both 0: there would be nothing to learn. Give one of them.")

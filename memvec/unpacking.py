@@ -22,7 +22,6 @@ from memvec.errors import (
 from memvec.formats import files
 from memvec.partial import write_partial
 from memvec.progress import Watch, unwatched
-from memvec.settings import DECODE_BATCH
 from memvec.sound_records import Broken, open_salvaged
 from memvec.sources import matches
 from memvec.store import RecordRef, Store, StoredDocument
@@ -43,7 +42,7 @@ def unpack(
     model: str | None = None,
     overwrite: bool = False,
     on_error: OnError = "fail",
-    batch: int = DECODE_BATCH,
+    batch: int | None = None,
     device: str | None = None,
     allow: Allow = "identical",
     watch: Watch = unwatched,
@@ -91,7 +90,7 @@ def read(
     *,
     model: str | None = None,
     on_error: Literal["fail", "skip"] = "fail",
-    batch: int = DECODE_BATCH,
+    batch: int | None = None,
     device: str | None = None,
     allow: Allow = "identical",
     watch: Watch = unwatched,
@@ -114,7 +113,7 @@ def cat(
     document: str,
     *,
     model: str | None = None,
-    batch: int = DECODE_BATCH,
+    batch: int | None = None,
     device: str | None = None,
     watch: Watch = unwatched,
 ) -> bytes:

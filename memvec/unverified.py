@@ -16,6 +16,7 @@ from memvec.lm import FrozenLM, declared_numerics
 from memvec.prefix import embed, pad_id
 from memvec.progress import enter
 from memvec.records import raw_bytes
+from memvec.settings import DECODE_BATCH
 from memvec.template import Frame
 from memvec.types import Kind, Record
 from memvec.unpacking import missing
@@ -45,7 +46,7 @@ def draft(decoder: Decoder, names: Sequence[str], limit: int | None = None) -> D
     lm = decoder.load()
     enter("decoding", decoder.progress, decoder.watch)
     fitted = [(record, count) for record, count in zip(records, wanted, strict=True) if count]
-    texts = iter([lm.decode(ids).encode() for ids in _greedy(lm, fitted, decoder.batch)])
+    texts = iter([lm.decode(ids).encode() for ids in _greedy(lm, fitted, decoder.batch or DECODE_BATCH)])
     pieces: list[bytes] = []
     for record, count in zip(records, wanted, strict=True):
         if record.kind == Kind.RAW:

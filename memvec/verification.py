@@ -13,7 +13,6 @@ from pathlib import Path
 from memvec.decoder import RECORDS_AT_ONCE, Decoder, Piece
 from memvec.errors import StoreDamagedError, UsageError
 from memvec.progress import Progress, Watch, unwatched
-from memvec.settings import DECODE_BATCH
 from memvec.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem
 from memvec.types import Kind, Problem
 
@@ -48,7 +47,7 @@ def verify(
     seed: int = 0,
     max_seconds: float | None = None,
     model: str | None = None,
-    batch: int = DECODE_BATCH,
+    batch: int | None = None,
     device: str | None = None,
     watch: Watch = unwatched,
 ) -> VerifyReport:
@@ -71,7 +70,9 @@ def verify(
         run.structure()
         versions = opened.versions() if not run.problems else []
         run.contents(
-            decoder, _parts(opened, versions, decode, sample, seed, run.at_once, max_seconds is not None), decode
+            decoder,
+            _parts(opened, versions, decode, sample, seed, run.at_once(decoder, decode), max_seconds is not None),
+            decode,
         )
     except _TimeIsUp:
         pass
@@ -120,10 +121,11 @@ class _Run:
     decoded: int = 0
     finished: bool = False
 
-    @property
-    def at_once(self) -> int:
-        """Records decoded together: few where time may run out, as those that are not finished do not count."""
-        return RECORDS_AT_ONCE if self.until is None else FEW_AT_ONCE
+    def at_once(self, decoder: Decoder, decode: bool) -> int:
+        """Records taken together: few where time may run out, as those that are not finished do not count."""
+        if self.until is not None:
+            return FEW_AT_ONCE
+        return decoder.at_once if decode else RECORDS_AT_ONCE  # to know the device is to load torch
 
     def watch_time(self, progress: Progress) -> None:
         """As `watch`, with an end."""
@@ -162,7 +164,7 @@ class _Run:
         self.finished = not left
         chosen = [replace(part.version, records=part.records) for part in parts]
         try:
-            for part, (_, pieces) in zip(parts, decoder.documents(chosen, self.at_once), strict=True):
+            for part, (_, pieces) in zip(parts, decoder.documents(chosen, self.at_once(decoder, decode)), strict=True):
                 if part.begins:
                     joined, wrong = hashlib.sha256(), False
                 bad = [piece for piece in pieces if piece.mismatch()]

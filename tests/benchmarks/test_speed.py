@@ -19,7 +19,7 @@ def test_a_step_and_its_products_are_of_one_batch(tiny_lm: FrozenLM) -> None:
 
 def test_shares_are_of_the_whole(tiny_lm: FrozenLM) -> None:
     step, _, _ = speed.step_of(tiny_lm)
-    found = speed.shares(step)
+    found = speed.shares(step, "cpu")
     assert abs(sum(found.values()) - 1) < 1e-6
     assert 0.05 < found["matrix products"] < 1
 

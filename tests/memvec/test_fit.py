@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from memvec.adam import SlotAdam
+from memvec.batch import RaggedBatch, missed
 from memvec.decode import certify, decode
 from memvec.fit import FitEngine, Task, positions_for
-from memvec.objective import head_pass
+from memvec.objective import head_pass, weigh
 from memvec.settings import PackSettings
 from memvec.starts import TRIED, draw, look_cost, ranked, scale_of
 
@@ -40,9 +41,10 @@ def widths_of(engine: FitEngine) -> list[int]:
     widths: list[int] = []
     step = engine._step
 
-    def noted(layout: Any) -> list[bool]:
-        widths.append(layout.positions)
-        return step(layout)
+    def noted() -> list[bool]:
+        done = step()
+        widths.append(sum(engine.batch.lengths))
+        return done
 
     engine._step = noted  # type: ignore[method-assign]
     return widths
@@ -103,14 +105,14 @@ def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., Pack
     assert all(f.vectors.shape[0] == f.task.vectors and 1 <= f.task.steps <= 60 for f in seen)
 
 
-@pytest.mark.parametrize(("missed", "steps"), [(1, 1), (2, 21), (3, 40)])
+@pytest.mark.parametrize(("count", "steps"), [(1, 1), (2, 21), (3, 40)])
 def test_after_some_patience_the_whole_cap_of_corrections_is_enough(
-    missed: int, steps: int, tiny_lm: Any, monkeypatch: pytest.MonkeyPatch
+    count: int, steps: int, tiny_lm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = PackSettings(max_corrections=0.05, patience=20, max_steps=40, growth=0)  # of 40 tokens 1, then 2
-    monkeypatch.setattr(FitEngine, "_counts", lambda *_: torch.tensor([[0.0, missed]]))
+    monkeypatch.setattr(RaggedBatch, "_counts", lambda *_: torch.tensor([[0.0, count]]))
     (fitted,) = fit(tiny_lm, settings, [Task(0, tuple(range(10, 50)), 3)]).values()
-    assert (fitted.task.steps, fitted.corrections) == (steps, missed)
+    assert (fitted.task.steps, fitted.corrections) == (steps, count)
 
 
 def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
@@ -122,9 +124,7 @@ def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings
 
 
 def test_a_model_gone_wrong_is_never_taken_for_solved(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
-    engine = FitEngine(tiny_lm, tiny_settings())
-    nan = torch.full((4,), torch.nan)
-    assert engine._counts(nan, torch.tensor([0, 0, 1, 1]), 2).tolist() == [[2, 2], [2, 2]]
+    assert missed(torch.full((4,), torch.nan), tiny_settings()).tolist() == [[1, 1]] * 4
 
 
 def test_company_does_not_change_a_fit(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
@@ -214,13 +214,13 @@ def test_beginning_anew_forgets_what_was(tiny_lm: Any, tiny_settings: Callable[.
     engine = FitEngine(tiny_lm, tiny_settings(max_steps=200))
     engine.add([Task(0, tuple(range(10, 50)), 3), Task(1, tuple(range(20, 60)), 2)])
     engine._refill()
-    engine._descend(torch.ones(5, tiny_lm.width))
-    slot, before = engine.slots[1], engine._adam.vectors[:3].clone()
-    (reserve,) = slot.starts
-    engine._begin_anew(slot, torch.tensor([False, False, False, True, True]))
-    assert torch.equal(engine._adam.vectors[3:], reserve) and torch.equal(engine._adam.vectors[:3], before)
-    assert engine._adam.age[:, 0].tolist() == [1, 1, 1, 0, 0] and not slot.starts
-    assert not engine._adam.first[3:].any() and engine._adam.second[:3].all()
+    engine._step()
+    slot, adam = engine.slots[1], engine.batch._adam  # type: ignore[attr-defined]
+    before, (reserve,) = adam.vectors[:3].clone(), slot.starts
+    engine._begin_anew(1)
+    assert torch.equal(adam.vectors[3:], reserve) and torch.equal(adam.vectors[:3], before)
+    assert adam.age[:, 0].tolist() == [1, 1, 1, 0, 0] and not slot.starts and slot.age == 0
+    assert not adam.first[3:].any() and adam.second[1:3].all()
 
 
 def test_vectors_stand_behind_the_anchor(
@@ -264,8 +264,9 @@ def test_strict_fits_go_on_until_nothing_is_wrong(tiny_lm: Any, tiny_settings: C
     assert sum(p.wrong for p in loose_proofs) > 0
 
 
+@pytest.mark.parametrize("weighed", [None, weigh])
 @pytest.mark.parametrize("chunk", [1 << 8, 1 << 24])
-def test_the_chunked_head_is_cross_entropy(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_the_chunked_head_is_cross_entropy(monkeypatch: pytest.MonkeyPatch, chunk: int, weighed: Any) -> None:
     monkeypatch.setattr("memvec.objective.LOGITS_AT_ONCE", chunk)
     torch.manual_seed(0)
     hidden = torch.randn(150, 8, requires_grad=True)  # more than the smallest chunk
@@ -273,7 +274,7 @@ def test_the_chunked_head_is_cross_entropy(monkeypatch: pytest.MonkeyPatch, chun
     logits = hidden @ head.T
     loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     (expected,) = torch.autograd.grad(loss.sum(), hidden)
-    passed = head_pass(hidden.detach(), head, targets)
+    passed = head_pass(hidden.detach(), head, targets, weigh=weighed)
     torch.testing.assert_close(passed.nats, loss.detach())
     torch.testing.assert_close(passed.gradient, expected)
     top = logits.topk(2).values

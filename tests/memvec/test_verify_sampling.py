@@ -65,7 +65,7 @@ def test_a_sample_joins_no_document_that_is_not_whole_in_it(few: Path) -> None:
 def test_long_documents_are_joined_across_what_is_decoded_at_once(
     few_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memvec.verification.RECORDS_AT_ONCE", 1)
+    monkeypatch.setattr("memvec.decoder.RECORDS_AT_ONCE", 1)
     assert memvec.verify(few_copy, decode=True).ok
     opened = Store.open(few_copy)
     stored = opened.documents()["prose.txt"]

@@ -1,0 +1,169 @@
+"""Rows that keep their shapes: they fit what ragged ones fit, also while rows come, go and become more, longer or fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from memvec.batch import NEVER, RaggedBatch
+from memvec.decode import certify
+from memvec.fit import FitEngine, Task
+from memvec.fused import PAYS_AFTER, Fused
+from memvec.settings import PackSettings
+from memvec.static_batch import StaticBatch, roomy
+
+
+def tasks(count: int) -> list[Task]:
+    return [Task(k, tuple(range(10 + k, 30 + 2 * k)), 2 + k % 4) for k in range(count)]
+
+
+def fit(lm: Any, settings: PackSettings, static: bool, count: int = 12, most: int = 5) -> dict[int, Any]:
+    engine = FitEngine(lm, settings, StaticBatch(lm, settings) if static else None)
+    engine.most, engine.ahead = most, 3
+    engine.add(tasks(count))
+    return {fitted.task.key: fitted for batch in engine.run() for fitted in batch}
+
+
+@pytest.mark.parametrize("settings", [{"growth": 0}, {"growth": 4, "max_steps": 8}])
+def test_static_rows_take_the_steps_of_ragged_ones(
+    settings: dict[str, Any], tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    chosen = tiny_settings(**{"max_steps": 4, "max_corrections": 0.0} | settings)
+    ragged, static = (fit(tiny_lm, chosen, kind) for kind in (False, True))
+    assert sorted(static) == sorted(ragged) == list(range(12))
+    for key, one in ragged.items():
+        assert (static[key].task.steps, static[key].vectors.shape) == (one.task.steps, one.vectors.shape)
+        np.testing.assert_allclose(static[key].vectors, one.vectors, atol=0.02)
+        assert abs(static[key].corrections - one.corrections) <= 1
+
+
+def test_static_rows_that_are_fitted_decode(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    words = "It is a truth universally acknowledged, that a single man in possession of a good fortune must want."
+    ids = tiny_lm.encode(words)
+    settings = tiny_settings(max_steps=300)
+    engine = FitEngine(tiny_lm, settings, StaticBatch(tiny_lm, settings))
+    engine.add([Task(k, tuple(ids[k : k + 16]), 4 + k % 2) for k in range(4)])
+    done = [fitted for batch in engine.run() for fitted in batch]
+    proofs = certify(tiny_lm, [f.vectors for f in done], [f.task.ids for f in done], settings.margin)
+    assert all(len(proof.corrections) <= settings.allowed(16) for proof in proofs)
+    anchor = tiny_lm.anchor.half().numpy()
+    assert all(np.array_equal(f.vectors[:1], anchor) for f in done)
+
+
+def filled(lm: Any, settings: PackSettings) -> StaticBatch:
+    """Three slots that took two steps, in as little room as there can be."""
+    batch = StaticBatch(lm, settings)
+    batch.reserve(3, 25, 3)
+    for k, m in enumerate((1, 3, 2)):
+        batch.add(tuple(range(10, 30 + k)), torch.full((m, lm.width), 0.1 * (k + 1)), fixed=0)
+    for _ in range(2):
+        batch.measure([20, 21, 22])
+    return batch
+
+
+def states(batch: StaticBatch, slot: int, m: int) -> list[Any]:
+    """Everything that a slot's next step depends on, and its best."""
+    row, vectors = batch._rows[slot], batch.shape[2]
+    own = slice(row * vectors, row * vectors + m)
+    kept = [getattr(batch._adam, name)[own] for name in batch._adam.STATES]
+    return [t.clone() for t in (*kept, batch._best[row, :m], batch._fewest[row], batch._base[row, m : m + 19])]
+
+
+@pytest.mark.parametrize(("rows", "length", "vectors"), [(9, 25, 3), (3, 60, 3), (3, 25, 7), (12, 40, 5)])
+def test_more_room_changes_no_slot(
+    rows: int, length: int, vectors: int, tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    batch = filled(tiny_lm, tiny_settings())
+    before = [states(batch, slot, m) for slot, m in enumerate((1, 3, 2))]
+    batch.reserve(rows, length, vectors)
+    after = [states(batch, slot, m) for slot, m in enumerate((1, 3, 2))]
+    for old, new in zip(before, after, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+    untouched = filled(tiny_lm, tiny_settings())
+    assert batch.measure([20, 21, 22]) == untouched.measure([20, 21, 22])
+    for slot, m in enumerate((1, 3, 2)):
+        torch.testing.assert_close(states(batch, slot, m)[0], states(untouched, slot, m)[0], atol=1e-3, rtol=1e-3)
+
+
+def test_slots_that_are_over_leave_room_and_others_stay(
+    tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    batch = filled(tiny_lm, tiny_settings())
+    kept, best = states(batch, 1, 3), batch._best[batch._rows[2], :2].clone()
+    (first, _), (last, score) = batch.take([True, False, True])
+    assert first.shape == (1, tiny_lm.width) and np.array_equal(last, best.numpy()) and 0 < score < NEVER
+    batch.reserve(2, 25, 3)
+    batch.add(tuple(range(50, 60)), torch.ones(2, tiny_lm.width), fixed=1)
+    assert all(torch.equal(a, b) for a, b in zip(kept, states(batch, 0, 3), strict=True))
+    batch.measure([21, 10])
+    assert len(batch.lengths) == 2
+    new = states(batch, 1, 2)[0]
+    assert torch.equal(new[0], torch.ones(tiny_lm.width)) and not torch.equal(new[1], new[0])  # only one of them moves
+    batch.take([False, True])
+    batch.reserve(1, 25, 3)
+    assert batch.shape[0] == 1  # given back
+    assert batch._count[0] == 3
+
+
+def test_a_slot_can_begin_anew(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    batch = filled(tiny_lm, tiny_settings())
+    beside = states(batch, 1, 3)
+    batch.restart(2, torch.full((2, tiny_lm.width), 7.0))
+    vectors, first, second, age, _, _, fewest, _ = states(batch, 2, 2)
+    assert (vectors == 7).all() and not first.any() and not second.any() and not age.any() and fewest < NEVER
+    assert all(torch.equal(a, b) for a, b in zip(beside, states(batch, 1, 3), strict=True))
+
+
+def test_room_comes_by_the_eighth() -> None:
+    assert [roomy(n) for n in (1, 2, 3, 5, 7, 9, 17, 100, 437, 512)] == [1, 2, 3, 5, 7, 10, 20, 112, 448, 512]
+    assert all(n <= roomy(n) <= 1.25 * n for n in range(1, 3000))
+
+
+def stand_in(calls: list[str], fails: bool) -> Callable[..., Any]:
+    """torch.compile, by which every compiled function notes that it was called."""
+
+    def compiled(function: Any, dynamic: bool) -> Any:
+        assert dynamic
+
+        def called(*args: Any, **named: Any) -> Any:
+            calls.append(function.__name__)
+            if fails:
+                raise RuntimeError("no compiler")
+            return function(*args, **named)
+
+        return called
+
+    return compiled
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_has_run_for_long_is_compiled_or_goes_on_as_before(
+    fails: bool, tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch, "compile", stand_in(calls, fails))
+    layers = tiny_lm.model.base_model.layers
+    plain = fit(tiny_lm, tiny_settings(max_steps=4), static=True)
+    monkeypatch.setattr(tiny_lm, "fused", Fused(layers, on=True))
+    assert not calls
+    tiny_lm.fused.ran(PAYS_AFTER - 150)  # within the first step
+    again = fit(tiny_lm, tiny_settings(max_steps=4), static=True)
+    assert calls.count("forward") >= len(layers) if not fails else calls == ["forward"]
+    assert ("weigh" in calls) is not fails and tiny_lm.fused.ready is not fails
+    for key, one in plain.items():
+        np.testing.assert_allclose(again[key].vectors, one.vectors, atol=0.02)
+    calls.clear()
+    tiny_lm.hidden(torch.zeros(1, 4, tiny_lm.width))  # outside of a fit's step
+    assert not calls and not any("forward" in vars(layer) for layer in layers)
+
+
+def test_on_a_cpu_rows_are_ragged_and_nothing_is_compiled(
+    tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    assert isinstance(FitEngine(tiny_lm, tiny_settings()).batch, RaggedBatch)
+    tiny_lm.fused.ran(PAYS_AFTER * 10)
+    assert not tiny_lm.fused.ready and tiny_lm.fused.weigh is None

@@ -1,0 +1,55 @@
+"""Decoding into a cache of fixed size gives what decoding into a growing one gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from memvec import decode as decoding
+from memvec.decode import decode, measure
+from memvec.static_decode import static_cache
+
+LENGTHS = (9, 20, 12, 30, 3, 1)
+SIZES = (3, 3, 4, 4, 4, 5)
+
+
+def test_a_cache_of_fixed_size_gives_the_same_tokens(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0)
+    vectors = [noise.standard_normal((m, tiny_lm.width)).astype(np.float16) for m in SIZES]
+    forced = [((2, 77),)] * 5 + [()]
+    grown = decode(tiny_lm, vectors, LENGTHS, forced, 2)
+    leads = measure(tiny_lm, vectors, grown, 2)
+    calls = []
+
+    def static(*given: Any) -> None:
+        calls.append(given)
+        decoding._run_static(*given)
+
+    monkeypatch.setattr(decoding, "_run_batch", static)
+    ticked: list[int] = []
+    assert decode(tiny_lm, vectors, LENGTHS, forced, 2, ticked.append) == grown
+    assert len(calls) == 4 and sum(ticked) == sum(LENGTHS)
+    for (lead, nats), (other, same) in zip(leads, measure(tiny_lm, vectors, grown, 16), strict=True):
+        np.testing.assert_allclose(lead, other, atol=1e-4)
+        np.testing.assert_allclose(nats, same, atol=1e-4)
+
+
+def test_a_model_without_such_a_cache_decodes_as_before(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert static_cache(tiny_lm, 8) is not None
+    monkeypatch.setattr(tiny_lm, "recurrent", True)
+    assert static_cache(tiny_lm, 8) is None
+    monkeypatch.undo()
+    vectors = [np.ones((2, tiny_lm.width), np.float16)]
+    (want,) = decode(tiny_lm, vectors, [5], [()])
+    monkeypatch.setattr(decoding, "static_cache", lambda *_: None)
+    out: list[int] = []
+
+    def choose(step: int, rows: Any, logits: torch.Tensor) -> torch.Tensor:
+        out.append(int(logits.argmax(1)))
+        return logits.argmax(1)
+
+    decoding._run_static(tiny_lm, [0], vectors, [5], choose)
+    assert out == want
