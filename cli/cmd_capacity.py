@@ -23,6 +23,9 @@ from memvec.model_cache import DEFAULT_MODEL
 @click.option("--passages", "count", type=int, default=10, show_default=True, help="Of each text.")
 @click.option("--steps", type=int, help="Most optimiser steps for a passage. [default: 1000]")
 @click.option("--stage", type=int, help="Most of these in one go, cooling over the whole of it. [default: 400]")
+@click.option(
+    "--starts", type=int, help="Fits of a passage from different noise, of which the best counts. [default: 1]"
+)
 @click.option("--learning-rate", type=float, help="Of AdamW. [default: 5]")
 @click.option(
     "--no-anchor", is_flag=True, help="Without the embedding of the model's BOS token in front, as published."
@@ -42,6 +45,7 @@ def command(
     count: int,
     steps: int | None,
     stage: int | None,
+    starts: int | None,
     learning_rate: float | None,
     no_anchor: bool,
     seed: int,
@@ -63,7 +67,14 @@ def command(
     if plot:
         check_plot(Path(plot))  # before the hours of work
     given = read_texts(texts) or ({} if random_words else handbook())
-    chosen = {"steps": steps, "stage": stage, "learning_rate": learning_rate, "seed": seed, "anchor": not no_anchor}
+    chosen = {
+        "steps": steps,
+        "stage": stage,
+        "starts": starts,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "anchor": not no_anchor,
+    }
     settings = CapacitySettings(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
     found = capacity(
         given, _numbers(vectors), count=count, random_words=random_words, model=model, settings=settings, device=device,

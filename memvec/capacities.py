@@ -30,11 +30,11 @@ class Held:
     bits: float  # surprisal of the beginning that the vectors take away
     nats_before: float  # of the beginning, nothing in front [nats]
     nats_after: float  # the same with the vectors in front [nats]
-    steps: int
-    token_steps: int
+    steps: int  # of the fit that went on
+    token_steps: int  # of all starts, as the seconds
     seconds: float
     exhausted: bool  # the whole text was held: there was no more of it, so more might fit
-    stages: tuple[Stage, ...] = ()  # the beginnings that were fitted, in their order
+    stages: tuple[Stage, ...] = ()  # the beginnings that the fit which went on was of, in their order
 
 
 @dataclass(frozen=True, slots=True)

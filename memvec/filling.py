@@ -3,7 +3,7 @@
 The measurements of Kuratov et al. 2025, with a decoder that runs freely and is given what a pack would store beside the
 vectors: corrections of at most 3 % of the tokens, rounded up to a whole one. A text's beginning is fitted, and goes on
 from the vectors it had: longer once it is held, the same again where it is nearly, shorter where it is not, until the
-steps are spent. Letters: M vectors, D width, N tokens, V vocabulary.
+steps are spent. Fits are chaotic: of several that begin in different noise, the best goes on. Letters: M vectors, D width, N tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class CapacitySettings:
     steps: int = 1000  # most optimiser steps for a text
     stage: int = 400  # most optimiser steps for a beginning
     learning_rate: float = 5.0
+    starts: int = 1  # fits of a text's first beginning, from different noise; the one with the fewest wrong goes on
     grow: float = 0.25  # by which share a beginning that is held grows
     corrected: float = 0.03  # share of a beginning's tokens that may be corrected, as in a pack [0..1]
     anchor: bool = True  # the vectors stand behind the embedding of the model's BOS token, as in a pack
@@ -55,7 +56,7 @@ class CapacitySettings:
     def __post_init__(self) -> None:
         """UsageError when a value cannot be meant."""
         bounds = {
-            "steps": (1, 10**6), "stage": (1, 10**6), "learning_rate": (1e-9, 1e9), "grow": (0.001, 4.0), "corrected": (0, 0.5),
+            "steps": (1, 10**6), "stage": (1, 10**6), "starts": (1, 10**4), "learning_rate": (1e-9, 1e9), "grow": (0.001, 4.0), "corrected": (0, 0.5),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
@@ -123,6 +124,7 @@ class _Trial:
     ids: tuple[int, ...]
     best: Fitted | None = None  # of the longest beginning held, as the fit measured it
     last: Fitted | None = None  # of the beginning after it, which was too long
+    others: tuple[Fitted, ...] = ()  # from other starts, left where they were
     stages: tuple[Stage, ...] = ()
     steps: int = 0
     token_steps: int = 0
@@ -152,12 +154,18 @@ class _Filling:
         """What is held of each (source, ids)."""
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
-        self.first.add(
-            Task(number, trial.ids[: self._beginning(trial.ids)], self.rows) for number, trial in enumerate(trials)
-        )
-        for batch in chain(*(engine.run(lambda _: watch(progress)) for engine in (self.first, self.later))):
-            for fitted in batch:
-                progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
+        for number, trial in enumerate(trials):
+            first = Task(number, trial.ids[: self._beginning(trial.ids)], self.rows)
+            self.first.add(replace(first, attempt=start) for start in range(self.settings.starts))
+        begun: list[list[Fitted]] = [[] for _ in trials]
+        for fitted in chain.from_iterable(self.first.run(lambda _: watch(progress))):
+            begun[fitted.task.key].append(fitted)
+        for trial, fits in zip(trials, begun, strict=True):
+            best, *others = sorted(fits, key=lambda fitted: fitted.corrections)
+            trial.others = tuple(others)
+            progress.documents_done += not self._grow(trial, best)
+        for fitted in chain.from_iterable(self.later.run(lambda _: watch(progress))):
+            progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
         return [self._judge(trial) for trial in trials]
 
     def _beginning(self, ids: tuple[int, ...]) -> int:
@@ -189,8 +197,8 @@ class _Filling:
         return True
 
     def _judge(self, trial: _Trial) -> Held:
-        """The better of the vectors that held a beginning and those that failed at a longer one, in float32."""
-        fits = [fitted for fitted in (trial.best, trial.last) if fitted]
+        """The best, in float32, of the vectors that held a beginning, those that failed at a longer one and other starts'."""
+        fits = [fitted for fitted in (trial.best, trial.last, *trial.others) if fitted]
         ids = trial.ids[: max(len(fitted.task.ids) for fitted in fits)]
         before, known = _plain(self.exact, ids)
         judged = measure(self.exact, [fitted.vectors for fitted in fits], [ids] * len(fits))
@@ -209,8 +217,8 @@ class _Filling:
             nats_before=sum(before[:tokens]),
             nats_after=sum(after[:tokens]),
             steps=trial.steps,
-            token_steps=trial.token_steps,
-            seconds=trial.seconds,
+            token_steps=trial.token_steps + sum(fitted.task.token_steps for fitted in trial.others),
+            seconds=trial.seconds + sum(fitted.task.seconds for fitted in trial.others),
             exhausted=tokens == len(trial.ids),
             stages=trial.stages,
         )

@@ -173,3 +173,27 @@ def test_what_cannot_be_measured_is_refused(tiny: str) -> None:
             call()
     with pytest.raises(NotFoundError):
         memvec.capacity({"a": "text"}, model=str(Path("no") / "model"))
+
+
+def test_of_several_starts_the_best_goes_on_and_all_are_paid_for(
+    tiny: str, disorder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[Fitted] = []
+    judged: list[int] = []
+    begin, measure = filling._Filling._grow, filling.measure
+
+    def noted(self: Any, trial: Any, made: Fitted) -> bool:
+        fitted.extend((made, *trial.others))
+        return begin(self, trial, made)
+
+    def counted(lm: Any, vectors: list[Any], targets: list[tuple[int, ...]]) -> Any:
+        judged.append(len(vectors))
+        return measure(lm, vectors, targets)
+
+    monkeypatch.setattr(filling._Filling, "_grow", noted)
+    monkeypatch.setattr(filling, "measure", counted)
+    settings = CapacitySettings(steps=40, stage=40, learning_rate=1.0, starts=3)
+    (held,) = capacity({"book": disorder}, [2], count=1, model=tiny, settings=settings, dtype="float32").held
+    assert len(fitted) == 3 and len({one.vectors.tobytes() for one in fitted}) == 3 and judged == [3]
+    assert fitted[0].corrections == min(one.corrections for one in fitted)
+    assert held.token_steps == sum(one.task.token_steps for one in fitted)
