@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -167,3 +168,70 @@ def test_on_a_cpu_rows_are_ragged_and_nothing_is_compiled(
     assert isinstance(FitEngine(tiny_lm, tiny_settings()).batch, RaggedBatch)
     tiny_lm.fused.ran(PAYS_AFTER * 10)
     assert not tiny_lm.fused.ready and tiny_lm.fused.weigh is None
+
+
+class Recorded:
+    """A CUDA graph on a CPU: nothing runs while it is captured, all of it when it is replayed."""
+
+    capturing = False
+    made: list[Recorded]
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.batch: Any = None
+        Recorded.made.append(self)
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.batch._compute()
+
+
+@contextlib.contextmanager
+def capture(graph: Recorded) -> Iterator[None]:
+    """torch.cuda.graph, for such graphs."""
+    Recorded.capturing = True
+    try:
+        yield
+    finally:
+        Recorded.capturing = False
+
+
+@contextlib.contextmanager
+def refused(graph: Recorded) -> Iterator[None]:
+    """The same, where something in a step may not be captured."""
+    yield
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize("way", [capture, refused])
+def test_steps_after_a_shapes_first_are_its_graph_if_there_can_be_one(
+    way: Any, tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, compute = tiny_settings(max_steps=6, max_corrections=0.0), StaticBatch._compute
+    plain = fit(tiny_lm, settings, static=True)
+    Recorded.made = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", way)
+    steps: list[int] = []
+
+    def computed(batch: StaticBatch) -> None:
+        if Recorded.capturing:
+            Recorded.made[-1].batch = batch
+        elif way is capture or batch._graphs is False or not Recorded.made:  # what is refused has not run either
+            steps.append(batch.shape[0])
+            compute(batch)
+
+    monkeypatch.setattr(StaticBatch, "_compute", computed)
+    engine = FitEngine(tiny_lm, settings, batch := StaticBatch(tiny_lm, settings))
+    engine.most, engine.ahead, batch._graphs = 5, 3, True
+    engine.add(tasks(12))
+    done = {fitted.task.key: fitted for some in engine.run() for fitted in some}
+    for key, one in plain.items():
+        assert done[key].task.steps == one.task.steps
+        np.testing.assert_array_equal(done[key].vectors, one.vectors)
+    if way is refused:
+        assert len(Recorded.made) == 1 and not batch._graphs
+    else:
+        replays = sum(graph.replays for graph in Recorded.made)
+        assert len(Recorded.made) > 1  # one for each shape
+        assert len(steps) - replays == len(Recorded.made) and replays > len(steps) / 2
