@@ -19,6 +19,7 @@ from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.static_decode import StaticDecode, static_cache
 from memvec.types import Vectors
 
+SHARE_OF_GPU = 0.5  # of its free memory, for keys and values
 # Chooses the next token of every row: (step, rows' numbers, logits (B, V)) -> ids (B,).
 Choose = Callable[[int, Sequence[int], Tensor], Tensor]
 
@@ -102,23 +103,33 @@ def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: floa
     return Certificate(tuple((i, ids[i]) for i in bad), wrong, least, nats)
 
 
-def rows_at_once(device: torch.device) -> int:
-    """Records decoded at once where nothing else is asked for: on a GPU a step of many takes as long as one of few."""
-    return DECODE_BATCH_GPU if device.type == "cuda" else DECODE_BATCH
+def rows_at_once(lm: FrozenLM, positions: int = 1) -> int:
+    """Records of so many positions decoded at once where nothing else is asked for.
+
+    On a GPU a step of many takes as long as one of few: as many as there is room for.
+    """
+    if lm.device.type != "cuda":
+        return DECODE_BATCH
+    room = SHARE_OF_GPU * torch.cuda.mem_get_info(lm.device)[0] / max(1, lm.cache_bytes * positions)
+    return max(1, min(DECODE_BATCH_GPU, int(room)))
 
 
 def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose, batch: int | None) -> None:
     with declared_numerics(lm.device):
-        for rows in _batches(vectors, lengths, batch or rows_at_once(lm.device)):
+        for rows in _batches(vectors, lengths, lambda positions: batch or rows_at_once(lm, positions)):
             (_run_static if lm.device.type == "cuda" else _run_batch)(lm, rows, vectors, lengths, choose)
 
 
-def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Rows of one M together, longest first: no padding and no mask, so nothing can depend on a batch mate's length."""
+def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], most: Callable[[int], int]) -> Iterator[list[int]]:
+    """Rows of one M together, longest first: no padding and no mask, so nothing can depend on a batch mate's length.
+
+    `most` says how many rows of so many positions go together.
+    """
     order = sorted(range(len(vectors)), key=lambda row: (len(vectors[row]), -lengths[row], row))
     at = 0
     while at < len(order):
         m = len(vectors[order[at]])
+        batch = most(m + lengths[order[at]])
         rows = [row for row in order[at : at + batch] if len(vectors[row]) == m]
         yield rows
         at += len(rows)

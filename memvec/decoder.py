@@ -128,10 +128,10 @@ class Decoder:
         from memvec.decode import decode, rows_at_once
 
         lm = self.load()
-        batch = self.batch or rows_at_once(lm.device)
         enter("decoding", self.progress, self.watch)
         vectors, counts = [r.vectors for r in records], [r.tokens for r in records]
-        rows = decode(lm, vectors, counts, [r.corrections for r in records], batch, self._tick)
+        rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
+        batch = self.batch or rows_at_once(lm)
         how = f"in a batch of {batch}" if batch > 1 else ALONE
         return [
             self._settle(lm, record, Attempt(how, tuple(ids), text_bytes(lm, ids)))

@@ -135,7 +135,7 @@ def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], setting
         made += batch
     apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks[1:])]
     speed = sum(steps for _, steps in apart) / max(1e-9, sum(seconds for seconds, _ in apart))
-    lot = made[: rows_at_once(exact.device)]
+    lot = made[: rows_at_once(exact)]
     begun = time.perf_counter()
     certify(exact, [f.vectors for f in lot], [f.task.ids for f in lot], settings.margin)
     return speed, (time.perf_counter() - begun) / sum(len(f.task.ids) for f in lot)

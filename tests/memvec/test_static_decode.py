@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from memvec import decode as decoding
 from memvec.decode import decode, measure
+from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.static_decode import static_cache
 
 LENGTHS = (9, 20, 12, 30, 3, 1)
@@ -53,3 +55,14 @@ def test_a_model_without_such_a_cache_decodes_as_before(tiny_lm: Any, monkeypatc
 
     decoding._run_static(tiny_lm, [0], vectors, [5], choose)
     assert out == want
+
+
+def test_on_a_gpu_as_many_records_as_there_is_room_for_are_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**10))
+    gpu = SimpleNamespace(device=torch.device("cuda"), cache_bytes=50_000)
+    assert decoding.rows_at_once(gpu, 9) == DECODE_BATCH_GPU and decoding.rows_at_once(gpu, 100) == 100
+    assert decoding.rows_at_once(gpu, 10**6) == 1
+    assert decoding.rows_at_once(SimpleNamespace(device=torch.device("cpu")), 10**6) == DECODE_BATCH
+    vectors = [np.zeros((m, 4), np.float16) for m in (2, 3, 3, 3, 2)]
+    rows = decoding._batches(vectors, [5, 9, 70, 8, 60], lambda positions: 1 if positions > 50 else 2)
+    assert list(rows) == [[4], [0], [2], [1, 3]]  # of one number of vectors, longest first
