@@ -18,7 +18,10 @@ from memvec.lm import FrozenLM
 from memvec.settings import PackSettings
 from memvec.static_batch import StaticBatch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("default"),  # the compiler has advice
+]
 
 
 @pytest.fixture
