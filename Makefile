@@ -2,6 +2,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+ON ?=# behind the names of what benchmarks of speed write: -gpu on a GPU
 
 .PHONY: demo test check setup format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput capacity
 .DEFAULT_GOAL := help
@@ -49,13 +50,14 @@ bench-fit: setup
 	$(BIN)/python benchmarks/fit.py --texts 3 --vectors 5 --grow 8 --budget 1000 --json docs/fit.json --markdown docs/fit.md
 
 bench-decode: setup
-	$(BIN)/python benchmarks/decode.py --json docs/decode.json --markdown docs/decode.md
+	$(BIN)/python benchmarks/decode.py --json docs/decode$(ON).json --markdown docs/decode$(ON).md
 
 bench-speed: setup
-	$(BIN)/python benchmarks/speed.py --json docs/speed.json --markdown docs/speed.md
+	$(BIN)/python benchmarks/speed.py --json docs/speed$(ON).json --markdown docs/speed$(ON).md
 
 bench-throughput: setup
-	$(BIN)/python benchmarks/throughput.py --tokens 100000 --steps 300 --json docs/throughput.json --markdown docs/throughput.md
+	$(BIN)/python benchmarks/throughput.py --tokens 100000 --steps 300 --json docs/throughput$(ON).json \
+		--markdown docs/throughput$(ON).md
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > docs/capacity.json

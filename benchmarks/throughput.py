@@ -5,7 +5,7 @@
 Documents: a novel of 1813, then Python's own handbook, then sources of its standard library, until there are so many tokens. All come back
 and every byte is compared. The published recipe takes one text at a time: its steps are counted on `--rivals` texts (fit.py), a text
 it does not finish counting with all of `--steps`, and its seconds are these times what one of its steps takes on one text alone, timed in this run.
-It is given 5 vectors for 64 tokens, more than memvec takes for as many. Meant for a GPU; a CPU takes its time.
+It is given 5 vectors for 64 tokens, about what memvec takes for as many. Meant for a GPU; a CPU takes its time.
 """
 
 from __future__ import annotations

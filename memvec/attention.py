@@ -1,4 +1,4 @@
-"""Attention for fitting on a CPU: few short rows, with gradient, for which the fused kernels are slow in bfloat16.
+"""Attention as the model is given it: on a CPU, for few short rows with gradient, our own, as fused kernels are slow in bfloat16 there.
 
 The fused backward pass took a quarter of a step of the default model; with this a step runs 1.37 times the positions a
 second (docs/LOG.md). Without gradient, and on other devices, the fused kernels are used.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -54,28 +55,38 @@ def attend(
     return found.to(query.dtype).view(rows, heads, length, width).transpose(1, 2).contiguous(), None
 
 
-class _Known:
-    """Whether rows are known to be causal, without padding or several texts in one."""
-
-    causal = False
+# Whether each mask of a forward pass was None, in their order, and whether that is to be believed now.
+_plain: ContextVar[tuple[list[bool], bool] | None] = ContextVar("plain", default=None)
 
 
 @contextlib.contextmanager
-def causal() -> Iterator[None]:
-    """Within: rows are plain. transformers reads that off their positions, which it cannot while a CUDA graph is captured."""
-    before, _Known.causal = _Known.causal, True
+def plain_masks(seen: list[bool], capturing: bool) -> Iterator[None]:
+    """Within, a forward pass notes in `seen` which of its masks are None, that is causal and nothing else.
+
+    transformers reads that off the values of a batch, which it cannot while a CUDA graph is captured: then it is as it was
+    in the pass before, on a batch of the same shape.
+    """
+    if not capturing:
+        seen.clear()
+    token = _plain.set((list(seen) if capturing else seen, capturing))
     try:
         yield
     finally:
-        _Known.causal = before
+        _plain.reset(token)
 
 
-def mask(q_length: int, kv_length: int, local_size: int | None = None, use_vmap: bool = False, **rest: Any) -> Any:
-    """The mask of transformers' SDPA, or None, which stands for a causal one, where rows are known to be plain."""
-    whole = q_length == kv_length and (local_size is None or kv_length < local_size)
-    if _Known.causal and whole and not use_vmap:
+def mask(*given: Any, **named: Any) -> Any:
+    """The mask of transformers' SDPA; None stands for a causal one."""
+    noted = _plain.get()
+    if noted is None:
+        return sdpa_mask(*given, **named)
+    seen, capturing = noted
+    if capturing and seen and seen.pop(0):
         return None
-    return sdpa_mask(q_length=q_length, kv_length=kv_length, local_size=local_size, use_vmap=use_vmap, **rest)
+    made = sdpa_mask(*given, **named)
+    if not capturing:
+        seen.append(made is None)
+    return made
 
 
 def register() -> str:

@@ -30,8 +30,11 @@ class Batch(Protocol):
 
     lengths: list[int]  # positions that each slot took in the last step, padding included
 
-    def reserve(self, slots: int, length: int, vectors: int) -> None:
-        """Be ready for so many slots, none longer than `length` positions or of more than M = `vectors`."""
+    def room(self, slots: int, length: int) -> int:
+        """Positions that so many slots of so many take, padding included."""
+
+    def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
+        """Be ready for these slots, each of (N, M); those that are there come first."""
 
     def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
         """One more slot: N tokens and the vectors (M, D) float32 it begins with, the first `fixed` of which stay."""
@@ -43,7 +46,7 @@ class Batch(Protocol):
         """
 
     def descend(self) -> None:
-        """Take the step that the last measurement asks for."""
+        """Take the step that the last measurement asks for, where measuring has not taken it already."""
 
     def restart(self, slot: int, start: Tensor) -> None:
         """Put a slot back to vectors (M, D), as if it had never taken a step. What was its best remains so."""
@@ -84,7 +87,11 @@ class RaggedBatch:
         self._layout: Layout | None = None
         self._last: tuple[Tensor, Tensor, Tensor] | None = None  # hidden (T, D), vectors (R, D), gradient (T, D)
 
-    def reserve(self, slots: int, length: int, vectors: int) -> None:
+    def room(self, slots: int, length: int) -> int:
+        """See Batch. Padding is bounded by one length for all."""
+        return slots * length
+
+    def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
         """Nothing: rows are laid out as they come."""
 
     def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memvec.lm import FrozenLM, declared_numerics
+from memvec.lm import FrozenLM, declared_numerics, free_bytes
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.static_decode import StaticDecode, static_cache
 from memvec.types import Vectors
@@ -108,16 +108,16 @@ def rows_at_once(lm: FrozenLM, positions: int = 1) -> int:
 
     On a GPU a step of many takes as long as one of few: as many as there is room for.
     """
-    if lm.device.type != "cuda":
+    if lm.device.type != "cuda" or lm.recurrent:
         return DECODE_BATCH
-    room = SHARE_OF_GPU * torch.cuda.mem_get_info(lm.device)[0] / max(1, lm.cache_bytes * positions)
+    room = SHARE_OF_GPU * free_bytes(lm.device) / max(1, lm.cache_bytes * positions)
     return max(1, min(DECODE_BATCH_GPU, int(room)))
 
 
 def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose, batch: int | None) -> None:
     with declared_numerics(lm.device):
         for rows in _batches(vectors, lengths, lambda positions: batch or rows_at_once(lm, positions)):
-            (_run_static if lm.device.type == "cuda" else _run_batch)(lm, rows, vectors, lengths, choose)
+            (_run_static if lm.graphs else _run_batch)(lm, rows, vectors, lengths, choose)
 
 
 def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], most: Callable[[int], int]) -> Iterator[list[int]]:

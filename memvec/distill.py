@@ -129,7 +129,7 @@ class DistilEngine:
         ]
         self.queue: deque[DistilTask] = deque()
         self.slots: list[_Slot] = []
-        self.positions = positions_for(lm, settings.memory or memory_of(lm.device))
+        self.positions = positions_for(lm, settings.memory or memory_of(lm))
         self._adam = SlotAdam(lm.width, lm.device)
         self._chance = random.Random(settings.seed)
 

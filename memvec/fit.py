@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-import torch
 from torch import Tensor
 
 from memvec.batch import NEVER, Batch, RaggedBatch
 from memvec.layout import row_length
-from memvec.lm import FrozenLM
+from memvec.lm import FrozenLM, free_bytes
 from memvec.settings import PackSettings
-from memvec.starts import TEXTS_AT_ONCE, draw, look_cost, ranked, scale_of
+from memvec.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked, scale_of
 from memvec.static_batch import StaticBatch
 from memvec.types import Vectors
 
@@ -31,7 +30,7 @@ MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
 MOST_SLOTS_GPU = 512
 AHEAD_GPU = 64  # tasks whose starts are found at once: rows that come one by one would each hold a whole batch up
 MEMORY = 2 * 1024**3  # bytes for activations on a CPU
-SHARE_OF_GPU = 0.4  # of its free memory; a graph's first step is run outside of it and takes as much again
+SHARE_OF_GPU = 0.4  # of its free memory; certifying and finding starts take of the rest
 FIRST_SHARE = 0.3  # of a text that a fit begins with
 LEAST_SHOWN = 8  # tokens
 GROW_EVERY = 4  # steps between which it grows; a batch is laid out anew each time
@@ -87,21 +86,17 @@ class FitEngine:
         self.ready: deque[_Slot] = deque()  # their starts are found, and a slot is not yet free
         self.slots: list[_Slot] = []
         on_cpu = lm.device.type == "cpu"
-        self.positions = positions_for(lm, settings.memory or memory_of(lm.device))
+        self.positions = positions_for(lm, settings.memory or memory_of(lm))
         self.most = MOST_SLOTS if on_cpu else MOST_SLOTS_GPU
         self.ahead = 1 if on_cpu else AHEAD_GPU
         self.grown = min(settings.growth, settings.max_steps // 2)
         self._scale = scale_of(lm)
-        self._longest = self._most_vectors = 0  # positions and vectors of any task so far
         static = lm.device.type == "cuda" and not lm.recurrent
         self.batch = batch or (StaticBatch(lm, settings) if static else RaggedBatch(lm, settings))
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Put tasks at the end of the queue; also while `run` is being drained."""
-        for task in tasks:
-            self.queue.append(task)
-            self._longest = max(self._longest, row_length(len(task.ids), task.vectors))
-            self._most_vectors = max(self._most_vectors, task.vectors)
+        self.queue.extend(tasks)
 
     def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[list[Fitted]]:
         """Fit until the queue is empty, giving tasks back as soon as they are solved or out of steps.
@@ -123,10 +118,10 @@ class FitEngine:
         if fitting > len(self.ready):
             count = min(len(self.queue), max(fitting - len(self.ready), self.ahead))
             looked = self._prepare([self.queue.popleft() for _ in range(count)])
-        self.batch.reserve(len(self.slots) + fitting, self._longest, self._most_vectors)
-        for _ in range(fitting):
-            slot = self.ready.popleft()
-            self.slots.append(slot)
+        fresh = [self.ready.popleft() for _ in range(fitting)]
+        self.slots += fresh
+        self.batch.reserve([(len(slot.task.ids), slot.task.vectors) for slot in self.slots])
+        for slot in fresh:
             self.batch.add(slot.task.ids, slot.starts.pop(0), self._fixed(slot.task))
         return looked
 
@@ -140,7 +135,9 @@ class FitEngine:
             )
             for task in tasks
         ]
-        todo, at_once = [slot for slot in fresh if not slot.starts], max(self.ahead, TEXTS_AT_ONCE)
+        todo = [slot for slot in fresh if not slot.starts]
+        longest = max((row_length(len(slot.task.ids), slot.task.vectors) for slot in todo), default=1)
+        at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), self.positions // (TRIED * longest)))
         looked = sum(self._look(todo[at : at + at_once]) for at in range(0, len(todo), at_once))
         self.ready += fresh
         return looked
@@ -175,7 +172,7 @@ class FitEngine:
         rows, longest = len(self.slots), max((slot.task.vectors + len(slot.task.ids) for slot in self.slots), default=0)
         for task in waiting:
             longest = max(longest, task.vectors + len(task.ids))
-            if rows and (rows == self.most or (rows + 1) * longest > self.positions):
+            if rows and (rows == self.most or self.batch.room(rows + 1, longest) > self.positions):
                 break
             rows += 1
         return rows - len(self.slots)
@@ -234,9 +231,9 @@ def _shown(tokens: int, age: int, grown: int) -> int:
     return min(tokens, max(LEAST_SHOWN, math.ceil(tokens * share)))
 
 
-def memory_of(device: torch.device) -> int:
-    """Bytes for activations on a device where nothing else is asked for."""
-    return MEMORY if device.type != "cuda" else int(SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0])
+def memory_of(lm: FrozenLM) -> int:
+    """Bytes for activations where nothing else is asked for. What states of recurrent models take is not known."""
+    return MEMORY if lm.device.type != "cuda" or lm.recurrent else int(SHARE_OF_GPU * free_bytes(lm.device))
 
 
 def positions_for(lm: FrozenLM, memory: int) -> int:

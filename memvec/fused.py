@@ -6,10 +6,12 @@ Elementwise work takes most of a step there, and compiling some ten seconds (doc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from memvec.objective import Weigh, weigh
 
@@ -19,9 +21,11 @@ PAYS_AFTER = 1 << 21  # positions: some ten seconds of steps that are not compil
 class Fused:
     """Compiled layers of one model, which take the place of its own only where `layers` says so."""
 
-    def __init__(self, layers: Sequence[Any], on: bool) -> None:
-        """`layers` are modules of one kind; with `on` False they are left alone for good."""
-        self._layers, self._on = layers, on and len(layers) > 0
+    def __init__(self, model: nn.Module, on: bool) -> None:
+        """The layers are the longest list of modules in `model`; with `on` False they are left alone for good."""
+        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        self._layers: list[Any] = list(max(lists, key=len, default=[]))
+        self._on = on
         self._positions = 0
         self._forwards: list[Callable[..., Any]] = []
         self._weigh: Weigh = weigh
@@ -34,13 +38,18 @@ class Fused:
     def ran(self, positions: int) -> None:
         """So many positions were run in a step."""
         self._positions += positions
-        if self.ready and not self._forwards:
-            self._forwards = [torch.compile(layer.forward, dynamic=True) for layer in self._layers]
-            self._weigh = torch.compile(weigh, dynamic=True)
+        if self.ready and self._weigh is weigh:
+            try:
+                self._weigh = torch.compile(weigh, dynamic=True)
+                self._forwards = [torch.compile(layer.forward, dynamic=True) for layer in self._layers]
+            except RuntimeError as error:  # of a Python that it does not know
+                self.give_up(error)
 
-    def give_up(self) -> None:
+    def give_up(self, error: RuntimeError) -> None:
         """It does not work here: never again."""
         self._on = False
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        warnings.warn(f"torch.compile failed, so fits go on without it, more slowly: {reason[0][:200]}", stacklevel=2)
 
     @property
     def weigh(self) -> Weigh | None:
@@ -53,10 +62,10 @@ class Fused:
         if not self.ready:
             yield
             return
-        for layer, forward in zip(self._layers, self._forwards, strict=True):
-            layer.forward = forward
         try:
+            for layer, forward in zip(self._layers, self._forwards, strict=True):
+                layer.forward = forward
             yield
         finally:
             for layer in self._layers:
-                del layer.forward
+                vars(layer).pop("forward", None)

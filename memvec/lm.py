@@ -64,7 +64,8 @@ class FrozenLM:
         self.vocabulary, self.width = self.table.shape
         self._lead = _lead(self.tokenizer)
         check_model(self)
-        self.fused = Fused(getattr(self.model.base_model, "layers", ()), on=self.device.type == "cuda")
+        self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?
+        self.fused = Fused(self.model.base_model, on=self.graphs)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added and special look-alikes split like any text."""
@@ -82,7 +83,8 @@ class FrozenLM:
         if self.recurrent:
             return 0
         _, cache = self.start(torch.zeros(1, 1, self.width, dtype=self.dtype, device=self.device))
-        return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+        kept = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     @functools.cached_property
     def anchor(self) -> Tensor:
@@ -214,6 +216,12 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of a GPU's memory that a program can still take, those that torch keeps for it among them."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
 
 
 def pick_device(name: str | None) -> str:

@@ -142,7 +142,7 @@ class PackRun:
         while engine.queue:  # again when the last certificates sent segments back
             for batch in engine.run(tick):
                 self.retired += batch
-                if len(self.retired) >= at_once:
+                if len(self.retired) >= at_once or time.monotonic() - self.committed > COMMIT_SECONDS:
                     self._certify(engine)
             self._certify(engine)
 

@@ -42,9 +42,7 @@ class PackSettings:
     last_rate: float = 0.2  # that, as a share of the learning rate [0..1]
     geometric: bool = False  # it falls by the same factor each step, instead of in a line
     seed: int = 0
-    memory: int | None = (
-        None  # most memory the optimiser's activations may take [bytes], which decides the batch; None: 2 GiB, much of a GPU's
-    )
+    memory: int | None = None  # most that activations may take [bytes]; None: 2 GiB, on a GPU a share of what is free
 
     def __post_init__(self) -> None:
         """UsageError when a value cannot be meant."""

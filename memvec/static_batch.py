@@ -16,6 +16,8 @@ from torch import Tensor
 from memvec import attention
 from memvec.adam import SlotAdam
 from memvec.batch import MOMENTUM, NEVER, missed, rates, scores
+from memvec.graphs import captured
+from memvec.layout import row_length
 from memvec.lm import FrozenLM
 from memvec.objective import head_pass
 from memvec.settings import PackSettings
@@ -35,7 +37,6 @@ class StaticBatch:
         self._sizes: list[int] = []  # M of each slot
         self._rows: list[int] = []  # where each slot is
         self._free: list[int] = []
-        self._graphs = lm.device.type == "cuda"
         self._allocate(0, 0, 0)
 
     def _allocate(self, rows: int, length: int, vectors: int) -> None:
@@ -53,30 +54,35 @@ class StaticBatch:
         self._counts = torch.zeros(rows, 2, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ran: bool | None = None  # whether compiled, if a step of these shapes was run
+        self._masks: list[bool] = []  # which masks of that step were plain
         self._free = list(range(rows))[::-1]
 
-    def reserve(self, slots: int, length: int, vectors: int) -> None:
-        """See Batch. Takes and gives back memory by the quarter, as each shape has a graph of its own."""
-        rows, longest, most = self.shape
-        length, vectors = max(longest, -(-length // LENGTHS) * LENGTHS), max(most, vectors)
-        wanted = roomy(slots)
-        if (length, vectors) == (longest, most) and rows >= slots and not wanted < SPARE * rows:
+    def room(self, slots: int, length: int) -> int:
+        """See Batch."""
+        return roomy(slots) * even(length)
+
+    def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
+        """See Batch. Takes and gives back rows by the quarter, as each shape has a graph of its own."""
+        rows, length, vectors = self.shape
+        wanted = roomy(len(texts))
+        longest, most = even(max(row_length(n, m) for n, m in texts)), max(m for _, m in texts)
+        if rows >= wanted >= SPARE * rows and length >= longest and vectors >= most:
             return
         names = ("_base", "_targets", "_count", "_shown", "_whole", "_best", "_fewest")
         before, adam = {name: getattr(self, name) for name in names}, self._adam
         live = torch.tensor(self._rows, dtype=torch.long, device=self.lm.device)
-        self._allocate(wanted, length, vectors)
-        n = len(self._rows)
+        self._allocate(wanted, longest, most)
+        n, kept_vectors = len(self._rows), min(vectors, most)
         self._rows, self._free = list(range(n)), list(range(n, wanted))[::-1]
         if not n:
             return
         for name, old in before.items():
-            kept = old[live]
-            inside = (slice(n), *(slice(size) for size in kept.shape[1:]))
-            getattr(self, name)[inside] = kept
+            new, kept = getattr(self, name), old[live]
+            inside = tuple(slice(min(sizes)) for sizes in zip(kept.shape, new.shape, strict=True))
+            new[inside] = kept[inside]
         for name in SlotAdam.STATES:
-            kept = getattr(adam, name).view(rows, most, -1)[live]
-            getattr(self._adam, name).view(wanted, vectors, -1)[:n, :most] = kept
+            kept = getattr(adam, name).view(rows, vectors, -1)[live, :kept_vectors]
+            getattr(self._adam, name).view(wanted, most, -1)[:n, :kept_vectors] = kept
 
     def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
         """See Batch."""
@@ -115,37 +121,28 @@ class StaticBatch:
             self._graph = None
             try:
                 self._compute()
-            except RuntimeError:  # torch.compile needs a C compiler and Triton, and does not know every model
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # torch.compile needs a C compiler and Triton, and does not know every model
                 if not fused.ready:
                     raise
-                fused.give_up()
+                fused.give_up(error)
                 self._compute()
             self._ran = fused.ready
         else:
-            if self._graph is None and self._graphs:
-                self._capture()
+            if self._graph is None and self.lm.graphs:
+                self._graph = captured(self.lm, lambda: self._compute(capturing=True))
             (self._graph.replay if self._graph else self._compute)()
         fused.ran(self.shape[0] * self.shape[1])
 
-    def _capture(self) -> None:
-        """Make a graph of a step; none of it is run now."""
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._compute()
-        except RuntimeError:  # a model that asks what a tensor holds
-            self._graphs = False
-        else:
-            self._graph = graph
-
-    def _compute(self) -> None:
+    def _compute(self, capturing: bool = False) -> None:
         lm, (rows, length, vectors) = self.lm, self.shape
         place = torch.arange(length, device=lm.device)  # (L,)
         live = (place >= self._count - 1) & (place < self._count - 1 + self._shown) & (self._count > 0)  # (B, L)
         stored = self._adam.vectors.half()  # as they would be
         own = stored.to(lm.dtype).requires_grad_(True)  # (B·W, D)
         padded = torch.nn.functional.pad(own.view(rows, vectors, -1), (0, 0, 0, length - vectors))
-        with attention.causal(), lm.fused.layers():
+        with attention.plain_masks(self._masks, capturing), lm.fused.layers():
             hidden = lm.hidden(torch.where((place < self._count)[:, :, None], padded, self._base)).flatten(0, 1)
         passed = head_pass(hidden.detach(), lm.head, self._targets.flatten(), weigh=lm.fused.weigh)
         counts = (missed(passed.margin.view(rows, length), self.settings) * live[:, :, None]).sum(1)
@@ -181,6 +178,11 @@ class StaticBatch:
         for name in ("_texts", "_sizes", "_rows"):
             setattr(self, name, [value for value, done in zip(getattr(self, name), over, strict=True) if not done])
         return out
+
+
+def even(length: int) -> int:
+    """Positions of rows that hold so many."""
+    return -(-length // LENGTHS) * LENGTHS
 
 
 def roomy(slots: int) -> int:

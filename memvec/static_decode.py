@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memvec.graphs import captured
 from memvec.lm import FrozenLM
+
+LEAST_STEPS = 3  # fewer are not worth a graph
 
 
 class StaticDecode:
@@ -23,7 +26,7 @@ class StaticDecode:
         self._ids = torch.zeros(len(vectors), dtype=torch.long, device=lm.device)
         self._place = torch.full((1, 1), vectors.shape[1], dtype=torch.long, device=lm.device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._left = tokens - 1  # steps to come
+        self._worth = tokens > LEAST_STEPS
 
     @torch.inference_mode()
     def advance(self, ids: Tensor) -> None:
@@ -31,23 +34,14 @@ class StaticDecode:
         self._ids.copy_(ids)
         if self._graph is None:
             self.logits = self._compute()
-            if self.lm.device.type == "cuda" and self._left > 2:
-                self._capture()
+            if self._worth and self.lm.graphs:
+                self._graph = captured(self.lm, self._capture)
         else:
             self._graph.replay()
             self.logits = self._next
-        self._left -= 1
 
     def _capture(self) -> None:
-        """Make a graph of a step; none of it is run now."""
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._next = self._compute()
-        except RuntimeError:  # a model that asks what a tensor holds
-            self._left = 0
-        else:
-            self._graph = graph
+        self._next = self._compute()
 
     def _compute(self) -> Tensor:
         logits, _ = self.lm.advance(self._ids, self.cache, place=self._place)

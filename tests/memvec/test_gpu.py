@@ -41,7 +41,7 @@ def test_graphs_take_the_steps_of_kernels(on_gpu: FrozenLM, tiny_settings: Calla
     ragged = fit(on_gpu, settings, RaggedBatch(on_gpu, settings))
     batch = StaticBatch(on_gpu, settings)
     graphs = fit(on_gpu, settings, batch)
-    assert batch._graph is not None
+    assert batch._graph is not None and on_gpu.graphs
     on_gpu.fused.ran(PAYS_AFTER)
     compiled = fit(on_gpu, settings, StaticBatch(on_gpu, settings))
     assert on_gpu.fused.ready  # it did not give up

@@ -18,6 +18,7 @@ from memvec.errors import (
 )
 from memvec.inspection import incomplete_documents
 from memvec.sources import Source
+from memvec.store import Store
 
 Settings = Callable[..., memvec.PackSettings]
 Records = Callable[[Path], list[Any]]
@@ -87,3 +88,12 @@ def test_a_killed_pack_leaves_a_valid_store(tmp_path: Path, tiny: str) -> None:
             memvec.cat(store, row.name)
             == (f"Letter {row.name}. She was not sorry to be recalled from it. " * 2).encode()
         )
+
+
+def test_a_full_lot_is_not_waited_for_when_it_is_time_to_commit(
+    tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memvec.packrun.CERTIFY_AT_ONCE", 10**6)
+    monkeypatch.setattr("memvec.packrun.COMMIT_SECONDS", 0.0)
+    memvec.pack(LONG, tmp_path / "s.memvec", model=tiny, settings=tiny_settings(memory=4_000_000), dtype="float32")
+    assert len(Store.open(tmp_path / "s.memvec").manifest.shards) > 1

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from families import make
+from transformers.masking_utils import sliding_window_causal_mask_function
 
+from memvec import attention
 from memvec.batch import NEVER, RaggedBatch
 from memvec.decode import certify
 from memvec.fit import FitEngine, Task
 from memvec.fused import PAYS_AFTER, Fused
+from memvec.lm import FrozenLM
 from memvec.settings import PackSettings
 from memvec.static_batch import StaticBatch, roomy
 
@@ -55,10 +60,14 @@ def test_static_rows_that_are_fitted_decode(tiny_lm: Any, tiny_settings: Callabl
     assert all(np.array_equal(f.vectors[:1], anchor) for f in done)
 
 
+TEXTS = [(20, 1), (21, 3), (22, 2)]  # tokens and vectors of three slots
+
+
 def filled(lm: Any, settings: PackSettings) -> StaticBatch:
     """Three slots that took two steps, in as little room as there can be."""
     batch = StaticBatch(lm, settings)
-    batch.reserve(3, 25, 3)
+    batch.reserve(TEXTS)
+    assert batch.shape == (3, 24, 3)
     for k, m in enumerate((1, 3, 2)):
         batch.add(tuple(range(10, 30 + k)), torch.full((m, lm.width), 0.1 * (k + 1)), fixed=0)
     for _ in range(2):
@@ -74,13 +83,23 @@ def states(batch: StaticBatch, slot: int, m: int) -> list[Any]:
     return [t.clone() for t in (*kept, batch._best[row, :m], batch._fewest[row], batch._base[row, m : m + 19])]
 
 
-@pytest.mark.parametrize(("rows", "length", "vectors"), [(9, 25, 3), (3, 60, 3), (3, 25, 7), (12, 40, 5)])
-def test_more_room_changes_no_slot(
-    rows: int, length: int, vectors: int, tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+@pytest.mark.parametrize(
+    ("more", "shape"),
+    [([(5, 1)] * 6, (10, 24, 3)), ([(60, 1)], (4, 64, 3)), ([(5, 7)], (4, 24, 7)), ([(40, 5)] * 9, (12, 48, 5))],
+)
+def test_room_that_comes_and_goes_changes_no_slot(
+    more: list[tuple[int, int]],
+    shape: tuple[int, int, int],
+    tiny_lm: Any,
+    tiny_settings: Callable[..., PackSettings],
 ) -> None:
     batch = filled(tiny_lm, tiny_settings())
     before = [states(batch, slot, m) for slot, m in enumerate((1, 3, 2))]
-    batch.reserve(rows, length, vectors)
+    batch.reserve(TEXTS + more)
+    assert batch.shape == shape and batch.room(len(TEXTS + more), shape[1]) == shape[0] * shape[1]
+    for back in (TEXTS + more, TEXTS) if shape[0] > 5 else (TEXTS + more,):
+        batch.reserve(back)
+    assert batch.shape == ((3, 24, 3) if shape[0] > 5 else shape)  # a little less room is not given back
     after = [states(batch, slot, m) for slot, m in enumerate((1, 3, 2))]
     for old, new in zip(before, after, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
@@ -97,7 +116,7 @@ def test_slots_that_are_over_leave_room_and_others_stay(
     kept, best = states(batch, 1, 3), batch._best[batch._rows[2], :2].clone()
     (first, _), (last, score) = batch.take([True, False, True])
     assert first.shape == (1, tiny_lm.width) and np.array_equal(last, best.numpy()) and 0 < score < NEVER
-    batch.reserve(2, 25, 3)
+    batch.reserve([TEXTS[1], (10, 2)])
     batch.add(tuple(range(50, 60)), torch.ones(2, tiny_lm.width), fixed=1)
     assert all(torch.equal(a, b) for a, b in zip(kept, states(batch, 0, 3), strict=True))
     batch.measure([21, 10])
@@ -105,7 +124,7 @@ def test_slots_that_are_over_leave_room_and_others_stay(
     new = states(batch, 1, 2)[0]
     assert torch.equal(new[0], torch.ones(tiny_lm.width)) and not torch.equal(new[1], new[0])  # only one of them moves
     batch.take([False, True])
-    batch.reserve(1, 25, 3)
+    batch.reserve([TEXTS[1]])
     assert batch.shape[0] == 1  # given back
     assert batch._count[0] == 3
 
@@ -149,10 +168,11 @@ def test_what_has_run_for_long_is_compiled_or_goes_on_as_before(
     monkeypatch.setattr(torch, "compile", stand_in(calls, fails))
     layers = tiny_lm.model.base_model.layers
     plain = fit(tiny_lm, tiny_settings(max_steps=4), static=True)
-    monkeypatch.setattr(tiny_lm, "fused", Fused(layers, on=True))
+    monkeypatch.setattr(tiny_lm, "fused", Fused(tiny_lm.model.base_model, on=True))
     assert not calls
     tiny_lm.fused.ran(PAYS_AFTER - 150)  # within the first step
-    again = fit(tiny_lm, tiny_settings(max_steps=4), static=True)
+    with pytest.warns(UserWarning, match="torch.compile failed.*no compiler") if fails else contextlib.nullcontext():
+        again = fit(tiny_lm, tiny_settings(max_steps=4), static=True)
     assert calls.count("forward") >= len(layers) if not fails else calls == ["forward"]
     assert ("weigh" in calls) is not fails and tiny_lm.fused.ready is not fails
     for key, one in plain.items():
@@ -186,21 +206,18 @@ class Recorded:
         self.batch._compute()
 
 
-@contextlib.contextmanager
-def capture(graph: Recorded) -> Iterator[None]:
-    """torch.cuda.graph, for such graphs."""
+def capture(lm: Any, compute: Callable[[], None]) -> Recorded:
+    """`captured`, for such graphs."""
+    graph = Recorded()
     Recorded.capturing = True
-    try:
-        yield
-    finally:
-        Recorded.capturing = False
+    compute()
+    Recorded.capturing = False
+    return graph
 
 
-@contextlib.contextmanager
-def refused(graph: Recorded) -> Iterator[None]:
+def refused(lm: Any, compute: Callable[[], None]) -> None:
     """The same, where something in a step may not be captured."""
-    yield
-    raise RuntimeError("operation not permitted when stream is capturing")
+    lm.graphs = False
 
 
 @pytest.mark.parametrize("way", [capture, refused])
@@ -210,28 +227,77 @@ def test_steps_after_a_shapes_first_are_its_graph_if_there_can_be_one(
     settings, compute = tiny_settings(max_steps=6, max_corrections=0.0), StaticBatch._compute
     plain = fit(tiny_lm, settings, static=True)
     Recorded.made = []
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
-    monkeypatch.setattr(torch.cuda, "graph", way)
+    monkeypatch.setattr("memvec.static_batch.captured", way)
+    monkeypatch.setattr(tiny_lm, "graphs", True)
     steps: list[int] = []
 
-    def computed(batch: StaticBatch) -> None:
-        if Recorded.capturing:
+    def computed(batch: StaticBatch, capturing: bool = False) -> None:
+        assert capturing is Recorded.capturing
+        if capturing:
             Recorded.made[-1].batch = batch
-        elif way is capture or batch._graphs is False or not Recorded.made:  # what is refused has not run either
+        else:
             steps.append(batch.shape[0])
             compute(batch)
 
     monkeypatch.setattr(StaticBatch, "_compute", computed)
     engine = FitEngine(tiny_lm, settings, batch := StaticBatch(tiny_lm, settings))
-    engine.most, engine.ahead, batch._graphs = 5, 3, True
+    engine.most, engine.ahead = 5, 3
     engine.add(tasks(12))
     done = {fitted.task.key: fitted for some in engine.run() for fitted in some}
     for key, one in plain.items():
         assert done[key].task.steps == one.task.steps
         np.testing.assert_array_equal(done[key].vectors, one.vectors)
     if way is refused:
-        assert len(Recorded.made) == 1 and not batch._graphs
+        assert not tiny_lm.graphs and not Recorded.made and batch._graph is None
     else:
         replays = sum(graph.replays for graph in Recorded.made)
         assert len(Recorded.made) > 1  # one for each shape
         assert len(steps) - replays == len(Recorded.made) and replays > len(steps) / 2
+
+
+def test_a_batch_takes_no_more_positions_than_it_may(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    settings = tiny_settings(max_steps=2, growth=0)
+    engine = FitEngine(tiny_lm, settings, batch := StaticBatch(tiny_lm, settings))
+    engine.positions, engine.most = 200, 100
+    engine.add([*(Task(k, tuple(range(10, 20 + k % 5)), 3) for k in range(40)), Task(40, tuple(range(10, 90)), 3)])
+    shapes, measure = [], batch.measure
+
+    def noted(shown: Any) -> Any:
+        shapes.append((*batch.shape[:2], len(shown)))
+        return measure(shown)
+
+    batch.measure = noted  # type: ignore[method-assign]
+    assert sum(len(done) for done in engine.run()) == 41
+    assert all(rows * length <= 200 for rows, length, _ in shapes)
+    assert max(slots for *_, slots in shapes) >= 8  # the longest, far behind, makes no other row longer
+
+
+def windowed(lm: Any, capturing: bool, seen: list[bool]) -> list[Any]:
+    """The masks of a pass over 24 positions: a full layer's, and one's with a window of 16."""
+    ask = {"batch_size": 1, "q_length": 24, "kv_length": 24, "q_offset": 0, "kv_offset": 0, "device": "cpu"}
+    with attention.plain_masks(seen, capturing):
+        return [
+            attention.mask(**ask, allow_is_causal_skip=not capturing),  # while it is captured transformers cannot know
+            attention.mask(**ask, mask_function=sliding_window_causal_mask_function(16), local_size=16),
+        ]
+
+
+def test_masks_while_capturing_are_plain_where_they_were(tiny_lm: Any) -> None:
+    seen: list[bool] = []
+    full, window = windowed(tiny_lm, False, seen)
+    assert full is None and seen == [True, False]
+    again, same = windowed(tiny_lm, True, seen)
+    assert again is None and torch.equal(same, window) and seen == [True, False]
+    unknown, _ = windowed(tiny_lm, True, [])  # what was not seen is not taken for plain
+    assert unknown is not None and unknown.shape == (1, 1, 24, 24)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3", "gpt2", "opt"])
+def test_families_take_the_same_steps_in_static_rows(
+    family: str, tmp_path: Path, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    lm = FrozenLM(make(family, tmp_path))
+    chosen = tiny_settings(max_steps=3, max_corrections=0.0, growth=0)
+    ragged, static = (fit(lm, chosen, kind, count=4) for kind in (False, True))
+    for key, one in ragged.items():
+        np.testing.assert_allclose(static[key].vectors, one.vectors, atol=0.02)
