@@ -28,6 +28,7 @@ from memvec.types import Vectors
 
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
 MOST_SLOTS_GPU = 512
+WITHOUT_GRADIENT = 8  # positions that take no more memory than one of a step, whose activations are kept
 AHEAD_GPU = 64  # tasks whose starts are found at once: rows that come one by one would each hold a whole batch up
 MEMORY = 2 * 1024**3  # bytes for activations on a CPU
 SHARE_OF_GPU = 0.4  # of its free memory; certifying and finding starts take of the rest
@@ -136,8 +137,9 @@ class FitEngine:
             for task in tasks
         ]
         todo = [slot for slot in fresh if not slot.starts]
-        longest = max((row_length(len(slot.task.ids), slot.task.vectors) for slot in todo), default=1)
-        at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), self.positions // (TRIED * longest)))
+        rows = (row_length(_shown(len(slot.task.ids), 0, 1), slot.task.vectors) for slot in todo)
+        fitting = self.positions * WITHOUT_GRADIENT // (TRIED * max(rows, default=1))
+        at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), fitting))
         looked = sum(self._look(todo[at : at + at_once]) for at in range(0, len(todo), at_once))
         self.ready += fresh
         return looked
