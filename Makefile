@@ -61,7 +61,7 @@ bench-throughput: setup
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > docs/capacity.json
-	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4,8 --passages 2 --steps 400 \
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 2 --steps 400 \
 		--plot docs/capacity.svg --json > docs/capacity-scaling.json
 
 format: setup
