@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from click.exceptions import Exit
 
 from memvec.cli.output import Output, common
 from memvec.cli.texts import read_texts
-from memvec.errors import UsageError
+from memvec.errors import InterruptedPackError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
 
 
@@ -57,7 +58,8 @@ def command(
     """Measure how much vectors of a model can hold: the longest beginning of a text that decodes exactly.
 
     Exactly, with what a pack stores beside the vectors: corrections of at most 3 % of the tokens, rounded up.
-    With neither --text nor --random-words, passages are taken from Python's own handbook.
+    With neither --text nor --random-words, passages are taken from Python's own handbook. Ctrl-C gives what is done of
+    several numbers of vectors.
     """
     from memvec.capacities import summaries
     from memvec.cli.render_capacity import check_plot, draw, table
@@ -84,6 +86,9 @@ def command(
     output.result({**asdict(found), "summary": [asdict(row) for row in rows]}, table(found, rows))
     if plot:
         draw(found, rows, Path(plot))  # last: a full disk must not cost the figures
+    if not found.finished:
+        click.echo("memvec: interrupted; what was done by then is above", err=True)
+        raise Exit(InterruptedPackError.exit_code)
 
 
 def _numbers(text: str) -> list[int]:

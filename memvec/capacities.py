@@ -47,6 +47,7 @@ class Capacity:
     vocabulary: int
     bound: float  # tokens that one vector's bits could tell apart: D·16 / log2 V
     held: tuple[Held, ...]
+    finished: bool = True  # False: stopped by Ctrl-C, and only the numbers of vectors that were done are here
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,8 @@ def capacity(
     """Measure what each number in `vectors` holds of `count` passages of every text, and of random words if asked.
 
     `texts` are named texts, long enough to take passages from. A passage that is too short is held whole and counts as
-    `exhausted`. Fits run in `dtype` (default: bfloat16 where the processor has it), judging in float32. Raises UsageError,
-    NotFoundError.
+    `exhausted`. Fits run in `dtype` (default: bfloat16 where the processor has it), judging in float32. Ctrl-C ends it with
+    the numbers of vectors that are done, if any. Raises UsageError, NotFoundError.
     """
     settings, progress = settings or CapacitySettings(), Progress(stage="loading the model")
     watch(progress)
@@ -94,17 +94,24 @@ def capacity(
     fast = FrozenLM(folder, kind, device)
     exact = in_float32(fast, folder)
     held: list[Held] = []
+    finished = True
     with keeping_memory():
         for m in vectors:
             most = _most_tokens(exact, m)
             chosen = [(name, ids) for name, text in texts.items() for ids in passages(exact, text, count, most)]
             if random_words:
                 chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
-            enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
-            held += _Filling(fast, exact, m, settings).run(chosen, progress, watch)
+            try:
+                enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
+                held += _Filling(fast, exact, m, settings).run(chosen, progress, watch)
+            except KeyboardInterrupt:  # what took hours is not thrown away
+                if not held:
+                    raise
+                finished = False
+                break
     bound = fast.width * FLOAT_BITS / math.log2(fast.vocabulary)
     anchored = settings.anchor and len(fast.anchor) > 0
-    return Capacity(model, anchored, fast.width, fast.vocabulary, bound, tuple(held))
+    return Capacity(model, anchored, fast.width, fast.vocabulary, bound, tuple(held), finished)
 
 
 def _most_tokens(lm: FrozenLM, vectors: int) -> int:

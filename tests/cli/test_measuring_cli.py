@@ -13,6 +13,7 @@ import pytest
 from memvec.capacities import Capacity, Held, summaries
 from memvec.cli.main import run
 from memvec.cli.render_capacity import draw, table
+from memvec.filling import _Filling
 from memvec.model_cache import DEFAULT_MODEL
 
 
@@ -51,6 +52,24 @@ def test_capacity_refuses_what_it_cannot_do(tiny: str, text: Path, tmp_path: Pat
     ):
         found, _, err = call(capsysbinary, "capacity", "-m", tiny, *options)
         assert (found, word in err) == (code, True), err
+
+
+def test_a_capacity_that_was_stopped_gives_what_it_has(
+    tiny: str, text: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, stop = _Filling.run, iter([False, True])
+
+    def interrupted(self: _Filling, *rest: Any) -> list[Held]:
+        if next(stop):
+            raise KeyboardInterrupt
+        return once(self, *rest)
+
+    monkeypatch.setattr(_Filling, "run", interrupted)
+    arguments = ("capacity", "-m", tiny, "--text", text, "--vectors", "1,2,3", "--passages", 1, "--steps", 5)
+    code, out, err = call(capsysbinary, *arguments, "--json", "-q")
+    value = json.loads(out)  # one object
+    assert (code, value["finished"]) == (130, False) and "interrupted" in err
+    assert [row["vectors"] for row in value["held"]] == [1]
 
 
 def test_capacity_draws_what_it_measured(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:

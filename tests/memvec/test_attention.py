@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import Module
+from transformers.masking_utils import sliding_window_causal_mask_function
 
 from memvec import attention
 from memvec.lm import FrozenLM
@@ -61,3 +62,23 @@ def test_a_model_is_loaded_with_it_and_a_fit_uses_it(tiny_lm: FrozenLM, monkeypa
     with torch.inference_mode():
         tiny_lm.hidden(vectors)
     assert not calls
+
+
+def windowed(capturing: bool, seen: list[bool]) -> list[Any]:
+    """The masks of a pass over 24 positions: a full layer's, and one's with a window of 16."""
+    ask = {"batch_size": 1, "q_length": 24, "kv_length": 24, "q_offset": 0, "kv_offset": 0, "device": "cpu"}
+    with attention.plain_masks(seen, capturing):
+        return [
+            attention.mask(**ask, allow_is_causal_skip=not capturing),  # while it is captured transformers cannot know
+            attention.mask(**ask, mask_function=sliding_window_causal_mask_function(16), local_size=16),
+        ]
+
+
+def test_masks_while_capturing_are_plain_where_they_were() -> None:
+    seen: list[bool] = []
+    full, window = windowed(False, seen)
+    assert full is None and seen == [True, False]
+    again, same = windowed(True, seen)
+    assert again is None and torch.equal(same, window) and seen == [True, False]
+    unknown, _ = windowed(True, [])  # what was not seen is not taken for plain
+    assert unknown is not None and unknown.shape == (1, 1, 24, 24)

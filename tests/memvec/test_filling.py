@@ -197,3 +197,15 @@ def test_of_several_starts_the_best_goes_on_and_all_are_paid_for(
     assert len(fitted) == 3 and len({one.vectors.tobytes() for one in fitted}) == 3 and judged == [3]
     assert fitted[0].corrections == min(one.corrections for one in fitted)
     assert held.token_steps == sum(one.task.token_steps for one in fitted)
+
+
+def test_what_was_done_before_ctrl_c_is_given(tiny: str, disorder: str) -> None:
+    def stop(progress: Any) -> None:
+        if progress.stage == "filling 2 vectors":
+            raise KeyboardInterrupt
+
+    quick = {"count": 1, "model": tiny, "settings": CapacitySettings(steps=5, stage=5), "watch": stop}
+    found = capacity({"book": disorder}, [1, 2, 3], **quick)
+    assert not found.finished and [held.vectors for held in found.held] == [1]
+    with pytest.raises(KeyboardInterrupt):
+        capacity({"book": disorder}, [2, 3], **quick)

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import make
-from transformers.masking_utils import sliding_window_causal_mask_function
 
-from memvec import attention
 from memvec.batch import NEVER, RaggedBatch
 from memvec.decode import certify
 from memvec.fit import FitEngine, Task
@@ -270,26 +268,6 @@ def test_a_batch_takes_no_more_positions_than_it_may(tiny_lm: Any, tiny_settings
     assert sum(len(done) for done in engine.run()) == 41
     assert all(rows * length <= 200 for rows, length, _ in shapes)
     assert max(slots for *_, slots in shapes) >= 8  # the longest, far behind, makes no other row longer
-
-
-def windowed(lm: Any, capturing: bool, seen: list[bool]) -> list[Any]:
-    """The masks of a pass over 24 positions: a full layer's, and one's with a window of 16."""
-    ask = {"batch_size": 1, "q_length": 24, "kv_length": 24, "q_offset": 0, "kv_offset": 0, "device": "cpu"}
-    with attention.plain_masks(seen, capturing):
-        return [
-            attention.mask(**ask, allow_is_causal_skip=not capturing),  # while it is captured transformers cannot know
-            attention.mask(**ask, mask_function=sliding_window_causal_mask_function(16), local_size=16),
-        ]
-
-
-def test_masks_while_capturing_are_plain_where_they_were(tiny_lm: Any) -> None:
-    seen: list[bool] = []
-    full, window = windowed(tiny_lm, False, seen)
-    assert full is None and seen == [True, False]
-    again, same = windowed(tiny_lm, True, seen)
-    assert again is None and torch.equal(same, window) and seen == [True, False]
-    unknown, _ = windowed(tiny_lm, True, [])  # what was not seen is not taken for plain
-    assert unknown is not None and unknown.shape == (1, 1, 24, 24)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3", "gpt2", "opt"])
