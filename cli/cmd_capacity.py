@@ -25,7 +25,7 @@ from memvec.model_cache import DEFAULT_MODEL
 @click.option("--steps", type=int, help="Most optimiser steps for a passage. [default: 1000]")
 @click.option("--stage", type=int, help="Most of these in one go, cooling over the whole of it. [default: 400]")
 @click.option(
-    "--starts", type=int, help="Fits of a passage from different noise, of which the best counts. [default: 1]"
+    "--starts", type=int, help="Fits of a passage's beginnings, of which the most promising goes on. [default: 1]"
 )
 @click.option("--learning-rate", type=float, help="Of AdamW. [default: 5]")
 @click.option(

@@ -35,6 +35,7 @@ class Held:
     seconds: float
     exhausted: bool  # the whole text was held: there was no more of it, so more might fit
     stages: tuple[Stage, ...] = ()  # the beginnings that the fit which went on was of, in their order
+    others: tuple[Stage, ...] = ()  # the first beginnings of starts that did not go on
 
 
 @dataclass(frozen=True, slots=True)

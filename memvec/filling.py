@@ -3,7 +3,8 @@
 The measurements of Kuratov et al. 2025, with a decoder that runs freely and is given what a pack would store beside the
 vectors: corrections of at most 3 % of the tokens, rounded up to a whole one. A text's beginning is fitted, and goes on
 from the vectors it had: longer once it is held, the same again where it is nearly, shorter where it is not, until the
-steps are spent. Fits are chaotic: of several that begin in different noise, the best goes on. Letters: M vectors, D width, N tokens, V vocabulary.
+steps are spent. Fits are chaotic: of several, of beginnings a little shorter and longer, each from noise of its own, the most
+promising goes on. Letters: M vectors, D width, N tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from memvec.settings import PackSettings
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
 PUBLISHED_ACCURACY = 0.99  # teacher-forced, that they call lossless
 LEAST_GROWTH = 4  # tokens
-FAR_OFF = 0.25  # share of a beginning that is wrong, from which on it is shortened by it
+FAR_OFF = 0.08  # share of a beginning that is wrong, from which on a second fit of it mends little (docs/LOG.md)
+A_WRONG_ONE = 2  # tokens by which a beginning is too long, for each that is wrong
+SPREAD = 0.2  # share by which the first beginnings of several starts are shorter and longer
 FIRST = 5.5  # budgets of a pack that the first beginning asks for: some 420 nats a vector of width 576
 GROWTH = 0.5  # of the first stage's steps until it has the whole of that
 LAST_RATE = 0.04  # of a stage, as a share of the first stage's first
@@ -47,7 +50,7 @@ class CapacitySettings:
     steps: int = 1000  # most optimiser steps for a text
     stage: int = 400  # most optimiser steps for a beginning
     learning_rate: float = 5.0
-    starts: int = 1  # fits of a text's first beginning, from different noise; the one with the fewest wrong goes on
+    starts: int = 1  # fits of a text's first beginnings, from different noise; the most promising goes on
     grow: float = 0.25  # by which share a beginning that is held grows
     corrected: float = 0.03  # share of a beginning's tokens that may be corrected, as in a pack [0..1]
     anchor: bool = True  # the vectors stand behind the embedding of the model's BOS token, as in a pack
@@ -162,33 +165,34 @@ class _Filling:
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
         for number, trial in enumerate(trials):
-            first = Task(number, trial.ids[: self._beginning(trial.ids)], self.rows)
-            self.first.add(replace(first, attempt=start) for start in range(self.settings.starts))
+            lengths = self._beginnings(trial.ids)
+            self.first.add(Task(number, trial.ids[:n], self.rows, attempt=start) for start, n in enumerate(lengths))
         begun: list[list[Fitted]] = [[] for _ in trials]
         for fitted in chain.from_iterable(self.first.run(lambda _: watch(progress))):
             begun[fitted.task.key].append(fitted)
         for trial, fits in zip(trials, begun, strict=True):
-            best, *others = sorted(fits, key=lambda fitted: fitted.corrections)
+            best, *others = sorted(fits, key=_promised, reverse=True)
             trial.others = tuple(others)
             progress.documents_done += not self._grow(trial, best)
         for fitted in chain.from_iterable(self.later.run(lambda _: watch(progress))):
             progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
         return [self._judge(trial) for trial in trials]
 
-    def _beginning(self, ids: tuple[int, ...]) -> int:
-        """Tokens of the first beginning: those of a few packs' budgets."""
-        nats = accumulate(_plain(self.fast, ids)[0])
-        return max(min(len(ids), LEAST_GROWTH), sum(so_far <= self.budget for so_far in nats))
+    def _beginnings(self, ids: tuple[int, ...]) -> list[int]:
+        """Tokens of each start's first beginning: those of a few packs' budgets, more or less."""
+        nats, starts = list(accumulate(_plain(self.fast, ids)[0])), self.settings.starts
+        budgets = [self.budget * (1 + SPREAD * ((2 * start + 1) / starts - 1)) for start in range(starts)]
+        return [max(min(len(ids), LEAST_GROWTH), sum(so_far <= budget for so_far in nats)) for budget in budgets]
 
     def _grow(self, trial: _Trial, fitted: Fitted) -> bool:
         """Take note of a fit; whether there is another try: of a longer beginning where it was held, from its vectors."""
         task = fitted.task
         trial.steps, trial.token_steps, trial.seconds = task.steps, task.token_steps, task.seconds
-        trial.stages += (Stage(len(task.ids), fitted.corrections, task.steps, task.token_steps),)
+        trial.stages += (_stage(fitted),)
         held = fitted.corrections <= self.first.settings.enough(len(task.ids))
         if held:
             trial.best, trial.last = fitted, None
-        elif trial.last is None or fitted.corrections < trial.last.corrections:
+        elif trial.last is None or _promised(fitted) > _promised(trial.last):
             trial.last = fitted
         if task.steps >= self.settings.steps or (held and len(task.ids) == len(trial.ids)):
             return False
@@ -196,7 +200,7 @@ class _Filling:
         if held:
             length += max(LEAST_GROWTH, int(length * self.settings.grow))
         elif fitted.corrections > FAR_OFF * length:
-            length = max(LEAST_GROWTH, length - fitted.corrections)
+            length = max(LEAST_GROWTH, _promised(fitted))
         # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
         start = torch.from_numpy(fitted.vectors).float()
         most = min(self.first.settings.max_steps, self.settings.steps - task.steps)
@@ -228,7 +232,18 @@ class _Filling:
             seconds=trial.seconds + sum(fitted.task.seconds for fitted in trial.others),
             exhausted=tokens == len(trial.ids),
             stages=trial.stages,
+            others=tuple(_stage(fitted) for fitted in trial.others),
         )
+
+
+def _stage(fitted: Fitted) -> Stage:
+    task = fitted.task
+    return Stage(len(task.ids), fitted.corrections, task.steps, task.token_steps)
+
+
+def _promised(fitted: Fitted) -> int:
+    """Tokens of a beginning that the vectors of a fit are likely to come to hold."""
+    return len(fitted.task.ids) - A_WRONG_ONE * fitted.corrections
 
 
 def _longest(right: Sequence[bool], allowed: Callable[[int], float]) -> int:

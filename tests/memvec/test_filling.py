@@ -116,15 +116,17 @@ def test_no_more_steps_are_taken_than_were_given(tiny: str, disorder: str, steps
     assert [(held.steps, held.exhausted) for held in found.held] == [(steps, False)] * 2
 
 
-def test_a_beginning_far_too_long_is_shortened_and_a_failure_counts_no_more_once_one_is_held(tiny_lm: Any) -> None:
+def test_a_beginning_too_long_is_shortened_and_a_failure_counts_no_more_once_one_is_held(tiny_lm: Any) -> None:
     work, ids = _Filling(tiny_lm, tiny_lm, 1, QUICK), tuple(range(60))
     trial, vectors = _Trial("book", ids), np.zeros((2, tiny_lm.width), np.float16)
-    ends = [work._grow(trial, Fitted(Task(0, ids[:n], 2, steps=9), vectors, wrong)) for n, wrong in ((20, 9), (20, 5))]
-    assert trial.best is None and trial.last is not None and trial.last.corrections == 5
-    ends.append(work._grow(trial, Fitted(Task(0, ids[:20], 2, steps=9), vectors, 0)))
+    ends = [work._grow(trial, Fitted(Task(0, ids[:n], 2, steps=9), vectors, wrong)) for n, wrong in ((50, 7), (40, 3))]
+    assert (
+        trial.best is None and trial.last is not None and len(trial.last.task.ids) == 50
+    )  # it promises 36, the other 34
+    ends.append(work._grow(trial, Fitted(Task(0, ids[:40], 2, steps=9), vectors, 0)))
     assert trial.best is not None and trial.last is None
-    assert ends == [True] * 3 and [len(task.ids) for task in work.later.queue] == [11, 20, 25]
-    assert [(stage.tokens, stage.wrong, stage.steps) for stage in trial.stages] == [(20, 9, 9), (20, 5, 9), (20, 0, 9)]
+    assert ends == [True] * 3 and [len(task.ids) for task in work.later.queue] == [36, 40, 50]
+    assert [(stage.tokens, stage.wrong, stage.steps) for stage in trial.stages] == [(50, 7, 9), (40, 3, 9), (40, 0, 9)]
 
 
 def test_a_text_is_no_longer_than_the_model_has_positions(tmp_path: Path, disorder: str) -> None:
@@ -175,7 +177,7 @@ def test_what_cannot_be_measured_is_refused(tiny: str) -> None:
         memvec.capacity({"a": "text"}, model=str(Path("no") / "model"))
 
 
-def test_of_several_starts_the_best_goes_on_and_all_are_paid_for(
+def test_of_several_starts_the_most_promising_goes_on_and_all_are_paid_for(
     tiny: str, disorder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[Fitted] = []
@@ -195,7 +197,10 @@ def test_of_several_starts_the_best_goes_on_and_all_are_paid_for(
     settings = CapacitySettings(steps=40, stage=40, learning_rate=1.0, starts=3)
     (held,) = capacity({"book": disorder}, [2], count=1, model=tiny, settings=settings, dtype="float32").held
     assert len(fitted) == 3 and len({one.vectors.tobytes() for one in fitted}) == 3 and judged == [3]
-    assert fitted[0].corrections == min(one.corrections for one in fitted)
+    assert len({len(one.task.ids) for one in fitted}) == 3
+    best, *others = (len(one.task.ids) - 2 * one.corrections for one in fitted)
+    assert best >= max(others)
+    assert [(one.tokens, one.wrong) for one in held.others] == [(len(f.task.ids), f.corrections) for f in fitted[1:]]
     assert held.token_steps == sum(one.task.token_steps for one in fitted)
 
 
