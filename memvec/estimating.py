@@ -5,22 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 from memvec.allocator import keeping_memory
 from memvec.calibration import Preset, profile_of, with_preset
 from memvec.decode import certify, rows_at_once
 from memvec.embedders import DEFAULT, TABLE, check_embedder
-from memvec.fit import FitEngine, Fitted
+from memvec.fit import FitEngine, Fitted, Task, shown_at
 from memvec.identity import check_identity, identify_folder
+from memvec.layout import row_length
 from memvec.lm import FrozenLM, in_float32, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packing import gathered, outstanding
-from memvec.planning import Partial, Waiting, plan, tasks
+from memvec.planning import Partial, plan, tasks
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings
 from memvec.sources import Source
+from memvec.static_batch import StaticBatch, even
 from memvec.store import Store
 from memvec.types import Identity
 from memvec.verdicts import stored_identity
@@ -42,7 +44,7 @@ class Estimate:
     tokens: int  # to be fitted
     vectors: int
     token_steps: int
-    token_steps_per_second: float  # measured now, on a full batch
+    token_steps_per_second: float  # measured now, on a full batch, before anything is compiled
     seconds: float  # fitting and certifying
     store_bytes: int  # what would be added
     profiled: bool  # from a profile of this model; else from what the default model takes
@@ -85,10 +87,14 @@ def estimate(
     per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS
     enter("timing a batch", progress, watch)
     exact = in_float32(fast, folder)
-    with keeping_memory():
-        speed, certifying = _speeds(fast, exact, made.waiting, settings)
+    engine = FitEngine(fast, replace(settings, max_steps=TIMED_STEPS, growth=0))  # whole texts, as most steps have
     planned = list(tasks(made.waiting, fast.width, settings))
+    with keeping_memory():
+        speed, certifying = _speeds(engine, exact, planned[: engine.most])
     tokens, vectors = sum(len(task.ids) for task in planned), sum(task.vectors for task in planned)
+    token_steps = tokens * per_token
+    if isinstance(engine.batch, StaticBatch):
+        token_steps = _of_whole_rows(token_steps, planned, min(settings.growth, settings.max_steps // 2))
     records, raw = len(planned) + len(made.raw), sum(len(record.payload) for record in made.raw)
     new = 0 if Store.exists(Path(store)) else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
     return Estimate(
@@ -98,9 +104,9 @@ def estimate(
         raw_records=len(made.raw),
         tokens=tokens,
         vectors=vectors,
-        token_steps=round(tokens * per_token),
+        token_steps=round(token_steps),
         token_steps_per_second=speed,
-        seconds=(tokens * per_token / speed if speed else 0.0) + tokens * certifying,
+        seconds=(fast.fused.seconds(token_steps, speed) if speed else 0.0) + tokens * certifying,
         store_bytes=(vectors + records * (TABLE in keys)) * fast.width * 2 + records * RECORD_BYTES + raw + new,
         profiled=profile is not None,
         skipped=len(skipped),
@@ -122,10 +128,8 @@ def _outstanding(
     return outstanding(opened, documents, "exact"), partial
 
 
-def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], settings: PackSettings) -> tuple[float, float]:
+def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[float, float]:
     """(token-steps a second of a full batch, seconds to certify a token); (0, 0) with nothing to fit."""
-    engine = FitEngine(fast, replace(settings, max_steps=TIMED_STEPS, growth=0))  # whole texts, as most steps have
-    some = list(islice(tasks(waiting, fast.width, settings), engine.most))
     if not some:
         return 0.0, 0.0
     engine.add(some)
@@ -133,9 +137,17 @@ def _speeds(fast: FrozenLM, exact: FrozenLM, waiting: Sequence[Waiting], setting
     made: list[Fitted] = []
     for batch in engine.run(lambda token_steps: ticks.append((time.perf_counter(), token_steps))):
         made += batch
-    apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks[1:])]
+    graphs = isinstance(engine.batch, StaticBatch)  # of which a second step makes one
+    apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks[1 + graphs :])]
     speed = sum(steps for _, steps in apart) / max(1e-9, sum(seconds for seconds, _ in apart))
     lot = made[: rows_at_once(exact)]
     begun = time.perf_counter()
-    certify(exact, [f.vectors for f in lot], [f.task.ids for f in lot], settings.margin)
+    certify(exact, [f.vectors for f in lot], [f.task.ids for f in lot], engine.settings.margin)
     return speed, (time.perf_counter() - begun) / sum(len(f.task.ids) for f in lot)
+
+
+def _of_whole_rows(token_steps: float, planned: Sequence[Task], grown: int) -> float:
+    """Token-steps where a text has the longest's row from its first step on, of those where rows are as long as shown."""
+    lengths = [row_length(len(task.ids), task.vectors) for task in planned]
+    not_shown = sum(n - shown_at(n, age, grown) for n in (len(task.ids) for task in planned) for age in range(grown))
+    return (token_steps + not_shown) * even(max(lengths, default=0)) * len(lengths) / max(1, sum(lengths))

@@ -74,7 +74,7 @@ class _Slot:
     def shown(self, grown: int) -> int:
         """Tokens of its text that it has at its age; all where it goes on from vectors of its own."""
         n = len(self.task.ids)
-        return n if self.task.start is not None else _shown(n, self.age, grown)
+        return n if self.task.start is not None else shown_at(n, self.age, grown)
 
 
 class FitEngine:
@@ -137,7 +137,7 @@ class FitEngine:
             for task in tasks
         ]
         todo = [slot for slot in fresh if not slot.starts]
-        rows = (row_length(_shown(len(slot.task.ids), 0, 1), slot.task.vectors) for slot in todo)
+        rows = (row_length(shown_at(len(slot.task.ids), 0, 1), slot.task.vectors) for slot in todo)
         fitting = self.positions * WITHOUT_GRADIENT // (TRIED * max(rows, default=1))
         at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), fitting))
         looked = sum(self._look(todo[at : at + at_once]) for at in range(0, len(todo), at_once))
@@ -147,7 +147,7 @@ class FitEngine:
     def _look(self, slots: Sequence[_Slot]) -> int:
         """Find what slots begin with, and may begin anew with; the token-steps that it took."""
         begun, tasks = time.perf_counter(), [slot.task for slot in slots]
-        texts = [task.ids[: _shown(len(task.ids), 0, 1)] for task in tasks]
+        texts = [task.ids[: shown_at(len(task.ids), 0, 1)] for task in tasks]
         starts = [
             draw(self._scale, (task.vectors, self.lm.width), task.ids, f"{self.settings.seed} {task.attempt}")
             for task in tasks
@@ -225,7 +225,7 @@ class FitEngine:
         ]
 
 
-def _shown(tokens: int, age: int, grown: int) -> int:
+def shown_at(tokens: int, age: int, grown: int) -> int:
     """How many of N = `tokens` a fit has at an age, if the text has grown whole at age `grown`."""
     if age >= grown:
         return tokens

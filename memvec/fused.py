@@ -16,6 +16,7 @@ from torch import nn
 from memvec.objective import Weigh, weigh
 
 PAYS_AFTER = 1 << 21  # positions: some ten seconds of steps that are not compiled
+COMPILING, GAIN = 10.0, 2.5  # seconds, and how many times faster steps are then: on an H100 (docs/LOG.md)
 
 
 class Fused:
@@ -44,6 +45,11 @@ class Fused:
                 self._forwards = [torch.compile(layer.forward, dynamic=True) for layer in self._layers]
             except RuntimeError as error:  # of a Python that it does not know
                 self.give_up(error)
+
+    def seconds(self, positions: float, speed: float) -> float:
+        """What a fit of so many positions should take, of which `speed` a second run when they are not compiled."""
+        compiled = max(0.0, positions - PAYS_AFTER) if self._on else 0.0
+        return (positions - compiled + compiled / GAIN) / speed + COMPILING * (compiled > 0)
 
     def give_up(self, error: RuntimeError) -> None:
         """It does not work here: never again."""
