@@ -58,8 +58,8 @@ def command(
     """Measure how much vectors of a model can hold: the longest beginning of a text that decodes exactly.
 
     Exactly, with what a pack stores beside the vectors: corrections of at most 3 % of the tokens, rounded up.
-    With neither --text nor --random-words, passages are taken from Python's own handbook. Ctrl-C gives what is done of
-    several numbers of vectors.
+    With neither --text nor --random-words, passages are taken from Python's own handbook. Ctrl-C gives what is held
+    by then, once the first beginnings of all texts are through.
     """
     from memvec.capacities import summaries
     from memvec.cli.render_capacity import check_plot, draw, table

@@ -48,7 +48,7 @@ class Capacity:
     vocabulary: int
     bound: float  # tokens that one vector's bits could tell apart: D·16 / log2 V
     held: tuple[Held, ...]
-    finished: bool = True  # False: stopped by Ctrl-C, and only the numbers of vectors that were done are here
+    finished: bool = True  # False: stopped by Ctrl-C; the last number of vectors may have had fewer steps than asked
 
 
 @dataclass(frozen=True, slots=True)

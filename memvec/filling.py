@@ -82,7 +82,7 @@ def capacity(
 
     `texts` are named texts, long enough to take passages from. A passage that is too short is held whole and counts as
     `exhausted`. Fits run in `dtype` (default: bfloat16 where the processor has it), judging in float32. Ctrl-C ends it with
-    the numbers of vectors that are done, if any. Raises UsageError, NotFoundError.
+    what is held by then, if the first beginnings of all texts are through. Raises UsageError, NotFoundError.
     """
     settings, progress = settings or CapacitySettings(), Progress(stage="loading the model")
     watch(progress)
@@ -106,11 +106,14 @@ def capacity(
                 chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
             try:
                 enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
-                held += _Filling(fast, exact, m, settings).run(chosen, progress, watch)
+                filling = _Filling(fast, exact, m, settings)
+                held += filling.run(chosen, progress, watch)
+                finished = not filling.stopped
             except KeyboardInterrupt:  # what took hours is not thrown away
                 if not held:
                     raise
                 finished = False
+            if not finished:
                 break
     bound = fast.width * FLOAT_BITS / math.log2(fast.vocabulary)
     anchored = settings.anchor and len(fast.anchor) > 0
@@ -146,6 +149,7 @@ class _Filling:
 
     def __init__(self, fast: FrozenLM, exact: FrozenLM, vectors: int, settings: CapacitySettings) -> None:
         self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
+        self.stopped = False  # by Ctrl-C
         self.rows = vectors + len(fast.anchor) * settings.anchor
         rate = settings.learning_rate
         stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))  # so that the last is whole, too
@@ -174,8 +178,11 @@ class _Filling:
             best, *others = sorted(fits, key=_promised, reverse=True)
             trial.others = tuple(others)
             progress.documents_done += not self._grow(trial, best)
-        for fitted in chain.from_iterable(self.later.run(lambda _: watch(progress))):
-            progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
+        try:
+            for fitted in chain.from_iterable(self.later.run(lambda _: watch(progress))):
+                progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
+        except KeyboardInterrupt:
+            self.stopped = True
         return [self._judge(trial) for trial in trials]
 
     def _beginnings(self, ids: tuple[int, ...]) -> list[int]:

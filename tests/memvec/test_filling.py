@@ -214,3 +214,24 @@ def test_what_was_done_before_ctrl_c_is_given(tiny: str, disorder: str) -> None:
     assert not found.finished and [held.vectors for held in found.held] == [1]
     with pytest.raises(KeyboardInterrupt):
         capacity({"book": disorder}, [2, 3], **quick)
+
+
+def test_what_is_held_at_ctrl_c_counts_once_every_text_has_begun(
+    tiny: str, disorder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown: list[int] = []
+    grow = filling._Filling._grow
+
+    def noted(self: Any, trial: Any, made: Fitted) -> bool:
+        grown.append(trial.steps)
+        return grow(self, trial, made)
+
+    def stop(progress: Any) -> None:
+        if len(grown) == 2:  # both are at their second beginnings
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(filling._Filling, "_grow", noted)
+    settings = CapacitySettings(steps=90, stage=30, learning_rate=1.0)
+    found = capacity({"book": disorder}, [1, 2], count=2, model=tiny, settings=settings, watch=stop, dtype="float32")
+    assert not found.finished
+    assert [(held.vectors, held.steps, held.tokens > 0) for held in found.held] == [(1, 30, True)] * 2
