@@ -42,6 +42,7 @@ check test: setup
 
 plots: setup
 	$(BIN)/python benchmarks/plot_conditioning.py
+	$(BIN)/python benchmarks/plot_capacity.py
 
 bench-roundtrip: setup
 	$(BIN)/python benchmarks/roundtrip.py --json docs/roundtrip.json

@@ -74,31 +74,35 @@ def program() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the program with `arguments`; the exit code. Never a traceback, unless MEMVEC_TRACEBACK is set."""
-    as_json = "--json" in arguments
+    answered: list[bool] = []  # not empty once the one JSON object of this call is out
+
+    def wanted() -> bool:
+        return "--json" in arguments and not answered
+
     try:
-        code = program.main(list(arguments), prog_name="memvec", standalone_mode=False)
+        code = program.main(list(arguments), prog_name="memvec", standalone_mode=False, obj=answered)
     except click.ClickException as error:
         error.show()
-        if as_json:
+        if wanted():
             print_json_error(error, error.format_message(), 2)
         return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("memvec: interrupted", err=True)
-        if as_json:
+        if wanted():
             print_json_error(KeyboardInterrupt(), "interrupted", 130)
         return 130
     except (PartialError, InterruptedPackError) as error:  # their result was printed by the command
-        if as_json and error.report is None:
+        if wanted():
             print_json_error(error, str(error), error.exit_code)
         click.echo(f"memvec: {error}", err=True)
         return error.exit_code
     except MemvecError as error:
-        print_error(error, error.exit_code, as_json)
+        print_error(error, error.exit_code, wanted())
         return error.exit_code
     except Exception as error:
         if os.environ.get("MEMVEC_TRACEBACK"):
             raise
-        print_error(error, 1, as_json)
+        print_error(error, 1, wanted())
         return 1
     return code if isinstance(code, int) else 0
 

@@ -42,6 +42,8 @@ class Output:
         self.clear()
         if self.as_json:
             print_json(value)
+            if (context := click.get_current_context(silent=True)) and context.obj is not None:
+                context.obj.append(True)  # an error from now on has only its message
         elif text and not (notice and self.quiet):
             click.echo(text)
 

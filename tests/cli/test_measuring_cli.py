@@ -88,6 +88,29 @@ def test_a_plot_without_matplotlib_is_refused_before_the_work(
     assert code == 9 and "memvec[plot]" in err
 
 
+def test_a_picture_that_cannot_be_written_costs_no_figures(
+    tiny: str, text: Path, tmp_path: Path, capsysbinary: Any
+) -> None:
+    (tmp_path / "p.svg").mkdir()
+    arguments = (
+        "capacity",
+        "-m",
+        tiny,
+        "--text",
+        text,
+        "--passages",
+        1,
+        "--steps",
+        1,
+        "--json",
+        "--plot",
+        tmp_path / "p.svg",
+    )
+    code, out, err = call(capsysbinary, *arguments)
+    assert code == 1 and "p.svg" in err
+    assert len(json.loads(out)["held"]) == 1  # one object, not the error's as well
+
+
 def test_table_and_picture_of_texts_that_were_held_whole(tmp_path: Path) -> None:
     one = Held("a\x1b", 1, 10, 0, 10, 12, 8, 40.0, 30.0, 2.0, 5, 50, 0.1, exhausted=False)
     whole = Held("a\x1b", 2, 18, 0, 18, 18, 16, 80.0, 60.0, 4.0, 5, 50, 0.1, exhausted=True)

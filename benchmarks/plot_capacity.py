@@ -1,0 +1,31 @@
+"""Draw a capacity measurement again from what `memvec capacity --json` wrote.
+
+    python benchmarks/plot_capacity.py [JSON] [PICTURE]
+
+By default docs/capacity-scaling-gpu.json into docs/capacity-gpu.svg.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from memvec.capacities import Capacity, Held, summaries
+from memvec.cli.render_capacity import draw
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def main() -> None:
+    """Read the figures and write the picture."""
+    given = [Path(name) for name in sys.argv[1:]]
+    source, target = given + [DOCS / "capacity-scaling-gpu.json", DOCS / "capacity-gpu.svg"][len(given) :]
+    kept = json.loads(source.read_text("utf-8"))
+    fields = {name: kept[name] for name in ("model", "anchored", "width", "vocabulary", "bound", "finished")}
+    found = Capacity(**fields, held=tuple(Held(**held) for held in kept["held"]))
+    draw(found, summaries(found), target)
+
+
+if __name__ == "__main__":
+    main()
