@@ -2,9 +2,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+UNSEEN := velloway-playhouse-history vasker-highlands-log travel-guide-harrowmere
 ON ?=# behind the names of what benchmarks of speed write: -gpu on a GPU
 
-.PHONY: demo test check setup format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput capacity
+.PHONY: demo test check setup format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput capacity capacity-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +17,8 @@ help:
 	@echo "make bench-decode  decode the same records by memvec and by transformers"
 	@echo "make bench-speed   time a step of fitting beside its matrix products alone"
 	@echo "make bench-throughput  pack and unpack 100,000 tokens beside the published recipe (for a GPU)"
-	@echo "make capacity      fill vectors with the longest texts they hold, and draw it"
+	@echo "make capacity      fill one vector and eight with the longest texts they hold (two hours on two cores)"
+	@echo "make capacity-gpu  fill one to eight vectors with a novel and with random words, and draw it (for a GPU)"
 	@echo "make format  let ruff rewrite the sources"
 
 setup: $(READY)
@@ -62,8 +64,12 @@ bench-throughput: setup
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > docs/capacity.json
-	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4 --passages 2 --steps 400 \
-		--plot docs/capacity.svg --json > docs/capacity-scaling.json
+	$(BIN)/memvec capacity $(UNSEEN:%=--text benchmarks/facts/report/%.txt) --passages 2 --steps 400 --json > docs/capacity-unseen.json
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --vectors 1,8 --passages 2 --steps 800 --json > docs/capacity-eight.json
+
+capacity-gpu: setup
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4,8 --passages 6 --steps 2000 --stage 1000 \
+		--learning-rate 3 --plot docs/capacity-gpu.svg --json > docs/capacity-scaling-gpu.json
 
 format: setup
 	$(BIN)/ruff format .
