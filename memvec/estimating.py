@@ -94,7 +94,7 @@ def estimate(
     tokens, vectors = sum(len(task.ids) for task in planned), sum(task.vectors for task in planned)
     token_steps = tokens * per_token
     if isinstance(engine.batch, StaticBatch):
-        token_steps = _of_whole_rows(token_steps, planned, min(settings.growth, settings.max_steps // 2))
+        token_steps = _of_whole_rows(token_steps, planned, settings.grown)
     records, raw = len(planned) + len(made.raw), sum(len(record.payload) for record in made.raw)
     new = 0 if Store.exists(Path(store)) else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
     return Estimate(

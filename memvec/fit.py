@@ -90,7 +90,7 @@ class FitEngine:
         self.positions = positions_for(lm, settings.memory or memory_of(lm))
         self.most = MOST_SLOTS if on_cpu else MOST_SLOTS_GPU
         self.ahead = 1 if on_cpu else AHEAD_GPU
-        self.grown = min(settings.growth, settings.max_steps // 2)
+        self.grown = settings.grown
         self._scale = scale_of(lm)
         static = lm.device.type == "cuda" and not lm.recurrent
         self.batch = batch or (StaticBatch(lm, settings) if static else RaggedBatch(lm, settings))

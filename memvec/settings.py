@@ -68,6 +68,11 @@ class PackSettings:
             bounds["memory"] = (1, 2**63)
         _check_bounds(self, bounds)
 
+    @property
+    def grown(self) -> int:
+        """Steps until a fit has the whole of its text: half of few steps at most."""
+        return min(self.growth, self.max_steps // 2)
+
     def budget(self, width: int) -> float:
         """Nats one vector of `width` elements is asked to carry."""
         return self.nats_per_vector or NATS_PER_DIMENSION * width

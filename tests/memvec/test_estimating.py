@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
-from memvec.estimating import _of_whole_rows
+from memvec import estimating
+from memvec.estimating import _of_whole_rows, estimate
 from memvec.fit import FitEngine, Task
 from memvec.fused import COMPILING, GAIN, PAYS_AFTER, Fused
 from memvec.settings import PackSettings
@@ -40,3 +42,20 @@ def test_steps_that_will_be_compiled_are_reckoned_as_faster_and_compiling_as_wel
     more = PAYS_AFTER + 1e6
     assert Fused(model, True).seconds(more, 1e5) == pytest.approx(PAYS_AFTER / 1e5 + COMPILING + 1e6 / 1e5 / GAIN)
     assert Fused(model, False).seconds(more, 1e5) == pytest.approx(more / 1e5)
+
+
+def test_a_dry_run_reckons_so_where_batches_are_a_gpus(
+    tiny: str, tmp_path: Path, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.txt").write_text("It is a truth universally acknowledged, that a single man must want a wife. " * 3)
+    settings = tiny_settings(max_steps=40, growth=12)
+
+    def said() -> estimating.Estimate:
+        return estimate([tmp_path / "t.txt"], tmp_path / "s", model=tiny, settings=settings)
+
+    ragged = said()
+    monkeypatch.setattr(estimating, "FitEngine", lambda lm, chosen: FitEngine(lm, chosen, StaticBatch(lm, chosen)))
+    monkeypatch.setattr(Fused, "seconds", lambda self, positions, speed: 1e6)
+    whole = said()
+    assert whole.tokens == ragged.tokens and whole.token_steps > 1.1 * ragged.token_steps
+    assert ragged.seconds < 1e6 <= whole.seconds
