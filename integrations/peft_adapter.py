@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memvec.cached import CachedMemory
 from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, UnsupportedModelError, UsageError
 from memvec.formats import files
 from memvec.identity import check_fingerprint, check_model
 from memvec.memory import Memory
-from memvec.prefix import CachedMemory, Template, tensor
+from memvec.prefix import Template, tensor
 from memvec.types import Fingerprint
 
 CONFIG, WEIGHTS, ORIGIN = "adapter_config.json", "adapter_model.safetensors", "memvec.json"

@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils.chat_template_utils import Chat
 
+from memvec.attach import embed_rows, mask_of
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.prefix import Memories, attached
+from memvec.prefix import Memories, pad_id
 from memvec.template import places
+from memvec.wrappers import unwrapped
 
 TASK = "memvec-text-generation"
 
@@ -37,7 +39,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
     """transformers' text generation with `memory=`, given at construction for every call or at one call.
 
     A memory goes where `memvec.prefix` puts it: at the start of the user's first message in chats, behind BOS in text.
-    Everything else is as in the base class. Not for two threads at once.
+    Everything else is as in the base class.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -86,8 +88,12 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
             if own is not None and own.fingerprint.id not in self._checked:
                 check_model(self.model, self.tokenizer, own.fingerprint)
                 self._checked.add(own.fingerprint.id)
-        with attached(self.model, self.tokenizer, memories, check=False):
-            return super()._forward(model_inputs, **options)
+        # The memory travels in the arguments of this call; the model keeps nothing of it.
+        ids, model = model_inputs["input_ids"], unwrapped(self.model)
+        mask = mask_of(model, dict(model_inputs), ids)
+        made = embed_rows(model, self._places, pad_id(self.tokenizer), ids, mask, memories).generate_kwargs()
+        inputs = {**model_inputs, "attention_mask": made["attention_mask"]}
+        return super()._forward(inputs, **options, inputs_embeds=made["inputs_embeds"])
 
     def _make_room(self, inputs: Any, chat: bool) -> None:
         """See to it that the memory finds its place in `inputs`: the user's turn of a chat, BOS of a text."""

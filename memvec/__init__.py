@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from memvec.attach import attached as attached
     from memvec.calibration import calibrate as calibrate
     from memvec.collecting import gc as gc
     from memvec.compacting import compact as compact
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from memvec.model_cache import models as models
     from memvec.packing import add as add
     from memvec.packing import pack as pack
-    from memvec.prefix import attached as attached
     from memvec.questions import Question as Question
     from memvec.removing import rm as rm
     from memvec.repairing import repair as repair
@@ -70,7 +70,7 @@ _EXPORTS = {
     "Source": ("memvec.sources", "Source"),
     "Store": ("memvec.store", "Store"),
     "add": ("memvec.packing", "add"),
-    "attached": ("memvec.prefix", "attached"),
+    "attached": ("memvec.attach", "attached"),
     "build_index": ("memvec.indexing", "build_index"),
     "calibrate": ("memvec.calibration", "calibrate"),
     "capacity": ("memvec.filling", "capacity"),

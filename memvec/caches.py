@@ -28,3 +28,8 @@ def recurrent(model: Any) -> bool:
         bool(getattr(model, "_is_stateful", False))
         and "position_ids" not in inspect.signature(model.forward).parameters
     )
+
+
+def sliding(cache: Any) -> bool:
+    """Does a layer of a cache count positions in a window, padding among them?"""
+    return any(getattr(layer, "is_sliding", False) for layer in cache.layers)

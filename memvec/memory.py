@@ -52,8 +52,8 @@ class Memory:
         return generate_kwargs(model, tokenizer, prompts, self, **options)
 
     def as_cache(self, model: Any, tokenizer: Any, **options: Any) -> Any:
-        """This memory run through the model once, to be used by many prompts; see `prefix.CachedMemory`."""
-        from memvec.prefix import CachedMemory
+        """This memory run through the model once, to be used by many prompts; see `cached.CachedMemory`."""
+        from memvec.cached import CachedMemory
 
         return CachedMemory(model, tokenizer, self, **options)
 

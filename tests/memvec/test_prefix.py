@@ -9,10 +9,12 @@ import pytest
 import torch
 from greedy import greedy, reference
 
+from memvec.attach import attached
+from memvec.cached import CachedMemory
 from memvec.errors import FingerprintError, UsageError
 from memvec.identity import fingerprint
 from memvec.memory import Memory
-from memvec.prefix import CachedMemory, attached, embed, generate_kwargs, prompts_with, tensor
+from memvec.prefix import embed, generate_kwargs, prompts_with, tensor
 from memvec.template import Frame, frame, places
 
 TEXT = "It is a truth universally acknowledged, that a single man"
@@ -142,10 +144,14 @@ def test_attached_without_a_template_puts_the_memory_behind_bos(model: Any, toke
 def test_attached_within_attached_is_undone_in_order(model: Any, tokenizer: Any, owner: Any) -> None:
     kwargs = {"input_ids": tokenizer(QUESTIONS[0], return_tensors="pt")["input_ids"]}
     plain = greedy(model, kwargs)
+    with attached(model, tokenizer, memory_of(owner, 6, 1)):
+        inner = greedy(model, kwargs)
     with attached(model, tokenizer, memory_of(owner, 4)):
         outer = greedy(model, kwargs)
-        with pytest.raises(UsageError, match="attached"), attached(model, tokenizer, memory_of(owner, 6)):
-            greedy(model, kwargs)  # the inner gives the outer embeddings, which it refuses
+        with attached(model, tokenizer, memory_of(owner, 6, 1)):
+            assert greedy(model, kwargs) == inner
+        with attached(model, tokenizer, None):
+            assert greedy(model, kwargs) == plain
         assert greedy(model, kwargs) == outer != plain
     assert greedy(model, kwargs) == plain and "generate" not in vars(model)
 
@@ -162,7 +168,7 @@ def test_attached_is_undone_after_an_error(model: Any, tokenizer: Any, owner: An
         ({"prefill_chunk_size": 4}, "prefill_chunk_size"),
         ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens"),
         ({"cache_implementation": "paged"}, "paged"),
-        ({"inputs_embeds": torch.zeros(1, 1, 128)}, "neither inputs_embeds"),
+        ({"inputs_embeds": torch.zeros(1, 1, 128)}, "embeddings are made here"),
     ],
 )
 def test_attached_refuses_what_would_leave_the_memory_out(

@@ -1,0 +1,124 @@
+"""A memory run through a model once, to be used by many prompts.
+
+Letters: B rows, H positions that the cache holds, T prompt tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memvec import options
+from memvec.caches import cache_argument, cache_of, recurrent, sliding
+from memvec.dispatch import mark
+from memvec.errors import UsageError
+from memvec.identity import check_model
+from memvec.memory import Memory
+from memvec.prefix import Embedded, Prompt, Prompts, Template, as_list, embed, pad_id, tensor
+from memvec.template import Frame, frame
+from memvec.wrappers import unwrapped
+
+
+class CachedMemory:
+    """A memory and what stands before it, run through the model once; prompts then cost only their own tokens."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, memory: Memory, template: Template = "auto", check: bool = True
+    ) -> None:
+        """Prefill `memory` on `model`.
+
+        Raises:
+            FingerprintError: The memory belongs to another model.
+            UsageError: The model keeps no keys and values.
+        """
+        if check:
+            check_model(model, tokenizer, memory.fingerprint)
+        self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
+        self.owner = memory.fingerprint if check else None  # what other objects of the same model are compared with
+        if recurrent(self.model):
+            raise UsageError(
+                "a state-space model cannot go on from a state by several tokens at once in transformers. "
+                "Use memory.generate_kwargs, which puts the memory in front of each prompt."
+            )
+        options.check(self.model, {})
+        self.before = frame(tokenizer, "", template, True).before
+        self.vectors = tensor(memory)
+        start = embed(self.model, [(Frame(self.before, ()), self.vectors)])
+        with torch.inference_mode():
+            out = self.model(
+                inputs_embeds=start.inputs_embeds, attention_mask=start.attention_mask, use_cache=True, logits_to_keep=1
+            )
+        self.length = start.inputs_embeds.shape[1]  # H
+        self._cache = cache_of(out)
+        self.sliding = sliding(self._cache)
+
+    @property
+    def bytes(self) -> int:
+        """Size of its keys and values [bytes]."""
+        tensors = [t for layer in self._cache.layers for t in (layer.keys, layer.values)]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def copy(self, rows: int = 1) -> Any:
+        """Return the cache for `rows` rows; generating fills the copy, not this one."""
+        fresh = copy.deepcopy(self._cache)
+        fresh.batch_repeat_interleave(rows)
+        return fresh
+
+    def generate_kwargs(self, prompts: Prompts) -> dict[str, Any]:
+        """Return arguments for `model.generate`, to be used as often as wanted; only for the model this was made with.
+
+        Rows of unlike length are padded between memory and prompt. Layers with a sliding window count that padding, so
+        for a model that has such layers the memory is run again in front of such rows.
+
+        Raises:
+            UsageError: Other words stand before the memory than this cache was made with.
+        """
+        texts = as_list(prompts)
+        frames = [frame(self.tokenizer, text, self.template, True) for text in texts]
+        if any(row.before != self.before for row in frames):
+            raise UsageError(
+                "a system message or other words before the memory are not those this cache was made with. "
+                "Use memory.generate_kwargs for such prompts."
+            )
+        whole = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
+        plain = self.sliding and len({len(row.after) for row in frames}) > 1
+        carried = {
+            **whole.generate_kwargs(),
+            "inputs_embeds": mark(whole.inputs_embeds, _CachedPrompt(self, whole, plain)),
+        }
+        if plain:
+            return carried
+        # transformers takes of each row the last columns, those behind what the cache holds: padding stands between.
+        mask = whole.attention_mask.clone()
+        mask[:, : self.length] = 1
+        for seen, row in zip(mask, frames, strict=True):
+            seen[self.length : len(seen) - len(row.after)] = 0
+        return {**carried, "attention_mask": mask, cache_argument(self.model): self.copy(len(frames))}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CachedPrompt:
+    """What the dispatcher does with a call that has prompts behind a cached memory."""
+
+    cached: CachedMemory
+    whole: Embedded
+    plain: bool  # without the cache
+
+    def __deepcopy__(self, memo: Any) -> _CachedPrompt:
+        """Copies of the embeddings share it: it holds the model."""
+        return self
+
+    def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """The call with a cache of its own, as many rows as its beams take. FingerprintError, UsageError."""
+        if model is not self.cached.model and self.cached.owner is not None:
+            check_model(model, self.cached.tokenizer, self.cached.owner)
+        name = cache_argument(model)
+        given = {key: value for key, value in given.items() if key != name}
+        made = Prompt(self.whole.pad).arguments(model, given)
+        if self.plain or options.resolve(model, given, "cache_implementation"):
+            return {**made, "attention_mask": self.whole.attention_mask}
+        beams = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))
+        return {**made, name: self.cached.copy(len(made["input_ids"]) * max(beams))}

@@ -1,0 +1,197 @@
+"""The one place where memvec meets a call of `model.generate`: a dispatcher on the model's class, put there once and for all.
+
+The dispatcher holds no memory. It changes a call only if a memory travels with it: in the call's own arguments (embeddings
+or a cache that memvec made), or by a block of `attached` that the call is made in. So nothing is stored on the model, a copy
+of it takes nothing along, and calls of other threads and tasks stay as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import sys
+import threading
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from memvec.caches import CACHE_NAMES
+from memvec.errors import UsageError
+
+MARK = "_memvec_prompt"  # attribute of embeddings and caches that memvec made
+READY = object()  # the mark of those that need nothing more
+_LOCK = threading.RLock()
+_ORDER = itertools.count()
+
+
+class Carrier(Protocol):
+    """Something that puts memories into a call of `generate`."""
+
+    def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what `generate` is called with, for a call with the arguments `given`. UsageError."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Block:
+    """An open `attached` block."""
+
+    model: Any  # the transformers model inside wrappers
+    carrier: Carrier
+    frame: types.FrameType  # of the code that the block is in
+    managed: bool  # is `frame` a generator that contextlib runs as a context manager?
+    origin: tuple[int, Any] = field(default_factory=lambda: _here())
+    number: int = field(default_factory=lambda: next(_ORDER))
+    open: bool = True
+
+    @property
+    def inherited(self) -> bool:
+        """Does the block count for code that has its context, but is not called from its frame?
+
+        It does in tasks and threads that inherited the context, and behind a helper that opened the block and returned.
+        It does not for the code that resumes a generator which is suspended inside the block.
+        """
+        generator = self.frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
+        return self.open and (not generator or self.managed or self.origin != _here())
+
+
+_BY_FRAME: dict[types.FrameType, list[Block]] = {}
+_IN_CONTEXT: ContextVar[tuple[Block, ...]] = ContextVar("memvec_attached", default=())
+
+
+def open_block(model: Any, carrier: Carrier, frame: types.FrameType) -> Block:
+    """Open a block in the code that `frame` runs."""
+    resumer = frame.f_back
+    block = Block(model, carrier, frame, resumer is not None and resumer.f_globals.get("__name__") == "contextlib")
+    with _LOCK:
+        _BY_FRAME.setdefault(frame, []).append(block)
+    _IN_CONTEXT.set((*_IN_CONTEXT.get(), block))
+    return block
+
+
+def close_block(block: Block) -> None:
+    """Close a block, from whatever thread, task or context; again, if need be."""
+    with _LOCK:
+        block.open = False
+        rest = [other for other in _BY_FRAME.pop(block.frame, []) if other is not block]
+        if rest:
+            _BY_FRAME[block.frame] = rest
+    _IN_CONTEXT.set(tuple(other for other in _IN_CONTEXT.get() if other.open))
+
+
+def block_of(model: Any) -> Block | None:
+    """Return the block of `attached` for this model that the calling code is in; None outside of any."""
+    if not _BY_FRAME:
+        return None
+    found: Block | None = None
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and found is None:
+        found = next((block for block in reversed(_BY_FRAME.get(frame, [])) if block.model is model), None)
+        frame = frame.f_back
+    context = (block for block in reversed(_IN_CONTEXT.get()) if block.model is model and block.inherited)
+    other = next(context, None)
+    return other if other is not None and (found is None or other.number > found.number) else found
+
+
+def mark(value: Any, carrier: Carrier | object) -> Any:
+    """Note on embeddings or a cache what puts them into a call. Return `value`."""
+    setattr(value, MARK, carrier)
+    return value
+
+
+def install(model: Any) -> None:
+    """Put the dispatcher on the class of a transformers model, if it is not there. Safe with many threads."""
+    cls = type(model)
+    if isinstance(vars(cls).get("generate"), _Entrance):
+        return
+    with _LOCK:
+        for name, dispatched in _ENTRANCES.items():
+            original = inspect.getattr_static(cls, name, None)
+            if callable(original) and not isinstance(vars(cls).get(name), _Entrance):
+                setattr(cls, name, _Entrance(original, dispatched))
+
+
+class _Entrance:
+    """A method of a model's class; bound in a block, it stays with that block also in another thread."""
+
+    def __init__(self, original: Any, dispatched: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self.original, self.dispatched = original, dispatched
+        self._plain = self._of(None)
+
+    def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call it as a function of the class."""
+        return self._plain(model, *args, **kwargs)
+
+    def __get__(self, model: Any, owner: Any = None) -> Any:
+        """Bind it to a model."""
+        if model is None:
+            return self
+        block = block_of(model)
+        return types.MethodType(self._plain if block is None else self._of(block), model)
+
+    def _of(self, bound_in: Block | None) -> Callable[..., Any]:
+        @functools.wraps(self.original)
+        def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+            block = block_of(model) or bound_in
+            if block is not None and not block.open:
+                raise UsageError(
+                    "this method of the model was taken inside a block of memvec.attached that has ended. "
+                    "Take it from the model again, or call it inside the block."
+                )
+            return self.dispatched(self.original, model, block, args, kwargs)
+
+        return call
+
+
+def _generate(original: Any, model: Any, block: Block | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    given = _named(original, model, args, kwargs)
+    marks = [getattr(given.get(name), MARK, None) for name in ("inputs_embeds", *CACHE_NAMES)]
+    own = next((found for found in marks if found is not None), None)
+    if own is READY or (own is None and block is None):
+        return original(model, *args, **kwargs)
+    if own is not None and block is not None:
+        raise UsageError(
+            "the call has a memory of its own inside a block of memvec.attached. Call it outside, or leave its memory out."
+        )
+    carrier: Any = own if block is None else block.carrier
+    return original(model, **carrier.arguments(model, given))
+
+
+def _ids_only(original: Any, model: Any, block: Block | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    if block is not None:
+        raise UsageError(
+            f"{original.__name__} cannot be used with a memory: continuous batching takes ids only, so the memory would be "
+            "left out. Call generate, or leave the block of memvec.attached."
+        )
+    return original(model, *args, **kwargs)
+
+
+_ENTRANCES: Mapping[str, Callable[..., Any]] = {
+    "generate": _generate,
+    "generate_batch": _ids_only,
+    "init_continuous_batching": _ids_only,
+}
+
+
+def _named(original: Any, model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name."""
+    if not args:
+        return dict(kwargs)
+    bound = inspect.signature(original).bind_partial(model, *args).arguments
+    positional = list(bound.items())[1:]  # without the model
+    if twice := [name for name, _ in positional if name in kwargs]:
+        raise TypeError(f"generate() got multiple values for argument {twice[0]!r}")
+    return {**dict(positional), **kwargs}
+
+
+def _here() -> tuple[int, Any]:
+    """The thread and, where one runs, the asyncio task."""
+    try:
+        return threading.get_ident(), asyncio.current_task()
+    except RuntimeError:  # no event loop in this thread
+        return threading.get_ident(), None
