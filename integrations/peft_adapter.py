@@ -6,7 +6,7 @@ and documents it is of. `PeftModel.from_pretrained(model, folder)` loads it; not
 | adapter | rows of different lengths in one batch | size of a position |
 |---|---|---|
 | PROMPT_TUNING | wrong: PEFT drops the positions of padded rows. One row at a time, or rows of one length | D floats |
-| PREFIX_TUNING, CARTRIDGE | right under left padding | 2 · layers · key/value width floats |
+| PREFIX_TUNING, CARTRIDGE | right under left padding, but for models with sliding windows: these count the padding | 2 · layers · key/value width floats |
 
 PEFT puts an adapter before everything, where memvec puts a memory behind BOS and the chat template's first words. What
 stands before the memory therefore goes into the adapter (`before`), and only what comes after it into the prompt:
@@ -18,6 +18,7 @@ Letters: M vectors, D width, P positions of `before` and the memory.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -105,7 +106,9 @@ def export_prefix_tuning(
     """Write the keys and values of BOS, template and `memory` as a PREFIX_TUNING adapter. The folder.
 
     (P, layers · 2 · key/value width) float32, right in left-padded batches; the model is given `frame(…).after`. It
-    cannot be imported again. FingerprintError, UnsupportedModelError; UsageError when something is at `folder`.
+    cannot be imported again. A model with sliding windows counts padding between the prefix and a prompt, so its rows
+    must be of one length: a warning says so.
+    FingerprintError, UnsupportedModelError; UsageError when something is at `folder`.
     """
     from peft import PrefixTuningConfig
 
@@ -133,6 +136,12 @@ def _export_cache(
 ) -> Path:
     _check(memory, model, tokenizer)
     cached = CachedMemory(model, tokenizer, memory, template, check=False)
+    if cached.sliding:
+        warnings.warn(
+            f"{model.config.model_type} has sliding windows, which count padding between this adapter and a prompt. "
+            "Give it one row at a time, or rows of one length.",
+            stacklevel=3,
+        )
     layers = cached.copy().layers
     shapes = {tuple(layer.keys.shape) for layer in layers} | {tuple(layer.values.shape) for layer in layers}
     if len(shapes) != 1 or next(iter(shapes))[2] != cached.length:

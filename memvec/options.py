@@ -177,7 +177,8 @@ def check(model: Any, given: Mapping[str, Any]) -> None:
             raise UsageError(f"{name} cannot be used with a memory: {rule.note}. Leave it out.")
     if "paged" in str(resolve(model, given, "cache_implementation")):
         raise UsageError(f"cache_implementation='paged' cannot be used with a memory: {_BATCHING}. Leave it out.")
-    if model.training and getattr(model, "is_gradient_checkpointing", False):
+    newer = hasattr(type(model), "is_activation_checkpointing")  # transformers 5.22 or so renamed it
+    if model.training and getattr(model, f"is_{'activation' if newer else 'gradient'}_checkpointing", False):
         raise UsageError(
             "the model is in training mode with gradient checkpointing, where transformers keeps no cache and a memory "
             "would be lost after the first token. Call model.eval() first."

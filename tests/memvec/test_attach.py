@@ -1,0 +1,220 @@
+"""`attached`: whose memory a call sees, and whose it never sees."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import io
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from isolation import WAYS, Setting, noise, run
+
+from memvec.attach import attached
+from memvec.dispatch import _BY_FRAME, block_of
+from memvec.errors import UsageError
+from memvec.identity import fingerprint
+
+
+@pytest.fixture(scope="module")
+def of(tiny: str) -> Setting:
+    """The tiny LM with memories A and B."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.bos_token = "<|end|>"
+    owner = fingerprint(tiny)
+    return Setting(model, tokenizer, {"A": noise(owner, 6, 1), "B": noise(owner, 6, 2), "none": None})
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(of: Setting) -> Iterator[None]:
+    yield
+    assert not _BY_FRAME and block_of(of.model) is None
+    assert "generate" not in vars(of.model)
+    assert of.say() == of.wanted["none"]
+
+
+def test_many_threads_and_tasks_each_get_their_own(of: Setting) -> None:
+    tally = run(of, seconds=6)
+    assert not tally.wrong, tally.wrong[:5]
+    kinds = {way.__name__ for way in WAYS} | {"task", "to_thread", "nested task", "task afterwards", "at the end"}
+    assert set(tally.right) == kinds
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_each_way_alone(of: Setting, way: Any) -> None:
+    answers = list(way(of, "A", "B"))
+    assert [answer for _, answer in answers] == [of.wanted[asked] for asked, _ in answers] != []
+
+
+def test_a_copy_made_inside_takes_nothing_along(of: Setting) -> None:
+    with of.attach("A"):
+        copies = [copy.deepcopy(of.model), copy.copy(of.model), pickle.loads(pickle.dumps(of.model))]  # noqa: S301
+        kept = io.BytesIO()
+        torch.save(of.model, kept)
+        assert [of.say(one) for one in copies] == [of.wanted["none"]] * 3
+    kept.seek(0)
+    loaded = torch.load(kept, weights_only=False)
+    assert of.say(loaded) == of.wanted["none"]
+    with attached(copies[0], of.tokenizer, of.memories["B"]):
+        assert of.say(copies[0]) == of.wanted["B"] and of.say() == of.wanted["none"]
+
+
+def test_a_bare_thread_inherits_nothing(of: Setting) -> None:
+    with of.attach("A"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(of.say).result() == of.wanted["none"]
+        assert pool.submit(contextvars.copy_context().run, of.say).result() == of.wanted["A"]
+
+
+def test_a_method_taken_inside_does_not_outlive_the_block(of: Setting) -> None:
+    before = of.model.generate
+    with of.attach("A"):
+        inside = of.model.generate
+        assert inside(of.ids, max_new_tokens=4, do_sample=False)[0, -4:].tolist() == list(of.wanted["A"])
+        assert before(of.ids, max_new_tokens=4, do_sample=False)[0, -4:].tolist() == list(of.wanted["A"])
+        with of.attach("B"):  # where it is called counts before where it was taken
+            assert inside(of.ids, max_new_tokens=4, do_sample=False)[0, -4:].tolist() == list(of.wanted["B"])
+    with pytest.raises(UsageError, match="has ended"):
+        inside(of.ids, max_new_tokens=4)
+    assert before(of.ids, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, -4:].tolist() == list(of.wanted["none"])
+
+
+def test_a_block_left_in_another_task_is_left(of: Setting) -> None:
+    async def stream() -> Any:
+        with of.attach("A"):
+            yield of.say()
+            yield of.say()
+
+    async def main() -> None:
+        answers = stream()
+        assert await anext(answers) == of.wanted["A"]
+        assert of.say() == of.wanted["none"]  # suspended inside its block, and this is not its block
+        assert await asyncio.create_task(_next(answers)) == of.wanted["A"]  # also when another task resumes it
+        await asyncio.create_task(answers.aclose())
+        assert of.say() == of.wanted["none"] and not _BY_FRAME
+
+    async def _next(answers: Any) -> Any:
+        return await anext(answers)
+
+    asyncio.run(main())
+
+
+def test_an_abandoned_block_ends_with_its_object(of: Setting) -> None:
+    def abandon() -> None:
+        of.attach("A").__enter__()
+
+    abandon()
+    assert of.say() == of.wanted["none"]
+
+
+def test_as_a_decorator_and_again(of: Setting) -> None:
+    ask = of.attach("A")(of.say)
+    assert [ask(), of.say(), ask()] == [of.wanted["A"], of.wanted["none"], of.wanted["A"]]
+    block = of.attach("B")
+    for _ in range(2):
+        with block as model:
+            assert model is of.model and of.say() == of.wanted["B"]
+            with pytest.raises(UsageError, match="open already"):
+                block.__enter__()
+
+
+def test_batches_by_continuous_batching_are_refused_inside(of: Setting) -> None:
+    with of.attach("A"):
+        with pytest.raises(UsageError, match="generate_batch cannot be used with a memory"):
+            of.model.generate_batch([of.ids[0].tolist()])
+        with pytest.raises(UsageError, match="init_continuous_batching cannot"):
+            of.model.init_continuous_batching()
+
+
+def test_a_memory_of_its_own_inside_a_block_is_refused(of: Setting) -> None:
+    memory = of.memories["B"]
+    assert memory is not None
+    kwargs = memory.generate_kwargs(of.model, of.tokenizer, "wife")
+    cached = memory.as_cache(of.model, of.tokenizer).generate_kwargs("wife")
+    for given in (kwargs, cached):
+        with of.attach("A"), pytest.raises(UsageError, match="memory of its own"):
+            of.model.generate(**given, max_new_tokens=2)
+
+
+def test_a_replaced_generate_is_refused(of: Setting) -> None:
+    of.model.generate = lambda *args, **kwargs: None
+    try:
+        with pytest.raises(UsageError, match="not that of its class"):
+            of.attach("A")
+    finally:
+        del of.model.generate
+
+
+def test_the_method_looks_as_it_did(of: Setting) -> None:
+    import inspect
+
+    from transformers import GenerationMixin
+
+    of.attach("A").__enter__()
+    wanted = list(inspect.signature(GenerationMixin.generate).parameters)
+    assert ["self", *inspect.signature(of.model.generate).parameters] == wanted
+    assert of.model.generate.__name__ == "generate" and "generation_config" in (of.model.generate.__doc__ or "")
+    assert type(of.model).generate(of.model, of.ids, max_new_tokens=1, pad_token_id=0).shape[1] == of.ids.shape[1] + 1
+
+
+def test_installing_from_many_threads_puts_one_dispatcher_there(tiny_lm: Any) -> None:
+    from memvec.dispatch import _Entrance, install
+
+    class Other(type(tiny_lm.model)):  # type: ignore[misc]
+        pass
+
+    model = object.__new__(Other)
+    threads = [threading.Thread(target=install, args=(model,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    entrance = vars(Other)["generate"]
+    install(model)
+    assert isinstance(entrance, _Entrance) and vars(Other)["generate"] is entrance
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpointing")  # PEFT asks by a name that transformers renamed
+@pytest.mark.parametrize("wrap", ["lora", "compiled", "parallel", "offloaded"])
+def test_wrapped_models(of: Setting, tiny: str, wrap: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    if wrap == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        outer = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]))
+        outer.eval()  # adapters begin as zero: the answers stay the same
+    elif wrap == "compiled":
+        outer = torch.compile(model, backend="eager")
+    elif wrap == "parallel":
+        outer = torch.nn.DataParallel(model)
+    else:
+        import accelerate
+
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        outer = model
+    caller = outer.module if wrap == "parallel" else outer
+    memory = of.memories["A"]
+    assert memory is not None
+    options: dict[str, Any] = {"check": False}
+    for kwargs in (
+        memory.generate_kwargs(outer, of.tokenizer, "wife", **options),
+        memory.as_cache(outer, of.tokenizer, **options).generate_kwargs("wife"),
+    ):
+        out = caller.generate(**kwargs, do_sample=False, max_new_tokens=4)
+        wanted = of.told(memory.generate_kwargs(of.model, of.tokenizer, "wife"))
+        assert tuple(out[0, -4:].tolist()) == wanted
+    with attached(outer, of.tokenizer, memory, **options):
+        out = caller.generate(input_ids=of.ids, attention_mask=of.mask, do_sample=False, max_new_tokens=4)
+    assert tuple(out[0, -4:].tolist()) == of.wanted["A"]
