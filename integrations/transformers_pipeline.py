@@ -20,7 +20,8 @@ from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
 from memvec.prefix import Memories, attached
-from memvec.template import places
+from memvec.rendering import refusals
+from memvec.template import Frame, chat_frame, places, readable
 
 TASK = "memvec-text-generation"
 
@@ -44,7 +45,6 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         """As the base class, and `memory`: a Memory that calls without one use."""
         super().__init__(*args, **options)
         self._checked: set[str] = set()  # fingerprints this model was compared with
-        self._places = places(self.tokenizer)
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Complete prompts or chats. `memory`: one for all, None for none, or one (or None) for each of a list.
@@ -68,12 +68,17 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         return {**preprocess, **given}, forward, postprocess
 
     def preprocess(self, prompt_text: Any, memory: Memory | None = None, **options: Any) -> Any:
-        """Token ids of one prompt and its memory. UsageError for a chat in which the memory has no place."""
+        """Token ids of one prompt, its memory and, as "frame", what stands before and after it.
+
+        UsageError for a chat in which the memory has no place.
+        """
         if isinstance(prompt_text, _Row):
             prompt_text, memory = prompt_text.prompt, prompt_text.memory
-        inputs = super().preprocess(prompt_text, **options)
-        if memory is not None:
-            self._make_room(inputs, isinstance(prompt_text, Chat))
+        if memory is not None and isinstance(prompt_text, Chat):
+            inputs = self._chat(prompt_text, options)
+        else:
+            inputs = super().preprocess(prompt_text, **options)
+            inputs["frame"] = None if memory is None else self._make_room(inputs)
         inputs["memory"] = memory
         return inputs
 
@@ -89,19 +94,30 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         with attached(self.model, self.tokenizer, memories, check=False):
             return super()._forward(model_inputs, **options)
 
-    def _make_room(self, inputs: Any, chat: bool) -> None:
-        """See to it that the memory finds its place in `inputs`: the user's turn of a chat, BOS of a text."""
-        ids = inputs["input_ids"]
-        if chat:
-            held = self._places.split(ids[0].tolist(), False).before
-            if not self._places.header or held[-len(self._places.header) :] != self._places.header:
-                raise UsageError(
-                    "the start of the user's message was not found in this chat: its first characters run into the "
-                    "template, or the template is cut off. Begin the message with a word, and pass no truncation."
-                )
-        elif self._places.bos is not None and ids[0, :1].tolist() != [self._places.bos]:
-            inputs["input_ids"] = torch.cat([torch.full_like(ids[:, :1], self._places.bos), ids], dim=1)
+    def _chat(self, chat: Chat, options: dict[str, Any]) -> Any:
+        """The token ids of a chat and its frame. UsageError where it has none, or the template refuses the chat."""
+        names = ("tools", "documents", "continue_final_message")
+        rendering = {name: options.get(name) for name in names} | (options.get("tokenizer_encode_kwargs") or {})
+        talk = readable(self.tokenizer, chat.messages, **rendering)
+        with refusals():
+            inputs = super().preprocess(Chat(talk), **options)
+        inputs["prompt_text"] = chat  # the answer repeats it as it was given
+        inputs["frame"] = chat_frame(self.tokenizer, talk, _own(inputs), **rendering)
+        return inputs
+
+    def _make_room(self, inputs: Any) -> Frame:
+        """The frame of a text, which may be a chat that was rendered before; else BOS comes first in `inputs`."""
+        ids, where = _own(inputs), places(self.tokenizer)
+        if where.find(ids) is None and where.bos is not None and ids[:1] != [where.bos]:
+            inputs["input_ids"] = torch.tensor([[where.bos, *ids]], device=inputs["input_ids"].device)
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return where.split(_own(inputs), True)
+
+
+def _own(inputs: Any) -> list[int]:
+    """The ids of one prompt without padding."""
+    ids, mask = inputs["input_ids"][0], inputs.get("attention_mask")
+    return [int(i) for i in (ids if mask is None else ids[mask[0].bool()])]
 
 
 def register() -> None:
