@@ -16,6 +16,7 @@ Style = Literal["byte-level", "sentencepiece", "other"]
 
 SPACES = " \t\r\n"
 ATOM = 256  # the first character that stands for an added token
+LEADS = ("\n", "a", ".")  # texts of which one will not join with what comes behind it
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 # How byte-level vocabularies write bytes: printable ones as they are, the others as the characters from 256 on.
@@ -93,19 +94,23 @@ class Speller:
         return _spelled(self.tokenizer.decode([i]))
 
     def _encode(self, spelling: str) -> Ids | None:
-        """The ids whose spelling is exactly this, as the tokenizer would make them. None where it makes none."""
+        """The ids with this spelling, as the tokenizer would make them. None where it makes none.
+
+        A space in front is put up with where the tokenizer writes one whatever it is given.
+        """
         try:
             text = spelling.encode("latin-1").decode()
         except UnicodeError:
             return None
-        return next((ids for ids in self._ways(text) if "".join(self.pieces(ids)) == spelling), None)
+        made = [(ids, "".join(self.pieces(ids))) for ids in self._ways(text)]
+        return next((ids for wanted in (spelling, " " + spelling) for ids, own in made if own == wanted), None)
 
     def _ways(self, text: str) -> Iterable[Ids]:
         yield encode(self.tokenizer, text)
         if text.startswith(" "):  # SentencePiece writes one itself at the start
             yield encode(self.tokenizer, text[1:])
-        line = encode(self.tokenizer, "\n")  # and none behind something else
-        yield encode(self.tokenizer, "\n" + text)[len(line) :]
+        for other in LEADS:  # and none behind something else
+            yield encode(self.tokenizer, other + text)[len(encode(self.tokenizer, other)) :]
 
 
 def encode(tokenizer: Any, text: str) -> Ids:

@@ -46,10 +46,12 @@ class Turns:
 
         `marks` are characters that no chat is known by, such as that of EOS. UsageError where it cannot be told.
         """
-        if spelling.startswith(self.start, begin) and (self.start or not self.header):
-            return begin + len(self.start)
+        firm = all(end.strip(SPACES) for end in self.ends)  # else a system message runs into the user's header
+        started = begin + len(self.start) if spelling.startswith(self.start, begin) else None
+        if started is not None and (firm or self.start != self.header):
+            return started
         every = _ends(spelling, self.header)
-        known = [p for p in every if any(spelling.endswith(e, begin, p - len(self.header)) for e in self.ends)]
+        known = [p for p in every if p == started or self._follows(spelling, begin, p - len(self.header))]
         if not self.header or not (known or self._chat(spelling, marks)):
             return None
         if not every:
@@ -57,18 +59,21 @@ class Turns:
                 "the start of the user's message was not found in these ids, which hold other parts of a chat: it was cut "
                 "off, or there is none. Pass the whole chat, or messages to memory.generate_kwargs."
             )
-        firm = bool(known) and all(end.strip(SPACES) for end in self.ends)
         place = (known or every)[0]
         # Two users' headers with no assistant's between them: one of them is in a message.
         answered = spelling.find(self.opener, place) if self.opener else -1
         near = [p for p in known or every if answered < 0 or p <= answered]
         stray = self.opener and every[0] < place and spelling.find(self.opener, every[0], place) >= 0
-        if stray or (len(near) > 1 and not firm):
+        if stray or (len(near) > 1 and not (known and firm)):
             raise UsageError(
                 "a message of this chat holds the words that open a user's turn, and these ids do not tell which of "
                 "them is the message. Pass the messages to memory.generate_kwargs, or leave the words out."
             )
         return place
+
+    def _follows(self, spelling: str, begin: int, place: int) -> bool:
+        """Does somebody else's turn end there?"""
+        return any(spelling.endswith(end, begin, place) for end in self.ends)
 
     def _chat(self, spelling: str, marks: str) -> bool:
         """Does this hold anything that only a chat does?"""
@@ -94,8 +99,7 @@ def learn(speller: Speller, bos: int | None, name: str | None = None) -> Turns:
     behind_system = made.behind(SYSTEM, [made.message("system", SYSTEM), made.message("user", USER)], USER)
     if header is None:  # what chats with and without a system message have in common
         header = alone if behind_system is None else _common_end(alone, behind_system)
-    if not header.strip(SPACES):
-        header = ""
+    header = header.lstrip(SPACES)  # some tokenizers write a space of their own there, at the start of a text
     start = alone if not header or alone.endswith(header) else alone[: alone.find(header) + len(header)]
     ends = {behind_answer[: -len(header)]} if header and behind_answer.endswith(header) else set()
     for text in (behind_system, *_behind_others(made)) if header else ():
