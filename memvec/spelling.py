@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Ids = tuple[int, ...]
@@ -31,6 +31,7 @@ class Alphabet:
 
     style: Style
     added: frozenset[int]  # ids of added tokens, which texts are split at before anything else
+    known: dict[int, str] = field(default_factory=dict)  # spellings that were asked for
 
     @classmethod
     def of(cls, tokenizer: Any) -> Alphabet:
@@ -49,8 +50,10 @@ class Speller:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The spelling of each token."""
-        tokens = self.tokenizer.convert_ids_to_tokens(list(ids))
-        return [self._piece(int(i), token) for i, token in zip(ids, tokens, strict=True)]
+        known = self.alphabet.known
+        new = [i for i in set(ids) if i not in known]
+        known.update({i: self._piece(i, self.tokenizer.convert_ids_to_tokens(i)) for i in new})
+        return [known[i] for i in ids]
 
     def spell(self, text: str) -> str:
         """The spelling of the ids that `text` is made into."""
@@ -102,8 +105,14 @@ class Speller:
             text = spelling.encode("latin-1").decode()
         except UnicodeError:
             return None
-        made = [(ids, "".join(self.pieces(ids))) for ids in self._ways(text)]
-        return next((ids for wanted in (spelling, " " + spelling) for ids, own in made if own == wanted), None)
+        spaced = None
+        for ids in self._ways(text):
+            own = "".join(self.pieces(ids))
+            if own == spelling:
+                return ids
+            if own == " " + spelling and spaced is None:
+                spaced = ids
+        return spaced
 
     def _ways(self, text: str) -> Iterable[Ids]:
         yield encode(self.tokenizer, text)

@@ -10,6 +10,12 @@ TALK = "{% for m in messages %}"
 END = "{% endfor %}"
 
 
+OPENERS = (
+    "[INST]", "<|start_header_id|>", "<start_of_turn>", "<|im_start|>", "<|user|>", "USER:", "User:", "### ",
+    "<|START_OF_TURN_TOKEN|>", "<｜User｜>", "<|start_of_role|>", "[USER]",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Shape:
     """A template, and the text before a memory in a chat without a system message and in one that says "be brief"."""
@@ -20,6 +26,11 @@ class Shape:
     specials: tuple[str, ...] = ()
     bos: str | None = None
     alternating: bool = False  # refuses chats that do not begin with the user
+
+    @property
+    def header(self) -> str:
+        """What opens a user's turn."""
+        return self.alone[max(self.alone.rfind(sign) for sign in OPENERS) :] if self.alone != self.bos else ""
 
 
 def _chatml(default: str = "", role: str = "m.role", tools: str = "") -> str:
@@ -165,7 +176,7 @@ SHAPES: dict[str, Shape] = {
         "<bos>User: ", "<bos>be brief\n\nUser: ", ("<bos>", "<｜end▁of▁sentence｜>"), "<bos>",
     ),
     "falcon": Shape(
-        TALK + "{% if not loop.first %}\n\n{% endif %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}User: {{ m.content | replace('\n\n', '\n') }}"
+        TALK + "{{ '' if loop.first else '\n\n' }}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}User: {{ m.content | replace('\n\n', '\n') }}"
         "{% else %}Falcon: {{ m.content }}{% endif %}" + END + "{% if add_generation_prompt %}\n\nFalcon:{% endif %}",
         "User: ", "be brief\n\nUser: ",
     ),
