@@ -40,7 +40,9 @@ def render(tokenizer: Any, messages: Messages, *, now: datetime | None = None, *
     """
     going_on = options.get("continue_final_message")
     if going_on is None:  # as transformers' pipeline decides
-        going_on = bool(messages) and messages[-1].get("role") == "assistant" and not options.get("add_generation_prompt")
+        going_on = (
+            bool(messages) and messages[-1].get("role") == "assistant" and not options.get("add_generation_prompt")
+        )
     options["continue_final_message"] = going_on
     if options.get("add_generation_prompt") is None:
         options["add_generation_prompt"] = not going_on

@@ -141,6 +141,8 @@ def readable(tokenizer: Any, messages: Messages, **options: Any) -> list[dict[st
 
     `options` as of `render`: tools may choose another template.
     """
+    if not all(isinstance(message, Mapping) for message in messages):
+        raise UsageError('expected chat messages such as {"role": "user", "content": "…"}.')
     turns = places(tokenizer, _name(tokenizer, options)).turns[0]
     return [_readable(message, turns) for message in messages]
 
@@ -260,7 +262,8 @@ def _readable(message: Mapping[str, Any], turns: Turns) -> dict[str, Any]:
     if content is None:
         return dict(message)
     if not isinstance(content, Sequence) or not all(
-        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
     ):
         raise UsageError(
             'a message has content that is not text, expected text or parts such as {"type": "text", "text": "…"}. '

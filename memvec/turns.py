@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,14 @@ from memvec.spelling import SPACES, Speller, encode
 # Private-use characters: no template changes their case or strips them off, and it holds none by accident.
 USER, ANSWER, AGAIN, SYSTEM = "\ue000\ue001", "\ue000\ue002", "\ue000\ue003", "\ue000\ue004"
 TOOLS = [
-    {"type": "function", "function": {"name": "a", "description": "b", "parameters": {"type": "object", "properties": {}}}},
-    {"type": "function", "function": {"parameters": {"type": "object", "required": ["c"]}, "description": "d", "name": "e"}},
+    {
+        "type": "function",
+        "function": {"name": "a", "description": "b", "parameters": {"type": "object", "properties": {}}},
+    },
+    {
+        "type": "function",
+        "function": {"parameters": {"type": "object", "required": ["c"]}, "description": "d", "name": "e"},
+    },
     {"function": {"parameters": {"type": "object"}, "name": "f", "description": "g"}, "type": "function"},
 ]
 DOCUMENTS = [{"title": "a", "text": "b"}, {"text": "c", "title": "d"}]
@@ -105,7 +110,9 @@ def learn(speller: Speller, bos: int | None, name: str | None = None) -> Turns:
     for text in (behind_system, *_behind_others(made)) if header else ():
         if text is not None and header in text:
             ends.add(text[: text.rfind(header)])
-    return Turns(start[speller.begin(ids, bos) :], header, frozenset(ends), opener.strip(SPACES), reads_texts, reads_parts)
+    return Turns(
+        start[speller.begin(ids, bos) :], header, frozenset(ends), opener.strip(SPACES), reads_texts, reads_parts
+    )
 
 
 @dataclass(slots=True)
@@ -156,7 +163,7 @@ def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
     rest = ""
     if closed is not None and ANSWER in closed:  # how an answer ends where nobody speaks after it
         rest = made.speller.spell(closed)[len(made.speller.spell(_through(closed, ANSWER))) :]
-    whole = header = between[len(os.path.commonprefix([between, rest])) :]
+    whole = header = between[len(_common_start(between, rest)) :]
     while header not in alone:  # the first turn may lack what stands between turns
         header = header[1:]
     cut = whole[: len(whole) - len(header)]
@@ -195,4 +202,8 @@ def _ends(text: str, part: str) -> list[int]:
 
 
 def _common_end(a: str, b: str) -> str:
-    return os.path.commonprefix([a[::-1], b[::-1]])[::-1]
+    return _common_start(a[::-1], b[::-1])[::-1]
+
+
+def _common_start(a: str, b: str) -> str:
+    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]

@@ -51,7 +51,16 @@ ALTERNATING = (
     "{% for m in talk %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% endfor %}"
 )
-INST = ("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
+INST = (
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+)
 # Content that may be a text or a list of parts.
 PARTS = "{% if m.content is string %}{{ m.content | trim }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text | trim }}{% else %}<image>{% endif %}{% endfor %}{% endif %}"
 GEMMA = (
@@ -60,7 +69,9 @@ GEMMA = (
 )
 CONTENT = "{{ m.content | trim }}"
 LLAMA3 = (
-    "{{ bos_token }}" + SYSTEM_FIRST + "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+    "{{ bos_token }}"
+    + SYSTEM_FIRST
+    + "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
     "Today Date: {{ strftime_now('%d %b %Y') }}\n\n{{ sys | trim }}<|eot_id|>"
     "{% for m in talk %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
     "{% if loop.first and tools %}Given the following functions, answer with a call.\n\n{% for t in tools %}{{ t | tojson(indent=4) }}\n\n{% endfor %}{% endif %}"
@@ -73,7 +84,7 @@ MISTRAL3 = (
     "[INST]SPACE{% if sys and (loop.last or (loop.length - loop.index == 1)) %}{{ sys }}\n\n{% endif %}{{ m.content }}[/INST]"
     "{% else %}SPACE{{ m.content }}</s>{% endif %}{% endfor %}"
 )
-DATE = "\n".join(("Cutting Knowledge Date: December 2023", "Today Date: 07 Mar 2031", "", ""))
+DATE = "Cutting Knowledge Date: December 2023\nToday Date: 07 Mar 2031\n\n"
 TURN = "<|START_OF_TURN_TOKEN|>"
 
 SHAPES: dict[str, Shape] = {
