@@ -63,7 +63,8 @@ def refusals() -> Iterator[None]:
         yield
     except (TemplateError, TypeError, ValueError) as error:
         raise UsageError(
-            f"the chat template refuses these messages: {error} Change the messages, or pass text and template='text'."
+            f"the chat template refuses these messages: {str(error).rstrip('.')}. Change the messages, or pass text and "
+            "template='text'."
         ) from error
 
 

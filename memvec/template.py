@@ -173,14 +173,27 @@ def places(tokenizer: Any, template: str | None = None) -> Places:
     if key not in known:
         alphabet = Alphabet.of(tokenizer)
         speller = Speller(tokenizer, alphabet)
-        learned = [learn(speller, tokenizer.bos_token_id, name) for name in names] if own or template else []
-        known[key] = alphabet, tuple(dict.fromkeys(learned))
+        learned = _learn(speller, tokenizer.bos_token_id, names) if own or template else ()
+        known[key] = alphabet, learned
     alphabet, turns = known[key]
     speller = Speller(tokenizer, alphabet)
     ends = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
     return Places(
         speller, turns, tokenizer.bos_token_id, encode(tokenizer, SEPARATOR), "".join(map(str, speller.pieces(ends)))
     )
+
+
+def _learn(speller: Speller, bos: int | None, names: Sequence[str | None]) -> tuple[Turns, ...]:
+    """The turns of every template that shows a user's message. UsageError where none does."""
+    learned, errors = [], []
+    for name in names:
+        try:
+            learned.append(learn(speller, bos, name))
+        except UsageError as error:
+            errors.append(error)
+    if not learned:
+        raise errors[0]
+    return tuple(dict.fromkeys(learned))
 
 
 def uses_chat(tokenizer: Any, template: str) -> bool:
@@ -277,5 +290,6 @@ def _name(tokenizer: Any, options: Mapping[str, Any]) -> str | None:
     """The name of the template that `apply_chat_template` takes of several, or what was asked for."""
     asked, own = options.get("chat_template"), tokenizer.chat_template
     if asked is None and isinstance(own, Mapping):
-        return "tool_use" if options.get("tools") is not None and "tool_use" in own else "default"
+        names = ("tool_use", "default") if options.get("tools") is not None else ("default",)
+        return next((name for name in names if name in own), None)
     return asked
