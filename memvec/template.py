@@ -7,8 +7,6 @@ place, in ids: `frame` renders messages and asks it, `Places.split` asks it abou
 
 from __future__ import annotations
 
-import itertools
-import json
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +14,13 @@ from datetime import datetime
 from typing import Any
 
 from memvec.errors import UsageError
-from memvec.rendering import Messages, render
+from memvec.rendering import Messages, first_words, marked, readable_message, render
 from memvec.spelling import Alphabet, Speller, encode
 from memvec.turns import Turns, learn
 
 __all__ = ["SEPARATOR", "Frame", "Messages", "Places", "chat_frame", "frame", "places", "readable", "uses_chat"]
 
 SEPARATOR = "\n\n"  # between a memory, or the document itself, and the user's words
-PARTS = "\n"  # between the parts of a message where a template reads text alone, as servers put it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +59,18 @@ class Places:
     def find(self, ids: Sequence[int]) -> int | None:
         """The memory's place in the spelling of `ids`; None where they are no chat. UsageError as `split`."""
         spelling, begin = "".join(self.speller.pieces(ids)), self.speller.begin(ids, self.bos)
-        found = None
+        errors = []
         for turns in self.turns:
-            found = turns.find(spelling, begin, self.marks) if found is None else found
-        return found
+            try:
+                found = turns.find(spelling, begin, self.marks)
+            except UsageError as error:
+                errors.append(error)
+                continue
+            if found is not None:
+                return found
+        if errors:
+            raise errors[0]
+        return None
 
     def cut(self, ids: Sequence[int], place: int | None, separated: bool) -> Frame:
         """The frame with the memory at `place` in the spelling of `ids`, behind BOS where it is None. UsageError."""
@@ -128,12 +133,13 @@ def chat_frame(
     """
     where = places(tokenizer, options.get("chat_template"))
     talk = readable(tokenizer, messages, **options)
-    before, text = _marked(tokenizer, talk, options)
+    before, text = marked(tokenizer, talk, **options)
     if ids is None:
         ids = encode(tokenizer, render(tokenizer, talk, **options))
-        if not _words(talk).strip() and not _holds(where, ids):  # a template may leave an empty message out
+        if not first_words(talk).strip() and not _holds(where, ids):  # a template may leave an empty message out
             ids = encode(tokenizer, text)
-    return where.cut(list(ids), _found(where, list(ids), where.speller.spell(before)), separated)
+    header = places(tokenizer, _name(tokenizer, options)).turns[0].header
+    return where.cut(list(ids), _found(where, header, list(ids), where.speller.spell(before)), separated)
 
 
 def readable(tokenizer: Any, messages: Messages, **options: Any) -> list[dict[str, Any]]:
@@ -144,7 +150,7 @@ def readable(tokenizer: Any, messages: Messages, **options: Any) -> list[dict[st
     if not all(isinstance(message, Mapping) for message in messages):
         raise UsageError('expected chat messages such as {"role": "user", "content": "…"}.')
     turns = places(tokenizer, _name(tokenizer, options)).turns[0]
-    return [_readable(message, turns) for message in messages]
+    return [readable_message(message, turns.texts, turns.parts) for message in messages]
 
 
 # What was learned of tokenizers, by their templates. Nothing in it keeps a tokenizer alive.
@@ -206,14 +212,13 @@ def uses_chat(tokenizer: Any, template: str) -> bool:
     return there and template != "text"
 
 
-def _found(where: Places, ids: Sequence[int], before: str) -> int | None:
+def _found(where: Places, header: str, ids: Sequence[int], before: str) -> int | None:
     """The place in a chat's ids, compared with what is `before` the user's first words by its messages. UsageError."""
     if not "".join(where.speller.pieces(ids)).startswith(before):
         raise UsageError(
             "the start of the user's message was not found in this chat: it was cut off. Pass no truncation, or a "
             "shorter chat."
         )
-    header = where.turns[0].header
     told = len(before) if header and (before.endswith(header) or header not in before) else None
     try:
         found = where.find(ids)
@@ -234,56 +239,6 @@ def _holds(where: Places, ids: Sequence[int]) -> bool:
         return where.find(ids) is not None
     except UsageError:
         return False
-
-
-def _marked(tokenizer: Any, talk: list[dict[str, Any]], options: dict[str, Any]) -> tuple[str, str]:
-    """What the template writes before the user's first words, and all of it. UsageError."""
-    everything = json.dumps(talk, ensure_ascii=False, default=str)
-    mark = next(m for n in itertools.count(1) if (m := "\ue000" + "\ue001" * n + "\ue002") not in everything)
-    marked, done = [], False
-    for message in talk:
-        if not done and message.get("role") == "user":
-            message, done = _mark(message, mark), True
-        marked.append(message)
-    if not done:
-        raise UsageError("expected chat messages with a user's message in text.")
-    before, shown, after = render(tokenizer, marked, **options).partition(mark)
-    if not shown or mark in after:
-        raise UsageError("this chat template does not show the user's message once. Pass template='text'.")
-    return before, before + after
-
-
-def _mark(message: dict[str, Any], mark: str) -> dict[str, Any]:
-    content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": mark + content}
-    if not content:
-        raise UsageError("expected chat messages with a user's message in text.")
-    return {**message, "content": [{**content[0], "text": mark + content[0]["text"]}, *content[1:]]}
-
-
-def _words(talk: Messages) -> str:
-    """The user's first words."""
-    content = next((m.get("content") for m in talk if m.get("role") == "user"), None)
-    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
-
-
-def _readable(message: Mapping[str, Any], turns: Turns) -> dict[str, Any]:
-    content = message.get("content")
-    if isinstance(content, str):
-        return dict(message) if turns.texts else {**message, "content": [{"type": "text", "text": content}]}
-    if content is None:
-        return dict(message)
-    if not isinstance(content, Sequence) or not all(
-        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in content
-    ):
-        raise UsageError(
-            'a message has content that is not text, expected text or parts such as {"type": "text", "text": "…"}. '
-            "Leave images and other media out."
-        )
-    parts = [dict(part) for part in content]
-    return {**message, "content": parts if turns.parts else PARTS.join(part["text"] for part in parts)}
 
 
 def _name(tokenizer: Any, options: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -164,6 +165,37 @@ class TestShapes:
                 assert places(tokenizer).split(ids, True) == frame(tokenizer, talk)
             except UsageError as error:
                 assert name in RUN_TOGETHER and "do not tell which" in str(error)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_any_words(shaped: Callable[[str], Any], name: str) -> None:
+    """Both doors agree, or one of them refuses, whatever the messages say."""
+    tokenizer, drawn = shaped(name), random.Random(name)
+    said = [
+        *{shape.header for shape in SHAPES.values()},
+        "\n",
+        " ",
+        "",
+        "x",
+        "<|im_end|>\n",
+        "</s>",
+        "é",
+        "你好",
+        "ASSISTANT: ",
+    ]
+    agreed = 0
+    for _ in range(12):
+        roles = ["system"] * (drawn.random() < 0.5 and SHAPES[name].system is not None)
+        roles += ["user", "assistant"] * drawn.randrange(3) + ["user"]
+        talk = [{"role": role, "content": "".join(drawn.choices(said, k=drawn.randint(1, 3)))} for role in roles]
+        talk = as_read(name, talk)
+        try:
+            row, split = frame(tokenizer, talk), places(tokenizer).split(ids_of(tokenizer, talk), True)
+        except UsageError:
+            continue
+        assert row == split, talk
+        agreed += 1
+    assert agreed > 5
 
 
 class TestUncertain:
