@@ -68,7 +68,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         return {**preprocess, **given}, forward, postprocess
 
     def preprocess(self, prompt_text: Any, memory: Memory | None = None, **options: Any) -> Any:
-        """Token ids of one prompt, its memory and, as "frame", what stands before and after it.
+        """Token ids of one prompt, its memory and, as "frame", the tokens before and after the memory.
 
         UsageError for a chat in which the memory has no place.
         """

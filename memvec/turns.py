@@ -41,7 +41,7 @@ class Turns:
 
     start: str  # a chat without a system message up to the memory, without BOS
     header: str  # opens a user's turn; empty where the template writes nothing there
-    ends: frozenset[str]  # what stands before the header behind a turn of somebody else
+    ends: frozenset[str]  # the last characters of other turns, directly before a user's header
     opener: str  # opens an assistant's turn
     texts: bool  # the template reads contents that are text
     parts: bool  # and those that are lists of parts
@@ -125,20 +125,25 @@ class _Made:
 
     @property
     def user(self) -> list[dict[str, Any]]:
+        """A chat of one message."""
         return [{"role": "user", "content": USER}]
 
     @property
     def user_in_parts(self) -> list[dict[str, Any]]:
+        """The same with its content as a list."""
         return [{"role": "user", "content": [{"type": "text", "text": USER}]}]
 
     def message(self, role: str, mark: str) -> dict[str, Any]:
+        """A message that says `mark`, as the template reads it."""
         return {"role": role, "content": [{"type": "text", "text": mark}] if self.as_parts else mark}
 
     def text(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        """The rendered chat, neither answered nor continued. UsageError where the template refuses it."""
         whole = {"add_generation_prompt": False, "continue_final_message": False}
         return render(self.speller.tokenizer, messages, **{**self.options, **whole, **options})
 
     def try_text(self, messages: list[dict[str, Any]], **options: Any) -> str | None:
+        """The same, or None where the template refuses it."""
         with contextlib.suppress(UsageError):  # some templates refuse system messages, or tools
             return self.text(messages, **options)
         return None
@@ -153,7 +158,7 @@ class _Made:
 
 
 def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
-    """A user's header, what stands between an answer and the next user's words, and what opens an assistant's turn."""
+    """A user's header, the text between an answer and the next user's words, and the opening of an assistant's turn."""
     user, answer, again = made.message("user", USER), made.message("assistant", ANSWER), made.message("user", AGAIN)
     opener = made.behind(USER, [user, answer, again], ANSWER) or ""
     between = made.behind(ANSWER, [user, answer, again], AGAIN)
@@ -164,7 +169,7 @@ def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
     if closed is not None and ANSWER in closed:  # how an answer ends where nobody speaks after it
         rest = made.speller.spell(closed)[len(made.speller.spell(_through(closed, ANSWER))) :]
     whole = header = between[len(_common_start(between, rest)) :]
-    while header not in alone:  # the first turn may lack what stands between turns
+    while header not in alone:  # the first turn may lack what the template writes between turns
         header = header[1:]
     cut = whole[: len(whole) - len(header)]
     if 2 * len(header.strip(SPACES)) < len(whole.strip(SPACES)) or (cut[-1:].isalnum() and header[:1].isalnum()):
@@ -173,7 +178,7 @@ def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
 
 
 def _behind_others(made: _Made) -> Iterator[str | None]:
-    """What stands before a user's header behind tools and documents that the template puts there."""
+    """The text that ends with a user's header behind tools and documents, where the template puts them there."""
     for name, things in (("tools", TOOLS), ("documents", DOCUMENTS)):
         for first in ([], [made.message("system", SYSTEM)]):
             talk = [*first, made.message("user", USER)]
