@@ -16,12 +16,13 @@ from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils.chat_template_utils import Chat
 
-from memvec.attach import embed_rows, mask_of
+from memvec.attach import mask_of, own_ids
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.prefix import Memories, pad_id
-from memvec.template import places
+from memvec.prefix import Memories, embed, pad_id, tensor
+from memvec.rendering import refusals
+from memvec.template import Frame, chat_frame, places, readable
 from memvec.wrappers import unwrapped
 
 TASK = "memvec-text-generation"
@@ -46,7 +47,6 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         """As the base class, and `memory`: a Memory that calls without one use."""
         super().__init__(*args, **options)
         self._checked: set[str] = set()  # fingerprints this model was compared with
-        self._places = places(self.tokenizer)
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Complete prompts or chats. `memory`: one for all, None for none, or one (or None) for each of a list.
@@ -70,17 +70,22 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         return {**preprocess, **given}, forward, postprocess
 
     def preprocess(self, prompt_text: Any, memory: Memory | None = None, **options: Any) -> Any:
-        """Token ids of one prompt and its memory. UsageError for a chat in which the memory has no place."""
+        """Token ids of one prompt, its memory and, as "frame", the tokens before and after the memory.
+
+        UsageError for a chat in which the memory has no place.
+        """
         if isinstance(prompt_text, _Row):
             prompt_text, memory = prompt_text.prompt, prompt_text.memory
-        inputs = super().preprocess(prompt_text, **options)
-        if memory is not None:
-            self._make_room(inputs, isinstance(prompt_text, Chat))
+        if memory is not None and isinstance(prompt_text, Chat):
+            inputs = self._chat(prompt_text, options)
+        else:
+            inputs = super().preprocess(prompt_text, **options)
+            inputs["frame"] = None if memory is None else self._make_room(inputs)
         inputs["memory"] = memory
         return inputs
 
     def _forward(self, model_inputs: Any, **options: Any) -> Any:
-        memory = model_inputs.pop("memory")  # of a batch: a list
+        memory, frames = model_inputs.pop("memory"), model_inputs.pop("frame")  # of a batch: lists
         memories = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
         if all(own is None for own in memories):
             return super()._forward(model_inputs, **options)
@@ -89,25 +94,45 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
                 check_model(self.model, self.tokenizer, own.fingerprint)
                 self._checked.add(own.fingerprint.id)
         # The memory travels in the arguments of this call; the model keeps nothing of it.
-        ids, model = model_inputs["input_ids"], unwrapped(self.model)
-        mask = mask_of(model, dict(model_inputs), ids)
-        made = embed_rows(model, self._places, pad_id(self.tokenizer), ids, mask, memories).generate_kwargs()
+        ids = model_inputs["input_ids"]
+        rows = zip(
+            [frames] if isinstance(frames, Frame) else frames,
+            own_ids(ids, mask_of(unwrapped(self.model), dict(model_inputs), ids)),
+            memories,
+            strict=True,
+        )
+        made = embed(
+            self.model,
+            [(Frame((), own), None) if kept is None else (place, tensor(kept)) for place, own, kept in rows],
+            pad_id(self.tokenizer),
+        ).generate_kwargs()
         inputs = {**model_inputs, "attention_mask": made["attention_mask"]}
         return super()._forward(inputs, **options, inputs_embeds=made["inputs_embeds"])
 
-    def _make_room(self, inputs: Any, chat: bool) -> None:
-        """See to it that the memory finds its place in `inputs`: the user's turn of a chat, BOS of a text."""
-        ids = inputs["input_ids"]
-        if chat:
-            held = self._places.split(ids[0].tolist(), False).before
-            if not self._places.header or held[-len(self._places.header) :] != self._places.header:
-                raise UsageError(
-                    "the start of the user's message was not found in this chat: its first characters run into the "
-                    "template, or the template is cut off. Begin the message with a word, and pass no truncation."
-                )
-        elif self._places.bos is not None and ids[0, :1].tolist() != [self._places.bos]:
-            inputs["input_ids"] = torch.cat([torch.full_like(ids[:, :1], self._places.bos), ids], dim=1)
+    def _chat(self, chat: Chat, options: dict[str, Any]) -> Any:
+        """The token ids of a chat and its frame. UsageError where it has none, or the template refuses the chat."""
+        names = ("tools", "documents", "continue_final_message")
+        rendering = {name: options.get(name) for name in names} | (options.get("tokenizer_encode_kwargs") or {})
+        talk = readable(self.tokenizer, chat.messages, **rendering)
+        with refusals():
+            inputs = super().preprocess(Chat(talk), **options)
+        inputs["prompt_text"] = chat  # the answer repeats it as it was given
+        inputs["frame"] = chat_frame(self.tokenizer, talk, _own(inputs), **rendering)
+        return inputs
+
+    def _make_room(self, inputs: Any) -> Frame:
+        """The frame of a text, which may be a chat that was rendered before; else BOS comes first in `inputs`."""
+        ids, where = _own(inputs), places(self.tokenizer)
+        if where.find(ids) is None and where.bos is not None and ids[:1] != [where.bos]:
+            inputs["input_ids"] = torch.tensor([[where.bos, *ids]], device=inputs["input_ids"].device)
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return where.split(_own(inputs), True)
+
+
+def _own(inputs: Any) -> list[int]:
+    """The ids of one prompt without padding."""
+    ids, mask = inputs["input_ids"][0], inputs.get("attention_mask")
+    return [int(i) for i in (ids if mask is None else ids[mask[0].bool()])]
 
 
 def register() -> None:

@@ -15,8 +15,8 @@ from memvec import options
 from memvec.dispatch import READY, Block, close_block, install, mark, open_block
 from memvec.errors import UsageError
 from memvec.identity import check_model
-from memvec.prefix import Embedded, Memories, embed, pad_id, tensor
-from memvec.template import Places, places
+from memvec.prefix import Memories, embed, pad_id, tensor
+from memvec.template import Frame, Places, places
 from memvec.wrappers import unwrapped
 
 
@@ -94,7 +94,20 @@ class _Rows:
         asked = {name: value for name, value in given.items() if name not in ("inputs", "input_ids", "attention_mask")}
         options.check(model, asked)
         ids = _ids(given)
-        made = embed_rows(model, self.where, self.pad, ids, mask_of(model, given, ids), self.memories)
+        each = list(self.memories) * len(ids) if len(self.memories) == 1 else self.memories
+        if len(each) != len(ids):
+            raise UsageError(
+                f"{len(each)} memories are attached, found {len(ids)} rows. Pass one, or one for each row."
+            )
+        rows = zip(own_ids(ids, mask_of(model, given, ids)), each, strict=True)
+        made = embed(
+            model,
+            [
+                (Frame((), own), None) if memory is None else (self.where.split(own, True), tensor(memory))
+                for own, memory in rows
+            ],
+            self.pad,
+        )
         return {
             **options.settle(model, asked, ids.shape[1], self.pad),
             "input_ids": ids,  # as given: callers cut the output by their own length
@@ -103,16 +116,9 @@ class _Rows:
         }
 
 
-def embed_rows(model: Any, where: Places, pad: int, ids: Tensor, mask: Tensor, memories: Sequence[Any]) -> Embedded:
-    """Return rows of ids (B, T) under a mask (B, T) with a memory each, or one for all. UsageError."""
-    each = list(memories) * len(ids) if len(memories) == 1 else memories
-    if len(each) != len(ids):
-        raise UsageError(f"{len(each)} memories are attached, found {len(ids)} rows. Pass one, or one for each row.")
-    rows = [
-        (where.split(row[seen.bool()].tolist(), memory is not None), None if memory is None else tensor(memory))
-        for row, seen, memory in zip(ids, mask, each, strict=True)
-    ]
-    return embed(model, rows, pad)
+def own_ids(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
+    """Return the ids of each row that its mask does not hide; both (B, T)."""
+    return [tuple(row[seen.bool()].tolist()) for row, seen in zip(ids, mask, strict=True)]
 
 
 def mask_of(model: Any, given: dict[str, Any], ids: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class CachedMemory:
                 "Use memory.generate_kwargs, which puts the memory in front of each prompt."
             )
         options.check(self.model, {})
-        self.before = frame(tokenizer, "", template, True).before
+        self.now = datetime.now()  # a template that writes the date goes on with that of the cache
+        self.before = frame(tokenizer, "", template, True, now=self.now).before
         self.vectors = tensor(memory)
         start = embed(self.model, [(Frame(self.before, ()), self.vectors)])
         with torch.inference_mode():
@@ -77,7 +79,7 @@ class CachedMemory:
             UsageError: Other words stand before the memory than this cache was made with.
         """
         texts = as_list(prompts)
-        frames = [frame(self.tokenizer, text, self.template, True) for text in texts]
+        frames = [frame(self.tokenizer, text, self.template, True, now=self.now) for text in texts]
         if any(row.before != self.before for row in frames):
             raise UsageError(
                 "a system message or other words before the memory are not those this cache was made with. "

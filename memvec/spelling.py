@@ -1,0 +1,131 @@
+"""Token ids as characters that can be searched: what each token writes, and each added token as a character of its own.
+
+A decoded text hides what ids say: `<|user|>` may be one added token or eight letters, and a space may belong to the word
+behind it. A spelling keeps both apart: a byte is the character of its number, an added token that of 256 and its id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Ids = tuple[int, ...]
+Style = Literal["byte-level", "sentencepiece", "other"]
+
+SPACES = " \t\r\n"
+ATOM = 256  # the first character that stands for an added token
+LEADS = ("\n", "a", ".")  # texts of which one will not join with what comes behind it
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+# How byte-level vocabularies write bytes: printable ones as they are, the others as the characters from 256 on.
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_HIDDEN = [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTES = {chr(byte): chr(byte) for byte in _PRINTABLE} | {chr(256 + i): chr(byte) for i, byte in enumerate(_HIDDEN)}
+
+
+@dataclass(frozen=True, slots=True)
+class Alphabet:
+    """How a tokenizer writes its tokens. It keeps no tokenizer alive."""
+
+    style: Style
+    added: frozenset[int]  # ids of added tokens, which texts are split at before anything else
+    known: dict[int, str] = field(default_factory=dict)  # spellings that were asked for
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Alphabet:
+        """Read it off `tokenizer`."""
+        sample = "".join(tokenizer.convert_ids_to_tokens(encode(tokenizer, "a b\n")))
+        style: Style = "byte-level" if "\u0120" in sample else "sentencepiece" if "\u2581" in sample else "other"
+        return cls(style, frozenset(getattr(tokenizer, "added_tokens_decoder", {})))
+
+
+@dataclass(frozen=True, slots=True)
+class Speller:
+    """Spells the ids of one tokenizer, and cuts them at a place in their spelling."""
+
+    tokenizer: Any
+    alphabet: Alphabet
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The spelling of each token."""
+        known = self.alphabet.known
+        new = [i for i in set(ids) if i not in known]
+        known.update({i: self._piece(i, self.tokenizer.convert_ids_to_tokens(i)) for i in new})
+        return [known[i] for i in ids]
+
+    def spell(self, text: str) -> str:
+        """The spelling of the ids that `text` is made into."""
+        return "".join(self.pieces(encode(self.tokenizer, text)))
+
+    def begin(self, ids: Sequence[int], bos: int | None) -> int:
+        """Where the spelling of `ids` goes on behind the BOS that they begin with."""
+        size = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+        return sum(map(len, self.pieces(ids[:size])))
+
+    def cut(self, ids: Sequence[int], place: int) -> tuple[Ids, Ids] | None:
+        """Ids before and after `place`, an offset in their spelling. None where no tokens end there.
+
+        The text around the place, up to the next added tokens, is made into tokens anew on both sides: a tokenizer that
+        sees all of it may join the header's last space to the first word, and another word would give other tokens.
+        Ids that no tokenizer would make from their text stay as they are.
+        """
+        pieces, ids = self.pieces(ids), tuple(ids)
+        index = end = 0
+        while index < len(pieces) and end + len(pieces[index]) <= place:
+            end += len(pieces[index])
+            index += 1
+        first = next((i + 1 for i in reversed(range(index)) if ids[i] in self.alphabet.added), 0)
+        last = next((i for i in range(index, len(ids)) if ids[i] in self.alphabet.added), len(ids))
+        offset = place - sum(map(len, pieces[:first]))
+        around = "".join(pieces[first:last])
+        if self._encode(around) == ids[first:last]:
+            before, after = self._encode(around[:offset]), self._encode(around[offset:])
+            if before is not None and after is not None:
+                return (*ids[:first], *before), (*after, *ids[last:])
+        return (ids[:index], ids[index:]) if end == place else None
+
+    def _piece(self, i: int, token: str | None) -> str:
+        if i in self.alphabet.added or token is None:
+            return chr(ATOM + i)
+        if self.alphabet.style == "byte-level":
+            return "".join(_BYTES[c] for c in token) if all(c in _BYTES for c in token) else chr(ATOM + i)
+        if self.alphabet.style == "sentencepiece":
+            byte = BYTE.fullmatch(token)
+            return chr(int(byte[1], 16)) if byte else _spelled(token.replace("\u2581", " "))
+        return _spelled(self.tokenizer.decode([i]))
+
+    def _encode(self, spelling: str) -> Ids | None:
+        """The ids with this spelling, as the tokenizer would make them. None where it makes none.
+
+        A space in front is put up with where the tokenizer writes one whatever it is given.
+        """
+        try:
+            text = spelling.encode("latin-1").decode()
+        except UnicodeError:
+            return None
+        spaced = None
+        for ids in self._ways(text):
+            own = "".join(self.pieces(ids))
+            if own == spelling:
+                return ids
+            if own == " " + spelling and spaced is None:
+                spaced = ids
+        return spaced
+
+    def _ways(self, text: str) -> Iterable[Ids]:
+        yield encode(self.tokenizer, text)
+        if text.startswith(" "):  # SentencePiece writes one itself at the start
+            yield encode(self.tokenizer, text[1:])
+        for other in LEADS:  # and none behind something else
+            yield encode(self.tokenizer, other + text)[len(encode(self.tokenizer, other)) :]
+
+
+def encode(tokenizer: Any, text: str) -> Ids:
+    """The ids of `text` alone: a rendered template holds BOS already where the model wants one."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+
+def _spelled(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").decode("latin-1")
