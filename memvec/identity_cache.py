@@ -27,20 +27,21 @@ Stamp = list[list[Any]]  # [name, size, mtime_ns, ctime_ns, inode] of each file
 
 def kept(folder: Path, version: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """What `make` makes of the files in `folder`, from the cache when none has changed; `version` is that of `make`."""
-    before = _stamp(folder)
+    before = stamp(folder)
     head = {"folder": ascii(str(folder.resolve())), "version": version, "files": before}
     file = cache_root() / "fingerprints" / f"{sha256(head['folder'])[:32]}.json"
     if (found := _read(file, head)) is not None:
         return found
     value = dict(make())
     youngest = max((max(entry[2], entry[3]) for entry in before), default=0)
-    if _stamp(folder) == before and time.time_ns() - youngest > RECENT_NS:
+    if stamp(folder) == before and time.time_ns() - youngest > RECENT_NS:
         with contextlib.suppress(OSError):  # without a place to keep it, it is made again
             _write(file, head | {"value": value})
     return value
 
 
-def _stamp(folder: Path) -> Stamp:
+def stamp(folder: Path) -> Stamp:
+    """What tells when a file in `folder` was changed, added or removed. OSError."""
     # Names as ASCII: JSON has no place for bytes that are no UTF-8.
     found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return [[ascii(name), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in found]
