@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memvec.causes import readable
 from memvec.errors import NotFoundError, UnsupportedModelError
 from memvec.formats import canonical
 from memvec.guard import loading_alone
-from memvec.model_cache import readable
 
 EMBEDDING_NAMES = (
     "embed_tokens.weight",

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from memvec import __version__, checkpoint, identity_cache, traits
+from memvec.causes import readable
 from memvec.checkpoint import load_config, load_tokenizer
 from memvec.errors import NotFoundError, UnsupportedModelError
-from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, readable, resolve, silent
+from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, resolve, silent
 from memvec.types import Fingerprint, Identity
 from memvec.verdicts import Comparison, Verdict, compare
 

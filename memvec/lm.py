@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from memvec.caches import cache_argument, cache_of, recurrent
-from memvec.causes import enough_memory
+from memvec.causes import enough_memory, readable
 from memvec.errors import UsageError
 from memvec.fused import Fused
 from memvec.guard import loading_alone
-from memvec.model_cache import readable
 from memvec.rotary import isolate
 from memvec.suitability import check_config, check_model, open_embeddings
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memvec import identity_cache
+from memvec.causes import readable
 from memvec.errors import UsageError
 from memvec.guard import loading_alone
 from memvec.model_cache import Notify, resolve, silent
@@ -84,7 +85,8 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
     from memvec.lm import FrozenLM
 
     where = str(folder.resolve())
-    stamp = identity_cache.stamp(folder)
+    with readable(folder):
+        stamp = identity_cache.stamp(folder)
     key = (where, fingerprint, repr(stamp), dtype, _device(device))
     if (found := _kept(key)) is not None:
         return found
