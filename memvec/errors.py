@@ -220,8 +220,8 @@ class OutOfMemoryError(MemvecError, MemoryError):
         self.what, self.reason = what, (str(reason).strip().splitlines() or [""])[0][:200]
         said = f" ({self.reason})" if self.reason else ""
         super().__init__(
-            f"not enough memory to {what}{said}. Ask for less: a smaller batch or model, dtype='bfloat16', or call "
-            "memvec.unload() first."
+            f"not enough memory to {what}{said}. Ask for less: a smaller batch, a smaller model or another dtype. "
+            "memvec.unload() drops the models that are kept loaded."
         )
 
     def __reduce__(self) -> tuple[type[OutOfMemoryError], tuple[str, str]]:
