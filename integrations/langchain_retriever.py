@@ -23,7 +23,7 @@ try:
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables.config import run_in_executor
-    from pydantic import PrivateAttr
+    from pydantic import Field, PrivateAttr
 except ImportError as error:
     raise MissingExtraError(
         "the LangChain retriever needs langchain-core. Install it: pip install 'memvec[langchain]'."
@@ -45,11 +45,11 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
     k: int = 4
     documents: tuple[str, ...] | str = ()  # globs; none: all
     min_score: float | Literal["auto"] | None = None
-    where: dict[str, str] = {}  # what must have been said of a document
+    where: dict[str, str] = Field(default_factory=dict)  # what must have been said of a document
     embedder: str | None = None
     model: str | None = None
     decode: bool = True
-    search_kwargs: dict[str, Any] = {}
+    search_kwargs: dict[str, Any] = Field(default_factory=dict)
     _opened: tuple[tuple[str, str | None, str | None], Searcher] | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any) -> None:

@@ -29,7 +29,7 @@ def cache_root() -> Path:
 def temporary_root() -> Path:
     """A folder among temporary files: one for all processes of a user, if nobody else can have put anything into it."""
     try:
-        base = Path(tempfile.gettempdir())
+        base = _base()
     except FileNotFoundError:  # no folder for temporary files can be written to
         return NOWHERE
     user = os.getuid() if hasattr(os, "getuid") else 0
@@ -46,6 +46,10 @@ def temporary_root() -> Path:
 def roots() -> tuple[Path, ...]:
     """The places to look in, and to write to, in this order."""
     return tuple(dict.fromkeys((cache_root(), temporary_root())))
+
+
+def _base() -> Path:
+    return Path(tempfile.gettempdir())
 
 
 @functools.cache
