@@ -129,7 +129,10 @@ def calibrate(
         tuple(points),
         ", ".join(texts or handbook()),
     )
-    _keep(profile)
+    try:
+        _keep(profile)
+    except OSError as error:  # what took minutes to measure is given back all the same
+        enter(f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE", progress, watch)
     return profile
 
 

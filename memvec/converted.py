@@ -26,6 +26,7 @@ from memvec.cache_folder import roots
 from memvec.causes import readable
 from memvec.errors import MemvecError, WriteError
 from memvec.formats import canonical
+from memvec.guard import loading_alone
 
 LIST = "converted.json"
 LIST_VERSION = 1
@@ -72,7 +73,8 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
     full, NotFoundError for a file that is no model.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target):
+    # In this order in every thread: loading may lead here, and a conversion loads.
+    with loading_alone(), _lock(target):
         if not fault(target):
             return
         _clear(target)

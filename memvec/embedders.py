@@ -78,6 +78,7 @@ class Table:
         name = identity(TABLE, version=2, embedding=fingerprint.embedding, vocabulary=fingerprint.vocabulary)
         self.statistics = TableStatistics.cached(name, self.table, self.tokenizer)
         self.embedder = Embedder(TABLE, name, self.table.shape[1])
+        self._key("-")  # a first call changes settings of the tokenizer, which threads share from now on
 
     def keys(self, texts: Mapping[bytes, str]) -> Keys:
         """A key (W,) of unit length for each text; zeros for one without tokens."""
