@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from memvec.numerics import CHANCE
+from memvec.numerics import drawing
 
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
@@ -25,7 +25,7 @@ def captured(lm: FrozenLM, compute: Callable[[], None]) -> torch.cuda.CUDAGraph 
     try:
         # One at a time, and beside nobody who draws random numbers; other threads may go on allocating memory.
         apart = torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local")
-        with CHANCE, torch.cuda.device(lm.device), staying, apart:
+        with drawing(), torch.cuda.device(lm.device), staying, apart:
             compute()
     except torch.OutOfMemoryError:
         raise

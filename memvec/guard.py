@@ -14,14 +14,26 @@ from typing import Generic, TypeVar
 
 State = TypeVar("State")
 
-_loading = threading.RLock()
+
+class Lock:
+    """A re-entrant lock of the process: `with lock():`. It is free in a forked child, whose other threads are gone."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold it."""
+        with self._lock:
+            yield
 
 
-@contextmanager
-def loading_alone() -> Iterator[None]:
-    """Hold the process-wide lock for loading models and tokenizers and for importing torch, transformers and the like."""
-    with _loading:
-        yield
+loading_alone = Lock()  # for loading models and tokenizers, and for importing torch, transformers and the like
 
 
 class Held(Generic[State]):
@@ -30,30 +42,20 @@ class Held(Generic[State]):
     def __init__(self, enter: Callable[[], State], leave: Callable[[State], None]) -> None:
         """`enter` sets it and returns what `leave` needs to restore it."""
         self._enter, self._leave = enter, leave
-        self._lock, self._holders = threading.Lock(), 0
+        self._lock, self._holders = Lock(), 0
         self._before: State
 
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Within: the setting is as `enter` makes it."""
-        with self._lock:
+        with self._lock():
             if not self._holders:
                 self._before = self._enter()
             self._holders += 1
         try:
             yield
         finally:
-            with self._lock:
+            with self._lock():
                 self._holders -= 1
                 if not self._holders:
                     self._leave(self._before)
-
-
-def _after_fork() -> None:
-    """A child has none of the threads that may have held the lock when it was forked."""
-    global _loading
-    _loading = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from memvec import identity_cache
 from memvec.causes import readable
 from memvec.errors import UsageError
-from memvec.guard import loading_alone
+from memvec.guard import Lock, loading_alone
 from memvec.model_cache import Notify, resolve, silent
 from memvec.types import Fingerprint, Identity
 from memvec.verdicts import Verdict, compare
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 MOST_MODELS = 2  # kept loaded; the one that was not asked for longest goes
 
 _models: OrderedDict[tuple[Any, ...], FrozenLM] = OrderedDict()  # the newest use last
-_models_lock = threading.RLock()  # held for moments only; taken after `loading_alone`, never before it
+_models_lock = Lock()  # held for moments only; taken after `loading_alone`, never before it
 
 
 def load_lm(
@@ -93,13 +92,13 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
     with loading_alone():
         if (found := _kept(key)) is not None:  # by a thread that was waited for
             return found
-        with _models_lock:
+        with _models_lock():
             for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
                 del _models[old]
             _trim(MOST_MODELS - 1)  # before loading: memory need not hold one more
         lm = FrozenLM(folder, dtype, device)
         if identity_cache.stamp(folder) == stamp:  # else it may be of files that were not compared
-            with _models_lock:
+            with _models_lock():
                 _models[key] = lm
         return lm
 
@@ -120,7 +119,7 @@ def unload(keep: int = 0) -> int:
     """
     if keep < 0:
         raise UsageError(f"keep is {keep}, expected 0 or more.")
-    with _models_lock:
+    with _models_lock():
         dropped = _trim(keep)
     if dropped:
         gc.collect()  # modules refer to each other
@@ -131,7 +130,7 @@ def unload(keep: int = 0) -> int:
 
 
 def _kept(key: tuple[Any, ...]) -> FrozenLM | None:
-    with _models_lock:
+    with _models_lock():
         if key in _models:
             _models.move_to_end(key)
         return _models.get(key)

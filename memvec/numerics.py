@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 
 import torch
 
-from memvec.guard import Held
+from memvec.guard import Held, Lock
 
-CHANCE = threading.RLock()  # held by whoever uses torch's generator of random numbers
+drawing = Lock()  # held by whoever uses torch's generator of random numbers
 
 
 def _highest() -> str:
@@ -43,6 +42,6 @@ def sampling(device: torch.device, seed: int | None) -> Iterator[int]:
 
     torch has one generator for the process, so one thread samples at a time.
     """
-    with CHANCE, torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with drawing(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         # torch begins every process with the same seed: who samples without naming one wants another.
         yield torch.seed() if seed is None else torch.manual_seed(seed).initial_seed()

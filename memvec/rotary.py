@@ -6,11 +6,12 @@ on the module. Another thread's pass would then be run with them.
 
 from __future__ import annotations
 
-import threading
 import types
 from typing import Any
 
-_one_at_a_time = threading.Lock()
+from memvec.guard import Lock
+
+_one_at_a_time = Lock()
 
 
 def isolate(model: Any) -> None:
@@ -21,7 +22,7 @@ def isolate(model: Any) -> None:
 
 
 def _forward(self: Any, *given: Any, **named: Any) -> Any:
-    with _one_at_a_time:
+    with _one_at_a_time():
         for prefix, kind in _types(self).items():
             if "dynamic" in kind:  # it grows with the longest text so far: begin again
                 name = f"{prefix}inv_freq"
