@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from memvec.causes import enough_memory
 from memvec.errors import ReconstructionError, UsageError
 from memvec.escalation import ALLOWED, ALONE, CANONICAL, Attempt, Failure, attempt, examine, is_canonical, text_bytes
 from memvec.guard import loading_alone
@@ -132,8 +133,9 @@ class Decoder:
 
         enter("decoding", self.progress, self.watch)
         vectors, counts = [r.vectors for r in records], [r.tokens for r in records]
-        rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
         batch = self.batch or rows_at_once(lm)
+        with enough_memory(f"decode {min(batch, len(records))} records at once"):
+            rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
         how = f"in a batch of {batch}" if batch > 1 else ALONE
         return [
             self._settle(lm, record, Attempt(how, tuple(ids), text_bytes(lm, ids)))

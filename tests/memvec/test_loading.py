@@ -230,6 +230,19 @@ class TestReading:
             for length, said in zip(order, threads.map(read, order), strict=True):
                 assert torch.equal(said, fresh[lengths.index(length)]), length
 
+    def test_a_kept_index_is_mapped_once(self) -> None:
+        import numpy as np
+
+        from memvec.index import VectorIndex
+
+        values = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+        for _ in range(5):
+            index = VectorIndex.build(values, "IVF4,Flat")
+            numbers = np.arange(400)
+            with ThreadPoolExecutor(8) as threads:
+                found = list(threads.map(lambda _, i=index, n=numbers: i.vectors(n), range(16)))
+            assert all(np.array_equal(part, found[0]) for part in found)
+
     def test_word_scores_are_those_of_the_query(self) -> None:
         import numpy as np
 
@@ -319,3 +332,11 @@ class TestOutOfMemory:
         monkeypatch.setattr("memvec.suitability.TOKENS", "eight")
         with pytest.raises(TypeError):
             FrozenLM(Path(tiny))
+
+    def test_decoding_says_so(self, packed: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr("memvec.decode.decode", refuse)
+        with pytest.raises(OutOfMemoryError, match="not enough memory to decode 2 records at once"):
+            memvec.cat(packed, "crlf.txt", model=tiny, batch=2)
