@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from memvec.decode import decode
-from memvec.lm import FrozenLM, declared_numerics, pick_device
+from memvec.lm import FrozenLM, pick_device
 from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.numerics import declared_numerics
 from memvec.types import Vectors
 
 

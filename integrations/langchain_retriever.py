@@ -3,53 +3,92 @@
 from memvec.integrations.langchain_retriever import MemvecRetriever
 retriever = MemvecRetriever(store="letters.memvec", k=4)
 retriever.invoke("Where was the last letter written?")
+retriever.invoke("Who wrote it?", k=1, documents=["1813/*"])
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from memvec.errors import MissingExtraError
+from memvec.errors import MissingExtraError, UsageError
+from memvec.guard import loading_alone
 from memvec.searching import Searcher, with_text
 from memvec.store import Store
 
 try:
-    from langchain_core.callbacks import CallbackManagerForRetrieverRun
+    from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
-    from pydantic import PrivateAttr
-except ImportError:
+    from langchain_core.runnables.config import run_in_executor
+    from pydantic import Field, PrivateAttr
+except ImportError as error:
     raise MissingExtraError(
         "the LangChain retriever needs langchain-core. Install it: pip install 'memvec[langchain]'."
-    ) from None
+    ) from error
+
+OPTIONS = ("k", "documents", "min_score", "where", "decode")
 
 
 class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
     """Records of a store as documents: their decoded, verified text, and where they come from as metadata.
 
+    `invoke` and the rest take the fields `k`, `documents`, `min_score`, `where` and `decode` for one query, and
+    `search_kwargs` holds the same by name, as LangChain's own retrievers have it. Threads may share a retriever.
     Without `decode` the text is empty and no model has to run: enough where the memory is what goes into the prompt.
     The store is read when the retriever is made; make another to see what was packed since.
     """
 
-    store: str
+    store: str | Path
     k: int = 4
-    documents: tuple[str, ...] = ()  # globs; none: all
+    documents: tuple[str, ...] | str = ()  # globs; none: all
     min_score: float | Literal["auto"] | None = None
+    where: dict[str, str] = Field(default_factory=dict)  # what must have been said of a document
     embedder: str | None = None
     model: str | None = None
     decode: bool = True
-    _searcher: Searcher = PrivateAttr()
+    search_kwargs: dict[str, Any] = Field(default_factory=dict)
+    _opened: tuple[tuple[str, str | None, str | None], Searcher] | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any) -> None:
         """Open the store and read its keys. NotFoundError, UsageError, FingerprintError, StoreDamagedError."""
-        self._searcher = Searcher(Store.open(self.store), self.embedder, self.model)
+        self._options({})
+        self._searcher()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """The fields; whoever gets them opens the store again at the first query."""
+        return {**super().__getstate__(), "__pydantic_private__": {"_opened": None}}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> MemvecRetriever:
+        made = type(self).__new__(type(self))
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return made
+
+    def _searcher(self) -> Searcher:
+        """The opened store, opened again where a copy was given another one."""
+        key = str(self.store), self.embedder, self.model
+        with loading_alone():  # threads that come first wait for one of them
+            if self._opened is None or self._opened[0] != key:
+                self._opened = key, Searcher(Store.open(self.store), self.embedder, self.model)
+            return self._opened[1]
+
+    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of one query: what is given, else what `search_kwargs` says, else the fields. UsageError."""
+        named = {**self.search_kwargs, **given}
+        if unknown := sorted(set(named) - {*OPTIONS, "verbose"}):
+            raise UsageError(f"a query has no option {unknown[0]!r}, expected {', '.join(OPTIONS)}.")
+        return {name: named.get(name, getattr(self, name)) for name in OPTIONS}
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun | None = None
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun | None = None, **given: Any
     ) -> list[Document]:
-        hits = self._searcher.search(query, self.k, self.documents, self.min_score)
-        if self.decode and hits:
-            hits = with_text(self._searcher.store, hits, self.model)
+        asked, searcher = self._options(given), self._searcher()
+        names = (asked["documents"],) if isinstance(asked["documents"], str) else tuple(asked["documents"])
+        hits = searcher.search(query, asked["k"], names, asked["min_score"], asked["where"])
+        if asked["decode"] and hits:
+            hits = with_text(searcher.store, hits, self.model)
         return [
             Document(
                 id=hit.record,
@@ -58,3 +97,10 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
             )
             for hit in hits
         ]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun | None = None, **given: Any
+    ) -> list[Document]:
+        # LangChain's own passes no options on.
+        found: list[Document] = await run_in_executor(None, self._get_relevant_documents, query, **given)
+        return found

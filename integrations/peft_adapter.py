@@ -31,6 +31,7 @@ from torch import Tensor
 from memvec.cached import CachedMemory
 from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, UnsupportedModelError, UsageError
 from memvec.formats import files
+from memvec.guard import loading_alone
 from memvec.identity import check_fingerprint, check_model
 from memvec.memory import Memory
 from memvec.prefix import Template, tensor
@@ -53,7 +54,8 @@ def export_prompt_tuning(
     ids are not supported"). Give it one row at a time, or export keys and values.
     `tokenizer` None: only the width of the model is compared. FingerprintError; UsageError when something is at `folder`.
     """
-    from peft import PromptTuningConfig
+    with loading_alone():
+        from peft import PromptTuningConfig
 
     _check(memory, model, tokenizer)
     look = model.get_input_embeddings()
@@ -110,7 +112,8 @@ def export_prefix_tuning(
     must be of one length: a warning says so.
     FingerprintError, UnsupportedModelError; UsageError when something is at `folder`.
     """
-    from peft import PrefixTuningConfig
+    with loading_alone():
+        from peft import PrefixTuningConfig
 
     return _export_cache(memory, folder, model, tokenizer, template, PrefixTuningConfig)
 
@@ -123,7 +126,8 @@ def export_cartridge(
     MissingExtraError when the installed PEFT is too old to know cartridges.
     """
     try:
-        from peft import CartridgeConfig
+        with loading_alone():
+            from peft import CartridgeConfig
     except ImportError:
         raise MissingExtraError(
             "this PEFT knows no cartridges. Upgrade it with `pip install -U peft`, or export as prefix tuning."

@@ -17,6 +17,8 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from memvec.guard import loading_alone as _loading_alone
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from memvec.inspection import info as info
     from memvec.inspection import list_documents as list
     from memvec.inspection import show as show
+    from memvec.loading import unload as unload
     from memvec.memory import Memory as Memory
     from memvec.memory import load as load_memory
     from memvec.merging import merge as merge
@@ -96,6 +99,7 @@ _EXPORTS = {
     "rm": ("memvec.removing", "rm"),
     "search": ("memvec.searching", "search"),
     "show": ("memvec.inspection", "show"),
+    "unload": ("memvec.loading", "unload"),
     "unpack": ("memvec.unpacking", "unpack"),
     "verify": ("memvec.verification", "verify"),
 }
@@ -104,7 +108,7 @@ __all__ = [  # capitals first, as in the table above
     "CapacitySettings", "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
     "add", "attached", "build_index", "calibrate", "capacity", "cat", "compact", "compare", "diff", "estimate", "evaluate",
     "export_store", "fingerprint", "gc", "generate", "import_store", "info", "list", "load_memory", "merge", "models",
-    "pack", "read", "repair", "rm", "search", "show", "unpack", "verify",
+    "pack", "read", "repair", "rm", "search", "show", "unload", "unpack", "verify",
 ]  # fmt: skip
 
 
@@ -112,7 +116,8 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'memvec' has no attribute {name!r}")
     module, attribute = _EXPORTS[name]
-    value = getattr(importlib.import_module(module), attribute)
+    with _loading_alone():  # a first import of torch and transformers in several threads would meet modules half done
+        value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from memvec.allocator import keeping_memory
+from memvec.cache_folder import cache_root
 from memvec.decode import certify
 from memvec.errors import NotFoundError, UsageError
 from memvec.fit import FitEngine
 from memvec.identity import fingerprint_folder
 from memvec.lm import FrozenLM, in_float32, pick_device, pick_dtype
-from memvec.model_cache import DEFAULT_MODEL, cache_root, resolve
+from memvec.model_cache import DEFAULT_MODEL, resolve
 from memvec.planning import plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.samples import handbook, passages
@@ -128,7 +129,10 @@ def calibrate(
         tuple(points),
         ", ".join(texts or handbook()),
     )
-    _keep(profile)
+    try:
+        _keep(profile)
+    except OSError as error:  # what took minutes to measure is given back all the same
+        enter(f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE", progress, watch)
     return profile
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memvec.causes import readable
 from memvec.errors import NotFoundError, UnsupportedModelError
 from memvec.formats import canonical
-from memvec.model_cache import readable
+from memvec.guard import loading_alone
 
 EMBEDDING_NAMES = (
     "embed_tokens.weight",
@@ -66,15 +67,25 @@ def embedding_name(names: Iterable[str]) -> str | None:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the checkpoint in `folder`. NotFoundError when it cannot be read."""
-    from transformers import AutoTokenizer
+    with loading_alone(), readable(folder):
+        from transformers import AutoTokenizer
 
-    with readable(folder):
         return AutoTokenizer.from_pretrained(folder)
+
+
+def load_config(folder: Path) -> Any:
+    """The configuration of the checkpoint in `folder`. NotFoundError when it cannot be read."""
+    with loading_alone(), readable(folder):
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(folder)
 
 
 def embedding_table(folder: Path) -> Any:
     """The input embeddings (V, D) of the checkpoint in `folder`, as float16 numpy, nothing else of it loaded."""
-    from safetensors import safe_open
+    with loading_alone():  # the first import of torch, which safetensors would do by itself
+        import torch  # noqa: F401
+        from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:  # numpy has no bfloat16

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memvec.lm import FrozenLM, declared_numerics, free_bytes
+from memvec.lm import FrozenLM, free_bytes
+from memvec.numerics import declared_numerics
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.static_decode import StaticDecode, static_cache
 from memvec.types import Vectors

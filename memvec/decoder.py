@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from memvec.causes import enough_memory
 from memvec.errors import ReconstructionError, UsageError
 from memvec.escalation import ALLOWED, ALONE, CANONICAL, Attempt, Failure, attempt, examine, is_canonical, text_bytes
+from memvec.guard import loading_alone
 from memvec.loading import load_lm
 from memvec.progress import Progress, Watch, enter
 from memvec.records import raw_bytes
@@ -97,7 +99,8 @@ class Decoder:
     @property
     def at_once(self) -> int:
         """Records to read ahead: as many as the device likes."""
-        from memvec.lm import pick_device
+        with loading_alone():  # the first import of torch
+            from memvec.lm import pick_device
 
         return RECORDS_AT_ONCE_GPU if pick_device(self.device).startswith("cuda") else RECORDS_AT_ONCE
 
@@ -125,13 +128,14 @@ class Decoder:
     def _texts(self, records: Sequence[Record]) -> list[tuple[bytes, Failure | None]]:
         if not records:
             return []
+        lm = self.load()
         from memvec.decode import decode, rows_at_once
 
-        lm = self.load()
         enter("decoding", self.progress, self.watch)
         vectors, counts = [r.vectors for r in records], [r.tokens for r in records]
-        rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
         batch = self.batch or rows_at_once(lm)
+        with enough_memory(f"decode {min(batch, len(records))} records at once"):
+            rows = decode(lm, vectors, counts, [r.corrections for r in records], self.batch, self._tick)
         how = f"in a batch of {batch}" if batch > 1 else ALONE
         return [
             self._settle(lm, record, Attempt(how, tuple(ids), text_bytes(lm, ids)))
@@ -169,7 +173,7 @@ class Decoder:
             return raw_bytes(record)
         except ValueError as error:
             path = self.store.manifest.shards[ref.shard].path
-            raise refused(f"{path} record {ref.row}", error) from None
+            raise refused(f"{path} record {ref.row}", error) from error
 
     def load(self) -> FrozenLM:
         """The model in float32, the numerics every store of this version was certified in."""

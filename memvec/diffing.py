@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from memvec.guard import loading_alone
 from memvec.identity import compared, identify_folder
 from memvec.model_cache import lasting_name, resolve
 from memvec.progress import Progress, Watch, enter, unwatched
@@ -28,10 +29,11 @@ def diff(
     open_question = made.verdict in (Verdict.RELATIVE, Verdict.UNTOLD)
     if not (probe and open_question and all(part in stored.probe for part in OUTPUTS)):
         return made
-    import torch
+    with loading_alone():
+        import torch
 
-    from memvec.lm import FrozenLM, pick_device
-    from memvec.probing import probed
+        from memvec.lm import FrozenLM, pick_device
+        from memvec.probing import probed
 
     enter("loading the model", progress, watch)
     lm = FrozenLM(folder, torch.float32, pick_device(device))

@@ -17,6 +17,7 @@ from memvec import lexical
 from memvec.errors import MissingExtraError, UsageError
 from memvec.formats import canonical, keys
 from memvec.formats.keys import Embedder, Keys
+from memvec.guard import loading_alone
 from memvec.table_statistics import TableStatistics
 from memvec.types import Fingerprint
 
@@ -77,6 +78,7 @@ class Table:
         name = identity(TABLE, version=2, embedding=fingerprint.embedding, vocabulary=fingerprint.vocabulary)
         self.statistics = TableStatistics.cached(name, self.table, self.tokenizer)
         self.embedder = Embedder(TABLE, name, self.table.shape[1])
+        self._key("-")  # a first call changes settings of the tokenizer, which threads share from now on
 
     def keys(self, texts: Mapping[bytes, str]) -> Keys:
         """A key (W,) of unit length for each text; zeros for one without tokens."""
@@ -102,13 +104,15 @@ class Sentences:
     def __init__(self, name: str) -> None:
         """Load the model behind the colon: a folder or a hub id. MissingExtraError."""
         try:
-            from sentence_transformers import SentenceTransformer
+            with loading_alone():
+                from sentence_transformers import SentenceTransformer
         except ImportError:
             raise MissingExtraError(
                 f"{name!r} needs sentence-transformers. Install it: pip install 'memvec[sentence-transformers]'."
             ) from None
         model = name.removeprefix(SENTENCES)
-        self.model: Any = SentenceTransformer(model)
+        with loading_alone():
+            self.model: Any = SentenceTransformer(model)
         width = len(self.model.encode("a", show_progress_bar=False))
         state = hashlib.sha256()
         for part, tensor in sorted(self.model.state_dict().items()):

@@ -16,6 +16,7 @@ MemvecError                      1   unexpected, or none of the below
 ├── PartialError                 8   some inputs were skipped
 ├── MissingExtraError            9   an optional dependency is not installed
 ├── WriteError                  10   the system refused to write: no space left, a read-only folder
+├── OutOfMemoryError            11   the machine's or the GPU's memory does not suffice
 └── InterruptedPackError       130   stopped by Ctrl-C; what was finished is in the store
 """
 
@@ -208,6 +209,23 @@ class WriteError(MemvecError, OSError):
             f"could not write {path!r}: {reason}. What was finished before is there and whole. Check the space left and "
             "the permissions of the folder, and run the same command again."
         )
+
+
+class OutOfMemoryError(MemvecError, MemoryError):
+    """The memory of the machine or the GPU does not suffice; `what` could not be done, `reason` is what was said."""
+
+    exit_code = 11
+
+    def __init__(self, what: str, reason: BaseException | str = "") -> None:
+        self.what, self.reason = what, (str(reason).strip().splitlines() or [""])[0][:200]
+        said = f" ({self.reason})" if self.reason else ""
+        super().__init__(
+            f"not enough memory to {what}{said}. Ask for less: a smaller batch, a smaller model or another dtype. "
+            "memvec.unload() drops the models that are kept loaded."
+        )
+
+    def __reduce__(self) -> tuple[type[OutOfMemoryError], tuple[str, str]]:
+        return type(self), (self.what, self.reason)
 
 
 class PartialError(MemvecError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,9 @@ from torch import Tensor
 from memvec.arms import embedded
 from memvec.decoder import Decoder
 from memvec.errors import ConditioningError, NoContentError, UsageError
-from memvec.lm import FrozenLM, declared_numerics
+from memvec.lm import FrozenLM
 from memvec.memory import load
+from memvec.numerics import declared_numerics, sampling
 from memvec.prefix import Template, embed, pad_id, tensor
 from memvec.progress import Watch, enter, unwatched
 from memvec.store import Store
@@ -171,21 +173,19 @@ class _Asker:
         """The fields of a `Generated` that depend on the model, with `front` (M, D) at the memory's place."""
         kwargs, positions = self._prompt(front, self.choice.new_tokens or NEW_TOKENS)
         enter("generating", self.decoder.progress, self.decoder.watch)
-        sampling: dict[str, Any] = {"do_sample": self.choice.sample}
+        how: dict[str, Any] = {"do_sample": self.choice.sample}
         if self.choice.sample:
-            sampling["temperature"] = 1.0 if self.choice.temperature is None else self.choice.temperature
-        devices = [self.lm.device] if self.lm.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), declared_numerics(self.lm.device):
-            # torch begins every process with the same seed: who samples without naming one wants another.
-            seed = torch.manual_seed(self.choice.seed).initial_seed() if self.choice.seed is not None else torch.seed()
-            out = self.lm.model.generate(**kwargs, **sampling)
+            how["temperature"] = 1.0 if self.choice.temperature is None else self.choice.temperature
+        chance = sampling(self.lm.device, self.choice.seed) if self.choice.sample else nullcontext()
+        with chance as seed, declared_numerics(self.lm.device):
+            out = self.lm.model.generate(**kwargs, **how)
         new = out[0, kwargs["input_ids"].shape[1] :].tolist()
         return {
             "text": self.lm.tokenizer.decode(new, skip_special_tokens=True),
             "positions": positions,
             "memory_positions": 0 if front is None else len(front),
             "tokens": len(new),
-            "seed": seed if self.choice.sample else None,
+            "seed": seed,
         }
 
     def arm(self, name: str, front: Tensor | None, answer: str | None) -> Arm:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from memvec.numerics import drawing
+
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
 
@@ -21,7 +23,9 @@ def captured(lm: FrozenLM, compute: Callable[[], None]) -> torch.cuda.CUDAGraph 
     # By itself torch captures on the current device, and stays on the capturing stream when a capture fails.
     staying = torch.cuda.stream(torch.cuda.current_stream(lm.device))
     try:
-        with torch.cuda.device(lm.device), staying, torch.cuda.graph(graph, stream=side):
+        # One at a time, and beside nobody who draws random numbers; other threads may go on allocating memory.
+        apart = torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local")
+        with drawing(), torch.cuda.device(lm.device), staying, apart:
             compute()
     except torch.OutOfMemoryError:
         raise

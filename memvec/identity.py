@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from memvec import __version__, checkpoint, identity_cache, traits
-from memvec.checkpoint import load_tokenizer
+from memvec.causes import readable
+from memvec.checkpoint import load_config, load_tokenizer
 from memvec.errors import NotFoundError, UnsupportedModelError
-from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, readable, resolve, silent
+from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, resolve, silent
 from memvec.types import Fingerprint, Identity
 from memvec.verdicts import Comparison, Verdict, compare
 
@@ -51,9 +52,7 @@ def _version() -> str:
 
 
 def _read(folder: Path) -> Identity:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     tokenizer = load_tokenizer(folder)
     tensors = checkpoint.tensor_digests(folder)
     values = traits.architecture(config)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class VectorIndex:
     """Keys in a FAISS index, by number from 0."""
 
     def __init__(self, index: Any, space: Space) -> None:
-        self.index, self.space = index, space
+        self.index, self.space, self._mapping = index, space, threading.Lock()
 
     @classmethod
     def build(cls, values: Array, factory: str | None = None, space: Space | None = None) -> VectorIndex:
@@ -132,8 +133,9 @@ class VectorIndex:
         import faiss
 
         inverted = faiss.try_extract_index_ivf(self.index)
-        if inverted is not None and inverted.direct_map.type == faiss.DirectMap.NoMap:
-            inverted.make_direct_map()
+        with self._mapping:  # once, however many threads search
+            if inverted is not None and inverted.direct_map.type == faiss.DirectMap.NoMap:
+                inverted.make_direct_map()
         found: Array = self.index.reconstruct_batch(numbers)
         return found
 

@@ -6,8 +6,8 @@ Letters: B rows, L positions, D width, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from memvec.caches import cache_argument, cache_of, recurrent
+from memvec.causes import enough_memory, readable
 from memvec.errors import UsageError
 from memvec.fused import Fused
-from memvec.model_cache import readable
+from memvec.guard import loading_alone
+from memvec.rotary import isolate
 from memvec.suitability import check_config, check_model, open_embeddings
 
 LEAD = "\n"  # what stands before texts whose tokenizer would change a space at their start
@@ -35,10 +37,21 @@ class Unrun:
 
 
 class FrozenLM:
-    """A frozen model and its tokenizer. No parameter of it ever has a gradient."""
+    """A frozen model and its tokenizer. No parameter of it ever has a gradient.
+
+    Many threads may read one at once: decode, generate, measure. A fit on a GPU changes it (`graphs`, `fused`), so that a
+    pack has its own.
+    """
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
-        """Load the checkpoint in `folder` as `dtype` onto `device`."""
+        """Load the checkpoint in `folder` as `dtype` onto `device`, one thread at a time. OutOfMemoryError."""
+        with (
+            loading_alone(),
+            enough_memory(f"load {str(folder)!r} as {str(dtype).removeprefix('torch.')} onto {device}"),
+        ):
+            self._load(folder, dtype, device)
+
+    def _load(self, folder: Path, dtype: torch.dtype, device: str) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from memvec import attention  # imports transformers
@@ -49,7 +62,7 @@ class FrozenLM:
             self.model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, attn_implementation=attention.register()
             )
-        self.model.eval().requires_grad_(False).to(device)
+        isolate(self.model.eval().requires_grad_(False).to(device))
         self.dtype = dtype
         self.device = torch.device(device)
         self.recurrent, self._cache = recurrent(self.model), cache_argument(self.model)
@@ -62,14 +75,17 @@ class FrozenLM:
         self._biased = getattr(head, "bias", None) is not None and bool(head.bias.any())
         self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
         self.vocabulary, self.width = self.table.shape
-        self._lead = _lead(self.tokenizer)
+        # Fast tokenizers keep how they split special tokens as a setting: with one for each way, no call changes it.
+        self._splitter = copy.deepcopy(self.tokenizer)
+        self._lead = _lead(self._splitter)
+        _ids(self._splitter, LEAD), self.tokenizer(LEAD)  # sets what else a first call sets
         check_model(self)
         self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?
         self.fused = Fused(self.model.base_model, on=self.graphs)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added and special look-alikes split like any text."""
-        ids = _ids(self.tokenizer, LEAD + text if self._lead else text)
+        ids = _ids(self._splitter, LEAD + text if self._lead else text)
         return ids[len(self._lead) :]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -243,35 +259,29 @@ def pick_dtype(name: str | None, device: str) -> torch.dtype:
     return kinds[name]
 
 
-@contextlib.contextmanager
-def declared_numerics(device: torch.device) -> Iterator[None]:
-    """Within: float32 means float32, whatever autocast or TF32 setting the host program has. After: as it was."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def convert_gguf(file: Path, folder: Path) -> None:
     """Write the model and tokenizer in a GGUF file as a float32 safetensors checkpoint into `folder`."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    with loading_alone(), _quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
 
-    with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # its GGUF reader draws a bar that nothing turns off
         source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent}
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(
-            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
+        drawn = getattr(modeling_gguf_pytorch_utils, "tqdm", None)  # a bar that no setting turns off
+        modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
+        try:
+            with readable(file):
+                tokenizer = AutoTokenizer.from_pretrained(**source)
+                model = AutoModelForCausalLM.from_pretrained(
+                    **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+                )
+        finally:
+            modeling_gguf_pytorch_utils.tqdm = drawn
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars; memvec draws its own."""
+    """Without transformers' own progress bars; memvec draws its own. Only within `loading_alone`."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

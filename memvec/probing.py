@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memvec.lm import FrozenLM, declared_numerics
+from memvec.lm import FrozenLM
+from memvec.numerics import declared_numerics
 from memvec.store import Store
 from memvec.types import Identity
 from memvec.verdicts import OUTPUTS

@@ -166,9 +166,10 @@ class Store:
 
     def versions(self) -> list[StoredDocument]:
         """Every document version that was not removed, whole or not, in order of its newest record."""
-        if self._versions is None:
-            self._versions = self._read_versions()
-        return self._versions
+        found = self._versions  # another thread may reset it
+        if found is None:
+            found = self._versions = self._read_versions()
+        return found
 
     def _read_versions(self) -> list[StoredDocument]:
         known: dict[tuple[str, str], Document] = {}

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from memvec.causes import out_of_memory, own_mistake
+from memvec.checkpoint import load_config
 from memvec.errors import UnsupportedModelError
-from memvec.model_cache import readable
+from memvec.guard import loading_alone
 
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
@@ -20,10 +22,10 @@ TOKENS, HALF = 8, 4
 
 def check_config(folder: Path) -> None:
     """UnsupportedModelError when the checkpoint in `folder` is of a kind that has no causal language model."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    config = load_config(folder)
+    with loading_alone():
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    with readable(folder):
-        config = AutoConfig.from_pretrained(folder)
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{config.model_type} models are encoder-decoders, not decoder-only")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -48,8 +50,10 @@ def check_model(lm: FrozenLM) -> None:
     try:
         faults = [why for found, expected, why in _pairs(lm) if _far(found, expected)]
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+        if out_of_memory(error) or own_mistake(error):
+            raise
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UnsupportedModelError(f"{name} models cannot be run as memvec runs them: {reason}") from None
+        raise UnsupportedModelError(f"{name} models cannot be run as memvec runs them: {reason}") from error
     if faults:
         raise UnsupportedModelError(f"{name} models {faults[0]}")
 

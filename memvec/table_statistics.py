@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memvec.cache_folder import cache_root
 from memvec.formats import files
-from memvec.model_cache import cache_root
 
 Array = npt.NDArray[np.float32]
 

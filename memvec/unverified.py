@@ -12,7 +12,8 @@ import torch
 
 from memvec.decoder import Decoder
 from memvec.errors import NoContentError, UsageError
-from memvec.lm import FrozenLM, declared_numerics
+from memvec.lm import FrozenLM
+from memvec.numerics import declared_numerics
 from memvec.prefix import embed, pad_id
 from memvec.progress import enter
 from memvec.records import raw_bytes

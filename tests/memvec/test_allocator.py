@@ -35,6 +35,17 @@ def test_memory_is_kept_within_and_given_back_after() -> None:
     assert out.stdout.split() == ["False", "True", "False"]
 
 
+# A thread that ends first must not take the setting from one that goes on.
+NESTED = PROGRAM.replace("    inside = held()", "    with keeping_memory(): pass\n    inside = held()")
+
+
+@pytest.mark.skipif(allocator._glibc() is None, reason="glibc only")
+def test_memory_is_kept_until_the_last_holder_is_done() -> None:
+    assert NESTED != PROGRAM
+    out = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False", "True", "False"]
+
+
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with allocator.keeping_memory():

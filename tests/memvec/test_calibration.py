@@ -126,3 +126,19 @@ def test_without_a_profile_an_estimate_says_so(
     shutil.rmtree(calibration._folder(), ignore_errors=True)  # in the cache folder of these tests
     said = memvec.estimate(sources[:1], tmp_path / "s", model=tiny, settings=tiny_settings(), dtype="float32")
     assert not said.profiled and said.token_steps == round(said.tokens * USUAL_TOKEN_STEPS)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memvec import calibration
+
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
+    point = calibration.Point(76.0, 20.0, 40.0, 0.0, 0.0, 30, 60)
+    monkeypatch.setattr(calibration, "trial", lambda *_: point)
+    stages: list[str] = []
+    profile = memvec.calibrate(
+        tiny, {"a": "word " * 2000}, segments=1, dtype="float32", watch=lambda progress: stages.append(progress.stage)
+    )
+    assert profile.points and "could not be kept" in stages[-1] and "MEMVEC_CACHE" in stages[-1]

@@ -20,6 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of two files, an empty cache, and files that count as settled at once."""
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(identity_cache, "RECENT_NS", 0)
+    monkeypatch.setattr(identity_cache, "_unwritten", {})
     there = tmp_path / "model"
     there.mkdir()
     (there / "config.json").write_text("{}")
@@ -107,9 +108,14 @@ def test_nothing_is_kept_of_files_that_changed_meanwhile(folder: Path, tmp_path:
     assert not (tmp_path / "cache").exists()
 
 
-def test_without_a_place_to_keep_it_the_value_is_made(made: Callable[..., int], tmp_path: Path) -> None:
+def test_without_a_place_to_keep_it_this_process_remembers(
+    made: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache").write_bytes(b"a file stands in the way")
-    assert (made(), made()) == (1, 2)
+    monkeypatch.setattr("memvec.cache_folder._base", lambda: tmp_path / "cache")
+    assert (made(), made()) == (1, 1)
+    (folder / "a.safetensors").write_bytes(b"more weights")
+    assert made() == 2
 
 
 def test_many_writers_leave_one_whole_entry(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What an error of a library shows: that memory ran out, or a mistake in memvec's own code, or neither."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ENOMEM
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError
+
+# What torch and the system say where they have no class of their own for it.
+SAID = ("not enough memory", "out of memory", "cannot allocate memory", "can't allocate memory", "failed to allocate")
+# What reading a checkpoint that is none may raise, in transformers, tokenizers and safetensors.
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, SafetensorError)
+READERS = {"transformers", "tokenizers", "safetensors", "huggingface_hub", "gguf", "torch", "json"}
+MISTAKES = (AttributeError, TypeError, NameError, AssertionError, IndexError)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Did memory run out, of the machine or of a GPU?"""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == ENOMEM
+    return isinstance(error, Exception) and any(words in str(error).lower() for words in SAID)
+
+
+def own_mistake(error: BaseException) -> bool:
+    """Is it a mistake in memvec's code, not what a library says of bad input?"""
+    if not isinstance(error, MISTAKES):
+        return False
+    packages = [
+        str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    return packages[-1:] == ["memvec"] or not READERS & set(packages)
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Turn running out of memory into an OutOfMemoryError that names `what` was to be done."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemvecError) or not out_of_memory(error):
+            raise
+        raise OutOfMemoryError(what, error) from error
+
+
+@contextmanager
+def readable(where: Path) -> Iterator[None]:
+    """Turn what a library raises for a file or folder that is no checkpoint into one NotFoundError.
+
+    OutOfMemoryError when memory ran out; mistakes of memvec's own code pass.
+    """
+    try:
+        yield
+    except (*UNREADABLE, MemoryError) as error:
+        if isinstance(error, MemvecError) or own_mistake(error):
+            raise
+        if out_of_memory(error):
+            raise OutOfMemoryError(f"load {str(where)!r}", error) from error
+        reason = str(error).splitlines()[0][:200] if str(error) else ""
+        raise NotFoundError(
+            f"{str(where)!r} cannot be read as a model: {type(error).__name__}: {reason}. Expected config.json, "
+            "tokenizer files and safetensors, or a whole GGUF file of an architecture that transformers reads."
+        ) from error

@@ -1,0 +1,61 @@
+"""What keeps threads apart: one lock around loading and first imports, and process-wide settings with several holders.
+
+transformers does not load models in two threads at once: while one is loading, a global state makes others build theirs
+without weights. Its modules import each other on first use, which two threads can meet half done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+State = TypeVar("State")
+
+
+class Lock:
+    """A re-entrant lock of the process: `with lock():`. It is free in a forked child, whose other threads are gone."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold it."""
+        with self._lock:
+            yield
+
+
+loading_alone = Lock()  # for loading models and tokenizers, and for importing torch, transformers and the like
+
+
+class Held(Generic[State]):
+    """A process-wide setting that several threads hold at once: the first sets it, the last restores it."""
+
+    def __init__(self, enter: Callable[[], State], leave: Callable[[State], None]) -> None:
+        """`enter` sets it and returns what `leave` needs to restore it."""
+        self._enter, self._leave = enter, leave
+        self._lock, self._holders = Lock(), 0
+        self._before: State
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Within: the setting is as `enter` makes it."""
+        with self._lock():
+            if not self._holders:
+                self._before = self._enter()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock():
+                self._holders -= 1
+                if not self._holders:
+                    self._leave(self._before)
