@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from memvec.allocator import keeping_memory
+from memvec.arguments import checked, instance
 from memvec.decode import certify
 from memvec.errors import NotFoundError, UsageError
 from memvec.fit import FitEngine
@@ -78,6 +79,7 @@ class Profile:
         return points[0 if nats_per_vector < points[0].nats_per_vector else -1].token_steps
 
 
+@checked(settings=instance(PackSettings))
 def calibrate(
     model: str = DEFAULT_MODEL,
     texts: Mapping[str, str] | None = None,

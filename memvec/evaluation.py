@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from memvec import off_topic
+from memvec import arguments, off_topic
 from memvec.answers import Prompt, right
+from memvec.arguments import BYTES, checked, instance, path_or, several
 from memvec.arms import EQUAL_POSITIONS, control_arms, embedded, text_arms
 from memvec.costs import Costs, measure_costs
 from memvec.decoder import Decoder
@@ -39,6 +40,7 @@ from memvec.unpacking import content
 COMPANY = (2, 4, 8)  # memories in front at once
 FRONTS = ("none", "text", "memory")  # tried off-topic
 TIMED = 4  # documents whose prefill is timed
+QUESTIONS = path_or(several(instance(Question), "Questions", ()))
 PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
 
 
@@ -88,6 +90,7 @@ class _Subject:
     answers: list[str]  # right ones
 
 
+@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice("auto", "chat", "text", "plain"))
 def evaluate(
     store: str | Path,
     questions: str | Path | Sequence[Question],

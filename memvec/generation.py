@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from memvec.arguments import checked, literal
 from memvec.arms import embedded
 from memvec.decoder import Decoder
 from memvec.errors import ConditioningError, NoContentError, UsageError
@@ -78,6 +79,7 @@ class _Choice:
             raise UsageError("temperature and seed are for sampling. Pass sample=True (--sample), or leave them out.")
 
 
+@checked(using=literal(Using), template=literal(Template))
 def generate(
     store: str | Path,
     prompt: str | Messages | None,
@@ -116,6 +118,7 @@ def generate(
     return Generated(using=using, documents=names, **answer)
 
 
+@checked(template=literal(Template))
 def compare(
     store: str | Path,
     prompt: str | Messages,

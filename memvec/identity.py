@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memvec import __version__, checkpoint, identity_cache, traits
+from memvec.arguments import checked
 from memvec.checkpoint import load_tokenizer
 from memvec.errors import NotFoundError, UnsupportedModelError
 from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, readable, resolve, silent
@@ -19,6 +20,7 @@ TABLE_TENSORS = 8192  # a table of more would be a large part of every generatio
 TABLE_DIGITS = 16
 
 
+@checked()
 def fingerprint(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Fingerprint:
     """The fingerprint of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
     return identify(model, notify).fingerprint

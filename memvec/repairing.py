@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memvec import __version__, catalogue
+from memvec.arguments import checked
 from memvec.errors import FingerprintError, FormatTooNewError, NotFoundError, StoreDamagedError, UsageError
 from memvec.examining import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.formats import files, manifest
@@ -58,6 +59,7 @@ class _Findings:
         return tuple(p.location for p in self.problems if p.kind != "missing_file")
 
 
+@checked()
 def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lock_wait: float = 0.0) -> RepairReport:
     """Make a store readable again: the manifest from its shards, new shards of the whole records of damaged ones.
 

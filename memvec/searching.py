@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memvec import embedders, off_topic
+from memvec.arguments import checked
 from memvec.decoder import Decoder
 from memvec.embedders import LEXICAL, SENTENCES, TABLE, Embeds, maker
 from memvec.errors import NotFoundError, UsageError
@@ -57,6 +58,7 @@ class Place:
 class Searcher:
     """An opened store with its keys in memory, for many queries."""
 
+    @checked()
     def __init__(
         self, store: Store, embedder: str | None = None, model: str | None = None, notify: Notify = silent
     ) -> None:
@@ -82,6 +84,7 @@ class Searcher:
             self._parts.append((made, lookup(store, entries, rows), share))
         self._threshold: float | None = None
 
+    @checked()
     def search(
         self,
         query: str,
@@ -139,6 +142,7 @@ class Searcher:
             yield float(scores[place]), int(rows[place])
 
 
+@checked()
 def search(
     store: str | Path | Store,
     query: str,
@@ -165,6 +169,7 @@ def search(
     return with_text(opened, hits, model, device, watch) if decode and hits else hits
 
 
+@checked()
 def retrieve(
     store: str | Path,
     query: str,

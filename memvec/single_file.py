@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memvec import catalogue
+from memvec.arguments import checked
 from memvec.errors import MemvecError, NotFoundError, UsageError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
@@ -41,6 +42,7 @@ class FileReport:
     bytes: int  # of the file
 
 
+@checked()
 def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False) -> FileReport:
     """Write everything that counts in a store as one file; what was removed or superseded is left out.
 
@@ -64,6 +66,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
     return FileReport(len(opened.documents()), len(records), len(data))
 
 
+@checked()
 def import_store(file: str | Path, output: str | Path) -> FileReport:
     """Make a store of a file that `export_store` wrote; everything in it is checked before anything is written.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from memvec.arguments import checked, choice, literal
 from memvec.decoder import Decoder, Piece
 from memvec.errors import (
     MemvecError,
@@ -34,6 +35,7 @@ LOST = "what it held is not known: documents are missing, and of others an older
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
+@checked(allow=literal(Allow), on_error=literal(OnError))
 def unpack(
     store: str | Path,
     output: str | Path,
@@ -84,6 +86,7 @@ def unpack(
     return report
 
 
+@checked(allow=literal(Allow), on_error=choice("fail", "skip"))
 def read(
     store: str | Path,
     documents: Sequence[str] = (),
@@ -108,6 +111,7 @@ def read(
         raise PartialError(skipped, rest="Everything else was read.")
 
 
+@checked()
 def cat(
     store: str | Path,
     document: str,

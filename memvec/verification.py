@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from memvec.arguments import anything, checked
 from memvec.decoder import RECORDS_AT_ONCE, Decoder, Piece
 from memvec.errors import StoreDamagedError, UsageError
 from memvec.progress import Progress, Watch, unwatched
@@ -39,6 +40,7 @@ class VerifyReport:
     partial: bool = False  # something that was asked for was not looked at, for the sample or for want of time
 
 
+@checked(sample=anything)
 def verify(
     store: str | Path,
     *,
