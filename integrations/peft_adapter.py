@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memvec.arguments import anything, checked, instance, literal
 from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, UnsupportedModelError, UsageError
 from memvec.formats import files
 from memvec.identity import check_fingerprint, check_model
@@ -39,6 +40,7 @@ KEY = "prompt_embeddings"  # the one tensor of every adapter that PEFT puts befo
 ORIGIN_FORMAT = "memvec.adapter/1"
 
 
+@checked(model=anything, memory=instance(Memory))
 def export_prompt_tuning(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any = None, before: Sequence[int] = ()
 ) -> Path:
@@ -67,6 +69,7 @@ def export_prompt_tuning(
     return _write(Path(folder), config, vectors, _origin(memory, before))
 
 
+@checked(fingerprint=instance(Fingerprint))
 def import_prompt_tuning(folder: str | Path, fingerprint: Fingerprint | None = None) -> Memory:
     """The memory in a PROMPT_TUNING adapter, bit for bit where `export_prompt_tuning` wrote it, without its `before`.
 
@@ -98,6 +101,7 @@ def import_prompt_tuning(folder: str | Path, fingerprint: Fingerprint | None = N
     return Memory(documents, tuple(parts), owner)
 
 
+@checked(model=anything, memory=instance(Memory), template=literal(Template))
 def export_prefix_tuning(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any, template: Template = "auto"
 ) -> Path:
@@ -111,6 +115,7 @@ def export_prefix_tuning(
     return _export_cache(memory, folder, model, tokenizer, template, PrefixTuningConfig)
 
 
+@checked(model=anything, memory=instance(Memory), template=literal(Template))
 def export_cartridge(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any, template: Template = "auto"
 ) -> Path:

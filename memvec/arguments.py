@@ -219,7 +219,7 @@ names: Rule = several(name, "strings", (str,))
 # By the name of a parameter. A function gives `checked` the rules that are its own.
 RULES: dict[str, Rule] = {
     "store": store, "stores": several(path, "paths"), "sources": several(_source, "paths and Sources"),
-    "exact": path, "file": path, "output": path, "path": path,
+    "exact": path, "file": path, "folder": path, "output": path, "path": path,
     "document": name, "name": name, "documents": names, "include": names, "exclude": names, "keys": names,
     "model": model, "device": name, "dtype": choice("bfloat16", "float32"), "embedder": name, "factory": name,
     "batch": whole(1, MOST_BATCH), "limit": whole(0), "k": whole(1, MOST_HITS), "count": count, "segments": count,
@@ -256,6 +256,7 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
                     bound.arguments[key] = rule(key, value)
             return decorated(*bound.args, **bound.kwargs)
 
+        wrapper.rules = rules  # type: ignore[attr-defined]  # for the test that no parameter is forgotten
         return wrapper
 
     return decorate

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from memvec.allocator import keeping_memory
-from memvec.arguments import checked, instance
+from memvec.arguments import checked, instance, literal
 from memvec.decode import certify
 from memvec.errors import NotFoundError, UsageError
 from memvec.fit import FitEngine
@@ -65,6 +65,7 @@ class Profile:
 
     def point(self, preset: Preset) -> Point:
         """The densest point whose tokens cost no more than the preset allows, among those that solve their segments."""
+        literal(Preset)("preset", preset)
         solved = [p for p in self.points if not p.unsolved] or [min(self.points, key=lambda p: p.unsolved)]
         least = min(p.token_steps for p in solved)
         return max((p for p in solved if p.token_steps <= WORTH[preset] * least), key=lambda p: p.tokens_per_vector)
