@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memvec.errors import Copyable
+from memvec.copyable import Copyable
 
 # What a code says stays what it is; a new reason gets a new code. In the order a reader meets them.
 CODES: dict[str, str] = {

@@ -13,10 +13,11 @@ import operator
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args
 
+from memvec.causes import enough_memory
 from memvec.errors import UsageError
 
 P = ParamSpec("P")
@@ -237,11 +238,12 @@ BYTES = mapping(_bytes, "a dict of bytes by name")
 def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Have the arguments of a function checked by RULES, and by the rules of `own` for parameters named there.
 
-    An argument that is the parameter's default is always accepted.
+    An argument that is the parameter's default is always accepted. If memory runs out in the function, it raises
+    OutOfMemoryError.
     """
 
     def decorate(decorated: Callable[P, T]) -> Callable[P, T]:
-        signature = inspect.signature(decorated)
+        signature, what = inspect.signature(decorated), decorated.__name__.replace("_", " ").strip()
         rules = {key: own.get(key) or RULES.get(key) for key in signature.parameters}
 
         @functools.wraps(decorated)
@@ -254,9 +256,16 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 rule = rules[key]
                 if rule is not None and value is not signature.parameters[key].default:
                     bound.arguments[key] = rule(key, value)
-            return decorated(*bound.args, **bound.kwargs)
+            with enough_memory(what):
+                result = decorated(*bound.args, **bound.kwargs)
+            return _guarded(result, what) if inspect.isgenerator(result) else result  # type: ignore[return-value]
 
         wrapper.rules = rules  # type: ignore[attr-defined]  # for the test that no parameter is forgotten
         return wrapper
 
     return decorate
+
+
+def _guarded(items: Iterator[Any], what: str) -> Iterator[Any]:
+    with enough_memory(what):
+        yield from items

@@ -24,36 +24,12 @@ MemvecError                      1   unexpected, or none of the below
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+from memvec.copyable import Copyable
 
 if TYPE_CHECKING:
     from memvec.types import PackReport, Problem, UnpackReport
-
-
-# What OSError and ImportError keep outside __dict__.
-_SLOTS = ("errno", "strerror", "filename", "filename2", "name", "path", "msg")
-
-
-class Copyable(BaseException):
-    """An exception that can be copied, also to another process, whatever arguments its __init__ takes.
-
-    Python copies an exception by calling its class with `args`, which is the message alone. A copy made here skips
-    __init__ and gets the message, the attributes and the notes of the original.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """How copy.copy, copy.deepcopy and process pools make the same error again."""
-        kept = {name: getattr(self, name) for name in _SLOTS if getattr(self, name, None) is not None}
-        return _again, (type(self), self.args), {**kept, **self.__dict__}
-
-
-def _again(cls: type[Copyable], args: tuple[Any, ...]) -> Copyable:
-    builtin: Any = cls
-    while builtin.__module__ != "builtins":
-        builtin = builtin.__base__  # not by the MRO: Python refuses the __new__ of another class than this
-    error: Copyable = builtin.__new__(cls)
-    error.args = args
-    return error
 
 
 class MemvecError(Copyable, Exception):
@@ -255,9 +231,17 @@ class ReadError(MemvecError, OSError):
 
 
 class OutOfMemoryError(MemvecError, MemoryError):
-    """The memory of the machine or the GPU is used up. The message says what to make smaller."""
+    """The memory of the machine or the GPU is used up. `what` could not be done, `reason` is what torch said."""
 
     exit_code = 11
+
+    def __init__(self, what: str, reason: BaseException | str = "") -> None:
+        self.what, self.reason = what, (str(reason).strip().splitlines() or [""])[0][:200]
+        said = f" ({self.reason})" if self.reason else ""
+        super().__init__(
+            f"not enough memory to {what}{said}. Use less: a smaller batch, memory or model, or dtype='bfloat16'. "
+            "memvec.unload() frees the models that are kept loaded."
+        )
 
 
 class PartialError(MemvecError):

@@ -16,6 +16,7 @@ from torch import Tensor
 from memvec import attention
 from memvec.adam import SlotAdam
 from memvec.batch import MOMENTUM, NEVER, missed, rates, scores
+from memvec.causes import out_of_memory
 from memvec.graphs import captured
 from memvec.layout import row_length
 from memvec.lm import FrozenLM
@@ -121,13 +122,11 @@ class StaticBatch:
             self._graph = None
             try:
                 self._compute()
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:  # torch.compile needs a C compiler and Triton, and does not know every model
-                if not fused.ready:
+                if not fused.ready or out_of_memory(error):
                     raise
                 fused.give_up(error)
-                self._compute()
+                self._compute()  # an error that has nothing to do with compiling is raised again here
             self._ran = fused.ready
         else:
             if self._graph is None and self.lm.graphs:

@@ -184,7 +184,7 @@ def test_paths_work_where_strings_do(packed: Path, tiny: str) -> None:
 
 
 def test_missing_and_unknown_arguments_are_pythons_errors(packed: Path) -> None:
-    with pytest.raises(TypeError, match="cat.. missing 1 required positional argument: 'document'"):
+    with pytest.raises(TypeError, match=r"cat.. missing 1 required positional argument: 'document'"):
         memvec.cat(packed)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'modle'"):
         memvec.cat(packed, "one-byte", modle="x")  # type: ignore[call-arg]

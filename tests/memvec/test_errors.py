@@ -18,6 +18,7 @@ import pytest
 
 import memvec
 from memvec import errors
+from memvec.copyable import Copyable
 from memvec.errors import MemvecError, PartialError
 from memvec.settings import PackSettings
 from memvec.types import PackReport, Problem, UnpackReport
@@ -48,7 +49,7 @@ MADE: dict[str, Callable[[type[Any]], BaseException]] = {
     "StoreChangedError": lambda cls: cls("shards/1.safetensors", 3, 4),
     "WriteError": lambda cls: cls("s.memvec/manifest.json", "No space left on device"),
     "ReadError": lambda cls: cls("s.memvec/manifest.json", "Input/output error"),
-    "OutOfMemoryError": lambda cls: cls("fitting needs more memory than there is."),
+    "OutOfMemoryError": lambda cls: cls("pack", "CUDA out of memory. Tried to allocate 2 GiB"),
     "PartialError": lambda cls: cls([("pipe", "is not a file")], PACKED, "Everything else was packed."),
     "MissingExtraError": lambda cls: cls("faiss is not installed. Install it with: pip install 'memvec[search]'"),
     "InterruptedPackError": lambda cls: cls(PACKED, 3),
@@ -72,7 +73,7 @@ def classes() -> Iterator[type[BaseException]]:
             if cls not in seen:
                 seen.add(cls)
                 waiting.append(cls)
-                if cls.__module__.split(".")[0] == "memvec" and cls is not errors.Copyable:
+                if cls.__module__.split(".")[0] == "memvec" and cls is not Copyable:
                     yield cls
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import make
+from torch._dynamo.exc import BackendCompilerFailed
 
 from memvec.batch import NEVER, RaggedBatch
 from memvec.decode import certify
@@ -178,6 +179,44 @@ def test_what_has_run_for_long_is_compiled_or_goes_on_as_before(
     calls.clear()
     tiny_lm.hidden(torch.zeros(1, 4, tiny_lm.width))  # outside of a fit's step
     assert not calls and not any("forward" in vars(layer) for layer in layers)
+
+
+def out_of_memory(self: StaticBatch, capturing: bool = False) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def compiled_out_of_memory(self: StaticBatch, capturing: bool = False) -> None:
+    raise BackendCompilerFailed("inductor", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), None)
+
+
+def mistaken(self: StaticBatch, capturing: bool = False) -> None:
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)")
+
+
+@pytest.mark.parametrize(
+    ("step", "expected", "on"),
+    [
+        (out_of_memory, "CUDA out of memory", True),
+        (compiled_out_of_memory, "CUDA out of memory", True),
+        (mistaken, "cannot be multiplied", False),
+    ],
+)
+def test_a_step_that_fails_compiled_and_not_compiled_raises(
+    step: Any,
+    expected: str,
+    on: bool,
+    tiny_lm: Any,
+    tiny_settings: Callable[..., PackSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Out of memory is never taken for a compiler that fails, and neither is a mistake in the step."""
+    monkeypatch.setattr(torch, "compile", stand_in([], False))
+    monkeypatch.setattr(tiny_lm, "fused", Fused(tiny_lm.model.base_model, on=True))
+    tiny_lm.fused.ran(PAYS_AFTER)
+    monkeypatch.setattr(StaticBatch, "_compute", step)
+    with pytest.raises(RuntimeError, match=expected), contextlib.nullcontext() if on else pytest.warns(UserWarning):
+        fit(tiny_lm, tiny_settings(max_steps=4), static=True)
+    assert tiny_lm.fused.ready is on
 
 
 def test_on_a_cpu_rows_are_ragged_and_nothing_is_compiled(
