@@ -22,6 +22,6 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{str(path)!r} is no UTF-8 text ({error.reason} at byte {error.start}). Give a text."
-        ) from None
-    except (FileNotFoundError, IsADirectoryError):
-        raise NotFoundError(f"no file {str(path)!r}. Give a text with --text.") from None
+        ) from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise NotFoundError(f"no file {str(path)!r}. Give a text with --text.") from error

@@ -18,10 +18,10 @@ try:
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
     from pydantic import PrivateAttr
-except ImportError:
+except ImportError as error:
     raise MissingExtraError(
         "the LangChain retriever needs langchain-core. Install it: pip install 'memvec[langchain]'."
-    ) from None
+    ) from error
 
 
 class MemvecRetriever(BaseRetriever):  # type: ignore[misc]

@@ -125,10 +125,10 @@ def export_cartridge(
     """
     try:
         from peft import CartridgeConfig
-    except ImportError:
+    except ImportError as error:
         raise MissingExtraError(
             "this PEFT knows no cartridges. Upgrade it with `pip install -U peft`, or export as prefix tuning."
-        ) from None
+        ) from error
     return _export_cache(memory, folder, model, tokenizer, template, CartridgeConfig)
 
 
@@ -208,7 +208,7 @@ def _read_vectors(folder: Path, width: int) -> Any:
     try:
         found = load_file(file).get(KEY)
     except SafetensorError as error:
-        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from None
+        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
     if found is None or found.ndim != 2 or found.shape[1] != width:
         shape = "nothing" if found is None else tuple(found.shape)
         raise UsageError(
@@ -233,7 +233,7 @@ def _parse_origin(folder: Path, origin: dict[str, Any]) -> tuple[Fingerprint, tu
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{str(folder / ORIGIN)!r} is damaged ({error}). Export it again.") from None
+        raise UsageError(f"{str(folder / ORIGIN)!r} is damaged ({error}). Export it again.") from error
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
     except ValueError as error:
-        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from None
+        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
     if not isinstance(value, dict):
         raise UsageError(f"{str(file)!r} holds no object. Export it again.")
     return value

@@ -210,7 +210,9 @@ def with_preset(settings: PackSettings, preset: str | None, fingerprint: str, mo
         raise UsageError(f"preset is {preset!r}, expected {', '.join(get_args(Preset))}.")
     profile = profile_of(fingerprint)
     if profile is None:
-        raise NotFoundError(f"no profile of {model!r} to take {preset!r} from. Run `memvec calibrate -m {model}` once.")
+        raise NotFoundError(
+            f"no profile of {model!r} to take {preset!r} from. Run memvec.calibrate(model={model!r}) once."
+        )
     point = profile.point(preset)  # type: ignore[arg-type]
     return replace(settings, nats_per_vector=point.nats_per_vector, learning_rate=profile.learning_rate)
 

@@ -169,7 +169,7 @@ class Decoder:
             return raw_bytes(record)
         except ValueError as error:
             path = self.store.manifest.shards[ref.shard].path
-            raise refused(f"{path} record {ref.row}", error) from None
+            raise refused(f"{path} record {ref.row}", error) from error
 
     def load(self) -> FrozenLM:
         """The model in float32, the numerics every store of this version was certified in."""

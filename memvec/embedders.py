@@ -103,10 +103,10 @@ class Sentences:
         """Load the model behind the colon: a folder or a hub id. MissingExtraError."""
         try:
             from sentence_transformers import SentenceTransformer
-        except ImportError:
+        except ImportError as error:
             raise MissingExtraError(
                 f"{name!r} needs sentence-transformers. Install it: pip install 'memvec[sentence-transformers]'."
-            ) from None
+            ) from error
         model = name.removeprefix(SENTENCES)
         self.model: Any = SentenceTransformer(model)
         width = len(self.model.encode("a", show_progress_bar=False))

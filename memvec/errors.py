@@ -59,8 +59,8 @@ class ConditioningError(UsageError):
     def __init__(self, document: str, store: str) -> None:
         self.document = document
         super().__init__(
-            f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context "
-            f"vectors with `memvec pack --kind context -o {store}`, or put the text itself into the prompt (`memvec cat`)."
+            f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context vectors "
+            f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec cat`)."
         )
 
 
@@ -69,7 +69,7 @@ class NoContentError(UsageError):
 
     reason: ClassVar[str] = (
         "expected exact or raw records, found only context vectors, which condition a model but do not decode. "
-        "Pack it with `--kind exact` or `--kind both`"
+        "Pack it with memvec.pack(…, kind='exact') or memvec.pack(…, kind='both')"
     )
 
     def __init__(self, *documents: str) -> None:
@@ -116,7 +116,7 @@ class FingerprintError(MemvecError):
         shown += "".join(f"; {hint}" for hint in hints)
         judged = f" ({verdict})" if verdict else ""
         super().__init__(
-            f"this model is not the one the store was packed with{judged}: {shown}. Pass the model that packed it with -m; "
+            f"this model is not the one the store was packed with{judged}: {shown}. Pass the model that packed it as model=…; "
             "`memvec diff STORE MODEL` says how far this one is from it."
         )
 
@@ -162,7 +162,7 @@ class ReconstructionError(MemvecError):
         if evidence and position is None:
             where = f" No token stands out: {evidence}."
         judged = f" {verdict}." if verdict else ""
-        partial = " `memvec unpack --on-error partial` writes the segments that are right." if self.tried else ""
+        partial = " memvec.unpack(…, on_error='partial') writes the segments that are right." if self.tried else ""
         super().__init__(
             f"record {record} of {document!r} decoded to other bytes than were packed (sha256 {expected[:12]}… expected, "
             f"{found[:12]}… found{ways}).{where}{judged} Take the document from a copy or decode it on another machine."

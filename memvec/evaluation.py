@@ -266,7 +266,7 @@ def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] |
     """The text of a document, given or else decoded; UsageError unless it is what was packed and is text."""
     name = stored.document.name
     if texts is None and not stored.complete:
-        raise UsageError(f"the store holds no content of {name!r}. Give its text: texts=…, or --texts FOLDER.")
+        raise UsageError(f"the store holds no content of {name!r}. Give the texts of all documents in texts=….")
     if texts is not None and name not in texts:
         raise UsageError(f"the text of {name!r} was not given. Give the texts of all documents or of none.")
     data = texts[name] if texts is not None else content(decoder, name)
@@ -274,8 +274,8 @@ def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] |
         raise UsageError(f"the text given of {name!r} is not the one that was packed. Give the packed one.")
     try:
         return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{name!r} is no text. Ask about documents that are.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name!r} is no text. Ask about documents that are.") from error
 
 
 def _has_exact(store: Store, document: Document) -> bool:

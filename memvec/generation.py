@@ -76,7 +76,7 @@ class _Choice:
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
             raise UsageError(f"temperature is {self.temperature}, expected more than 0.")
         if not self.sample and (self.temperature is not None or self.seed is not None):
-            raise UsageError("temperature and seed are for sampling. Pass sample=True (--sample), or leave them out.")
+            raise UsageError("temperature and seed are for sampling. Pass sample=True, or leave them out.")
 
 
 @checked(using=literal(Using), template=literal(Template))
@@ -107,7 +107,9 @@ def generate(
     decoder = Decoder(Store.open(store), model, None, device, watch)
     if using == "decode":
         if prompt is not None or sample:
-            raise UsageError("decoding takes no prompt and no sampling. Leave them out, or pass another --as.")
+            raise UsageError(
+                "decoding takes no prompt and no sampling. Leave them out, or pass using='vectors' or using='text'."
+            )
         made = draft(decoder, names, max_new_tokens)
         return Generated(made.text, using, names, made.vectors, made.vectors, made.tokens, corrections=made.corrections)
     if using not in FRONTS:
@@ -245,10 +247,10 @@ def _text(decoder: Decoder, names: Sequence[str]) -> Tensor:
     for name in names:
         try:
             texts.append(content(decoder, name).decode())
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
             raise _NoText(
                 f"{name!r} is no UTF-8 text and cannot stand in a prompt. `memvec cat` gives its bytes."
-            ) from None
+            ) from error
     lm = decoder.load()
     return embedded(lm, lm.encode(SEPARATOR.join(texts)))
 

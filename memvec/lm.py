@@ -231,7 +231,7 @@ def pick_device(name: str | None) -> str:
     try:
         torch.ones(1, device=name).sum().item()  # a device that cannot compute shows it here
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from None
+        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
     return name
 
 

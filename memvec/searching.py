@@ -77,7 +77,7 @@ class Searcher:
             if not entries:
                 raise UsageError(
                     f"the keys of {name!r} in {str(store.path)!r} were made with another version of it. "
-                    f"Make them again: memvec index build {store.path} --embedder {name}"
+                    f"Make them again: memvec.build_index(…, embedder={name!r})."
                 )
             lookup = TermLookup if name == LEXICAL else VectorLookup
             share = WORDS_SHARE if name == LEXICAL and len(self.names) > 1 else 1.0
@@ -201,7 +201,7 @@ def make(name: str, store: Store, model: str | None = None, notify: Notify = sil
 def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
     there = list(dict.fromkeys(entry.embedder for entry in store.manifest.keys))
     if not there:
-        raise NotFoundError(f"{str(store.path)!r} has no keys to search by. Make them: memvec index build {store.path}")
+        raise NotFoundError(f"{str(store.path)!r} has no keys to search by. Make them: memvec.build_index(…).")
     if embedder is None:
         vectors = [name for name in there if name.startswith(SENTENCES)] or [name for name in there if name == TABLE]
         return (*vectors[-1:], *(name for name in there if name == LEXICAL))
@@ -209,7 +209,7 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
     if embedder not in there:
         raise UsageError(
             f"{str(store.path)!r} has keys of {', '.join(there)}, not of {embedder!r}. "
-            f"Make them: memvec index build {store.path} --embedder {embedder}"
+            f"Make them: memvec.build_index(…, embedder={embedder!r})."
         )
     return (embedder,)
 

@@ -49,7 +49,7 @@ def check_model(lm: FrozenLM) -> None:
         faults = [why for found, expected, why in _pairs(lm) if _far(found, expected)]
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UnsupportedModelError(f"{name} models cannot be run as memvec runs them: {reason}") from None
+        raise UnsupportedModelError(f"{name} models cannot be run as memvec runs them: {reason}") from error
     if faults:
         raise UnsupportedModelError(f"{name} models {faults[0]}")
 

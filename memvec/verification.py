@@ -209,7 +209,7 @@ def _check(decode: bool, sample: str | int | None, max_seconds: float | None) ->
     if sample is not None:
         sample_size(sample, 1)
         if not decode:
-            raise UsageError("a sample is of records to decode; digests are always compared. Pass --decode with it.")
+            raise UsageError("a sample is of records to decode; digests are always compared. Pass decode=True with it.")
     if max_seconds is not None and not max_seconds > 0:
         raise UsageError(f"max_seconds is {max_seconds}, expected more than 0.")
 
