@@ -23,6 +23,7 @@ from memvec.lm import FrozenLM, declared_numerics
 from memvec.memory import load
 from memvec.prefix import Template, embed, pad_id, tensor
 from memvec.progress import Watch, enter, unwatched
+from memvec.prompts import one_prompt
 from memvec.store import Store
 from memvec.template import SEPARATOR, Frame, Messages, frame
 from memvec.unpacking import content
@@ -114,7 +115,7 @@ def generate(
         return Generated(made.text, using, names, made.vectors, made.vectors, made.tokens, corrections=made.corrections)
     if using not in FRONTS:
         raise UsageError(f"using is {using!r}, expected {', '.join(FRONTS)} or decode.")
-    asked = _checked(prompt)
+    asked = one_prompt(prompt)
     front = FRONTS[using](decoder, names)
     answer = _Asker(decoder, asked, template, choice).answer(front)
     return Generated(using=using, documents=names, **answer)
@@ -147,7 +148,7 @@ def compare(
     if answer == "":
         raise UsageError("the answer is empty, expected words to measure. Leave it out.")
     decoder = Decoder(Store.open(store), model, None, device, watch)
-    asker = _Asker(decoder, _checked(prompt), template, choice)
+    asker = _Asker(decoder, one_prompt(prompt), template, choice)
     arms = [asker.arm("none", None, answer)]
     for name, make in FRONTS.items():
         try:
@@ -256,12 +257,6 @@ def _text(decoder: Decoder, names: Sequence[str]) -> Tensor:
 
 
 FRONTS: dict[str, Callable[[Decoder, Sequence[str]], Tensor]] = {"vectors": _vectors, "text": _text}
-
-
-def _checked(prompt: str | Messages | None) -> str | Messages:
-    if not prompt:
-        raise UsageError("the prompt is empty, expected text or chat messages.")
-    return prompt
 
 
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:
