@@ -210,7 +210,12 @@ def _bytes(name: str, value: Any) -> Any:
 
 
 def _source(name: str, value: Any) -> Any:
-    return value if hasattr(type(value), "sha256") else path(name, value)
+    if not hasattr(type(value), "sha256"):
+        return path(name, value)
+    if not isinstance(value.data, bytes):
+        raise wrong(f"the data of {name}", value.data, "bytes; encode a text")
+    text(f"the name of {name}", value.name)
+    return value
 
 
 seed: Rule = whole(0, LARGEST_SEED)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from memvec.caches import cache_argument, cache_of, recurrent
+from memvec.causes import out_of_memory
 from memvec.errors import UsageError
 from memvec.fused import Fused
 from memvec.model_cache import readable
@@ -231,6 +232,8 @@ def pick_device(name: str | None) -> str:
     try:
         torch.ones(1, device=name).sum().item()  # a device that cannot compute shows it here
     except (RuntimeError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
         raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
     return name
 

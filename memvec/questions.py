@@ -27,6 +27,11 @@ class Question:
     question: str
     answer: str
 
+    def __post_init__(self) -> None:
+        """UsageError unless each of the three is a text with words."""
+        for name in FIELDS:
+            _check(name, getattr(self, name))
+
 
 def read_questions(file: str | Path) -> list[Question]:
     """Read questions from a file of JSON lines `{"document": …, "question": …, "answer": …}` in UTF-8.
@@ -66,13 +71,16 @@ def _question(line: str) -> Question:
     for name in FIELDS:
         if name not in value:
             raise ValueError(f"{name!r} is missing")
-        if not isinstance(value[name], str) or not value[name].strip():
-            raise ValueError(f"{name} is {reprlib.repr(value[name])}, not a text with words")
-        try:
-            value[name].encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{name} holds half a surrogate pair") from error
     return Question(*(value[name] for name in FIELDS))
+
+
+def _check(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{name} is {reprlib.repr(value)}, not a text with words")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} holds half a surrogate pair") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
@@ -48,6 +49,7 @@ class Store:
         self._versions: list[StoredDocument] | None = None
 
     @classmethod
+    @checked()
     def open(cls, path: str | Path) -> Store:
         """The store at `path`. NotFoundError, FormatTooNewError or StoreDamagedError."""
         path = Path(path)
