@@ -216,7 +216,7 @@ def test_sources_are_bytes_with_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_store_is_opened_by_a_path(path: Any) -> None:
-    with pytest.raises(UsageError, match="path is .*expected a path"):
+    with pytest.raises(UsageError, match=r"path is .*expected a path"):
         memvec.Store.open(path)
 
 
