@@ -54,7 +54,9 @@ def read_questions(file: str | Path) -> list[Question]:
         try:
             found.append(_question(line))
         except (ValueError, RecursionError) as error:
-            why = f"not JSON, {error.msg} at character {error.pos}" if isinstance(error, JSONDecodeError) else error
+            why = str(error).removesuffix(".")
+            if isinstance(error, JSONDecodeError):
+                why = f"not JSON, {error.msg} at character {error.pos}"
             raise UsageError(
                 f'{str(file)!r} line {number}: {why}. Expected {{"document": …, "question": …, "answer": …}} in text.'
             ) from error
@@ -76,11 +78,11 @@ def _question(line: str) -> Question:
 
 def _check(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise UsageError(f"{name} is {reprlib.repr(value)}, not a text with words")
+        raise UsageError(f"{name} is {reprlib.repr(value)}, expected a text with words.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name} holds half a surrogate pair") from error
+        raise UsageError(f"{name} holds half a surrogate pair, expected a text.") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

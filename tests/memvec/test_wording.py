@@ -20,7 +20,7 @@ WITHOUT_CAUSE = {
     ("cli/output.py", "wrapped"): "nobody reads: it ends the program quietly",
 }
 # Flags of other programs.
-FOREIGN = re.compile(r"(-m )?pip install.*")
+FOREIGN = re.compile(r"(-m )?pip install.*|iconv .*")
 
 
 def name(file: Path) -> str:
