@@ -95,8 +95,8 @@ def draw(found: Capacity, rows: Sequence[Summary], path: Path) -> None:
 def _pyplot() -> Any:
     try:
         import matplotlib
-    except ImportError:
-        raise MissingExtraError("--plot needs matplotlib. Install it with: pip install 'memvec[plot]'") from None
+    except ImportError as error:
+        raise MissingExtraError("--plot needs matplotlib. Install it with: pip install 'memvec[plot]'") from error
     matplotlib.use("agg")
     from matplotlib import pyplot
 

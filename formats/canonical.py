@@ -36,21 +36,21 @@ def _parsed(data: bytes) -> tuple[Any, bytes]:
         raise Refusal("too-many-values", f"JSON could hold more than {limits.JSON_VALUES} values")
     try:
         text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Refusal("not-utf8", "not valid UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise Refusal("not-utf8", "not valid UTF-8") from error
     try:
         value = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite, parse_int=_integer
         )
     except json.JSONDecodeError as error:
-        raise Refusal("not-json", f"no JSON ({error.msg} at character {error.pos})") from None
-    except RecursionError:
-        raise _deep() from None
+        raise Refusal("not-json", f"no JSON ({error.msg} at character {error.pos})") from error
+    except RecursionError as error:
+        raise _deep() from error
     _check_depth(value)
     try:
         return value, dumps(value)
-    except UnicodeEncodeError:
-        raise Refusal("surrogate", "a string holds half a surrogate pair") from None
+    except UnicodeEncodeError as error:
+        raise Refusal("surrogate", "a string holds half a surrogate pair") from error
 
 
 def _check_depth(value: Any) -> None:

@@ -45,8 +45,8 @@ def check_name(name: str) -> None:
     parts = name.split("/")
     try:
         longest = max(len(part.encode()) for part in parts)
-    except UnicodeEncodeError:
-        raise Refusal("bad-name", f"{name!r} is no valid Unicode") from None
+    except UnicodeEncodeError as error:
+        raise Refusal("bad-name", f"{name!r} is no valid Unicode") from error
     drive = len(parts[0]) > 1 and parts[0][1] == ":" and parts[0][0].isascii() and parts[0][0].isalpha()
     if "\0" in name or "\\" in name or drive or longest > limits.PART_BYTES or len(name.encode()) > limits.NAME_BYTES:
         raise Refusal("bad-name", f"{name!r} is no portable document name")

@@ -65,7 +65,7 @@ def dataclass_of(cls: type[T], value: Any) -> T:
     try:
         return cls(**chosen)
     except TypeError as error:  # the constructor knows which are missing
-        raise bad(str(error)) from None
+        raise bad(str(error)) from error
 
 
 def fingerprint(value: Any) -> Fingerprint:

@@ -55,8 +55,8 @@ def size_of(root: Path, relative: str) -> int:
         path = path / part
         try:
             found = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise Refusal("missing-file", "the store names this file but it is not there") from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Refusal("missing-file", "the store names this file but it is not there") from error
         if stat.S_ISLNK(found.st_mode):
             raise Refusal("symlink", f"{part!r} is a link; a store holds its files itself. Copy what it leads to")
     if not stat.S_ISREG(found.st_mode):

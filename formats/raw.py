@@ -37,7 +37,7 @@ def decompress(frame: bytes, limit: int = MAX_RAW_BYTES) -> bytes:
             raise Refusal("no-checksum", "zstd frame carries no checksum")
         return _content(frame) if declared else _nothing(frame)
     except zstandard.ZstdError as error:
-        raise Refusal("damaged-frame", f"zstd frame is damaged ({error})") from None
+        raise Refusal("damaged-frame", f"zstd frame is damaged ({error})") from error
 
 
 def _content(frame: bytes) -> bytes:
@@ -45,9 +45,9 @@ def _content(frame: bytes) -> bytes:
     unpacker = zstandard.ZstdDecompressor()
     try:
         return bytes(unpacker.decompress(frame, allow_extra_data=False))
-    except zstandard.ZstdError:
+    except zstandard.ZstdError as error:
         unpacker.decompress(frame, allow_extra_data=True)  # fails again unless what follows is all that is wrong
-        raise _followed() from None
+        raise _followed() from error
 
 
 def _nothing(frame: bytes) -> bytes:

@@ -167,7 +167,7 @@ class Shard:
         try:
             return self._record(row)
         except Refusal as refusal:
-            raise Refusal(refusal.code, f"record {row}: {refusal}") from None
+            raise Refusal(refusal.code, f"record {row}: {refusal}") from refusal
 
     def _record(self, row: int) -> Record:
         t = self.tensors
@@ -240,12 +240,12 @@ def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int,
 def _known(value: dict[str, Any]) -> tuple[Kind, RawReason]:
     try:
         kind = Kind(value["kind"])
-    except ValueError:
-        raise Refusal("unknown-kind", f"it is of kind {value['kind']}, which is not known") from None
+    except ValueError as error:
+        raise Refusal("unknown-kind", f"it is of kind {value['kind']}, which is not known") from error
     try:
         return kind, RawReason(value["reason"])
-    except ValueError:
-        raise Refusal("unknown-reason", f"it has the reason {value['reason']}, which is not known") from None
+    except ValueError as error:
+        raise Refusal("unknown-reason", f"it has the reason {value['reason']}, which is not known") from error
 
 
 def _check_bounds(value: dict[str, Any], document: Document, vectors: int) -> None:

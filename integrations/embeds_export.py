@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memvec.arguments import anything, checked, choice, instance, literal, text
 from memvec.errors import UsageError
 from memvec.formats import files
 from memvec.memory import Memory
@@ -36,6 +37,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # what vLLM takes
 JOINED_BY = {"string": "\n", "openai": ""}
 
 
+@checked(model=anything, template=literal(Template))
 def prompt_embeds(
     model: Any, tokenizer: Any, prompt: str | Messages, memory: Memory | None, template: Template = "auto"
 ) -> Tensor:
@@ -71,6 +73,9 @@ def vllm_completion_body(
     return {"model": served_model, "prompt_embeds": encode_tensor(embeds), **options}
 
 
+@checked(
+    memory=instance(Memory), prompt=text, system=text, content_format=choice(*JOINED_BY), dtype=instance(torch.dtype)
+)
 def vllm_chat_messages(
     memory: Memory,
     prompt: str,
@@ -98,6 +103,7 @@ def vllm_chat_messages(
     return [*before, {"role": "user", "content": content}]
 
 
+@checked(model=anything, template=literal(Template))
 def save_npy(
     path: str | Path,
     model: Any,

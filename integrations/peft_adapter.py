@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memvec.arguments import anything, checked, instance, literal
 from memvec.cached import CachedMemory
 from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, UnsupportedModelError, UsageError
 from memvec.formats import files
@@ -42,6 +43,7 @@ KEY = "prompt_embeddings"  # the one tensor of every adapter that PEFT puts befo
 ORIGIN_FORMAT = "memvec.adapter/1"
 
 
+@checked(model=anything, memory=instance(Memory))
 def export_prompt_tuning(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any = None, before: Sequence[int] = ()
 ) -> Path:
@@ -71,6 +73,7 @@ def export_prompt_tuning(
     return _write(Path(folder), config, vectors, _origin(memory, before))
 
 
+@checked(fingerprint=instance(Fingerprint))
 def import_prompt_tuning(folder: str | Path, fingerprint: Fingerprint | None = None) -> Memory:
     """The memory in a PROMPT_TUNING adapter, bit for bit where `export_prompt_tuning` wrote it, without its `before`.
 
@@ -102,6 +105,7 @@ def import_prompt_tuning(folder: str | Path, fingerprint: Fingerprint | None = N
     return Memory(documents, tuple(parts), owner)
 
 
+@checked(model=anything, memory=instance(Memory), template=literal(Template))
 def export_prefix_tuning(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any, template: Template = "auto"
 ) -> Path:
@@ -118,6 +122,7 @@ def export_prefix_tuning(
     return _export_cache(memory, folder, model, tokenizer, template, PrefixTuningConfig)
 
 
+@checked(model=anything, memory=instance(Memory), template=literal(Template))
 def export_cartridge(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any, template: Template = "auto"
 ) -> Path:
@@ -128,10 +133,10 @@ def export_cartridge(
     try:
         with loading_alone():
             from peft import CartridgeConfig
-    except ImportError:
+    except ImportError as error:
         raise MissingExtraError(
             "this PEFT knows no cartridges. Upgrade it with `pip install -U peft`, or export as prefix tuning."
-        ) from None
+        ) from error
     return _export_cache(memory, folder, model, tokenizer, template, CartridgeConfig)
 
 
@@ -217,7 +222,7 @@ def _read_vectors(folder: Path, width: int) -> Any:
     try:
         found = load_file(file).get(KEY)
     except SafetensorError as error:
-        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from None
+        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
     if found is None or found.ndim != 2 or found.shape[1] != width:
         shape = "nothing" if found is None else tuple(found.shape)
         raise UsageError(
@@ -242,7 +247,7 @@ def _parse_origin(folder: Path, origin: dict[str, Any]) -> tuple[Fingerprint, tu
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{str(folder / ORIGIN)!r} is damaged ({error}). Export it again.") from None
+        raise UsageError(f"{str(folder / ORIGIN)!r} is damaged ({error}). Export it again.") from error
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -251,7 +256,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
     except ValueError as error:
-        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from None
+        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
     if not isinstance(value, dict):
         raise UsageError(f"{str(file)!r} holds no object. Export it again.")
     return value

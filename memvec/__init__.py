@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from memvec.identity import fingerprint as fingerprint
     from memvec.indexing import build_index as build_index
     from memvec.inspection import info as info
-    from memvec.inspection import list_documents as list
+    from memvec.inspection import list_documents as documents
+    from memvec.inspection import list_documents as list  # noqa: F401  # an attribute, not in __all__
     from memvec.inspection import show as show
     from memvec.loading import unload as unload
     from memvec.memory import Memory as Memory
@@ -81,6 +82,7 @@ _EXPORTS = {
     "compact": ("memvec.compacting", "compact"),
     "compare": ("memvec.generation", "compare"),
     "diff": ("memvec.diffing", "diff"),
+    "documents": ("memvec.inspection", "list_documents"),
     "estimate": ("memvec.estimating", "estimate"),
     "evaluate": ("memvec.evaluation", "evaluate"),
     "export_store": ("memvec.single_file", "export_store"),
@@ -104,10 +106,11 @@ _EXPORTS = {
     "verify": ("memvec.verification", "verify"),
 }
 
+# Without "list": `from memvec import *` must not replace Python's. `memvec.list` is the same as `memvec.documents`.
 __all__ = [  # capitals first, as in the table above
     "CapacitySettings", "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
-    "add", "attached", "build_index", "calibrate", "capacity", "cat", "compact", "compare", "diff", "estimate", "evaluate",
-    "export_store", "fingerprint", "gc", "generate", "import_store", "info", "list", "load_memory", "merge", "models",
+    "add", "attached", "build_index", "calibrate", "capacity", "cat", "compact", "compare", "diff", "documents", "estimate", "evaluate",
+    "export_store", "fingerprint", "gc", "generate", "import_store", "info", "load_memory", "merge", "models",
     "pack", "read", "repair", "rm", "search", "show", "unload", "unpack", "verify",
 ]  # fmt: skip
 

@@ -31,7 +31,7 @@ def control_arms(
     lm: FrozenLM, memory: Tensor, other: Tensor | None, exact: Tensor | None, seed: int
 ) -> dict[str, Tensor]:
     """The memory (M, D), noise of the same norms, another document's memory and the exact vectors where there are any."""
-    noise = torch.randn(memory.shape, generator=torch.Generator().manual_seed(seed)).to(memory.device)
+    noise = torch.randn(memory.shape, generator=torch.Generator().manual_seed(seed % 2**64)).to(memory.device)
     arms = {"memory": memory, "random": noise / noise.norm(dim=1, keepdim=True) * memory.norm(dim=1, keepdim=True)}
     if other is not None:
         arms["shuffled"] = other

@@ -6,6 +6,7 @@ Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,23 @@ from memvec.types import Vectors
 MOMENTUM = 0.8  # Adam's first beta
 # Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
 MARGIN_RESERVE = 0.2
-NEVER = float(1 << 20)  # a score worse than any
+UNSEEN = float("inf")  # counts of a slot whose whole text was never measured
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the best vectors of a slot miss of its whole text."""
+
+    wrong: int  # tokens that come out wrong
+    thin: int  # tokens that come out wrong or under margin
+    seen: bool  # False: the whole text was never measured, and all of it counts as missed
+
+    @classmethod
+    def of(cls, counts: Sequence[float], tokens: int) -> Score:
+        """The score of counts (2,), as a batch keeps them, for a text of N = `tokens`."""
+        if UNSEEN in counts:
+            return cls(tokens, tokens, False)
+        return cls(int(counts[0]), int(counts[1]), True)
 
 
 class Batch(Protocol):
@@ -51,7 +68,7 @@ class Batch(Protocol):
     def restart(self, slot: int, start: Tensor) -> None:
         """Put a slot back to vectors (M, D), as if it had never taken a step. What was its best remains so."""
 
-    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, float]]:
+    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
         """Remove the slots that are over; of each its best vectors (M, D) float16 and their score."""
 
 
@@ -68,9 +85,13 @@ def missed(margin: Tensor, settings: PackSettings) -> Tensor:
     return torch.stack([~(margin > least) for least in (0.0, settings.margin + MARGIN_RESERVE)], -1).float()
 
 
-def scores(counts: Tensor, strict: bool) -> Tensor:
-    """What of slots is to be kept as low as can be (B,), from counts (B, 2) of `missed` targets."""
-    return counts[:, 1] + (NEVER / 2 * (counts[:, 0] > 0) if strict else 0)
+def fewer(counts: Tensor, least: Tensor, strict: bool) -> Tensor:
+    """(B,) bool: are counts (B, 2) of `missed` targets better than the least so far? With `strict` no wrong one goes first."""
+    thinner = counts[:, 1] < least[:, 1]
+    if not strict:
+        return thinner
+    wrong, before = counts[:, 0] > 0, least[:, 0] > 0
+    return (~wrong & before) | ((wrong == before) & thinner)
 
 
 class RaggedBatch:
@@ -83,7 +104,7 @@ class RaggedBatch:
         self._sizes: list[int] = []  # M of each slot
         self._adam = SlotAdam(lm.width, lm.device, MOMENTUM)
         self._best = self._adam.vectors.half()  # (R, D) float16, as they would be stored
-        self._fewest = self._adam.vectors.new_zeros(0)  # (B,) their score
+        self._fewest = self._adam.vectors.new_zeros(0, 2)  # (B, 2) what they miss
         self._layout: Layout | None = None
         self._last: tuple[Tensor, Tensor, Tensor] | None = None  # hidden (T, D), vectors (R, D), gradient (T, D)
 
@@ -100,7 +121,7 @@ class RaggedBatch:
         self._sizes.append(len(start))
         self._adam.extend(start, fixed)
         self._best = torch.cat([self._best, start.half()])
-        self._fewest = torch.cat([self._fewest, self._fewest.new_full((1,), NEVER)])
+        self._fewest = torch.cat([self._fewest, self._fewest.new_full((1, 2), UNSEEN)])
         self._layout = None
 
     def measure(self, shown: Sequence[int]) -> list[list[float]]:
@@ -110,10 +131,9 @@ class RaggedBatch:
         hidden = layout.hidden(self.lm, vectors)
         passed = head_pass(hidden.detach(), self.lm.head, layout.targets)
         counts = self._counts(passed.margin, layout.owner)
-        score = scores(counts, self.settings.strict)
         whole = [n == len(ids) for n, ids in zip(shown, self._texts, strict=True)]
-        better = (score < self._fewest) & torch.tensor(whole, device=score.device)
-        self._fewest = torch.where(better, score, self._fewest)
+        better = fewer(counts, self._fewest, self.settings.strict) & torch.tensor(whole, device=counts.device)
+        self._fewest = torch.where(better[:, None], counts, self._fewest)
         self._best = torch.where(better[layout.slot_of_row, None], vectors.detach().half(), self._best)
         self._last = hidden, vectors, passed.gradient
         found: list[list[float]] = counts.tolist()
@@ -144,12 +164,12 @@ class RaggedBatch:
         before = sum(self._sizes[:slot])
         self._adam.restart(slice(before, before + self._sizes[slot]), start)
 
-    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, float]]:
+    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
         """See Batch."""
         pieces, fewest = torch.split(self._best.cpu(), self._sizes), self._fewest.tolist()
         out = [
-            (np.ascontiguousarray(piece.numpy()), score)
-            for piece, score, gone in zip(pieces, fewest, over, strict=True)
+            (np.ascontiguousarray(piece.numpy()), Score.of(counts, len(ids)))
+            for piece, counts, ids, gone in zip(pieces, fewest, self._texts, over, strict=True)
             if gone
         ]
         stay = torch.tensor([not gone for gone in over], device=self.lm.device)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from memvec.allocator import keeping_memory
+from memvec.arguments import checked, instance, literal
 from memvec.cache_folder import cache_root
 from memvec.decode import certify
 from memvec.errors import NotFoundError, UsageError
@@ -65,6 +66,7 @@ class Profile:
 
     def point(self, preset: Preset) -> Point:
         """The densest point whose tokens cost no more than the preset allows, among those that solve their segments."""
+        literal(Preset)("preset", preset)
         solved = [p for p in self.points if not p.unsolved] or [min(self.points, key=lambda p: p.unsolved)]
         least = min(p.token_steps for p in solved)
         return max((p for p in solved if p.token_steps <= WORTH[preset] * least), key=lambda p: p.tokens_per_vector)
@@ -79,6 +81,7 @@ class Profile:
         return points[0 if nats_per_vector < points[0].nats_per_vector else -1].token_steps
 
 
+@checked(settings=instance(PackSettings))
 def calibrate(
     model: str = DEFAULT_MODEL,
     texts: Mapping[str, str] | None = None,
@@ -207,11 +210,12 @@ def with_preset(settings: PackSettings, preset: str | None, fingerprint: str, mo
     """The settings at a point of the model's curve, if one is asked for. UsageError; NotFoundError without a curve."""
     if preset is None:
         return settings
-    if preset not in get_args(Preset):
-        raise UsageError(f"preset is {preset!r}, expected {', '.join(get_args(Preset))}.")
+    literal(Preset)("preset", preset)
     profile = profile_of(fingerprint)
     if profile is None:
-        raise NotFoundError(f"no profile of {model!r} to take {preset!r} from. Run `memvec calibrate -m {model}` once.")
+        raise NotFoundError(
+            f"no profile of {model!r} to take {preset!r} from. Run memvec.calibrate(model={model!r}) once."
+        )
     point = profile.point(preset)  # type: ignore[arg-type]
     return replace(settings, nats_per_vector=point.nats_per_vector, learning_rate=profile.learning_rate)
 

@@ -126,7 +126,7 @@ class Catalogue:
         try:
             return canonical.loads(self.columns.read(name, 0, self.columns.length(name)).tobytes())
         except ValueError as error:
-            raise UnreliableError(str(error)) from None
+            raise UnreliableError(str(error)) from error
 
 
 class _View(Sequence[Any]):
@@ -226,5 +226,5 @@ def _name(data: bytes) -> str:
         name = data.decode()
         check_name(name)
     except ValueError as error:
-        raise UnreliableError(str(error)) from None
+        raise UnreliableError(str(error)) from error
     return name

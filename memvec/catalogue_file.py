@@ -61,7 +61,7 @@ class Kept:
             digests = self._file.tensor("blocks")
             container.compare_shapes({"blocks": digests.shape}, {"blocks": (sum(map(self._blocks, COLUMNS)), 32)})
         except (ValueError, RecursionError, OverflowError, OSError) as error:
-            raise UnreliableError(str(error)) from None
+            raise UnreliableError(str(error)) from error
         self._digests = digests
         counts = [0, *(self._blocks(name) for name in COLUMNS)]
         self._first = dict(zip(COLUMNS, np.cumsum(counts).tolist(), strict=False))
@@ -89,7 +89,7 @@ class Kept:
             for name in COLUMNS:
                 self._file.tensor(name)
         except (ValueError, OSError) as error:
-            raise UnreliableError(str(error)) from None
+            raise UnreliableError(str(error)) from error
 
     def _blocks(self, name: str) -> int:
         return -(-self._file.size(name) // BLOCK)
@@ -99,7 +99,7 @@ class Kept:
         try:
             data = self._file.bytes(name, begin, min(begin + BLOCK, self._file.size(name)))
         except (ValueError, OSError) as error:
-            raise UnreliableError(str(error)) from None
+            raise UnreliableError(str(error)) from error
         if hashlib.sha256(data).digest() != self._digests[self._first[name] + number].tobytes():
             raise UnreliableError(f"block {number} of {name} does not match its digest")
         return data

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memvec import index
+from memvec.arguments import checked
 from memvec.formats import files
 from memvec.locking import writing
 from memvec.lookup import fits
@@ -28,6 +29,7 @@ class CollectReport:
     dry_run: bool
 
 
+@checked()
 def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> CollectReport:
     """Remove shards and keys that the manifest does not name, unfinished writes and indexes of keys that are gone.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memvec import __version__, catalogue
+from memvec.arguments import checked
 from memvec.formats.manifest import KeysEntry, Manifest
 from memvec.locking import writing
 from memvec.rewriting import (
@@ -40,6 +41,7 @@ class CompactReport:
     dry_run: bool
 
 
+@checked()
 def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> CompactReport:
     """Write the records that count into new shards of bounded size and drop the others, keys and tombstones with them.
 

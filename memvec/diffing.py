@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from memvec.arguments import checked
 from memvec.guard import loading_alone
 from memvec.identity import compared, identify_folder
 from memvec.model_cache import lasting_name, resolve
@@ -12,6 +13,7 @@ from memvec.store import Store
 from memvec.verdicts import OUTPUTS, Comparison, Verdict, stored_identity
 
 
+@checked()
 def diff(
     store: str | Path, model: str, *, probe: bool = True, device: str | None = None, watch: Watch = unwatched
 ) -> Comparison:

@@ -106,10 +106,10 @@ class Sentences:
         try:
             with loading_alone():
                 from sentence_transformers import SentenceTransformer
-        except ImportError:
+        except ImportError as error:
             raise MissingExtraError(
                 f"{name!r} needs sentence-transformers. Install it: pip install 'memvec[sentence-transformers]'."
-            ) from None
+            ) from error
         model = name.removeprefix(SENTENCES)
         with loading_alone():
             self.model: Any = SentenceTransformer(model)

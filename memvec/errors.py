@@ -1,23 +1,24 @@
-"""Everything memvec raises on purpose. Each class carries its values, its exit code and, in its message, a next step.
+"""Every error that memvec raises on purpose. Each class has an exit code, its values as attributes, and a message with a next step.
 
 MemvecError                      1   unexpected, or none of the below
-├── UsageError                   2   an argument that cannot be meant
-│   ├── UnsupportedModelError    2   a model that memvec cannot use, with the reason
-│   ├── ConditioningError        2   vectors that decode were asked to condition
-│   └── NoContentError           2   a document of which only context vectors are there, asked for its bytes
-├── StoreDamagedError            3   bytes of a store are not what was written
+├── UsageError                   2   an argument is invalid
+│   ├── UnsupportedModelError    2   memvec cannot use the model
+│   ├── ConditioningError        2   vectors made to be decoded were asked to condition a model
+│   └── NoContentError           2   the store has only context vectors of a document, not its bytes
+├── StoreDamagedError            3   bytes of a store differ from what was written
 ├── FingerprintError             4   the vectors belong to another model or tokenizer
-│   └── StoresDifferError        4   two stores to be merged belong to different models
+│   └── StoresDifferError        4   stores to be merged were packed with different models
 ├── ReconstructionError          5   decoded text is not the text that was packed
 ├── NotFoundError                6   no such store, document, record or model
-│   └── FormatTooNewError        6   a store written by a newer memvec
+│   └── FormatTooNewError        6   a newer memvec wrote the store
 ├── StoreLockedError             7   another process is writing to the store
-│   └── StoreChangedError        7   another process took files away that were being read
+│   └── StoreChangedError        7   another process removed a file that was being read
 ├── PartialError                 8   some inputs were skipped
 ├── MissingExtraError            9   an optional dependency is not installed
 ├── WriteError                  10   the system refused to write: no space left, a read-only folder
-├── OutOfMemoryError            11   the machine's or the GPU's memory does not suffice
-└── InterruptedPackError       130   stopped by Ctrl-C; what was finished is in the store
+├── OutOfMemoryError            11   the memory of the machine or the GPU is used up
+├── ReadError                   12   the system refused to read: no permission, a failing disk
+└── InterruptedPackError       130   packing was stopped by Ctrl-C; finished work is in the store
 """
 
 from __future__ import annotations
@@ -25,24 +26,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from memvec.copyable import Copyable
+
 if TYPE_CHECKING:
     from memvec.types import PackReport, Problem, UnpackReport
 
 
-class MemvecError(Exception):
+class MemvecError(Copyable, Exception):
     """Base of every error that memvec raises on purpose."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(MemvecError, ValueError):
-    """An argument that cannot be meant; the message says what would be accepted."""
+    """An argument is invalid. The message lists the accepted values."""
 
     exit_code = 2
 
 
 class UnsupportedModelError(UsageError):
-    """A model that memvec cannot use; refused before any work, with the reason."""
+    """memvec cannot use the model. It is refused before any work, with the reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -51,22 +54,22 @@ class UnsupportedModelError(UsageError):
 
 
 class ConditioningError(UsageError):
-    """Vectors fitted to reproduce were asked to condition a model, which they harm."""
+    """Vectors made to be decoded were asked to condition a model. They would make its answers worse."""
 
     def __init__(self, document: str, store: str) -> None:
         self.document = document
         super().__init__(
-            f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context "
-            f"vectors with `memvec pack --kind context -o {store}`, or put the text itself into the prompt (`memvec cat`)."
+            f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context vectors "
+            f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec cat`)."
         )
 
 
 class NoContentError(UsageError):
-    """Bytes were asked of documents of which the store holds only context vectors."""
+    """The store has only context vectors of a document, not its bytes."""
 
     reason: ClassVar[str] = (
         "expected exact or raw records, found only context vectors, which condition a model but do not decode. "
-        "Pack it with `--kind exact` or `--kind both`"
+        "Pack it with memvec.pack(…, kind='exact') or memvec.pack(…, kind='both')"
     )
 
     def __init__(self, *documents: str) -> None:
@@ -76,7 +79,7 @@ class NoContentError(UsageError):
 
 
 class StoreDamagedError(MemvecError):
-    """Bytes of a store differ from what was written; `problems` names each place."""
+    """Bytes of a store differ from what was written. `problems` names each place."""
 
     exit_code = 3
 
@@ -90,9 +93,9 @@ class StoreDamagedError(MemvecError):
 
 
 class FingerprintError(MemvecError):
-    """The vectors belong to another model or tokenizer; `differences` holds (field, expected, found).
+    """The vectors belong to another model or tokenizer. `differences` holds (field, expected, found).
 
-    `verdict` says how far the two are from each other, `tensors` names those of the weights that differ.
+    `verdict` says how far the two models are from each other. `tensors` names the weights that differ.
     """
 
     exit_code = 4
@@ -113,13 +116,13 @@ class FingerprintError(MemvecError):
         shown += "".join(f"; {hint}" for hint in hints)
         judged = f" ({verdict})" if verdict else ""
         super().__init__(
-            f"this model is not the one the store was packed with{judged}: {shown}. Pass the model that packed it with -m; "
+            f"this model is not the one the store was packed with{judged}: {shown}. Pass the model that packed it as model=…; "
             "`memvec diff STORE MODEL` says how far this one is from it."
         )
 
 
 class StoresDifferError(FingerprintError):
-    """Two stores that were to become one are of different models; `differences` as in FingerprintError."""
+    """Stores to be merged were packed with different models. `differences` is as in FingerprintError."""
 
     def __init__(self, first: str, second: str, differences: Sequence[tuple[str, str, str]]) -> None:
         self.first, self.second, self.differences = first, second, tuple(differences)
@@ -132,9 +135,9 @@ class StoresDifferError(FingerprintError):
 
 
 class ReconstructionError(MemvecError):
-    """Decoding a record did not give the packed text; no bytes of it were given out.
+    """Decoded text is not the text that was packed. No bytes of the record were given out.
 
-    `tried` are the ways it was decoded in, `position` is the first token in doubt where one can be named.
+    `tried` lists the ways it was decoded in. `position` is the first token in doubt, if one is known.
     """
 
     exit_code = 5
@@ -151,7 +154,7 @@ class ReconstructionError(MemvecError):
         evidence: str = "",
         verdict: str = "",
     ) -> None:
-        """`evidence` says what `position` rests on, `verdict` whether the model is the one that packed it."""
+        """`evidence` says why `position` is in doubt, `verdict` whether the model is the one that packed it."""
         self.document, self.record, self.expected, self.found = document, record, expected, found
         self.tried, self.position, self.evidence, self.verdict = tuple(tried), position, evidence, verdict
         ways = f", tried {', then '.join(self.tried)}" if self.tried else ""
@@ -159,7 +162,7 @@ class ReconstructionError(MemvecError):
         if evidence and position is None:
             where = f" No token stands out: {evidence}."
         judged = f" {verdict}." if verdict else ""
-        partial = " `memvec unpack --on-error partial` writes the segments that are right." if self.tried else ""
+        partial = " memvec.unpack(…, on_error='partial') writes the segments that are right." if self.tried else ""
         super().__init__(
             f"record {record} of {document!r} decoded to other bytes than were packed (sha256 {expected[:12]}… expected, "
             f"{found[:12]}… found{ways}).{where}{judged} Take the document from a copy or decode it on another machine."
@@ -168,13 +171,13 @@ class ReconstructionError(MemvecError):
 
 
 class NotFoundError(MemvecError, FileNotFoundError):
-    """No such store, document, record or model; the message says where it was looked for."""
+    """No such store, document, record or model. The message says where it was looked for."""
 
     exit_code = 6
 
 
 class FormatTooNewError(NotFoundError):
-    """The store needs a newer memvec; `found` is its version or what is not understood, `code` why (SPEC §12)."""
+    """A newer memvec wrote the store. `found` is the version or feature it needs, `code` the reason (SPEC §12)."""
 
     def __init__(self, found: str, supported: str, code: str = "unsupported-version") -> None:
         self.found, self.supported, self.code = found, supported, code
@@ -188,7 +191,7 @@ class StoreLockedError(MemvecError):
 
 
 class StoreChangedError(StoreLockedError):
-    """A file that an older generation names was collected meanwhile; opening the store again finds the newer one."""
+    """Another process removed a file that was being read. Opening the store again finds the newer generation."""
 
     def __init__(self, location: str, opened: int, found: int) -> None:
         self.location, self.opened, self.found = location, opened, found
@@ -199,7 +202,7 @@ class StoreChangedError(StoreLockedError):
 
 
 class WriteError(MemvecError, OSError):
-    """The system refused to write; `path` says what and `reason` why."""
+    """The system refused to write. `path` is the file or folder, `reason` what the system said."""
 
     exit_code = 10
 
@@ -211,8 +214,24 @@ class WriteError(MemvecError, OSError):
         )
 
 
+class ReadError(MemvecError, OSError):
+    """The system refused to read. `path` is the file or folder, `reason` what the system said.
+
+    Raised for anything but a missing file: no permission, a failing disk, too many open files, a loop of links.
+    """
+
+    exit_code = 12
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"could not read {path!r}: {reason}. Check the permissions of the file and its folders and the disk, and "
+            "run the same command again."
+        )
+
+
 class OutOfMemoryError(MemvecError, MemoryError):
-    """The memory of the machine or the GPU does not suffice; `what` could not be done, `reason` is what was said."""
+    """The memory of the machine or the GPU is used up. `what` could not be done, `reason` is what torch said."""
 
     exit_code = 11
 
@@ -220,23 +239,20 @@ class OutOfMemoryError(MemvecError, MemoryError):
         self.what, self.reason = what, (str(reason).strip().splitlines() or [""])[0][:200]
         said = f" ({self.reason})" if self.reason else ""
         super().__init__(
-            f"not enough memory to {what}{said}. Ask for less: a smaller batch, a smaller model or another dtype. "
-            "memvec.unload() drops the models that are kept loaded."
+            f"not enough memory to {what}{said}. Use less: a smaller batch, memory or model, or dtype='bfloat16'. "
+            "memvec.unload() frees the models that are kept loaded."
         )
-
-    def __reduce__(self) -> tuple[type[OutOfMemoryError], tuple[str, str]]:
-        return type(self), (self.what, self.reason)
 
 
 class PartialError(MemvecError):
-    """Some inputs were skipped; what could be done was done. `report` is the result, `skipped` holds (name, reason)."""
+    """Some inputs were skipped. `report` is the result for all others, `skipped` holds (name, reason)."""
 
     exit_code = 8
 
     def __init__(
         self, skipped: Sequence[tuple[str, str]], report: PackReport | UnpackReport | None = None, rest: str = ""
     ) -> None:
-        """`rest` says what became of everything else; by default that it was packed, or that there was nothing."""
+        """`rest` says what was done with the other inputs. The default is that they were packed, or that there were none."""
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
@@ -244,13 +260,13 @@ class PartialError(MemvecError):
 
 
 class MissingExtraError(MemvecError, ImportError):
-    """An optional dependency is not installed; the message names the install command."""
+    """An optional dependency is not installed. The message has the command that installs it."""
 
     exit_code = 9
 
 
 class InterruptedPackError(MemvecError):
-    """Packing was stopped by Ctrl-C; what was finished is committed. `report` says how much."""
+    """Packing was stopped by Ctrl-C. Finished work is in the store, `report` says how much."""
 
     exit_code = 130
 

@@ -25,7 +25,7 @@ VERDICT = (
 
 ALLOWED = (
     "The model was allowed although it may not be the one that packed the store, whose vectors it need not follow. Pass "
-    "that one with -m"
+    "that one as model=…"
 )
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from memvec.allocator import keeping_memory
+from memvec.arguments import checked, instance, literal
 from memvec.calibration import Preset, profile_of, with_preset
 from memvec.decode import certify, rows_at_once
 from memvec.embedders import DEFAULT, TABLE, check_embedder
@@ -51,6 +52,7 @@ class Estimate:
     skipped: int  # inputs that could not be read
 
 
+@checked(settings=instance(PackSettings), preset=literal(Preset))
 def estimate(
     sources: Sequence[str | Path | Source],
     store: str | Path,

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from memvec import off_topic
+from memvec import arguments, off_topic
 from memvec.answers import Prompt, right
+from memvec.arguments import BYTES, checked, instance, path_or, several
 from memvec.arms import EQUAL_POSITIONS, control_arms, embedded, text_arms
 from memvec.costs import Costs, measure_costs
 from memvec.decoder import Decoder
@@ -39,6 +40,7 @@ from memvec.unpacking import content
 COMPANY = (2, 4, 8)  # memories in front at once
 FRONTS = ("none", "text", "memory")  # tried off-topic
 TIMED = 4  # documents whose prefill is timed
+QUESTIONS = path_or(several(instance(Question), "Questions", ()))
 PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
 
 
@@ -88,6 +90,7 @@ class _Subject:
     answers: list[str]  # right ones
 
 
+@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice("auto", "chat", "text", "plain"))
 def evaluate(
     store: str | Path,
     questions: str | Path | Sequence[Question],
@@ -263,7 +266,7 @@ def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] |
     """The text of a document, given or else decoded; UsageError unless it is what was packed and is text."""
     name = stored.document.name
     if texts is None and not stored.complete:
-        raise UsageError(f"the store holds no content of {name!r}. Give its text: texts=…, or --texts FOLDER.")
+        raise UsageError(f"the store holds no content of {name!r}. Give the texts of all documents in texts=….")
     if texts is not None and name not in texts:
         raise UsageError(f"the text of {name!r} was not given. Give the texts of all documents or of none.")
     data = texts[name] if texts is not None else content(decoder, name)
@@ -271,8 +274,8 @@ def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] |
         raise UsageError(f"the text given of {name!r} is not the one that was packed. Give the packed one.")
     try:
         return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{name!r} is no text. Ask about documents that are.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name!r} is no text. Ask about documents that are.") from error
 
 
 def _has_exact(store: Store, document: Document) -> bool:

@@ -17,6 +17,7 @@ from itertools import accumulate, chain
 import torch
 
 from memvec.allocator import keeping_memory
+from memvec.arguments import LARGEST_SEED, checked, instance
 from memvec.capacities import Capacity, Held, Stage
 from memvec.decode import measure
 from memvec.errors import UsageError
@@ -27,7 +28,7 @@ from memvec.objective import head_pass
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.samples import passages
 from memvec.samples import random_words as drawn_words
-from memvec.settings import PackSettings
+from memvec.settings import PackSettings, check_fields
 
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
 PUBLISHED_ACCURACY = 0.99  # teacher-forced, that they call lossless
@@ -57,15 +58,14 @@ class CapacitySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """UsageError when a value cannot be meant."""
+        """UsageError when a value is out of its range or of another type."""
         bounds = {
-            "steps": (1, 10**6), "stage": (1, 10**6), "starts": (1, 10**4), "learning_rate": (1e-9, 1e9), "grow": (0.001, 4.0), "corrected": (0, 0.5),
+            "steps": (1, 10**6), "stage": (1, 10**6), "starts": (1, 10**4), "learning_rate": (1e-9, 1e9), "grow": (0.001, 4.0), "corrected": (0, 0.5), "seed": (0, LARGEST_SEED),
         }  # fmt: skip
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected {low:g} to {high:g}.")
+        check_fields(self, bounds)
 
 
+@checked(settings=instance(CapacitySettings))
 def capacity(
     texts: Mapping[str, str],
     vectors: Sequence[int] = (1,),

@@ -18,7 +18,7 @@ from itertools import chain
 
 from torch import Tensor
 
-from memvec.batch import NEVER, Batch, RaggedBatch
+from memvec.batch import Batch, RaggedBatch
 from memvec.layout import row_length
 from memvec.lm import FrozenLM, free_bytes
 from memvec.settings import PackSettings
@@ -220,7 +220,7 @@ class FitEngine:
         over = [slot.task for slot, gone in zip(self.slots, done, strict=True) if gone]
         self.slots = [slot for slot, gone in zip(self.slots, done, strict=True) if not gone]
         return [
-            Fitted(task, vectors, int(score % (NEVER / 2)))
+            Fitted(task, vectors, score.thin)
             for task, (vectors, score) in zip(over, self.batch.take(done), strict=True)
         ]
 

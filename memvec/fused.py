@@ -43,7 +43,7 @@ class Fused:
             try:
                 self._weigh = torch.compile(weigh, dynamic=True)
                 self._forwards = [torch.compile(layer.forward, dynamic=True) for layer in self._layers]
-            except RuntimeError as error:  # of a Python that it does not know
+            except RuntimeError as error:  # on a Python that it does not support; nothing of ours runs here
                 self.give_up(error)
 
     def seconds(self, positions: float, speed: float) -> float:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from memvec.arguments import checked, literal
 from memvec.arms import embedded
 from memvec.decoder import Decoder
 from memvec.errors import ConditioningError, NoContentError, UsageError
@@ -24,6 +25,7 @@ from memvec.memory import load
 from memvec.numerics import declared_numerics, sampling
 from memvec.prefix import Template, embed, pad_id, tensor
 from memvec.progress import Watch, enter, unwatched
+from memvec.prompts import one_prompt
 from memvec.store import Store
 from memvec.template import SEPARATOR, Frame, Messages, frame
 from memvec.unpacking import content
@@ -77,9 +79,10 @@ class _Choice:
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
             raise UsageError(f"temperature is {self.temperature}, expected more than 0.")
         if not self.sample and (self.temperature is not None or self.seed is not None):
-            raise UsageError("temperature and seed are for sampling. Pass sample=True (--sample), or leave them out.")
+            raise UsageError("temperature and seed are for sampling. Pass sample=True, or leave them out.")
 
 
+@checked(using=literal(Using), template=literal(Template))
 def generate(
     store: str | Path,
     prompt: str | Messages | None,
@@ -107,17 +110,20 @@ def generate(
     decoder = Decoder(Store.open(store), model, None, device, watch)
     if using == "decode":
         if prompt is not None or sample:
-            raise UsageError("decoding takes no prompt and no sampling. Leave them out, or pass another --as.")
+            raise UsageError(
+                "decoding takes no prompt and no sampling. Leave them out, or pass using='vectors' or using='text'."
+            )
         made = draft(decoder, names, max_new_tokens)
         return Generated(made.text, using, names, made.vectors, made.vectors, made.tokens, corrections=made.corrections)
     if using not in FRONTS:
         raise UsageError(f"using is {using!r}, expected {', '.join(FRONTS)} or decode.")
-    asked = _checked(prompt)
+    asked = one_prompt(prompt)
     front = FRONTS[using](decoder, names)
     answer = _Asker(decoder, asked, template, choice).answer(front)
     return Generated(using=using, documents=names, **answer)
 
 
+@checked(template=literal(Template))
 def compare(
     store: str | Path,
     prompt: str | Messages,
@@ -144,7 +150,7 @@ def compare(
     if answer == "":
         raise UsageError("the answer is empty, expected words to measure. Leave it out.")
     decoder = Decoder(Store.open(store), model, None, device, watch)
-    asker = _Asker(decoder, _checked(prompt), template, choice)
+    asker = _Asker(decoder, one_prompt(prompt), template, choice)
     arms = [asker.arm("none", None, answer)]
     for name, make in FRONTS.items():
         try:
@@ -242,21 +248,15 @@ def _text(decoder: Decoder, names: Sequence[str]) -> Tensor:
     for name in names:
         try:
             texts.append(content(decoder, name).decode())
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
             raise _NoText(
                 f"{name!r} is no UTF-8 text and cannot stand in a prompt. `memvec cat` gives its bytes."
-            ) from None
+            ) from error
     lm = decoder.load()
     return embedded(lm, lm.encode(SEPARATOR.join(texts)))
 
 
 FRONTS: dict[str, Callable[[Decoder, Sequence[str]], Tensor]] = {"vectors": _vectors, "text": _text}
-
-
-def _checked(prompt: str | Messages | None) -> str | Messages:
-    if not prompt:
-        raise UsageError("the prompt is empty, expected text or chat messages.")
-    return prompt
 
 
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memvec import __version__, checkpoint, identity_cache, traits
+from memvec.arguments import checked
 from memvec.causes import readable
 from memvec.checkpoint import load_config, load_tokenizer
 from memvec.errors import NotFoundError, UnsupportedModelError
@@ -20,6 +21,7 @@ TABLE_TENSORS = 8192  # a table of more would be a large part of every generatio
 TABLE_DIGITS = 16
 
 
+@checked()
 def fingerprint(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Fingerprint:
     """The fingerprint of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
     return identify(model, notify).fingerprint

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ class VectorIndex:
             except RuntimeError as error:
                 raise UsageError(
                     f"FAISS knows no index {chosen!r} ({_first(error)}). Try Flat or IVF256,SQfp16."
-                ) from None
+                ) from error
             inverted = faiss.try_extract_index_ivf(index)
             if inverted is not None:
                 inverted.cp.min_points_per_centroid = 1  # fewer is said on stderr, where it helps nobody
@@ -104,7 +105,7 @@ class VectorIndex:
                     index.train(placed)
                 index.add(placed)
             except RuntimeError as error:
-                raise UsageError(f"{chosen!r} cannot be built of {len(values)} keys ({_first(error)}).") from None
+                raise UsageError(f"{chosen!r} cannot be built of {len(values)} keys ({_first(error)}).") from error
         return cls(index, space)
 
     def search(self, query: Array, count: int, allowed: npt.NDArray[np.bool_] | None = None) -> tuple[Any, Array]:
@@ -204,7 +205,9 @@ def _digest(file: Path) -> str:
 
 
 def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1][:120]
+    """The first line of what FAISS says, without the place in its sources."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^Error in .* at \S+:\d+: (Error: '.*' failed: )?", "", line)[:120]
 
 
 @contextlib.contextmanager

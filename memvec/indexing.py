@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from memvec import __version__, index
+from memvec.arguments import checked
 from memvec.decoder import Decoder
 from memvec.embedders import DEFAULT, LEXICAL, Embeds
 from memvec.errors import UsageError
@@ -35,6 +36,7 @@ class IndexReport:
     indexed: int  # keys in the kept index
 
 
+@checked()
 def build_index(
     store: str | Path,
     *,
@@ -67,6 +69,7 @@ def build_index(
     return index_info(store)
 
 
+@checked()
 def index_info(store: str | Path) -> list[IndexReport]:
     """What keys a store has, by embedder, and which of them are in a kept index. NotFoundError, StoreDamagedError."""
     opened = Store.open(store)
@@ -92,6 +95,7 @@ def index_info(store: str | Path) -> list[IndexReport]:
     return out
 
 
+@checked()
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
     opened = Store.open(store)

@@ -8,6 +8,7 @@ from pathlib import Path
 from string import hexdigits
 from typing import Any
 
+from memvec.arguments import checked
 from memvec.catalogue import KEY_DIGITS, Catalogue, answer
 from memvec.catalogue_file import UnreliableError
 from memvec.errors import NotFoundError, UsageError
@@ -37,6 +38,7 @@ class DocumentRow:
     meta: Mapping[str, str] = field(default_factory=dict)  # what was said of it when it was packed
 
 
+@checked()
 def list_documents(
     store: str | Path | Store, documents: Sequence[str] = (), limit: int | None = None
 ) -> list[DocumentRow]:
@@ -58,17 +60,20 @@ def listing(
     return [DocumentRow(**row, meta=dict(meta.get(row["name"], {}))) for row in rows], unfinished
 
 
+@checked()
 def incomplete_documents(store: str | Path | Store) -> list[str]:
     """Names of documents whose content or memory an interrupted pack left unfinished, and no other version is live."""
     return answer(_opened(store), lambda known: known.incomplete)
 
 
+@checked()
 def info(store: str | Path | Store) -> PackReport:
     """Totals over the live documents of a store; `seconds` is what their fits took."""
     opened = _opened(store)
     return answer(opened, lambda known: report(opened, known.totals))
 
 
+@checked()
 def show(store: str | Path | Store, name: str) -> dict[str, Any]:
     """A document with its records, or one record by at least four hex digits of its id. NotFoundError, UsageError."""
     opened = _opened(store)

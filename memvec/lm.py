@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memvec.caches import cache_argument, cache_of, recurrent
-from memvec.causes import enough_memory, readable
+from memvec.causes import enough_memory, out_of_memory, readable
 from memvec.errors import UsageError
 from memvec.fused import Fused
 from memvec.guard import loading_alone
@@ -247,7 +247,9 @@ def pick_device(name: str | None) -> str:
     try:
         torch.ones(1, device=name).sum().item()  # a device that cannot compute shows it here
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from None
+        if out_of_memory(error):
+            raise
+        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
     return name
 
 

@@ -52,12 +52,12 @@ def _acquire(path: Path, wait: float) -> FileLock:
         try:
             lock.acquire(timeout=wait)
             return lock
-        except Timeout:
+        except Timeout as error:
             waited = f" after {wait:g} s" if wait else ""
             raise StoreLockedError(
                 f"another process is writing to {str(path)!r}{waited}: {_holder(path / LOCK_NAME)}. Wait for it to end "
-                "and try again, or pass --lock-wait SECONDS."
-            ) from None
+                "and try again, or pass lock_wait=SECONDS."
+            ) from error
         except OSError as error:
             if path.is_dir():
                 raise files.refused(path / LOCK_NAME, error) from error
@@ -97,4 +97,4 @@ def _refuse_foreign(path: Path) -> None:
     if not path.is_dir() or any(
         entry.name not in OWN_NAMES and not entry.name.startswith(files.SCRATCH) for entry in path.iterdir()
     ):
-        raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name for -o.")
+        raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memvec.arguments import checked, choice
 from memvec.errors import ConditioningError, NoContentError, UsageError
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Fingerprint, Record, Vectors
@@ -58,6 +59,7 @@ class Memory:
         return CachedMemory(model, tokenizer, self, **options)
 
 
+@checked(kind=choice("context", "exact"))
 def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = "context") -> Memory:
     """The memory of documents by name, in that order. NotFoundError; ConditioningError when only exact vectors are there.
 

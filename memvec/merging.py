@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memvec import __version__, catalogue
+from memvec.arguments import checked
 from memvec.errors import StoresDifferError, UsageError
 from memvec.formats import manifest
 from memvec.formats.keys import Keys
@@ -66,6 +67,7 @@ class _Merged:
         return ((store, ref) for store, ref in every if store is not target)
 
 
+@checked()
 def merge(
     stores: Sequence[str | Path], output: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0
 ) -> MergeReport:

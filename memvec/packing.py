@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from memvec import catalogue
+from memvec.arguments import checked, instance, literal, several
 from memvec.calibration import Preset, with_preset
 from memvec.distilling import Generate
 from memvec.embedders import DEFAULT, check_embedder
@@ -32,6 +33,13 @@ from memvec.types import Identity, PackReport
 from memvec.verdicts import stored_identity
 
 
+@checked(
+    kind=literal(PackKind),
+    settings=instance(PackSettings),
+    preset=literal(Preset),
+    context=instance(ContextSettings),
+    questions=several(instance(Question), "Questions"),
+)
 def pack(
     sources: Sequence[str | Path | Source],
     store: str | Path,
@@ -108,6 +116,7 @@ def pack(
     return report
 
 
+@checked()
 def add(
     sources: Sequence[str | Path | Source], store: str | Path, *, model: str | None = None, **options: Any
 ) -> PackReport:
@@ -136,11 +145,11 @@ def gathered(
         try:
             check_name(source.name)
         except ValueError as error:
-            raise UsageError(f"{error}.") from None
+            raise UsageError(f"{error}.") from error
     if not documents and skipped:
         raise PartialError(skipped)
     if not documents:
-        raise UsageError("there is nothing to pack. Check SRC, --include and --exclude.")
+        raise UsageError("there is nothing to pack. Check the sources, include=… and exclude=….")
     return documents, skipped
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memvec import __version__, catalogue
+from memvec.arguments import checked
 from memvec.errors import NotFoundError
 from memvec.locking import writing
 from memvec.rewriting import open_to_write, refs_of
@@ -24,6 +25,7 @@ class RemoveReport:
     dry_run: bool
 
 
+@checked()
 def rm(store: str | Path, documents: Sequence[str], *, dry_run: bool = False, lock_wait: float = 0.0) -> RemoveReport:
     """Remove every version of documents by name or glob, and what is said of them.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memvec import __version__, catalogue
+from memvec.arguments import checked
 from memvec.errors import FingerprintError, FormatTooNewError, NotFoundError, StoreDamagedError, UsageError
 from memvec.examining import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.formats import files, manifest
@@ -58,6 +59,7 @@ class _Findings:
         return tuple(p.location for p in self.problems if p.kind != "missing_file")
 
 
+@checked()
 def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lock_wait: float = 0.0) -> RepairReport:
     """Make a store readable again: the manifest from its shards, new shards of the whole records of damaged ones.
 
@@ -127,15 +129,15 @@ def _state(headers: Sequence[dict[str, Any]], model: str | None) -> Manifest:
         return Manifest(mine, int(owners[mine.id]["vocabulary"]))
     if len(owners) > 1:
         raise UsageError(
-            f"the shards belong to {len(owners)} models: {', '.join(sorted(owners))}. Pass the one to keep with -m."
+            f"the shards belong to {len(owners)} models: {', '.join(sorted(owners))}. Pass the one to keep as model=…."
         )
     ((identity, found),) = owners.items()
     try:
         origin = Fingerprint(**found["origin"])
-    except (KeyError, TypeError):
-        raise UsageError("the shards do not say in full which model they belong to. Pass it with -m.") from None
+    except (KeyError, TypeError) as error:
+        raise UsageError("the shards do not say in full which model they belong to. Pass it as model=….") from error
     if origin.id != identity:
-        raise UsageError("what the shards say of their model contradicts itself. Pass the model with -m.")
+        raise UsageError("what the shards say of their model contradicts itself. Pass the model as model=….")
     return Manifest(origin, int(found["vocabulary"]))
 
 

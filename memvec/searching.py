@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memvec import embedders, off_topic
+from memvec.arguments import checked
 from memvec.decoder import Decoder
 from memvec.embedders import LEXICAL, SENTENCES, TABLE, Embeds, maker
 from memvec.errors import NotFoundError, UsageError
@@ -57,6 +58,7 @@ class Place:
 class Searcher:
     """An opened store with its keys in memory, for many queries."""
 
+    @checked()
     def __init__(
         self, store: Store, embedder: str | None = None, model: str | None = None, notify: Notify = silent
     ) -> None:
@@ -75,13 +77,14 @@ class Searcher:
             if not entries:
                 raise UsageError(
                     f"the keys of {name!r} in {str(store.path)!r} were made with another version of it. "
-                    f"Make them again: memvec index build {store.path} --embedder {name}"
+                    f"Make them again: memvec.build_index(…, embedder={name!r})."
                 )
             lookup = TermLookup if name == LEXICAL else VectorLookup
             share = WORDS_SHARE if name == LEXICAL and len(self.names) > 1 else 1.0
             self._parts.append((made, lookup(store, entries, rows), share))
         self._threshold: float | None = None
 
+    @checked()
     def search(
         self,
         query: str,
@@ -139,6 +142,7 @@ class Searcher:
             yield float(scores[place]), int(rows[place])
 
 
+@checked()
 def search(
     store: str | Path | Store,
     query: str,
@@ -165,6 +169,7 @@ def search(
     return with_text(opened, hits, model, device, watch) if decode and hits else hits
 
 
+@checked()
 def retrieve(
     store: str | Path,
     query: str,
@@ -196,7 +201,7 @@ def make(name: str, store: Store, model: str | None = None, notify: Notify = sil
 def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
     there = list(dict.fromkeys(entry.embedder for entry in store.manifest.keys))
     if not there:
-        raise NotFoundError(f"{str(store.path)!r} has no keys to search by. Make them: memvec index build {store.path}")
+        raise NotFoundError(f"{str(store.path)!r} has no keys to search by. Make them: memvec.build_index(…).")
     if embedder is None:
         vectors = [name for name in there if name.startswith(SENTENCES)] or [name for name in there if name == TABLE]
         return (*vectors[-1:], *(name for name in there if name == LEXICAL))
@@ -204,7 +209,7 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
     if embedder not in there:
         raise UsageError(
             f"{str(store.path)!r} has keys of {', '.join(there)}, not of {embedder!r}. "
-            f"Make them: memvec index build {store.path} --embedder {embedder}"
+            f"Make them: memvec.build_index(…, embedder={embedder!r})."
         )
     return (embedder,)
 

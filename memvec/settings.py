@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
+from memvec.arguments import LARGEST_SEED, flag, number, whole
 from memvec.errors import UsageError
 
 # Measured on the default model (docs/LOG.md): behind an anchor three vectors take the 64 tokens that eight took without.
@@ -13,11 +16,21 @@ DECODE_BATCH, DECODE_BATCH_GPU = 16, 1024  # records decoded at once
 MOST_RATIO = 16  # tokens a context vector may stand for unless only the gist is wanted
 
 
-def _check_bounds(settings: object, bounds: dict[str, tuple[float, float]]) -> None:
-    for name, (low, high) in bounds.items():
-        value = getattr(settings, name)
-        if not low <= value <= high:
-            raise UsageError(f"{name} is {value}, expected {low:g} to {high:g}.")
+Bounds = Mapping[str, tuple[float, float]]
+
+
+def check_fields(settings: Any, bounds: Bounds) -> None:
+    """UsageError unless every field of a settings object has its declared type and lies within its bounds."""
+    for field in fields(settings):
+        value, kind = getattr(settings, field.name), str(field.type)
+        if value is None and kind.endswith(" | None"):
+            continue
+        if kind == "bool":
+            flag(field.name, value)
+            continue
+        low, high = bounds[field.name]
+        rule = whole(int(low), int(high)) if kind.startswith("int") else number(low, high)
+        object.__setattr__(settings, field.name, rule(field.name, value))  # numpy's numbers become Python's
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +58,11 @@ class PackSettings:
     memory: int | None = None  # most that activations may take [bytes]; None: 2 GiB, on a GPU a share of what is free
 
     def __post_init__(self) -> None:
-        """UsageError when a value cannot be meant."""
-        bounds: dict[str, tuple[float, float]] = {
+        """UsageError when a value is out of its range or of another type."""
+        bounds: Bounds = {
+            "nats_per_vector": (0.1, 1e6),
             "segment_tokens": (8, 4096),
+            "vectors": (1, 4096),
             "margin": (0.0, 100.0),
             "max_corrections": (0.0, 1.0),
             "max_steps": (1, 1_000_000),
@@ -59,14 +74,10 @@ class PackSettings:
             "weight_decay": (0.0, 1.0),
             "cooling": (1, 1_000_000),
             "last_rate": (0.0, 1.0),
+            "seed": (0, LARGEST_SEED),
+            "memory": (1, 2**63),
         }
-        if self.nats_per_vector is not None:
-            bounds["nats_per_vector"] = (0.1, 1e6)
-        if self.vectors is not None:
-            bounds["vectors"] = (1, 4096)
-        if self.memory is not None:
-            bounds["memory"] = (1, 2**63)
-        _check_bounds(self, bounds)
+        check_fields(self, bounds)
 
     @property
     def grown(self) -> int:
@@ -112,8 +123,8 @@ class ContextSettings:
     memory: int | None = None  # as in PackSettings
 
     def __post_init__(self) -> None:
-        """UsageError when a value cannot be meant."""
-        _check_bounds(
+        """UsageError when a value is out of its range or of another type."""
+        check_fields(
             self,
             {
                 "ratio": (1.0, 1024.0),
@@ -133,14 +144,15 @@ class ContextSettings:
                 "sentence_answers": (0.0, 1.0),
                 "question_weight": (0.0, 1000.0),
                 "company": (0.0, 1.0),
-            }
-            | ({"memory": (1, 2**63)} if self.memory is not None else {}),
+                "seed": (0, LARGEST_SEED),
+                "memory": (1, 2**63),
+            },
         )
         if not self.question_rows and not self.span:
             raise UsageError("question_rows and span are both 0: there would be nothing to learn. Give one of them.")
         if self.ratio > MOST_RATIO and not self.gist:
             raise UsageError(
-                f"ratio is {self.ratio:g}; above {MOST_RATIO} names and numbers are lost. Pass --gist if the gist is enough."
+                f"ratio is {self.ratio:g}; above {MOST_RATIO} names and numbers are lost. Pass gist=True if the gist is enough."
             )
 
     def vectors_for(self, tokens: int) -> int:

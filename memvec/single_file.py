@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memvec import catalogue
+from memvec.arguments import checked
 from memvec.errors import MemvecError, NotFoundError, UsageError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
@@ -41,6 +42,7 @@ class FileReport:
     bytes: int  # of the file
 
 
+@checked()
 def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False) -> FileReport:
     """Write everything that counts in a store as one file; what was removed or superseded is left out.
 
@@ -49,7 +51,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
     """
     path, opened = Path(path), Store.open(store)
     if path.exists() and not (overwrite and path.is_file()):
-        raise UsageError(f"{str(path)!r} exists. Pass --overwrite or another -o.")
+        raise UsageError(f"{str(path)!r} exists. Pass overwrite=True or another path.")
     keep = kept(opened.versions())
     records = [opened.record(ref) for stored in keep for ref in refs_of(stored)]
     held = _Held(opened)
@@ -64,6 +66,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
     return FileReport(len(opened.documents()), len(records), len(data))
 
 
+@checked()
 def import_store(file: str | Path, output: str | Path) -> FileReport:
     """Make a store of a file that `export_store` wrote; everything in it is checked before anything is written.
 
@@ -81,7 +84,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     except MemvecError:  # some are ValueErrors too
         raise
     except PARSE_ERRORS as error:
-        raise refused(str(file), error) from None
+        raise refused(str(file), error) from error
     scratch = output.parent / f"{files.SCRATCH}{secrets.token_hex(8)}"
     try:  # beside its place and renamed, as every file of a store: whole or absent
         store = Store.create(scratch, replace(state, shards=(), keys=()))
@@ -125,7 +128,7 @@ def _decode(data: bytes) -> tuple[Manifest, list[Record], list[Keys]]:
     tensors = container.tensor_bytes(data, entries)
     found = dict(tensors)
     if MANIFEST not in found:
-        raise UsageError("this is one shard and no whole store. `memvec export STORE -o FILE` writes one.")
+        raise UsageError("this is one shard and no whole store. memvec.export_store(…) writes one.")
     for name, digest in metadata["digests"].items():
         if hashlib.sha256(found.pop(name, b"")).hexdigest() != digest:
             raise Refusal("digest-mismatch", f"tensor {name!r} does not match its digest")

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from memvec import attention
 from memvec.adam import SlotAdam
-from memvec.batch import MOMENTUM, NEVER, missed, rates, scores
+from memvec.batch import MOMENTUM, UNSEEN, Score, fewer, missed, rates
+from memvec.causes import out_of_memory
 from memvec.graphs import captured
 from memvec.layout import row_length
 from memvec.lm import FrozenLM
@@ -50,7 +51,7 @@ class StaticBatch:
         self._adam = SlotAdam(width, device, MOMENTUM)
         self._adam.extend(torch.zeros(rows * vectors, width, device=device), fixed=rows * vectors)
         self._best = torch.zeros(rows, vectors, width, dtype=torch.half, device=device)
-        self._fewest = torch.full((rows,), NEVER, device=device)  # (B,) score of the best
+        self._fewest = torch.full((rows, 2), UNSEEN, device=device)  # (B, 2) what the best miss
         self._counts = torch.zeros(rows, 2, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ran: bool | None = None  # whether compiled, if a step of these shapes was run
@@ -91,7 +92,7 @@ class StaticBatch:
         self._base[row].zero_()
         self._base[row, m : m + len(ids) - 1] = self.lm.embed(tokens[:-1])
         self._targets[row, m - 1 : m - 1 + len(ids)] = tokens
-        self._count[row], self._fewest[row] = m, NEVER
+        self._count[row], self._fewest[row] = m, UNSEEN
         self._best[row, :m] = start.half()
         vectors = self.shape[2]
         self._adam.moves[row * vectors : (row + 1) * vectors] = 0
@@ -121,13 +122,11 @@ class StaticBatch:
             self._graph = None
             try:
                 self._compute()
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:  # torch.compile needs a C compiler and Triton, and does not know every model
-                if not fused.ready:
+                if not fused.ready or out_of_memory(error):
                     raise
                 fused.give_up(error)
-                self._compute()
+                self._compute()  # an error that has nothing to do with compiling is raised again here
             self._ran = fused.ready
         else:
             if self._graph is None and self.lm.graphs:
@@ -146,9 +145,8 @@ class StaticBatch:
             hidden = lm.hidden(torch.where((place < self._count)[:, :, None], padded, self._base)).flatten(0, 1)
         passed = head_pass(hidden.detach(), lm.head, self._targets.flatten(), weigh=lm.fused.weigh)
         counts = (missed(passed.margin.view(rows, length), self.settings) * live[:, :, None]).sum(1)
-        score = scores(counts, self.settings.strict)
-        better = (score < self._fewest) & self._whole
-        self._fewest.copy_(torch.where(better, score, self._fewest))
+        better = fewer(counts, self._fewest, self.settings.strict) & self._whole
+        self._fewest.copy_(torch.where(better[:, None], counts, self._fewest))
         self._best.copy_(torch.where(better[:, None, None], stored.view_as(self._best), self._best))
         self._counts.copy_(counts)
         upstream = passed.gradient.masked_fill_(~live.flatten()[:, None], 0)
@@ -164,14 +162,14 @@ class StaticBatch:
         first = self._rows[slot] * self.shape[2]
         self._adam.restart(slice(first, first + len(start)), start)
 
-    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, float]]:
+    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
         """See Batch."""
         gone = [slot for slot, done in enumerate(over) if done]
         rows = torch.tensor([self._rows[slot] for slot in gone], dtype=torch.long, device=self.lm.device)
         best, fewest = self._best[rows].cpu().numpy(), self._fewest[rows].tolist()
         out = [
-            (np.ascontiguousarray(one[: self._sizes[slot]]), score)
-            for slot, one, score in zip(gone, best, fewest, strict=True)
+            (np.ascontiguousarray(one[: self._sizes[slot]]), Score.of(counts, len(self._texts[slot])))
+            for slot, one, counts in zip(gone, best, fewest, strict=True)
         ]
         self._count[rows] = 0
         self._free += [self._rows[slot] for slot in gone]

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
@@ -48,6 +49,7 @@ class Store:
         self._versions: list[StoredDocument] | None = None
 
     @classmethod
+    @checked()
     def open(cls, path: str | Path) -> Store:
         """The store at `path`. NotFoundError, FormatTooNewError or StoreDamagedError."""
         path = Path(path)
@@ -65,7 +67,7 @@ class Store:
         except FormatTooNewError:
             raise
         except PARSE_ERRORS as error:
-            raise refused(manifest.FILE_NAME, error) from None
+            raise refused(manifest.FILE_NAME, error) from error
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -127,7 +129,7 @@ class Store:
             ):
                 raise Refusal("manifest-mismatch", "its embedder or its number of texts are not what the manifest says")
         except PARSE_ERRORS as error:
-            raise refused(entry.path, error) from None
+            raise refused(entry.path, error) from error
         return found
 
     def shard(self, number: int) -> Shard:
@@ -143,11 +145,11 @@ class Store:
         """Turn what the reader of a shard finds wrong at `place` into a StoreDamagedError that names it."""
         try:
             yield
-        except FileNotFoundError:
-            raise self._gone(entry.path) from None
+        except FileNotFoundError as error:
+            raise self._gone(entry.path) from error
         except PARSE_ERRORS as error:
             self._load_shard(entry)  # read whole, a file that was changed says where
-            raise refused(f"{entry.path}{place}", error) from None
+            raise refused(f"{entry.path}{place}", error) from error
 
     def record(self, ref: RecordRef) -> Record:
         """The record at `ref`, its digest checked. StoreDamagedError names the place."""
@@ -215,7 +217,9 @@ class Store:
         try:
             size = files.size_of(self.path, entry.path)
         except Refusal as refusal:
-            raise self._gone(entry.path) if refusal.code == "missing-file" else refused(entry.path, refusal) from None
+            raise (
+                self._gone(entry.path) if refusal.code == "missing-file" else refused(entry.path, refusal)
+            ) from refusal
         if size != entry.bytes:
             raise damaged(entry.path, "size_mismatch", f"expected {entry.bytes} bytes, found {size}")
         return self.path / entry.path
@@ -224,8 +228,8 @@ class Store:
         """The bytes of a file that the manifest names, compared with it."""
         try:
             data = self.check_there(entry).read_bytes()
-        except FileNotFoundError:  # collected in between
-            raise self._gone(entry.path) from None
+        except FileNotFoundError as error:  # collected in between
+            raise self._gone(entry.path) from error
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             where = f"{entry.path} {container.damaged_place(data, format_name)}"
             raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
@@ -244,7 +248,7 @@ class Store:
             part = Shard(data)
             self._check_belongs(part, entry)
         except PARSE_ERRORS as error:
-            raise refused(entry.path, error) from None
+            raise refused(entry.path, error) from error
         return part
 
     def _read_shard(self, entry: ShardEntry) -> Shard:

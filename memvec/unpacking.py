@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from memvec.arguments import checked, choice, literal
 from memvec.decoder import Decoder, Piece
 from memvec.errors import (
     MemvecError,
@@ -34,6 +35,7 @@ LOST = "what it held is not known: documents are missing, and of others an older
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
+@checked(allow=literal(Allow), on_error=literal(OnError))
 def unpack(
     store: str | Path,
     output: str | Path,
@@ -84,6 +86,7 @@ def unpack(
     return report
 
 
+@checked(allow=literal(Allow), on_error=choice("fail", "skip"))
 def read(
     store: str | Path,
     documents: Sequence[str] = (),
@@ -108,6 +111,7 @@ def read(
         raise PartialError(skipped, rest="Everything else was read.")
 
 
+@checked()
 def cat(
     store: str | Path,
     document: str,
@@ -172,9 +176,9 @@ def _choose(path: str | Path, globs: Sequence[str], on_error: OnError) -> _Choic
     broken, lost = salvaged.broken(), salvaged.lost
     try:
         chosen = select(salvaged, globs, broken)
-    except NotFoundError:
+    except NotFoundError as error:
         if lost:
-            raise StoreDamagedError(lost) from None
+            raise StoreDamagedError(lost) from error
         raise
     wanted = [found for name, found in broken.items() if not globs or matches(name, globs)]
     left = [stored for stored in chosen if stored.document.name not in broken]
@@ -241,7 +245,7 @@ def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:
 
 def _check_places(folder: Path, names: Sequence[str]) -> None:
     """UsageError, before anything is decoded, when a document cannot be written where it belongs."""
-    advice = "Pass another -o."
+    advice = "Pass another output."
     for name in names:
         target = folder / name
         above = [parent for parent in target.parents if parent.is_relative_to(folder)]
@@ -258,7 +262,7 @@ def _check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
     there = [name for name in names if (folder / name).exists()]
     if there and not overwrite:
         raise UsageError(
-            f"{len(there)} file(s) exist in {str(folder)!r}, first {there[0]!r}. Pass --overwrite or another -o."
+            f"{len(there)} file(s) exist in {str(folder)!r}, first {there[0]!r}. Pass overwrite=True or another output."
         )
 
 

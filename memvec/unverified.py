@@ -99,5 +99,5 @@ def _greedy(lm: FrozenLM, fitted: Sequence[tuple[Record, int]], batch: int) -> l
 def _joined(pieces: Sequence[bytes], names: Sequence[str]) -> str:
     try:
         return b"".join(pieces).decode()
-    except UnicodeDecodeError:
-        raise UsageError(f"{', '.join(names)}: not UTF-8 text throughout. `memvec cat` gives the bytes.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{', '.join(names)}: not UTF-8 text throughout. `memvec cat` gives the bytes.") from error

@@ -35,8 +35,8 @@ class Verdict(Enum):
         """What may be done with the store and this model, in words."""
         return {
             Verdict.IDENTICAL: "decoding and conditioning",
-            Verdict.PRECISION: "decoding with unpack --allow precision, where every record is verified as ever",
-            Verdict.RELATIVE: "conditioning without the check, attached(…, check=False); decoding with unpack --allow relative may fail",
+            Verdict.PRECISION: "decoding with memvec.unpack(…, allow='precision'), where every record is verified as ever",
+            Verdict.RELATIVE: "conditioning without the check, attached(…, check=False); decoding with memvec.unpack(…, allow='relative') may fail",
             Verdict.UNTOLD: "nothing, until the probe has told more",
             Verdict.DIFFERENT: "nothing",
         }[self]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from memvec.arguments import anything, checked
 from memvec.decoder import RECORDS_AT_ONCE, Decoder, Piece
 from memvec.errors import StoreDamagedError, UsageError
 from memvec.progress import Progress, Watch, unwatched
@@ -39,6 +40,7 @@ class VerifyReport:
     partial: bool = False  # something that was asked for was not looked at, for the sample or for want of time
 
 
+@checked(sample=anything)
 def verify(
     store: str | Path,
     *,
@@ -207,7 +209,7 @@ def _check(decode: bool, sample: str | int | None, max_seconds: float | None) ->
     if sample is not None:
         sample_size(sample, 1)
         if not decode:
-            raise UsageError("a sample is of records to decode; digests are always compared. Pass --decode with it.")
+            raise UsageError("a sample is of records to decode; digests are always compared. Pass decode=True with it.")
     if max_seconds is not None and not max_seconds > 0:
         raise UsageError(f"max_seconds is {max_seconds}, expected more than 0.")
 

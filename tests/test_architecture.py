@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -59,9 +60,14 @@ def test_folders_cannot_be_imported_under_their_bare_names() -> None:
 def test_everything_public_is_there() -> None:
     for name in memvec.__all__:
         assert getattr(memvec, name) is not None
-    assert set(memvec._EXPORTS) | {"__version__"} == set(memvec.__all__) <= set(dir(memvec))
+    assert set(memvec._EXPORTS) - {"list"} | {"__version__"} == set(memvec.__all__) <= set(dir(memvec))
+    assert memvec.list is memvec.documents
     with pytest.raises(AttributeError, match="nothing"):
         _ = memvec.nothing  # type: ignore[attr-defined]
+
+
+def test_a_star_import_replaces_nothing_of_python() -> None:
+    assert not set(memvec.__all__) & set(dir(builtins)) and "documents" in memvec.__all__
 
 
 def sources() -> list[Path]:

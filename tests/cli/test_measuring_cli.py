@@ -44,7 +44,7 @@ def test_capacity_refuses_what_it_cannot_do(tiny: str, text: Path, tmp_path: Pat
     latin.write_bytes("déjà vu".encode("latin-1"))
     for options, code, word in (
         (("--vectors", "one"), 2, "1,2,4"),
-        (("--text", latin), 2, "no UTF-8 text"),
+        (("--text", latin), 2, "is not UTF-8"),
         (("--text", tmp_path / "none.txt"), 6, "no file"),
         (("--text", text, "--plot", tmp_path / "p.doc"), 2, ".png"),
         (("--text", text, "--plot", tmp_path / "no" / "p.png"), 2, "no folder"),
@@ -130,7 +130,7 @@ def test_calibrate_keeps_a_profile_that_a_dry_run_uses(
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--preset", "fast", "--segment-tokens", 16)
     code, _, err = call(capsysbinary, *pack)
-    assert code == 6 and "memvec calibrate" in err
+    assert code == 6 and "Run memvec" in err and "calibrate" in err
     monkeypatch.setattr("memvec.calibration.RATES", (0.3,))
     monkeypatch.setattr("memvec.calibration.BUDGETS", (1.0,))
     code, out, _ = call(capsysbinary, "calibrate", "-m", tiny, "--text", text, "--segments", 1, "-q")

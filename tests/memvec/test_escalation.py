@@ -106,7 +106,7 @@ def test_the_error_names_the_token_where_attempts_differ(few: Path, spoil: Any) 
     error = caught.value
     assert error.position == 4 and error.document == "prose.txt" and len(error.record) == 12
     assert "fingerprint is the store's" in error.verdict and error.verdict in str(error)
-    assert "--on-error partial" in str(error)
+    assert "on_error='partial'" in str(error)
 
 
 def test_the_error_names_the_token_whose_lead_is_too_small(few: Path, spoil: Any) -> None:

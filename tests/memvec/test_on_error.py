@@ -185,7 +185,7 @@ def test_what_was_removed_is_not_missed(store: Path, out: Path, documents: dict[
 
 
 def test_on_error_is_one_of_three(store: Path, out: Path) -> None:
-    with pytest.raises(UsageError, match="on_error is 'ignore', expected one of fail, skip, partial"):
+    with pytest.raises(UsageError, match="on_error is 'ignore', expected fail, skip or partial"):
         memvec.unpack(store, out, on_error="ignore")  # type: ignore[arg-type]
     with pytest.raises(NotFoundError, match="no-such"):
         memvec.unpack(store, out, documents=["no-such*"], on_error="skip")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from families import make
+from torch._dynamo.exc import BackendCompilerFailed
 
-from memvec.batch import NEVER, RaggedBatch
+from memvec.batch import UNSEEN, RaggedBatch, Score, fewer
 from memvec.decode import certify
 from memvec.fit import FitEngine, Task
 from memvec.fused import PAYS_AFTER, Fused
@@ -107,13 +108,43 @@ def test_room_that_comes_and_goes_changes_no_slot(
         torch.testing.assert_close(states(batch, slot, m)[0], states(untouched, slot, m)[0], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [RaggedBatch, StaticBatch])
+def test_an_unseen_text_counts_as_missed(kind: Any, tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    """Neither before its first step nor while it is shown in part has a slot come out right."""
+    batch = kind(tiny_lm, tiny_settings())
+    batch.reserve([(20, 2), (8, 2)])
+    for tokens in (20, 8):
+        batch.add(tuple(range(10, 10 + tokens)), torch.full((2, tiny_lm.width), 0.1), fixed=0)
+    batch.measure([8, 8])
+    (_, unseen), (_, seen) = batch.take([True, True])
+    assert unseen == Score(20, 20, False)
+    assert seen.seen and 0 < seen.wrong <= seen.thin <= 8
+
+
+@pytest.mark.parametrize(
+    ("counts", "least", "strict", "better"),
+    [
+        ((0, 3), (0, 4), False, True),
+        ((1, 3), (0, 4), False, True),
+        ((1, 3), (0, 4), True, False),
+        ((0, 5), (1, 4), True, True),
+        ((2, 3), (1, 4), True, True),
+        ((0, 4), (0, 4), True, False),
+        ((5, 5), (UNSEEN, UNSEEN), True, True),
+        ((5, 5), (UNSEEN, UNSEEN), False, True),
+    ],
+)
+def test_what_is_kept_as_best(counts: Any, least: Any, strict: bool, better: bool) -> None:
+    assert bool(fewer(torch.tensor([counts]), torch.tensor([least]), strict)) is better
+
+
 def test_slots_that_are_over_leave_room_and_others_stay(
     tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
 ) -> None:
     batch = filled(tiny_lm, tiny_settings())
     kept, best = states(batch, 1, 3), batch._best[batch._rows[2], :2].clone()
     (first, _), (last, score) = batch.take([True, False, True])
-    assert first.shape == (1, tiny_lm.width) and np.array_equal(last, best.numpy()) and 0 < score < NEVER
+    assert first.shape == (1, tiny_lm.width) and np.array_equal(last, best.numpy()) and 0 < score.thin <= 22
     batch.reserve([TEXTS[1], (10, 2)])
     batch.add(tuple(range(50, 60)), torch.ones(2, tiny_lm.width), fixed=1)
     assert all(torch.equal(a, b) for a, b in zip(kept, states(batch, 0, 3), strict=True))
@@ -132,7 +163,7 @@ def test_a_slot_can_begin_anew(tiny_lm: Any, tiny_settings: Callable[..., PackSe
     beside = states(batch, 1, 3)
     batch.restart(2, torch.full((2, tiny_lm.width), 7.0))
     vectors, first, second, age, _, _, fewest, _ = states(batch, 2, 2)
-    assert (vectors == 7).all() and not first.any() and not second.any() and not age.any() and fewest < NEVER
+    assert (vectors == 7).all() and not first.any() and not second.any() and not age.any() and (fewest < UNSEEN).all()
     assert all(torch.equal(a, b) for a, b in zip(beside, states(batch, 1, 3), strict=True))
 
 
@@ -178,6 +209,44 @@ def test_what_has_run_for_long_is_compiled_or_goes_on_as_before(
     calls.clear()
     tiny_lm.hidden(torch.zeros(1, 4, tiny_lm.width))  # outside of a fit's step
     assert not calls and not any("forward" in vars(layer) for layer in layers)
+
+
+def out_of_memory(self: StaticBatch, capturing: bool = False) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def compiled_out_of_memory(self: StaticBatch, capturing: bool = False) -> None:
+    raise BackendCompilerFailed("inductor", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), None)
+
+
+def mistaken(self: StaticBatch, capturing: bool = False) -> None:
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)")
+
+
+@pytest.mark.parametrize(
+    ("step", "expected", "on"),
+    [
+        (out_of_memory, "CUDA out of memory", True),
+        (compiled_out_of_memory, "CUDA out of memory", True),
+        (mistaken, "cannot be multiplied", False),
+    ],
+)
+def test_a_step_that_fails_compiled_and_not_compiled_raises(
+    step: Any,
+    expected: str,
+    on: bool,
+    tiny_lm: Any,
+    tiny_settings: Callable[..., PackSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Out of memory is never taken for a compiler that fails, and neither is a mistake in the step."""
+    monkeypatch.setattr(torch, "compile", stand_in([], False))
+    monkeypatch.setattr(tiny_lm, "fused", Fused(tiny_lm.model.base_model, on=True))
+    tiny_lm.fused.ran(PAYS_AFTER)
+    monkeypatch.setattr(StaticBatch, "_compute", step)
+    with pytest.raises(RuntimeError, match=expected), contextlib.nullcontext() if on else pytest.warns(UserWarning):
+        fit(tiny_lm, tiny_settings(max_steps=4), static=True)
+    assert tiny_lm.fused.ready is on
 
 
 def test_on_a_cpu_rows_are_ragged_and_nothing_is_compiled(
