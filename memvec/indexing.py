@@ -17,6 +17,7 @@ from memvec.index import VectorIndex
 from memvec.locking import writing
 from memvec.lookup import fits
 from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.rewriting import open_to_write
 from memvec.searching import live_places, make
 from memvec.store import Store, StoredDocument
 from memvec.types import Kind, RawReason
@@ -53,7 +54,7 @@ def build_index(
     progress = Progress(stage="opening")
     Store.open(store)  # NotFoundError before a lock is made
     with writing(store, lock_wait):
-        opened = Store.open(store)
+        opened = open_to_write(store)
         there = tuple(dict.fromkeys(entry.embedder for entry in opened.manifest.keys))
         names = (embedder,) if embedder else there or DEFAULT
         makers = [make(name, opened, model, lambda stage: enter(stage, progress, watch)) for name in names]
@@ -94,8 +95,9 @@ def index_info(store: str | Path) -> list[IndexReport]:
 
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
-    opened = Store.open(store)
+    Store.open(store)  # NotFoundError before a lock is made
     with writing(store, lock_wait):
+        opened = open_to_write(store)
         folder = opened.path / index.FOLDER
         found = sorted(folder.glob("*.json"))
         for file in found:
