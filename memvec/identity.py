@@ -45,7 +45,13 @@ def identify_folder(folder: Path, source: str = "") -> Identity:
 
 def _version() -> str:
     """What changes when the same files could give another identity."""
-    chosen = (traits.ARCHITECTURE_FIELDS, traits.PROBES, checkpoint.EMBEDDING_NAMES, checkpoint.BUFFER_NAMES)
+    chosen = (
+        traits.ARCHITECTURE_FIELDS,
+        traits.PROBES,
+        checkpoint.EMBEDDING_NAMES,
+        checkpoint.BUFFER_NAMES,
+        checkpoint.RULES,
+    )
     libraries = [importlib.metadata.version(name) for name in ("transformers", "tokenizers")]
     return traits.sha256([__version__, TABLE_TENSORS, TABLE_DIGITS, chosen, libraries])[:16]
 
@@ -53,7 +59,7 @@ def _version() -> str:
 def _read(folder: Path) -> Identity:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     tokenizer = load_tokenizer(folder)
     tensors = checkpoint.tensor_digests(folder)
     values = traits.architecture(config)

@@ -45,9 +45,13 @@ class FrozenLM:
 
         check_config(folder)
         with _quiet(), readable(folder):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation=attention.register()
+                folder,
+                dtype=dtype,
+                attn_implementation=attention.register(),
+                trust_remote_code=False,
+                use_safetensors=True,
             )
         self.model.eval().requires_grad_(False).to(device)
         self.dtype = dtype
@@ -260,7 +264,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # its GGUF reader draws a bar that nothing turns off
-        source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent}
+        source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
