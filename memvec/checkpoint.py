@@ -81,10 +81,10 @@ def digests(data: bytes | mmap.mmap) -> dict[str, TensorDigest]:
     """Every tensor in the bytes of a safetensors file by name, buffers left out."""
     with memoryview(data) as view, ThreadPoolExecutor(THREADS) as threads:
         made = [
-            (name, threads.submit(_digest, view[begin:end], [name, dtype, shape]), dtype)
+            (name, threads.submit(digest, view[begin:end], [name, dtype, shape]), dtype)
             for name, dtype, shape, begin, end in _entries(data)
         ]
-        return {name: TensorDigest(digest.result(), dtype) for name, digest, dtype in made}
+        return {name: TensorDigest(found.result(), dtype) for name, found, dtype in made}
 
 
 def embedding_name(names: Iterable[str]) -> str | None:
@@ -146,8 +146,9 @@ def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[str, str, list[int], int
         yield name, entry["dtype"], entry["shape"], 8 + size + begin, 8 + size + end
 
 
-def _digest(part: memoryview, head: list[Any]) -> str:
+def digest(part: memoryview, head: list[Any]) -> str:
+    """The digest of a tensor: its bytes behind its [name, dtype, shape]."""
     with part:
-        digest = hashlib.sha256(canonical.dumps(head))
-        digest.update(part)
-        return digest.hexdigest()
+        made = hashlib.sha256(canonical.dumps(head))
+        made.update(part)
+        return made.hexdigest()
