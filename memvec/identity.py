@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -176,11 +177,12 @@ def _look_at_weights(model: Any, known: Identity) -> None:
         expected.embedding,
     )
     if not same_files or folder is None:
-        if weights.has_digests(model, expected, known.probe.get("dtypes") or {}):
+        unproven = weights.unproven(model, expected, known.probe.get("dtypes") or {})
+        if not unproven:
             return
         if of_files is not None:
             check_fingerprint(expected, replace(expected, weights=of_files.weights, embedding=of_files.embedding))
-        _ask(model, known, "its files are not there to compare with", ROUNDING)
+        _ask(model, known, unproven, "its files are not there to compare with", ROUNDING)
         return
     made = weights.with_files(model, folder)
     if made.differing:
@@ -191,10 +193,16 @@ def _look_at_weights(model: Any, known: Identity) -> None:
         )
     if not made.same and not (made.renamed and not made.unlike and not _asks(known)):
         others = [*made.unlike, *made.more, *made.fewer][:3]
-        _ask(model, known, f"{', '.join(others)} are not as in its files", ROUNDING if made.unlike else NEAR)
+        _ask(
+            model,
+            known,
+            ("weights",),
+            f"{', '.join(others)} are not as in its files",
+            ROUNDING if made.unlike else NEAR,
+        )
 
 
-def _ask(model: Any, known: Identity, why: str, limit: float) -> None:
+def _ask(model: Any, known: Identity, unproven: Sequence[str], why: str, limit: float) -> None:
     """FingerprintError unless the model says what the store's own said, within `limit` nats."""
     distance = None
     if _asks(known):
@@ -210,7 +218,7 @@ def _ask(model: Any, known: Identity, why: str, limit: float) -> None:
         else f"it says otherwise than the store's model: {distance}"
     )
     raise FingerprintError(
-        [("weights", known.fingerprint.weights[:16], "not known")],
+        [(field, getattr(known.fingerprint, field)[:16], "not known") for field in unproven],
         hints=[f"{why}, and {said_so}. Load it from the folder that packed, or pass check=False"],
     )
 

@@ -125,15 +125,16 @@ def with_files(model: Any, folder: Path) -> Compared:
 
 
 @torch.no_grad()
-def has_digests(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> bool:
-    """Do a model's parameters have the digests of `expected`, in one of the dtypes its checkpoint may have been in?
+def unproven(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which digests of `expected` a model's parameters have in none of the dtypes its checkpoint may have been in.
 
-    False says only that it could not be shown: a checkpoint of several dtypes, or one that was rounded, is not found so.
+    They need not differ: of a checkpoint of several dtypes, or one that was rounded, they cannot be made again.
     """
+    every = ("weights", "embedding")
     own, seen = {}, set()
     for name, value in parameters(model):
         if value.is_meta or not _plain(value):
-            return False
+            return every
         if _address(value) not in seen:  # a checkpoint may keep tied tensors once or twice
             own[name] = value[: expected.architecture.get("vocab_size")] if name.endswith(RESIZED) else value
             seen.add(_address(value))
@@ -146,8 +147,8 @@ def has_digests(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) ->
         for kind in kinds:
             if table is not None and _digest(table, spelt[table], kind) == expected.embedding:
                 found = {name: _digest(name, spelt[name], kind) for name in sorted(spelt)}
-                return traits.sha256(found) == expected.weights
-    return False
+                return () if traits.sha256(found) == expected.weights else every[:1]
+    return every
 
 
 def parameters(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
