@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memvec.model_cache import Notify, resolve, silent
+from memvec.named_models import folder_named
 from memvec.types import Fingerprint, Identity
 from memvec.verdicts import Verdict, compare
 
@@ -37,7 +38,7 @@ def load_lm(
     from memvec.probing import probed
 
     name = model or known.fingerprint.source
-    folder = resolve(name, notify, model is not None)
+    folder = resolve(model, notify) if model else folder_named(name, notify)
     notify("loading the model")
     lm = FrozenLM(folder, torch.float32, chosen)
     made = compare(known, probed(identify_folder(folder, name), lm, known.probe))
@@ -52,8 +53,7 @@ def find_model(expected: Fingerprint | Identity, model: str | None = None, notif
 
     known = _known(expected)
     name = model or known.fingerprint.source
-    # A store from a stranger may name any hub id: only one the user asks for is downloaded.
-    folder = resolve(name, notify, model is not None)
+    folder = resolve(model, notify) if model else folder_named(name, notify)
     notify("fingerprinting the model")
     check_identity(known, identify_folder(folder, source=name), folder)
     return folder
