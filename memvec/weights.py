@@ -11,7 +11,7 @@ import ctypes
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def with_files(model: Any, folder: Path) -> Compared:
     differing: list[str] = []
     unlike: list[str] = []
     more: dict[str, Tensor] = {}
-    own = list(parameters(model))
+    own = _as_saved(model, parameters(model))
     share = min(1.0, WHOLE / max(1, sum(value.numel() for _, value in own)))
     for name, value in own:
         found = next((other for other in _spellings(model, name) if other in places), None)
@@ -131,13 +131,13 @@ def unproven(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> tu
     They need not differ: of a checkpoint of several dtypes, or one that was rounded, they cannot be made again.
     """
     every = ("weights", "embedding")
-    own, seen = {}, set()
+    apart: dict[int, tuple[str, Tensor]] = {}
     for name, value in parameters(model):
-        if value.is_meta or not _plain(value):
-            return every
-        if _address(value) not in seen:  # a checkpoint may keep tied tensors once or twice
-            own[name] = value[: expected.architecture.get("vocab_size")] if name.endswith(RESIZED) else value
-            seen.add(_address(value))
+        apart.setdefault(_address(value), (name, value))  # a checkpoint may keep tied tensors once or twice
+    if any(value.is_meta or not _plain(value) for _, value in apart.values()):
+        return every
+    tokens = expected.architecture.get("vocab_size")
+    own = {n: value[:tokens] if n.endswith(RESIZED) else value for n, value in _as_saved(model, apart.values())}
     if expected.architecture.get("tie_word_embeddings"):
         own.pop("lm_head.weight", None)
     kinds = [name for name in dtypes if name in DTYPES] or list(DTYPES)
@@ -164,6 +164,19 @@ def parameters(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for name, module in model._modules.items():
         if module is not None:
             yield from parameters(module, f"{prefix}{name}.")
+
+
+def _as_saved(model: Any, parts: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    """Parameters under the names and in the form that transformers saves them in, where it renames or joins them."""
+    own = list(parts)
+    if any(value.is_meta or not _plain(value) for _, value in own):
+        return own
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        return list(revert_weight_conversion(model, dict(own)).items())
+    except (ImportError, AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # older, or cannot be undone
+        return own
 
 
 def _equal(value: Tensor, place: Any, share: float, whole_rows: bool) -> bool | None:
