@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("store")
-@click.option("--embedder", help="lm, bm25 or sentence-transformers:MODEL. [default: those of the store]")
+@click.option("--embedder", help="lm, bm25 or sentence-transformers:MODEL. [default: lm, bm25]")
 @click.option("--factory", help="FAISS index, as its index_factory writes it. [default: by the number of keys]")
 @click.option("-m", "--model", help="Model of the store. [default: the one it names]")
 @click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from memvec import __version__
-from memvec.cli.output import print_error, print_json_error
+from memvec.cli.output import print_error, print_json_error, printable_lines
 from memvec.errors import InterruptedPackError, MemvecError, PartialError
 
 COMMANDS = {
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     except (PartialError, InterruptedPackError) as error:  # their result was printed by the command
         if wanted():
             print_json_error(error, str(error), error.exit_code)
-        click.echo(f"memvec: {error}", err=True)
+        click.echo(f"memvec: {printable_lines(str(error))}", err=True)
         return error.exit_code
     except MemvecError as error:
         print_error(error, error.exit_code, wanted())

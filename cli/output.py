@@ -161,7 +161,7 @@ def print_error(error: Exception, code: int, as_json: bool) -> None:
         message = f"{error}. Check the path, its permissions and the space left."
     elif code == 1:
         message = f"unexpected {type(error).__name__}: {error}. MEMVEC_TRACEBACK=1 shows where."
-    click.echo(f"memvec: {message}", err=True)
+    click.echo(f"memvec: {printable_lines(message)}", err=True)
     if as_json:
         print_json_error(error, message, code)
 
@@ -174,3 +174,8 @@ def print_json_error(error: BaseException, message: str, code: int) -> None:
 def printable(name: str) -> str:
     """A name with control characters escaped, so that it cannot steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a message of several lines, which may hold a stranger's names."""
+    return "\n".join(map(printable, text.split("\n")))

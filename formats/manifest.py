@@ -90,6 +90,13 @@ class Manifest:
         """The files that the store is made of, beside the manifest."""
         return (*self.shards, *self.keys)
 
+    def check_writable(self) -> None:
+        """FormatTooNewError when a newer writer put something in that this one would lose by writing. SPEC §4."""
+        if self.foreign:
+            raise FormatTooNewError(
+                f"{self.foreign} to be written or copied", "such a store, but would lose what is new in it"
+            )
+
     def following(
         self,
         tool: str,
@@ -121,7 +128,11 @@ class Manifest:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json: the manifest and its own sha256 in one canonical object, and a newline. UsageError."""
+    """The bytes of manifest.json: the manifest and its own sha256 in one canonical object, and a newline. UsageError.
+
+    Every verb that writes a store ends here, so the door for writers is here too: FormatTooNewError.
+    """
+    manifest.check_writable()
     body = asdict(manifest) | {
         "format": FORMAT_NAME,
         "version": list(VERSION),

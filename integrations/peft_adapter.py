@@ -24,23 +24,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from memvec.arguments import anything, checked, instance, literal
 from memvec.cached import CachedMemory
-from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, UnsupportedModelError, UsageError
+from memvec.errors import FingerprintError, MissingExtraError, UnsupportedModelError, UsageError
 from memvec.formats import files
 from memvec.guard import loading_alone
-from memvec.identity import check_fingerprint, check_model
+from memvec.identity import check_model
+from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS, import_prompt_tuning
 from memvec.memory import Memory
 from memvec.prefix import Template, tensor
-from memvec.types import Fingerprint
 
-CONFIG, WEIGHTS, ORIGIN = "adapter_config.json", "adapter_model.safetensors", "memvec.json"
-KEY = "prompt_embeddings"  # the one tensor of every adapter that PEFT puts before prompts
-ORIGIN_FORMAT = "memvec.adapter/1"
+__all__ = [
+    "export_cartridge",
+    "export_prefix_tuning",
+    "export_prompt_tuning",
+    "import_prompt_tuning",
+]
 
 
 @checked(model=anything, memory=instance(Memory))
@@ -68,41 +70,10 @@ def export_prompt_tuning(
     config = PromptTuningConfig(
         num_attention_heads=sizes.num_attention_heads,
         num_layers=sizes.num_hidden_layers,
+        prompt_tuning_init_text=_note(memory, before),
         **_common(model, len(vectors), int(vectors.shape[1])),
     )
     return _write(Path(folder), config, vectors, _origin(memory, before))
-
-
-@checked(fingerprint=instance(Fingerprint))
-def import_prompt_tuning(folder: str | Path, fingerprint: Fingerprint | None = None) -> Memory:
-    """The memory in a PROMPT_TUNING adapter, bit for bit where `export_prompt_tuning` wrote it, without its `before`.
-
-    An adapter that PEFT trained has no memvec.json: give the fingerprint of its base model (`memvec.fingerprint`); its
-    vectors are rounded to float16. NotFoundError, UsageError for other adapters, FingerprintError for another model.
-    """
-    folder = Path(folder)
-    config = _json(folder / CONFIG)
-    if config.get("peft_type") != "PROMPT_TUNING":
-        raise UsageError(
-            f"{str(folder)!r} is a {config.get('peft_type')} adapter, expected PROMPT_TUNING: keys and values cannot "
-            "be turned back into vectors. Export the memory as PROMPT_TUNING."
-        )
-    origin = _json(folder / ORIGIN) if (folder / ORIGIN).exists() else None
-    if origin is None:
-        if fingerprint is None:
-            raise UsageError(
-                f"{str(folder)!r} has no {ORIGIN}, so it is not known what model it belongs to. Pass fingerprint="
-                "memvec.fingerprint(model)."
-            )
-        return Memory((folder.name,), (_read_vectors(folder, fingerprint.width),), fingerprint)
-    owner, documents, sizes = _parse_origin(folder, origin)
-    if fingerprint is not None:
-        check_fingerprint(fingerprint, owner)
-    vectors = _read_vectors(folder, owner.width)
-    if sum(sizes) != len(vectors):
-        raise UsageError(f"{str(folder)!r} has {len(vectors)} vectors, {ORIGIN} says {sum(sizes)}. Export it again.")
-    _, *parts = np.split(vectors, np.cumsum(sizes)[:-1])
-    return Memory(documents, tuple(parts), owner)
 
 
 @checked(model=anything, memory=instance(Memory), template=literal(Template))
@@ -199,6 +170,14 @@ def _origin(memory: Memory, before: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def _note(memory: Memory, before: Sequence[int]) -> str:
+    """What has to be known of an adapter once PEFT saved it again, which keeps its configuration alone.
+
+    It stands in a field that PEFT keeps, and reads only where it initialises an adapter with a text.
+    """
+    return json.dumps({"format": ORIGIN_FORMAT, "before": len(before), "fingerprint": memory.fingerprint.id})
+
+
 def _write(folder: Path, config: Any, vectors: Tensor, origin: dict[str, Any]) -> Path:
     from safetensors.torch import save
 
@@ -209,54 +188,3 @@ def _write(folder: Path, config: Any, vectors: Tensor, origin: dict[str, Any]) -
     files.write_atomically(folder / ORIGIN, json.dumps(origin, indent=1, ensure_ascii=False).encode())
     config.save_pretrained(str(folder))
     return folder
-
-
-def _read_vectors(folder: Path, width: int) -> Any:
-    """(virtual tokens, D) float16. NotFoundError, UsageError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    file = folder / WEIGHTS
-    if not file.exists():
-        raise NotFoundError(f"no {WEIGHTS} in {str(folder)!r}. Other formats are not read; save it as safetensors.")
-    try:
-        found = load_file(file).get(KEY)
-    except SafetensorError as error:
-        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
-    if found is None or found.ndim != 2 or found.shape[1] != width:
-        shape = "nothing" if found is None else tuple(found.shape)
-        raise UsageError(
-            f"{str(file)!r} holds {shape} as {KEY!r}, expected (positions, {width}). Pass the fingerprint of its base model."
-        )
-    with np.errstate(over="ignore"):
-        vectors = found.float().numpy().astype(np.float16)
-    if not np.isfinite(vectors).all():
-        raise UsageError(f"{str(file)!r} holds values that float16 cannot. It cannot become a memory.")
-    return vectors
-
-
-def _parse_origin(folder: Path, origin: dict[str, Any]) -> tuple[Fingerprint, tuple[str, ...], list[int]]:
-    """(fingerprint, document names, vectors before the memory and of each of its parts). UsageError."""
-    try:
-        if origin["format"] != ORIGIN_FORMAT:
-            raise UsageError(f"{ORIGIN} is {origin['format']!r}, this memvec reads {ORIGIN_FORMAT!r}. Upgrade memvec.")
-        sizes = [int(size) for size in (origin["before"], *origin["parts"])]
-        if min(sizes) < 0:
-            raise ValueError("a count is negative")
-        return Fingerprint(**origin["fingerprint"]), tuple(map(str, origin["documents"])), sizes
-    except UsageError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{str(folder / ORIGIN)!r} is damaged ({error}). Export it again.") from error
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise NotFoundError(f"no {file.name} in {str(file.parent)!r}: it is no PEFT adapter.")
-    try:
-        value = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{str(file)!r} holds no object. Export it again.")
-    return value

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils.chat_template_utils import Chat
 
+from memvec.adapters import unwrapped
 from memvec.attach import mask_of, own_ids
 from memvec.errors import UsageError
 from memvec.identity import check_model
@@ -23,7 +24,6 @@ from memvec.memory import Memory
 from memvec.prefix import Memories, embed, pad_id, tensor
 from memvec.rendering import refusals
 from memvec.template import Frame, chat_frame, places, readable
-from memvec.wrappers import unwrapped
 
 TASK = "memvec-text-generation"
 
@@ -44,9 +44,12 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """As the base class, and `memory`: a Memory that calls without one use."""
+        """As the base class, and two more.
+
+        `memory` is a Memory that calls without one use. `allow_adapters` takes a model with active adapters.
+        """
+        self._allow_adapters = options.pop("allow_adapters", False)
         super().__init__(*args, **options)
-        self._checked: set[str] = set()  # fingerprints this model was compared with
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Complete prompts or chats. `memory`: one for all, None for none, or one (or None) for each of a list.
@@ -90,9 +93,8 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         if all(own is None for own in memories):
             return super()._forward(model_inputs, **options)
         for own in memories:
-            if own is not None and own.fingerprint.id not in self._checked:
-                check_model(self.model, self.tokenizer, own.fingerprint)
-                self._checked.add(own.fingerprint.id)
+            if own is not None:
+                check_model(self.model, self.tokenizer, own.identity, allow_adapters=self._allow_adapters)
         # The memory travels in the arguments of this call; the model keeps nothing of it.
         ids = model_inputs["input_ids"]
         rows = zip(

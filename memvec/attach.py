@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from memvec import options
+from memvec.adapters import unwrapped
 from memvec.dispatch import READY, Block, close_block, install, mark, open_block
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.prefix import Memories, embed, pad_id, tensor
 from memvec.template import Frame, Places, places
-from memvec.wrappers import unwrapped
 
 
 class attached(contextlib.ContextDecorator):
@@ -32,13 +32,14 @@ class attached(contextlib.ContextDecorator):
         model: A transformers model, also inside PEFT, torch.compile or DataParallel.
         tokenizer: The tokenizer that makes the ids.
         memories: One memory for all rows, None for none, or one (or None) for each row.
-        check: Compare the model with the memories' fingerprints.
+        check: Compare the model, as it is in memory, with what the memories belong to.
+        allow_adapters: Take a model with active adapters, such as a LoRA, whose weights below them are right.
 
     Returns:
         The model, from the with statement.
 
     Raises:
-        FingerprintError: The model is not the one the memories belong to.
+        FingerprintError: The model is not the one the memories belong to, or has active adapters.
         UsageError: The model has no `generate` of transformers'. In the block: an option of `generate` cannot be used
             with a memory, or there are not as many memories as rows.
 
@@ -47,11 +48,13 @@ class attached(contextlib.ContextDecorator):
             out = model.generate(**tokenizer("Who wrote it?", return_tensors="pt"), max_new_tokens=32)
     """
 
-    def __init__(self, model: Any, tokenizer: Any, memories: Memories, check: bool = True) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, memories: Memories, check: bool = True, *, allow_adapters: bool = False
+    ) -> None:
         given = list(memories) if isinstance(memories, Sequence) else [memories]
         for memory in given if check else ():
             if memory is not None:
-                check_model(model, tokenizer, memory.fingerprint)
+                check_model(model, tokenizer, memory.identity, allow_adapters=allow_adapters)
         inner = unwrapped(model)
         if not callable(getattr(type(inner), "generate", None)) or "generate" in vars(inner):
             raise UsageError(

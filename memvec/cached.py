@@ -13,37 +13,44 @@ from typing import Any
 import torch
 
 from memvec import options
+from memvec.adapters import unwrapped
 from memvec.caches import cache_argument, cache_of, recurrent, sliding
 from memvec.dispatch import mark
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.prefix import Embedded, Prompt, Prompts, Template, as_list, embed, pad_id, tensor
+from memvec.prefix import Embedded, Prompt, Prompts, Template, embed, pad_id, tensor
+from memvec.prompts import as_prompts
 from memvec.template import Frame, frame
-from memvec.wrappers import unwrapped
 
 
 class CachedMemory:
     """A memory and what stands before it, run through the model once; prompts then cost only their own tokens."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, memory: Memory, template: Template = "auto", check: bool = True
+        self,
+        model: Any,
+        tokenizer: Any,
+        memory: Memory,
+        template: Template = "auto",
+        check: bool = True,
+        *,
+        allow_adapters: bool = False,
     ) -> None:
-        """Prefill `memory` on `model`.
+        """Prefill `memory` on `model`. The arguments are those of `prefix.prompts_with`.
 
         Raises:
-            FingerprintError: The memory belongs to another model.
+            FingerprintError: The memory belongs to another model, or the model has active adapters.
             UsageError: The model keeps no keys and values.
         """
-        if check:
-            check_model(model, tokenizer, memory.fingerprint)
+        self._owner, self._allow_adapters = memory.identity if check else None, allow_adapters
         self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
-        self.owner = memory.fingerprint if check else None  # what other objects of the same model are compared with
         if recurrent(self.model):
             raise UsageError(
                 "a state-space model cannot go on from a state by several tokens at once in transformers. "
                 "Use memory.generate_kwargs, which puts the memory in front of each prompt."
             )
+        self.check(model)
         options.check(self.model, {})
         self.now = datetime.now()  # a template that writes the date goes on with that of the cache
         self.before = frame(tokenizer, "", template, True, now=self.now).before
@@ -56,6 +63,11 @@ class CachedMemory:
         self.length = start.inputs_embeds.shape[1]  # H
         self._cache = cache_of(out)
         self.sliding = sliding(self._cache)
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that is not the memory's, as it is in memory now. FingerprintError."""
+        if self._owner is not None:
+            check_model(model, self.tokenizer, self._owner, allow_adapters=self._allow_adapters)
 
     @property
     def bytes(self) -> int:
@@ -78,7 +90,7 @@ class CachedMemory:
         Raises:
             UsageError: Other words stand before the memory than this cache was made with.
         """
-        texts = as_list(prompts)
+        texts = as_prompts(prompts)
         frames = [frame(self.tokenizer, text, self.template, True, now=self.now) for text in texts]
         if any(row.before != self.before for row in frames):
             raise UsageError(
@@ -115,8 +127,7 @@ class _CachedPrompt:
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
         """The call with a cache of its own, as many rows as its beams take. FingerprintError, UsageError."""
-        if model is not self.cached.model and self.cached.owner is not None:
-            check_model(model, self.cached.tokenizer, self.cached.owner)
+        self.cached.check(model)  # it may be another object, or have been changed since
         name = cache_argument(model)
         given = {key: value for key, value in given.items() if key != name}
         made = Prompt(self.whole.pad).arguments(model, given)

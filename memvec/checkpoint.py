@@ -26,6 +26,8 @@ EMBEDDING_NAMES = (
     "word_embeddings.weight",
 )
 BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
+SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+RULES = 2  # of which files and tensors count; a change makes what was kept of checkpoints be read again
 THREADS = min(8, os.cpu_count() or 1)  # hashlib lets others run while it hashes
 
 
@@ -38,25 +40,52 @@ class TensorDigest:
 
 
 def tensor_digests(folder: Path) -> dict[str, TensorDigest]:
-    """Every tensor in the folder's safetensors files by name, in order, buffers left out. NotFoundError."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise NotFoundError(f"no *.safetensors in {str(folder)!r}. Save the model with save_pretrained() first.")
+    """Every tensor of the checkpoint by name, in order, buffers left out. NotFoundError, UnsupportedModelError."""
     found: dict[str, TensorDigest] = {}
-    for file in files:
+    for file in weight_files(folder):
         with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found |= digests(data)
+            part = digests(data)
+        if twice := sorted(found.keys() & part.keys()):
+            raise NotFoundError(f"tensor {twice[0]!r} is in two files of {str(folder)!r}. Save the model again.")
+        found |= part
     return dict(sorted(found.items()))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers loads as the weights of the checkpoint in `folder`, in order of name.
+
+    Other *.safetensors may lie beside them: a second copy, weights in another layout, an adapter's.
+
+    Raises:
+        NotFoundError: There are no weights as safetensors, or a file that the index names is missing.
+        UnsupportedModelError: transformers would load an adapter on top of the weights.
+    """
+    if (folder / ADAPTER).is_file():
+        raise UnsupportedModelError(
+            f"{str(folder)!r} holds a PEFT adapter ({ADAPTER}), which transformers would load on top of the model. "
+            "Merge it into the model, or move it to a folder of its own"
+        )
+    chosen = json.loads((folder / "config.json").read_bytes()).get("transformers_weights")
+    for name in (chosen,) if chosen is not None else (SINGLE, INDEX):
+        if not _plain(name) or not name.endswith((".safetensors", ".safetensors.index.json")):
+            raise NotFoundError(
+                f"config.json in {str(folder)!r} names {name!r} as the weights, expected safetensors in it."
+            )
+        if (folder / name).is_file():
+            return _indexed(folder, name) if name.endswith(".json") else [folder / name]
+    raise NotFoundError(
+        f"no {chosen or f'{SINGLE} and no {INDEX}'} in {str(folder)!r}. Save the model with save_pretrained() first."
+    )
 
 
 def digests(data: bytes | mmap.mmap) -> dict[str, TensorDigest]:
     """Every tensor in the bytes of a safetensors file by name, buffers left out."""
     with memoryview(data) as view, ThreadPoolExecutor(THREADS) as threads:
         made = [
-            (name, threads.submit(_digest, view[begin:end], [name, dtype, shape]), dtype)
+            (name, threads.submit(digest, view[begin:end], [name, dtype, shape]), dtype)
             for name, dtype, shape, begin, end in _entries(data)
         ]
-        return {name: TensorDigest(digest.result(), dtype) for name, digest, dtype in made}
+        return {name: TensorDigest(found.result(), dtype) for name, found, dtype in made}
 
 
 def embedding_name(names: Iterable[str]) -> str | None:
@@ -70,7 +99,7 @@ def load_tokenizer(folder: Path) -> Any:
     with loading_alone(), readable(folder):
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_config(folder: Path) -> Any:
@@ -78,7 +107,7 @@ def load_config(folder: Path) -> Any:
     with loading_alone(), readable(folder):
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def embedding_table(folder: Path) -> Any:
@@ -87,12 +116,32 @@ def embedding_table(folder: Path) -> Any:
         import torch  # noqa: F401
         from safetensors import safe_open
 
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:  # numpy has no bfloat16
-            name = embedding_name(list(tensors.keys()))
-            if name is not None:
-                return tensors.get_tensor(name).half().numpy()
+    with readable(folder):
+        for file in weight_files(folder):
+            with safe_open(file, "pt") as tensors:  # numpy has no bfloat16
+                name = embedding_name(list(tensors.keys()))
+                if name is not None:
+                    return tensors.get_tensor(name).half().numpy()
     raise UnsupportedModelError(f"{str(folder)!r} shows no token embedding")
+
+
+def _indexed(folder: Path, index: str) -> list[Path]:
+    """The files that an index names. NotFoundError unless all of them are there."""
+    places = json.loads((folder / index).read_bytes())["weight_map"]
+    names = sorted(set(places.values()))
+    for name in names:
+        if not _plain(name) or not name.endswith(".safetensors"):
+            raise NotFoundError(f"{index} in {str(folder)!r} names {name!r}, expected *.safetensors beside it.")
+        if not (folder / name).is_file():
+            raise NotFoundError(
+                f"{name!r} is missing in {str(folder)!r}, which {index} names. Download the model again."
+            )
+    return [folder / name for name in names]
+
+
+def _plain(name: Any) -> bool:
+    """Is this the name of a file in the same folder?"""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[str, str, list[int], int, int]]:
@@ -108,8 +157,9 @@ def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[str, str, list[int], int
         yield name, entry["dtype"], entry["shape"], 8 + size + begin, 8 + size + end
 
 
-def _digest(part: memoryview, head: list[Any]) -> str:
+def digest(part: memoryview, head: list[Any]) -> str:
+    """The digest of a tensor: its bytes behind its [name, dtype, shape]."""
     with part:
-        digest = hashlib.sha256(canonical.dumps(head))
-        digest.update(part)
-        return digest.hexdigest()
+        made = hashlib.sha256(canonical.dumps(head))
+        made.update(part)
+        return made.hexdigest()

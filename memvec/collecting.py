@@ -55,12 +55,14 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
 def _stale(store: Store) -> Iterator[Path]:
     state = store.manifest
     named = {store.path / entry.path for entry in state.named}
-    for folder in FOLDERS:
+    # What lies behind a link is not the store's to remove.
+    own = [folder for folder in FOLDERS if not (folder and (store.path / folder).is_symlink())]
+    for folder in own:
         yield from (file for file in (store.path / folder).glob(f"{files.SCRATCH}*") if file.is_file())
-    for folder in ("shards", "keys"):
+    for folder in {"shards", "keys"} & set(own):
         there = (file for file in (store.path / folder).glob("*") if IMMUTABLE.fullmatch(file.name))
         yield from (file for file in there if file not in named)
-    for file in (store.path / index.FOLDER).glob("*"):
+    for file in (store.path / index.FOLDER).glob("*") if index.FOLDER in own else ():
         parts = INDEXED.fullmatch(file.name)
         if parts and not _fitting(store, parts[1]):
             yield file

@@ -21,6 +21,7 @@ from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packing import gathered, outstanding
 from memvec.planning import Partial, plan, tasks
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
+from memvec.rewriting import open_to_write
 from memvec.settings import PackSettings
 from memvec.sources import Source
 from memvec.static_batch import StaticBatch, even
@@ -121,7 +122,7 @@ def _outstanding(
     """(documents that a pack into `path` would work on, what of them is there already)."""
     if not Store.exists(path):
         return documents, {}
-    opened = Store.open(path)
+    opened = open_to_write(path)
     check_identity(stored_identity(opened.manifest), identity, folder)
     given = {(d.name, d.sha256) for d in documents}
     # A pack lets what was removed count again. This copy of the manifest is not written.

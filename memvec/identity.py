@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from memvec import __version__, checkpoint, identity_cache, traits
 from memvec.arguments import checked
 from memvec.causes import readable
 from memvec.checkpoint import load_config, load_tokenizer
-from memvec.errors import NotFoundError, UnsupportedModelError
+from memvec.errors import FingerprintError, MemvecError, UnsupportedModelError
 from memvec.model_cache import DEFAULT_MODEL, Notify, lasting_name, resolve, silent
 from memvec.types import Fingerprint, Identity
-from memvec.verdicts import Comparison, Verdict, compare
+from memvec.verdicts import OUTPUTS, ROUNDING, Comparison, Verdict, compare, measured
 
 TABLE_TENSORS = 8192  # a table of more would be a large part of every generation of the manifest
 TABLE_DIGITS = 16
+NEAR = 0.05  # nats by which float32 may differ from float32 between machines
 
 
 @checked()
@@ -48,7 +51,13 @@ def identify_folder(folder: Path, source: str = "") -> Identity:
 
 def _version() -> str:
     """What changes when the same files could give another identity."""
-    chosen = (traits.ARCHITECTURE_FIELDS, traits.PROBES, checkpoint.EMBEDDING_NAMES, checkpoint.BUFFER_NAMES)
+    chosen = (
+        traits.ARCHITECTURE_FIELDS,
+        traits.PROBES,
+        checkpoint.EMBEDDING_NAMES,
+        checkpoint.BUFFER_NAMES,
+        checkpoint.RULES,
+    )
     libraries = [importlib.metadata.version(name) for name in ("transformers", "tokenizers")]
     return traits.sha256([__version__, TABLE_TENSORS, TABLE_DIGITS, chosen, libraries])[:16]
 
@@ -104,33 +113,135 @@ def check_fingerprint(expected: Fingerprint, found: Fingerprint) -> None:
     check_identity(Identity(expected), Identity(found))
 
 
-def check_model(model: Any, tokenizer: Any, expected: Fingerprint) -> None:
-    """FingerprintError unless a loaded model and tokenizer are those of `expected`, as far as it can be told.
+def check_model(model: Any, tokenizer: Any, expected: Fingerprint | Identity, *, allow_adapters: bool = False) -> None:
+    """Refuse a loaded model and tokenizer that are not those of `expected`, as they are in memory now.
 
-    Architecture, vocabulary and probes come from the objects, the weights from the files the model was loaded from.
-    Where these are not to be found its input embedding is compared, which must be in the checkpoint's dtype.
+    Weights are looked at once for each model object, and again once they were changed. Special tokens that were added to the
+    tokenizer do not count, since they split no text otherwise.
+
+    Args:
+        model: A transformers model, also inside PEFT's, torch.compile's or DataParallel's wrappers.
+        tokenizer: Its tokenizer.
+        expected: What vectors belong to. An identity with a store's probe tells more models than a fingerprint.
+        allow_adapters: Take a model with active adapters whose weights below them are right.
+
+    Raises:
+        FingerprintError: An adapter is active, or something differs, or it cannot be told whether the weights do.
     """
-    try:
-        of_files = fingerprint_folder(resolve(str(model.name_or_path), download=False))
-        weights, embedding = of_files.weights, of_files.embedding
-    except NotFoundError:
-        weights, embedding = expected.weights, _embedding_digest(model)
-    found = Fingerprint(
-        weights=weights,
-        embedding=embedding,
-        architecture=traits.architecture(model.config),
-        vocabulary=traits.vocabulary(tokenizer),
-        probe=traits.probe(tokenizer),
-        width=int(model.get_input_embeddings().weight.shape[1]),
+    from memvec.adapters import active_adapters, unwrapped
+    from memvec.vocabularies import traits_of
+
+    known = expected if isinstance(expected, Identity) else Identity(expected)
+    adapters = active_adapters(model)
+    if adapters and not allow_adapters:
+        raise FingerprintError(
+            [("adapters", "none", ", ".join(adapters))],
+            hints=["vectors belong to the model without them. Switch them off, or pass allow_adapters=True"],
+        )
+    inner = unwrapped(model)
+    vocabulary, probe = traits_of(tokenizer, known)
+    found = replace(
+        known.fingerprint,
+        architecture=_architecture(inner, known.fingerprint),
+        vocabulary=vocabulary,
+        probe=probe,
+        width=int(inner.get_input_embeddings().weight.shape[1]),
     )
-    check_fingerprint(expected, found)
+    if found != known.fingerprint:
+        check_identity(known, Identity(found))
+    if not any("merged" in adapter for adapter in adapters):  # whose weights are other ones, which is allowed then
+        check_weights(inner, known)
 
 
-def _embedding_digest(model: Any) -> str:
-    """The digest of a loaded model's input embedding, as its checkpoint would have it."""
-    from safetensors.torch import save
+def check_weights(model: Any, known: Identity) -> None:
+    """FingerprintError unless the weights of a model in memory are found to be those of `known`, now or before."""
+    from memvec import weights
 
-    table = model.get_input_embeddings().weight.detach()
-    name = next((n for n, tensor in model.state_dict().items() if tensor.data_ptr() == table.data_ptr()), "")
-    found = checkpoint.digests(save({name: table.cpu().contiguous()})).get(name)
-    return found.sha256 if found else ""
+    if weights.looked_at(model, known.fingerprint):
+        return
+    with weights.looking:
+        if not weights.looked_at(model, known.fingerprint):
+            mark = weights.Mark(model)
+            _look_at_weights(model, known)
+            weights.remember(model, known.fingerprint, mark)
+
+
+def _look_at_weights(model: Any, known: Identity) -> None:
+    from memvec import weights
+
+    expected, folder, of_files = known.fingerprint, _folder_of(model), None
+    if folder is not None:
+        with contextlib.suppress(MemvecError):  # a folder that is no checkpoint any more says nothing
+            of_files = fingerprint_folder(folder)
+    same_files = of_files is not None and (of_files.weights, of_files.embedding) == (
+        expected.weights,
+        expected.embedding,
+    )
+    if not same_files or folder is None:
+        unproven = weights.unproven(model, expected, known.probe.get("dtypes") or {})
+        if not unproven:
+            return
+        if of_files is not None:
+            check_fingerprint(expected, replace(expected, weights=of_files.weights, embedding=of_files.embedding))
+        _ask(model, known, unproven, "its files are not there to compare with", ROUNDING)
+        return
+    made = weights.with_files(model, folder)
+    if made.differing:
+        raise FingerprintError(
+            [("weights", expected.weights[:16], "changed in memory")],
+            tensors=made.differing,
+            hints=["adapters merged into the weights change them too; load the model anew"],
+        )
+    if not made.same and not (made.renamed and not made.unlike and not _asks(known)):
+        others = [*made.unlike, *made.more, *made.fewer][:3]
+        _ask(
+            model,
+            known,
+            ("weights",),
+            f"{', '.join(others)} are not as in its files",
+            ROUNDING if made.unlike else NEAR,
+        )
+
+
+def _ask(model: Any, known: Identity, unproven: Sequence[str], why: str, limit: float) -> None:
+    """FingerprintError unless the model says what the store's own said, within `limit` nats."""
+    distance = None
+    if _asks(known):
+        from memvec.probing import said_by
+
+        said = said_by(model, known.probe, int(known.fingerprint.architecture.get("vocab_size", 0)))
+        distance = measured(known.probe, said or {})
+        if distance is not None and distance.agreeing == distance.positions and distance.furthest <= limit:
+            return
+    said_so = (
+        "there is no probe to ask it by"
+        if distance is None
+        else f"it says otherwise than the store's model: {distance}"
+    )
+    raise FingerprintError(
+        [(field, getattr(known.fingerprint, field)[:16], "not known") for field in unproven],
+        hints=[f"{why}, and {said_so}. Load it from the folder that packed, or pass check=False"],
+    )
+
+
+def _asks(known: Identity) -> bool:
+    """Is there a probe to ask a model by?"""
+    return all(part in known.probe for part in OUTPUTS)
+
+
+def _folder_of(model: Any) -> Path | None:
+    """Where a model says it was loaded from, if that is here; an empty name is no folder."""
+    name = str(getattr(model, "name_or_path", "") or "")
+    try:
+        return resolve(name, download=False) if name else None
+    except (MemvecError, RuntimeError, ValueError):
+        return None
+
+
+def _architecture(model: Any, expected: Fingerprint) -> dict[str, Any]:
+    """A model's architecture, of as many tokens as expected where it was made larger for added ones."""
+    values, tokens = traits.architecture(model.config), expected.architecture.get("vocab_size")
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if isinstance(tokens, int) and tokens < values.get("vocab_size", 0) <= rows:
+        values["vocab_size"] = tokens
+    return values

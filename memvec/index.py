@@ -1,6 +1,7 @@
 """Vectors of many texts, found by FAISS: exact up to a size, beyond it by an index built to the side and kept in a file.
 
-The file is derived data: it may be dropped at any time, and one that does not fit the keys is not used.
+The file is derived data: it may be dropped at any time, and one that does not fit the keys is not used. FAISS does not survive
+every file that it is given, so that only files are read that were written with this cache: `index build` makes one's own.
 Letters: n texts, W width of a key, K neighbours.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memvec.cache_folder import cache_root
 from memvec.embedders import unit
 from memvec.errors import UsageError
 from memvec.formats import canonical, files
@@ -35,6 +37,8 @@ LEAST_TEXTS = 64  # from which on these are known well enough
 PROBES = 32  # cells looked at of an inverted file
 POINTS_PER_CELL = 64  # texts that a centre is trained on, at most; FAISS by itself takes 256
 FOLDER = "index"
+NAMED = re.compile(r"([0-9a-f]{16})\.(json|faiss|space)")
+MOST_DESCRIBED = 1 << 24  # bytes of a description
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,8 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     """Write an index to the side and swap it in; the description is written last."""
     import faiss
 
+    if folder.is_symlink():
+        raise UsageError(f"{str(folder)!r} is a link; a store holds its files itself. Remove it.")
     files.make_folder(folder)
     scratch = folder / f"{files.SCRATCH}{secrets.token_hex(8)}"
     try:
@@ -161,39 +167,78 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     space = np.concatenate([built.space.middle[None], built.space.axes]).astype("<f4")
     files.write_atomically(folder / f"{made['embedder_id']}.space", space.tobytes())
     info = IndexInfo(sha256=digest, space=hashlib.sha256(space.tobytes()).hexdigest(), **made)
+    with contextlib.suppress(
+        OSError
+    ):  # without a cache the index is built and not used; the search is right all the same
+        files.make_folder(_mark(info).parent)
+        files.write_atomically(_mark(info), b"")
     files.write_atomically(folder / f"{info.embedder_id}.json", canonical.dumps(asdict(info)) + b"\n")
     return info
 
 
 def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
-    """The description of a kept index; None when there is none or it cannot be read."""
+    """The description of a kept index, whoever built it; None when there is none or it cannot be read."""
     try:
-        value = json.loads((folder / f"{embedder_id}.json").read_text("utf-8"))
-        return IndexInfo(**value | {"keys": tuple(value["keys"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        value = json.loads(_read(folder, embedder_id, "json", MOST_DESCRIBED))
+        info = IndexInfo(**value | {"keys": tuple(value["keys"])})
+        sizes = type(info.texts) is type(info.width) is int and info.texts > 0 < info.width
+        texts = all(type(text) is str for text in (info.factory, info.sha256, info.space, *info.keys))
+        return info if sizes and texts and info.embedder_id == embedder_id else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
-    """A kept index, mapped into memory; None when its files are not what the description says."""
+    """A kept index, mapped into memory; None when it is not one's own, or its files are not what the description says."""
     import faiss
 
-    file, space = folder / f"{info.embedder_id}.faiss", folder / f"{info.embedder_id}.space"
+    if not own(info):
+        return None
+    file = folder / f"{info.embedder_id}.faiss"
     try:
-        data = space.read_bytes()
+        files.size_of(folder.parent, f"{folder.name}/{file.name}")
+        data = _read(folder, info.embedder_id, "space", 4 * info.width * (1 + AXES))
         if hashlib.sha256(data).hexdigest() != info.space or _digest(file) != info.sha256:
             return None  # FAISS itself reads a changed file without a word
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         rows = np.frombuffer(data, "<f4").reshape(-1, info.width)
     except (OSError, RuntimeError, ValueError):
         return None
-    return VectorIndex(index, Space(rows[0], rows[1:])) if index.ntotal == info.texts else None
+    fitting = (index.ntotal, index.d) == (info.texts, info.width) and len(rows) > 0
+    return VectorIndex(index, Space(rows[0], rows[1:])) if fitting else None
+
+
+def own(info: IndexInfo) -> bool:
+    """Was this index built with this cache? FAISS is given no other."""
+    return _mark(info).is_file()
+
+
+def kept(folder: Path) -> list[str]:
+    """The ids of embedders of which something is kept in the folder of indexes, whoever made it."""
+    if folder.is_symlink():  # what lies behind it is not the store's
+        return []
+    return sorted({found[1] for file in folder.glob("*.json") if (found := NAMED.fullmatch(file.name))})
 
 
 def drop(folder: Path, embedder_id: str) -> None:
     """Remove a kept index, its description first."""
     for ending in ("json", "faiss", "space"):
         (folder / f"{embedder_id}.{ending}").unlink(missing_ok=True)
+
+
+def _read(folder: Path, embedder_id: str, ending: str, most: int) -> bytes:
+    """The bytes of a small file of an index. ValueError for a link, for what is no file and for more than `most`."""
+    name = f"{embedder_id}.{ending}"
+    if not NAMED.fullmatch(name):
+        raise ValueError(f"{embedder_id!r} is no id of an embedder")
+    if files.size_of(folder.parent, f"{folder.name}/{name}") > most:
+        raise ValueError(f"{name} is too large")
+    return (folder / name).read_bytes()
+
+
+def _mark(info: IndexInfo) -> Path:
+    """What is in the cache once an index was built with it: a mark with the index's digest in its name."""
+    return cache_root() / "indexes" / hashlib.sha256(f"{info.sha256} {info.space}".encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

@@ -16,8 +16,9 @@ from memvec.errors import UsageError
 from memvec.formats.manifest import KeysEntry
 from memvec.index import VectorIndex
 from memvec.locking import writing
-from memvec.lookup import fits
+from memvec.lookup import check_keys, fits
 from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.rewriting import open_to_write
 from memvec.searching import live_places, make
 from memvec.store import Store, StoredDocument
 from memvec.types import Kind, RawReason
@@ -47,23 +48,25 @@ def build_index(
     lock_wait: float = 0.0,
     watch: Watch = unwatched,
 ) -> list[IndexReport]:
-    """Make the keys that are missing, by default of every embedder of the store, and keep a FAISS index of vectors.
+    """Make the keys that are missing, by default of the store's own model and of words, and keep a FAISS index of vectors.
 
-    Texts are decoded from the store where they are not there. Raises NotFoundError, UsageError, FingerprintError,
+    Another model is loaded only where `embedder` names it, not because the store does. Texts are decoded from the store where they are not there. Raises NotFoundError, UsageError, FingerprintError,
     MissingExtraError, StoreLockedError, StoreDamagedError.
     """
     progress = Progress(stage="opening")
     Store.open(store)  # NotFoundError before a lock is made
     with writing(store, lock_wait):
-        opened = Store.open(store)
-        there = tuple(dict.fromkeys(entry.embedder for entry in opened.manifest.keys))
-        names = (embedder,) if embedder else there or DEFAULT
+        opened = open_to_write(store)
+        there = {entry.embedder for entry in opened.manifest.keys}
+        names = (embedder,) if embedder else tuple(name for name in DEFAULT if name in there) or DEFAULT
         makers = [make(name, opened, model, lambda stage: enter(stage, progress, watch)) for name in names]
         _add_missing(opened, makers, Decoder(opened, model, None, device, watch))
         for made in makers:
+            entries = _entries(opened, made.embedder.id)
+            check_keys(opened, entries, made.embedder)
             if made.embedder.name != LEXICAL:
                 enter(f"indexing the keys of {made.embedder.name}", progress, watch)
-                _keep(opened, _entries(opened, made.embedder.id), factory)
+                _keep(opened, entries, factory)
             elif factory and embedder == LEXICAL:
                 raise UsageError(f"{LEXICAL} has words and no vectors: a FAISS factory cannot be used. Leave it out.")
     return index_info(store)
@@ -80,7 +83,7 @@ def index_info(store: str | Path) -> list[IndexReport]:
         parts = [opened.keys(entry) for entry in entries]
         keyed = live & {text.tobytes() for part in parts for text in part.texts}
         kept = index.describe(opened.path / index.FOLDER, identity)
-        kept = kept if kept is not None and fits(kept, entries) else None
+        kept = kept if kept is not None and fits(kept, entries) and index.own(kept) else None
         out.append(
             IndexReport(
                 embedder=entries[0].embedder,
@@ -98,12 +101,13 @@ def index_info(store: str | Path) -> list[IndexReport]:
 @checked()
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
-    opened = Store.open(store)
+    Store.open(store)  # NotFoundError before a lock is made
     with writing(store, lock_wait):
+        opened = open_to_write(store)
         folder = opened.path / index.FOLDER
-        found = sorted(folder.glob("*.json"))
-        for file in found:
-            index.drop(folder, file.stem)
+        found = index.kept(folder)
+        for embedder_id in found:
+            index.drop(folder, embedder_id)
     return len(found)
 
 

@@ -58,9 +58,13 @@ class FrozenLM:
 
         check_config(folder)
         with _quiet(), readable(folder):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation=attention.register()
+                folder,
+                dtype=dtype,
+                attn_implementation=attention.register(),
+                trust_remote_code=False,
+                use_safetensors=True,
             )
         isolate(self.model.eval().requires_grad_(False).to(device))
         self.dtype = dtype
@@ -266,7 +270,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     with loading_alone(), _quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
 
-        source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent}
+        source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent, "trust_remote_code": False}
         drawn = getattr(modeling_gguf_pytorch_utils, "tqdm", None)  # a bar that no setting turns off
         modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
         try:

@@ -13,6 +13,7 @@ from memvec.causes import readable
 from memvec.errors import UsageError
 from memvec.guard import Lock, loading_alone
 from memvec.model_cache import Notify, resolve, silent
+from memvec.named_models import folder_named
 from memvec.types import Fingerprint, Identity
 from memvec.verdicts import Verdict, compare
 
@@ -53,7 +54,7 @@ def load_lm(
     from memvec.probing import probed
 
     name = model or known.fingerprint.source
-    folder = resolve(name, notify, model is not None)
+    folder = resolve(model, notify) if model else folder_named(name, notify)
     notify("loading the model")
     found = identify_folder(folder, name)
     lm = shared(folder, torch.float32, chosen, found.fingerprint.id)
@@ -69,8 +70,7 @@ def find_model(expected: Fingerprint | Identity, model: str | None = None, notif
 
     known = _known(expected)
     name = model or known.fingerprint.source
-    # A store from a stranger may name any hub id: only one the user asks for is downloaded.
-    folder = resolve(name, notify, model is not None)
+    folder = resolve(model, notify) if model else folder_named(name, notify)
     notify("fingerprinting the model")
     check_identity(known, identify_folder(folder, source=name), folder)
     return folder

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from memvec import index
-from memvec.formats.keys import Keys
+from memvec.formats.keys import Embedder, Keys
 from memvec.formats.manifest import KeysEntry
 from memvec.index import FLAT, IndexInfo, VectorIndex
 from memvec.lexical import TermIndex
-from memvec.store import Store
+from memvec.store import Store, damaged
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -117,6 +117,19 @@ class TermLookup:
         if last is None or last[0] != mark:
             last = self._last = mark, self._inverted.scores(query.terms.tolist())
         return last[1]
+
+
+def check_keys(store: Store, entries: list[KeysEntry], embedder: Embedder) -> None:
+    """StoreDamagedError for a file of keys that says it is of an embedder whose keys are of another width.
+
+    A width is a square of memory, and a stranger's store may say any.
+    """
+    for entry in entries:
+        width = store.keys(entry).embedder.width
+        if width != embedder.width:
+            raise damaged(
+                entry.path, "invalid_value", f"keys of {embedder.name} are {embedder.width} wide, these are {width}"
+            )
 
 
 def fits(info: IndexInfo, entries: list[KeysEntry]) -> bool:

@@ -5,8 +5,8 @@ Letters: M vectors, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from memvec.arguments import checked, choice
 from memvec.errors import ConditioningError, NoContentError, UsageError
 from memvec.store import RecordRef, Store, StoredDocument
-from memvec.types import Fingerprint, Record, Vectors
+from memvec.types import Fingerprint, Identity, Record, Vectors
 from memvec.unpacking import missing
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ class Memory:
     documents: tuple[str, ...]
     parts: tuple[Vectors, ...]  # (M_i, D) float16, one for each record
     fingerprint: Fingerprint
+    probe: Mapping[str, Any] = field(default_factory=dict)  # what the store's model said; tells more of a loaded model
+
+    @property
+    def identity(self) -> Identity:
+        """What the vectors belong to, as `check_model` takes it."""
+        return Identity(self.fingerprint, probe=self.probe)
 
     @property
     def vectors(self) -> Vectors:
@@ -44,7 +50,9 @@ class Memory:
         from memvec.identity import check_fingerprint
 
         check_fingerprint(self.fingerprint, other.fingerprint)
-        return Memory(self.documents + other.documents, self.parts + other.parts, self.fingerprint)
+        return Memory(
+            self.documents + other.documents, self.parts + other.parts, self.fingerprint, self.probe or other.probe
+        )
 
     def generate_kwargs(self, model: Any, tokenizer: Any, prompts: Prompts, **options: Any) -> dict[str, Any]:
         """What `model.generate` takes for these prompts with this memory; see `prefix.generate_kwargs`."""
@@ -74,7 +82,7 @@ def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = 
         if name not in live:
             raise missing(opened, name)
         parts += [record.vectors for record in _records(opened, live[name], kind)]
-    return Memory(names, tuple(parts), opened.manifest.fingerprint)
+    return Memory(names, tuple(parts), opened.manifest.fingerprint, opened.manifest.probe)
 
 
 def _records(store: Store, stored: StoredDocument, kind: str) -> list[Record]:

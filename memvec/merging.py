@@ -76,7 +76,7 @@ def merge(
     What was removed from a store is not taken from it. Raises StoresDifferError where the stores belong to different
     models, UsageError, NotFoundError, StoreDamagedError, StoreLockedError, WriteError.
     """
-    sources = [Store.open(path) for path in stores]
+    sources = [open_to_write(path) for path in stores]  # the copy would lose what is new in them
     if not sources:
         raise UsageError("there is nothing to merge. Name the stores.")
     for source in sources[1:]:

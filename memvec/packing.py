@@ -20,7 +20,8 @@ from memvec.formats.manifest import Manifest
 from memvec.identity import check_identity, identify_folder
 from memvec.lm import pick_device, pick_dtype
 from memvec.locking import writing
-from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
+from memvec.model_cache import DEFAULT_MODEL, KNOWN, lasting_name, resolve
+from memvec.named_models import folder_named
 from memvec.packrun import TOOL, PackKind, PackRun, Wanted
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question
@@ -125,9 +126,11 @@ def add(
 
 
 def model_for(store: str | Path, model: str | None) -> str:
-    """The model of that name, or else the one that the store names. NotFoundError where there is no store."""
-    opened = Store.open(store)
-    return model or opened.manifest.fingerprint.source or DEFAULT_MODEL
+    """The model of that name, or else the one that the store names. NotFoundError where there is no store, or not that."""
+    source = Store.open(store).manifest.fingerprint.source
+    if model or source in ("", *KNOWN):
+        return model or source or DEFAULT_MODEL
+    return str(folder_named(source))
 
 
 def gathered(

@@ -9,7 +9,7 @@ Letters: B rows, P positions of the longest row, T prompt tokens of the longest,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from memvec import options
+from memvec.adapters import unwrapped
 from memvec.dispatch import READY, install, mark
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
+from memvec.prompts import as_prompts
 from memvec.template import Frame, Messages, frame
-from memvec.wrappers import device_of, unwrapped
 
 Prompts = str | Messages | Sequence[str] | Sequence[Messages]
 Memories = Memory | None | Sequence[Memory | None]
@@ -74,7 +75,7 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
     model = unwrapped(model)
     install(model)
     module = model.get_input_embeddings()
-    device, dtype = device_of(module), model.dtype
+    device, dtype = _device_of(module), model.dtype
     ids = [list(row.before) + list(row.after) for row, _ in rows]
     pieces = []
     for row, memory in rows:
@@ -95,18 +96,36 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
 
 
 def prompts_with(
-    model: Any, tokenizer: Any, prompts: Prompts, memories: Memories, template: Template = "auto", check: bool = True
+    model: Any,
+    tokenizer: Any,
+    prompts: Prompts,
+    memories: Memories,
+    template: Template = "auto",
+    check: bool = True,
+    *,
+    allow_adapters: bool = False,
 ) -> Embedded:
-    """Prompts (text or chat messages) with a memory each, or one for all, as one batch. FingerprintError, UsageError.
+    """Put a memory in front of each prompt, or one in front of all, as one batch.
 
-    `check=False` skips the comparison of the model with the memory's fingerprint.
+    Args:
+        model: A transformers model, also inside PEFT, torch.compile or DataParallel.
+        tokenizer: Its tokenizer.
+        prompts: Text or chat messages, one prompt or several.
+        memories: One memory for all, None for none, or one (or None) for each prompt.
+        template: "chat", "text", or "auto" for a chat where the tokenizer has a template.
+        check: Compare the model, as it is in memory, with what the memories belong to.
+        allow_adapters: Take a model with active adapters, such as a LoRA, whose weights below them are right.
+
+    Raises:
+        FingerprintError: The model is another one, or has active adapters.
+        UsageError: The number of memories differs, a prompt is none, or the template has no place for a memory.
     """
-    texts = as_list(prompts)
+    texts = as_prompts(prompts)
     given = list(memories) if isinstance(memories, Sequence) else [memories] * len(texts)
     if len(given) != len(texts):
         raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
     for memory in {id(m): m for m in given if m is not None}.values() if check else ():
-        check_model(model, tokenizer, memory.fingerprint)
+        check_model(model, tokenizer, memory.identity, allow_adapters=allow_adapters)
     rows = [
         (frame(tokenizer, text, template, memory is not None), None if memory is None else tensor(memory))
         for text, memory in zip(texts, given, strict=True)
@@ -115,10 +134,10 @@ def prompts_with(
 
 
 def generate_kwargs(
-    model: Any, tokenizer: Any, prompts: Prompts, memories: Memories, template: Template = "auto", check: bool = True
+    model: Any, tokenizer: Any, prompts: Prompts, memories: Memories, template: Template = "auto", **options: Any
 ) -> dict[str, Any]:
-    """Arguments for `model.generate`, which returns the prompts' ids and then what is new. As `prompts_with`."""
-    return prompts_with(model, tokenizer, prompts, memories, template, check).generate_kwargs()
+    """Return arguments for `model.generate`, which gives the prompts' ids and then what is new. As `prompts_with`."""
+    return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
 
 
 def tensor(memory: Memory) -> Tensor:
@@ -135,8 +154,14 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def as_list(prompts: Prompts) -> list[str | Messages]:
-    """One prompt or many as a list; a list of messages is one prompt."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
-        return [prompts]  # type: ignore[list-item]
-    return list(prompts)  # type: ignore[arg-type]
+def _device_of(module: Any) -> torch.device:
+    """The device on which a module with a weight takes its input, also where accelerate offloads it. UsageError."""
+    device: torch.device = module.weight.device
+    if device.type != "meta":
+        return device
+    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)  # accelerate's, loads it when run
+    if execution is None:
+        raise UsageError(
+            "the model's input embeddings are on the meta device, so it holds no weights. Load the checkpoint first."
+        )
+    return torch.device(execution)

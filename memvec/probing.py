@@ -42,6 +42,32 @@ def numeric_probe(lm: FrozenLM, like: Mapping[str, Any] | None = None) -> dict[s
     return {"ids": ids, "scale": scale, **dict(zip(OUTPUTS, said, strict=True))}
 
 
+@torch.inference_mode()
+def said_by(model: Any, like: Mapping[str, Any], vocabulary: int) -> dict[str, Any] | None:
+    """What a loaded transformers model says to the input of the probe `like`; None where that cannot be given to it.
+
+    In the dtype it has. Tokens from `vocabulary` on, which a model has that was made larger, are left out.
+    """
+    look = model.get_input_embeddings()
+    if not _fits(like, min(vocabulary, look.weight.shape[0])):
+        return None
+    device = model.device
+    drawn = np.random.Generator(np.random.PCG64(SEED)).standard_normal((POSITIONS, look.weight.shape[1]))
+    noise = torch.from_numpy((drawn * like["scale"]).astype(np.float32))[None].to(device, model.dtype)
+    training = model.training
+    try:
+        if training:
+            model.eval()  # without dropout
+        with torch.autocast(device.type, enabled=False):
+            inputs = (look(torch.tensor([like["ids"]], device=device)).to(model.dtype), noise)
+            logits = [model(inputs_embeds=embeds, use_cache=False).logits for embeds in inputs]
+    finally:
+        if training:
+            model.train()
+    said = [_likeliest(row[0, :, :vocabulary].float()) for row in logits]
+    return {**like, **dict(zip(OUTPUTS, said, strict=True))}
+
+
 def probed(found: Identity, lm: FrozenLM, like: Mapping[str, Any]) -> Identity:
     """The identity with what the model says to the input of the probe `like`."""
     return replace(found, probe={**found.probe, **numeric_probe(lm, like)})
@@ -64,6 +90,10 @@ def _fits(like: Mapping[str, Any], vocabulary: int) -> bool:
 
 def _said(lm: FrozenLM, embeds: Tensor) -> dict[str, Any]:
     """The likeliest tokens and their log-probabilities after each of the input embeddings (1, L, D)."""
-    logits = (lm.hidden(embeds.to(lm.dtype)) @ lm.head.T)[0].float()
-    logs, tokens = torch.log_softmax(logits, -1).topk(min(TOP, lm.vocabulary))
+    return _likeliest((lm.hidden(embeds.to(lm.dtype)) @ lm.head.T)[0].float())
+
+
+def _likeliest(logits: Tensor) -> dict[str, Any]:
+    """The likeliest tokens and their log-probabilities of logits (L, V)."""
+    logs, tokens = torch.log_softmax(logits, -1).topk(min(TOP, logits.shape[-1]))
     return {"tokens": tokens.tolist(), "logs": [[round(value, DIGITS) for value in row] for row in logs.tolist()]}

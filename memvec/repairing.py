@@ -12,12 +12,12 @@ from typing import Any
 
 from memvec import __version__, catalogue
 from memvec.arguments import checked
-from memvec.errors import FingerprintError, FormatTooNewError, NotFoundError, StoreDamagedError, UsageError
+from memvec.errors import FingerprintError, NotFoundError, StoreDamagedError, UsageError
 from memvec.examining import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.formats import files, manifest
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.locking import writing
-from memvec.rewriting import Draft
+from memvec.rewriting import Draft, open_to_write
 from memvec.store import Store, damaged
 from memvec.types import Fingerprint, Problem
 
@@ -91,11 +91,9 @@ def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lo
 
 def _examine(path: Path, model: str | None) -> _Findings:
     try:
-        state = Store.open(path).manifest
+        state = open_to_write(path).manifest
     except StoreDamagedError as error:
         return _rebuilt(path, error.problems[0], model)
-    if state.foreign:
-        raise FormatTooNewError(f"{state.foreign} to be repaired", "such a store, but would lose what is new in it")
     shards = [examine(path, entry.path, entry, state) for entry in state.shards]
     return _Findings(state, None, shards, [examine_keys(path, entry.path, entry) for entry in state.keys])
 

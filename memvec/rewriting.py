@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from memvec.errors import FormatTooNewError
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, ShardEntry
 from memvec.store import RecordRef, Store, StoredDocument
@@ -25,12 +24,9 @@ if TYPE_CHECKING:
 
 
 def open_to_write(path: str | Path) -> Store:
-    """The store at `path`, to be changed under its lock. FormatTooNewError also where a writer would lose something."""
+    """The store at `path`, to be changed or copied. FormatTooNewError also where that would lose something."""
     store = Store.open(path)
-    if store.manifest.foreign:
-        raise FormatTooNewError(
-            f"{store.manifest.foreign} to be added to", "such a store, but would lose what is new in it"
-        )
+    store.manifest.check_writable()
     return store
 
 

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from memvec import embedders, off_topic
 from memvec.arguments import checked
 from memvec.decoder import Decoder
-from memvec.embedders import LEXICAL, SENTENCES, TABLE, Embeds, maker
+from memvec.embedders import DEFAULT, LEXICAL, TABLE, Embeds, maker
 from memvec.errors import NotFoundError, UsageError
 from memvec.loading import find_model
-from memvec.lookup import TermLookup, VectorLookup
+from memvec.lookup import TermLookup, VectorLookup, check_keys
 from memvec.model_cache import Notify, silent
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.store import RecordRef, Store
@@ -62,7 +62,10 @@ class Searcher:
     def __init__(
         self, store: Store, embedder: str | None = None, model: str | None = None, notify: Notify = silent
     ) -> None:
-        """Load what `embedder` names: by default vectors and words, where the store has both. NotFoundError, UsageError."""
+        """Load what `embedder` names: by default the store's own model (`lm`) and words, where it has keys of both.
+
+        Keys of another model are searched only by its name, which is then loaded. NotFoundError, UsageError.
+        """
         self.store = store
         self.names = _chosen(store, embedder)
         notify("reading the keys")
@@ -74,6 +77,7 @@ class Searcher:
         for name in self.names:
             made = make(name, store, model, notify)
             entries = [e for e in store.manifest.keys if e.embedder_id == made.embedder.id]
+            check_keys(store, entries, made.embedder)
             if not entries:
                 raise UsageError(
                     f"the keys of {name!r} in {str(store.path)!r} were made with another version of it. "
@@ -203,8 +207,13 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
     if not there:
         raise NotFoundError(f"{str(store.path)!r} has no keys to search by. Make them: memvec.build_index(…).")
     if embedder is None:
-        vectors = [name for name in there if name.startswith(SENTENCES)] or [name for name in there if name == TABLE]
-        return (*vectors[-1:], *(name for name in there if name == LEXICAL))
+        # No others: a model that a stranger's store names would be loaded, and run, before anything can be compared.
+        if own := tuple(name for name in DEFAULT if name in there):
+            return own
+        raise UsageError(
+            f"{str(store.path)!r} has only keys of {', '.join(map(repr, there))}, made by a model that the store names. "
+            f"Pass embedder={there[0]!r} to load it, or make keys of the store's own model: memvec index build {store.path}"
+        )
     embedders.check_embedder(embedder)
     if embedder not in there:
         raise UsageError(

@@ -21,7 +21,7 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.rewriting import Draft, by_embedder, chosen_keys, kept, refs_of
+from memvec.rewriting import Draft, by_embedder, chosen_keys, kept, open_to_write, refs_of
 from memvec.store import PARSE_ERRORS, Store, refused
 from memvec.store_files import keys_file, shard_file
 from memvec.types import Record
@@ -49,7 +49,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
     Takes as much memory as the store. UsageError when the file is there and `overwrite` is not set, StoreDamagedError,
     WriteError.
     """
-    path, opened = Path(path), Store.open(store)
+    path, opened = Path(path), open_to_write(store)  # the file would lose what is new in it
     if path.exists() and not (overwrite and path.is_file()):
         raise UsageError(f"{str(path)!r} exists. Pass overwrite=True or another path.")
     keep = kept(opened.versions())

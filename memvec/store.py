@@ -105,14 +105,20 @@ class Store:
         self.switch(state.following(tool, entry, entries, required, meta, gone))
 
     def write(self, entry: Entry, data: bytes) -> Entry:
-        """Put a file on disk under the name of its entry; it is no part of the store yet. WriteError."""
+        """Put a file on disk under the name of its entry; it is no part of the store yet. WriteError, FormatTooNewError."""
+        self.manifest.check_writable()
         file = self.path / entry.path
+        if file.parent.is_symlink():  # what lies behind it is not the store's to write to
+            raise refused(
+                entry.path, Refusal("symlink", f"{file.parent.name!r} is a link; a store holds its files itself")
+            )
         files.make_folder(file.parent)
         files.write_atomically(file, data)
         return entry
 
     def switch(self, state: Manifest) -> None:
         """From now on the store is what `state` names, all of which is on disk. WriteError leaves it as it was."""
+        self.manifest.check_writable()
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.manifest = state
         self._versions = None

@@ -170,6 +170,41 @@ def test_an_adapter_without_origin_needs_a_fingerprint(model: Any, memory: Memor
         import_prompt_tuning(folder, replace(memory.fingerprint, width=64))
 
 
+def test_an_adapter_saved_again_gives_the_memory_alone(
+    model: Any, chat: Any, memory: Memory, tmp_path: Path, owner: Any
+) -> None:
+    before = frame(chat, "").before
+    export_prompt_tuning(memory, tmp_path / "a", model, chat, before)
+    again = PeftModel.from_pretrained(model, tmp_path / "a")
+    again.save_pretrained(tmp_path / "b")  # keeps no memvec.json
+    assert before and not (tmp_path / "b" / "memvec.json").exists()
+    for options in ({}, {"before": len(before)}):
+        back = import_prompt_tuning(tmp_path / "b", owner, **options)
+        assert np.array_equal(back.vectors, memory.vectors)
+    for wrong in (0, len(before) + 1):
+        for folder in ("a", "b"):
+            with pytest.raises(UsageError, match=f"before is {wrong}"):
+                import_prompt_tuning(tmp_path / folder, owner, before=wrong)
+    with pytest.raises(FingerprintError):
+        import_prompt_tuning(tmp_path / "b", replace(owner, weights="0" * 64))
+
+
+def test_an_adapter_of_others_has_to_say_what_stands_before(
+    model: Any, memory: Memory, tmp_path: Path, owner: Any
+) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    trained = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
+    trained.save_pretrained(tmp_path / "a")
+    with pytest.raises(UsageError, match=r"does not say how many of its 5 vectors.*before=0"):
+        import_prompt_tuning(tmp_path / "a", owner)
+    assert len(import_prompt_tuning(tmp_path / "a", owner, before=0)) == 5
+    assert len(import_prompt_tuning(tmp_path / "a", owner, before=2)) == 3
+    for wrong in (-1, 5, 9, True, 1.0):
+        with pytest.raises(UsageError, match="expected 0 to 4"):
+            import_prompt_tuning(tmp_path / "a", owner, before=wrong)  # type: ignore[arg-type]
+
+
 def test_import_refuses_what_is_no_memory(model: Any, chat: Any, memory: Memory, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"no adapter_config\.json"):
         import_prompt_tuning(tmp_path)
@@ -185,6 +220,9 @@ def test_import_refuses_what_is_no_memory(model: Any, chat: Any, memory: Memory,
         ("[]", "no object"),
         ('{"format": "memvec.adapter/1"}', "damaged"),
         (good.replace('"before": 0', '"before": -1'), "negative"),
+        ("[" * 100_000, "damaged"),
+        (good.replace('"width": 128', '"width": "128"'), "damaged"),
+        (good.replace('"documents": [', '"documents": [3, '), "damaged"),
     ):
         (folder / "memvec.json").write_text(bad)
         with pytest.raises(UsageError, match=fragment):

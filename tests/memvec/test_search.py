@@ -206,7 +206,7 @@ def test_a_model_trained_for_search_is_added_and_then_used(store: Path, monkeypa
     monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=Letters))
     made = build_index(store, embedder="sentence-transformers:letters")
     assert [(one.embedder, one.width, one.missing) for one in made][2] == ("sentence-transformers:letters", 26, 0)
-    assert Searcher(Store.open(store)).names == ("sentence-transformers:letters", "bm25")
+    assert Searcher(Store.open(store)).names == ("lm", "bm25")  # a model that a store names is loaded by its name alone
     text = TEXTS["deep/tea.txt"]
     found = search(store, "".join(sorted(text)), 1, embedder="sentence-transformers:letters")
     assert found[0].document == "deep/tea.txt"
