@@ -1,47 +1,75 @@
-"""Everything memvec raises on purpose. Each class carries its values, its exit code and, in its message, a next step.
+"""Every error that memvec raises on purpose. Each class has an exit code, its values as attributes, and a message with a next step.
 
 MemvecError                      1   unexpected, or none of the below
-├── UsageError                   2   an argument that cannot be meant
-│   ├── UnsupportedModelError    2   a model that memvec cannot use, with the reason
-│   ├── ConditioningError        2   vectors that decode were asked to condition
-│   └── NoContentError           2   a document of which only context vectors are there, asked for its bytes
-├── StoreDamagedError            3   bytes of a store are not what was written
+├── UsageError                   2   an argument is invalid
+│   ├── UnsupportedModelError    2   memvec cannot use the model
+│   ├── ConditioningError        2   vectors made to be decoded were asked to condition a model
+│   └── NoContentError           2   the store has only context vectors of a document, not its bytes
+├── StoreDamagedError            3   bytes of a store differ from what was written
 ├── FingerprintError             4   the vectors belong to another model or tokenizer
-│   └── StoresDifferError        4   two stores to be merged belong to different models
+│   └── StoresDifferError        4   stores to be merged were packed with different models
 ├── ReconstructionError          5   decoded text is not the text that was packed
 ├── NotFoundError                6   no such store, document, record or model
-│   └── FormatTooNewError        6   a store written by a newer memvec
+│   └── FormatTooNewError        6   a newer memvec wrote the store
 ├── StoreLockedError             7   another process is writing to the store
-│   └── StoreChangedError        7   another process took files away that were being read
+│   └── StoreChangedError        7   another process removed a file that was being read
 ├── PartialError                 8   some inputs were skipped
 ├── MissingExtraError            9   an optional dependency is not installed
 ├── WriteError                  10   the system refused to write: no space left, a read-only folder
-└── InterruptedPackError       130   stopped by Ctrl-C; what was finished is in the store
+├── OutOfMemoryError            11   the memory of the machine or the GPU is used up
+├── ReadError                   12   the system refused to read: no permission, a failing disk
+└── InterruptedPackError       130   packing was stopped by Ctrl-C; finished work is in the store
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from memvec.types import PackReport, Problem, UnpackReport
 
 
-class MemvecError(Exception):
+# What OSError and ImportError keep outside __dict__.
+_SLOTS = ("errno", "strerror", "filename", "filename2", "name", "path", "msg")
+
+
+class Copyable(BaseException):
+    """An exception that can be copied, also to another process, whatever arguments its __init__ takes.
+
+    Python copies an exception by calling its class with `args`, which is the message alone. A copy made here skips
+    __init__ and gets the message, the attributes and the notes of the original.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How copy.copy, copy.deepcopy and process pools make the same error again."""
+        kept = {name: getattr(self, name) for name in _SLOTS if getattr(self, name, None) is not None}
+        return _again, (type(self), self.args), {**kept, **self.__dict__}
+
+
+def _again(cls: type[Copyable], args: tuple[Any, ...]) -> Copyable:
+    builtin: type = cls
+    while builtin.__module__ != "builtins":
+        builtin = builtin.__base__  # type: ignore[assignment]  # not by the MRO: Python refuses another class's __new__
+    error: Copyable = builtin.__new__(cls)
+    error.args = args
+    return error
+
+
+class MemvecError(Copyable, Exception):
     """Base of every error that memvec raises on purpose."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(MemvecError, ValueError):
-    """An argument that cannot be meant; the message says what would be accepted."""
+    """An argument is invalid. The message lists the accepted values."""
 
     exit_code = 2
 
 
 class UnsupportedModelError(UsageError):
-    """A model that memvec cannot use; refused before any work, with the reason."""
+    """memvec cannot use the model. It is refused before any work, with the reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -50,7 +78,7 @@ class UnsupportedModelError(UsageError):
 
 
 class ConditioningError(UsageError):
-    """Vectors fitted to reproduce were asked to condition a model, which they harm."""
+    """Vectors made to be decoded were asked to condition a model. They would make its answers worse."""
 
     def __init__(self, document: str, store: str) -> None:
         self.document = document
@@ -61,7 +89,7 @@ class ConditioningError(UsageError):
 
 
 class NoContentError(UsageError):
-    """Bytes were asked of documents of which the store holds only context vectors."""
+    """The store has only context vectors of a document, not its bytes."""
 
     reason: ClassVar[str] = (
         "expected exact or raw records, found only context vectors, which condition a model but do not decode. "
@@ -75,7 +103,7 @@ class NoContentError(UsageError):
 
 
 class StoreDamagedError(MemvecError):
-    """Bytes of a store differ from what was written; `problems` names each place."""
+    """Bytes of a store differ from what was written. `problems` names each place."""
 
     exit_code = 3
 
@@ -89,9 +117,9 @@ class StoreDamagedError(MemvecError):
 
 
 class FingerprintError(MemvecError):
-    """The vectors belong to another model or tokenizer; `differences` holds (field, expected, found).
+    """The vectors belong to another model or tokenizer. `differences` holds (field, expected, found).
 
-    `verdict` says how far the two are from each other, `tensors` names those of the weights that differ.
+    `verdict` says how far the two models are from each other. `tensors` names the weights that differ.
     """
 
     exit_code = 4
@@ -118,7 +146,7 @@ class FingerprintError(MemvecError):
 
 
 class StoresDifferError(FingerprintError):
-    """Two stores that were to become one are of different models; `differences` as in FingerprintError."""
+    """Stores to be merged were packed with different models. `differences` is as in FingerprintError."""
 
     def __init__(self, first: str, second: str, differences: Sequence[tuple[str, str, str]]) -> None:
         self.first, self.second, self.differences = first, second, tuple(differences)
@@ -131,9 +159,9 @@ class StoresDifferError(FingerprintError):
 
 
 class ReconstructionError(MemvecError):
-    """Decoding a record did not give the packed text; no bytes of it were given out.
+    """Decoded text is not the text that was packed. No bytes of the record were given out.
 
-    `tried` are the ways it was decoded in, `position` is the first token in doubt where one can be named.
+    `tried` lists the ways it was decoded in. `position` is the first token in doubt, if one is known.
     """
 
     exit_code = 5
@@ -150,7 +178,7 @@ class ReconstructionError(MemvecError):
         evidence: str = "",
         verdict: str = "",
     ) -> None:
-        """`evidence` says what `position` rests on, `verdict` whether the model is the one that packed it."""
+        """`evidence` says why `position` is in doubt, `verdict` whether the model is the one that packed it."""
         self.document, self.record, self.expected, self.found = document, record, expected, found
         self.tried, self.position, self.evidence, self.verdict = tuple(tried), position, evidence, verdict
         ways = f", tried {', then '.join(self.tried)}" if self.tried else ""
@@ -167,13 +195,13 @@ class ReconstructionError(MemvecError):
 
 
 class NotFoundError(MemvecError, FileNotFoundError):
-    """No such store, document, record or model; the message says where it was looked for."""
+    """No such store, document, record or model. The message says where it was looked for."""
 
     exit_code = 6
 
 
 class FormatTooNewError(NotFoundError):
-    """The store needs a newer memvec; `found` is its version or what is not understood, `code` why (SPEC §12)."""
+    """A newer memvec wrote the store. `found` is the version or feature it needs, `code` the reason (SPEC §12)."""
 
     def __init__(self, found: str, supported: str, code: str = "unsupported-version") -> None:
         self.found, self.supported, self.code = found, supported, code
@@ -187,7 +215,7 @@ class StoreLockedError(MemvecError):
 
 
 class StoreChangedError(StoreLockedError):
-    """A file that an older generation names was collected meanwhile; opening the store again finds the newer one."""
+    """Another process removed a file that was being read. Opening the store again finds the newer generation."""
 
     def __init__(self, location: str, opened: int, found: int) -> None:
         self.location, self.opened, self.found = location, opened, found
@@ -198,7 +226,7 @@ class StoreChangedError(StoreLockedError):
 
 
 class WriteError(MemvecError, OSError):
-    """The system refused to write; `path` says what and `reason` why."""
+    """The system refused to write. `path` is the file or folder, `reason` what the system said."""
 
     exit_code = 10
 
@@ -210,15 +238,37 @@ class WriteError(MemvecError, OSError):
         )
 
 
+class ReadError(MemvecError, OSError):
+    """The system refused to read. `path` is the file or folder, `reason` what the system said.
+
+    Raised for anything but a missing file: no permission, a failing disk, too many open files, a loop of links.
+    """
+
+    exit_code = 12
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"could not read {path!r}: {reason}. Check the permissions of the file and its folders and the disk, and "
+            "run the same command again."
+        )
+
+
+class OutOfMemoryError(MemvecError, MemoryError):
+    """The memory of the machine or the GPU is used up. The message says what to make smaller."""
+
+    exit_code = 11
+
+
 class PartialError(MemvecError):
-    """Some inputs were skipped; what could be done was done. `report` is the result, `skipped` holds (name, reason)."""
+    """Some inputs were skipped. `report` is the result for all others, `skipped` holds (name, reason)."""
 
     exit_code = 8
 
     def __init__(
         self, skipped: Sequence[tuple[str, str]], report: PackReport | UnpackReport | None = None, rest: str = ""
     ) -> None:
-        """`rest` says what became of everything else; by default that it was packed, or that there was nothing."""
+        """`rest` says what was done with the other inputs. The default is that they were packed, or that there were none."""
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
@@ -226,13 +276,13 @@ class PartialError(MemvecError):
 
 
 class MissingExtraError(MemvecError, ImportError):
-    """An optional dependency is not installed; the message names the install command."""
+    """An optional dependency is not installed. The message has the command that installs it."""
 
     exit_code = 9
 
 
 class InterruptedPackError(MemvecError):
-    """Packing was stopped by Ctrl-C; what was finished is committed. `report` says how much."""
+    """Packing was stopped by Ctrl-C. Finished work is in the store, `report` says how much."""
 
     exit_code = 130
 
