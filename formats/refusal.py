@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from memvec.errors import Copyable
+
 # What a code says stays what it is; a new reason gets a new code. In the order a reader meets them.
 CODES: dict[str, str] = {
     # files
@@ -67,7 +69,7 @@ CODES: dict[str, str] = {
 }
 
 
-class Refusal(ValueError):
+class Refusal(Copyable, ValueError):
     """Bytes that must not be used: `code` is one of CODES, the message is for people."""
 
     def __init__(self, code: str, message: str) -> None:

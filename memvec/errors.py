@@ -48,9 +48,9 @@ class Copyable(BaseException):
 
 
 def _again(cls: type[Copyable], args: tuple[Any, ...]) -> Copyable:
-    builtin: type = cls
+    builtin: Any = cls
     while builtin.__module__ != "builtins":
-        builtin = builtin.__base__  # type: ignore[assignment]  # not by the MRO: Python refuses another class's __new__
+        builtin = builtin.__base__  # not by the MRO: Python refuses the __new__ of another class than this
     error: Copyable = builtin.__new__(cls)
     error.args = args
     return error
