@@ -7,10 +7,11 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common, dry_run, lock_wait, printable
+from memvec.cli.words import PATH
 
 
 @click.command("gc")
-@click.argument("store")
+@click.argument("store", type=PATH)
 @dry_run
 @lock_wait
 @common

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,8 @@ import click
 
 from memvec.cli.output import F, Output, common, lock_wait, pairs
 from memvec.cli.render import estimated, totals
+from memvec.cli.streams import read_input
+from memvec.cli.words import PATH, WORD
 from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
@@ -28,12 +29,23 @@ C, D = ContextSettings(), PackSettings()
 def options(model: str | None) -> Callable[[F], F]:
     """Everything that `pack` and `add` can be told; `model` is the default of -m."""
     every = [
-        click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
+        click.argument("sources", type=PATH, nargs=-1, required=True, metavar="SRC..."),
         click.option(
-            "-o", "--output-store", "store", required=True, metavar="STORE", help="Store folder; added to when there."
+            "-o",
+            "--output-store",
+            "store",
+            type=PATH,
+            required=True,
+            metavar="STORE",
+            help="Store folder; added to when there.",
         ),
         click.option(
-            "-m", "--model", default=model, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
+            "-m",
+            "--model",
+            type=WORD,
+            default=model,
+            show_default=True,
+            help="Name, checkpoint folder, GGUF or hub id.",
         ),
         click.option(
             "--kind",
@@ -53,21 +65,29 @@ def options(model: str | None) -> Callable[[F], F]:
             "--distil-steps", type=int, default=C.steps, show_default=True, help="Optimiser steps of a memory."
         ),
         click.option(
-            "--questions", metavar="FILE", help="JSON lines {document, question, answer} that memories learn from too."
+            "--questions",
+            type=PATH,
+            metavar="FILE",
+            help="JSON lines {document, question, answer} that memories learn from too.",
         ),
         click.option(
-            "--meta", multiple=True, metavar="KEY=VALUE", help="Said of every document, to search --where. Repeatable."
+            "--meta",
+            type=WORD,
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Said of every document, to search --where. Repeatable.",
         ),
         click.option(
             "--keys",
+            type=WORD,
             default=",".join(DEFAULT),
             show_default=True,
             metavar="NAMES",
             help="Embedders to search by, or none.",
         ),
-        click.option("--name", help="Document name of standard input (SRC is -)."),
-        click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable."),
-        click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable."),
+        click.option("--name", type=WORD, help="Document name of standard input (SRC is -)."),
+        click.option("--include", type=WORD, multiple=True, metavar="GLOB", help="Only files that match. Repeatable."),
+        click.option("--exclude", type=WORD, multiple=True, metavar="GLOB", help="No files that match. Repeatable."),
         click.option(
             "--preset",
             type=click.Choice(["fast", "balanced", "dense"]),
@@ -97,7 +117,7 @@ def options(model: str | None) -> Callable[[F], F]:
         ),
         click.option("--seed", type=int, default=D.seed, show_default=True, help="Seed of the starting vectors."),
         click.option("--memory", type=float, help="GiB for activations. [default: 2; on a GPU much of what is free]"),
-        click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]"),
+        click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]"),
         click.option(
             "--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]"
         ),
@@ -193,4 +213,4 @@ def _read(sources: tuple[str, ...], name: str | None) -> list[str | Path | Sourc
         raise UsageError("expected --name NAME with - for standard input, and only with it.")
     if sources.count("-") > 1:
         raise UsageError("standard input can be read once. Pass - once.")
-    return [Source(name or "", sys.stdin.buffer.read()) if source == "-" else source for source in sources]
+    return [Source(name or "", read_input()) if source == "-" else source for source in sources]

@@ -31,6 +31,7 @@ from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, Un
 from memvec.formats import files
 from memvec.identity import check_fingerprint, check_model
 from memvec.memory import Memory
+from memvec.places import outside
 from memvec.prefix import CachedMemory, Template, tensor
 from memvec.types import Fingerprint
 
@@ -64,7 +65,7 @@ def export_prompt_tuning(
         num_layers=sizes.num_hidden_layers,
         **_common(model, len(vectors), int(vectors.shape[1])),
     )
-    return _write(Path(folder), config, vectors, _origin(memory, before))
+    return _write(outside(folder, "folder"), config, vectors, _origin(memory, before))
 
 
 def import_prompt_tuning(folder: str | Path, fingerprint: Fingerprint | None = None) -> Memory:
@@ -143,7 +144,9 @@ def _export_cache(
     # PEFT's layout: for each position keys then values of each layer, each as (heads, size).
     stacked = torch.stack([t[0].transpose(0, 1) for layer in layers for t in (layer.keys, layer.values)], dim=1)
     config = kind(num_attention_heads=heads, num_layers=len(layers), **_common(model, positions, heads * size))
-    return _write(Path(folder), config, stacked.reshape(positions, -1).float().cpu(), _origin(memory, cached.before))
+    return _write(
+        outside(folder, "folder"), config, stacked.reshape(positions, -1).float().cpu(), _origin(memory, cached.before)
+    )
 
 
 def _common(model: Any, positions: int, width: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from memvec.errors import MemvecError, NotFoundError
+from memvec.places import keepable
 
 DEFAULT_MODEL = "smollm2-135m"
 Notify = Callable[[str], None]
@@ -84,9 +85,9 @@ def silent(message: str) -> None:
 
 
 def lasting_name(model: str) -> str:
-    """The name by which a store finds `model` again: a path made absolute, anything else as it is."""
+    """The name by which a store finds `model` again: a path made absolute, anything else as it is. UsageError."""
     path = Path(model).expanduser()
-    return str(path.resolve()) if model not in KNOWN and path.exists() else model
+    return keepable(str(path.resolve()) if model not in KNOWN and path.exists() else model, "model")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from memvec import places
 from memvec.errors import NotFoundError, UsageError
 from memvec.formats.documents import check_name
 
@@ -39,7 +40,7 @@ def gather(
     """
     found: dict[str, Source] = {}
     skipped: list[tuple[str, str]] = []
-    for path in map(Path, paths):
+    for path in (places.path(given, "sources") for given in paths):
         if store is not None and path.resolve() == store.resolve():
             raise UsageError(f"{str(path)!r} is the store itself. Name the documents to pack.")
         if not path.exists():
