@@ -13,7 +13,6 @@ import click
 from memvec.cli.output import Output, common, printable
 from memvec.cli.words import PATH, TEXT, WORD
 from memvec.errors import UsageError
-from memvec.places import outside
 
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM
@@ -104,6 +103,9 @@ def command(
     PEFT adapters and embedded prompts, no training. The model must be the one the store was packed with; memories mean
     nothing to another.
     """
+    from memvec.paths import outside
+
+    outside(path, "output", store)
     if target == STORE:
         _whole(store, path, documents, prompt, overwrite, output)
         return
@@ -114,7 +116,7 @@ def command(
 
     if not documents:
         raise UsageError(f"{target} is of documents, expected their names. Pass --id.")
-    _check(target, outside(path, "output", store), prompt, options["bare"], overwrite)
+    _check(target, Path(path), prompt, options["bare"], overwrite)
     opened = Store.open(store)
     memory = load(opened, documents, kind)
     owner, progress = memory.fingerprint, Progress()

@@ -65,6 +65,7 @@ def command(
     output: Output,
 ) -> None:
     """Write the documents of STORE back, byte for byte; each is verified before a byte of it is written."""
+    from memvec.paths import outside
     from memvec.unpacking import read, unpack
 
     if stdout == (folder is not None):
@@ -87,9 +88,10 @@ def command(
             output.clear()
             emit(data)
         return
+    outside(folder or "", "output", store)
     try:
         report = unpack(
-            store, folder or ".", documents=documents, model=model, overwrite=overwrite, on_error=on_error, batch=batch,
+            store, folder or "", documents=documents, model=model, overwrite=overwrite, on_error=on_error, batch=batch,
             device=device, allow=allow, watch=output.watch,
         )  # fmt: skip
     except PartialError as error:

@@ -12,7 +12,7 @@ from memvec.cli.output import aligned, printable
 from memvec.errors import MissingExtraError, UsageError
 from memvec.formats.files import write_atomically
 from memvec.model_cache import DEFAULT_MODEL
-from memvec.places import outside
+from memvec.paths import outside
 
 if TYPE_CHECKING:
     from memvec.capacities import Capacity, Summary

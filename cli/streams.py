@@ -107,6 +107,7 @@ class _Whole(io.RawIOBase):
         self._number = number
 
     def write(self, data: Any) -> int:
+        """Write all of `data`. Nothing is raised for standard error."""
         view = memoryview(data).cast("B")
         if self._number == 2:
             with contextlib.suppress(OSError):
@@ -117,12 +118,15 @@ class _Whole(io.RawIOBase):
         return len(view)
 
     def writable(self) -> bool:
+        """Yes."""
         return True
 
     def fileno(self) -> int:
+        """The number of the stream."""
         return self._number
 
     def isatty(self) -> bool:
+        """Is it a terminal?"""
         return os.isatty(self._number)
 
     def close(self) -> None:
@@ -136,12 +140,14 @@ class _Descriptor:
         self._number = number
 
     def write(self, data: Any) -> int:
+        """Write as much as the system takes."""
         return os.write(self._number, data)
 
     def flush(self) -> None:
-        pass
+        """There is no buffer."""
 
     def fileno(self) -> int:
+        """The number of the stream."""
         return self._number
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from memvec.errors import UsageError
 from memvec.formats import files
 from memvec.memory import Memory
-from memvec.places import outside
+from memvec.paths import outside
 from memvec.prefix import Template, prompts_with, tensor
 from memvec.template import SEPARATOR, Messages
 

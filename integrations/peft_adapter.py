@@ -31,7 +31,7 @@ from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, Un
 from memvec.formats import files
 from memvec.identity import check_fingerprint, check_model
 from memvec.memory import Memory
-from memvec.places import outside
+from memvec.paths import outside
 from memvec.prefix import CachedMemory, Template, tensor
 from memvec.types import Fingerprint
 

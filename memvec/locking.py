@@ -11,7 +11,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memvec import places
 from memvec.errors import MemvecError, StoreLockedError, UsageError
 from memvec.formats import files, manifest
 
@@ -31,9 +30,7 @@ def writing(path: str | Path, wait: float = 0.0) -> Iterator[None]:
 
     StoreLockedError when another process has it still, UsageError when something else lies there, WriteError.
     """
-    path = places.path(path, "store")
-    if not path.exists():
-        places.outside(path, "store")  # a store inside another one would be taken for a part of it
+    path = Path(path)
     if not 0 <= wait <= LONGEST_WAIT:
         raise UsageError(f"the lock is to be waited for {wait} seconds, expected 0 to {LONGEST_WAIT}.")
     _refuse_foreign(path)

@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from memvec.errors import MemvecError, NotFoundError
-from memvec.places import keepable
+from memvec.paths import keepable
 
 DEFAULT_MODEL = "smollm2-135m"
 Notify = Callable[[str], None]

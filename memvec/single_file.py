@@ -20,8 +20,6 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.places import outside
-from memvec.places import path as places_path
 from memvec.rewriting import Draft, by_embedder, chosen_keys, kept, refs_of
 from memvec.store import PARSE_ERRORS, Store, refused
 from memvec.store_files import keys_file, shard_file
@@ -49,7 +47,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
     Takes as much memory as the store. UsageError when the file is there and `overwrite` is not set, StoreDamagedError,
     WriteError.
     """
-    path, opened = outside(path, "path", store), Store.open(store)
+    path, opened = Path(path), Store.open(store)
     if path.exists() and not (overwrite and path.is_file()):
         raise UsageError(f"{str(path)!r} exists. Pass --overwrite or another -o.")
     keep = kept(opened.versions())
@@ -72,7 +70,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     Takes as much memory as the store. Raises NotFoundError, UsageError where something lies at `output` or `file` is
     something else, StoreDamagedError, FormatTooNewError, WriteError; then there is nothing at `output`.
     """
-    file, output = places_path(file, "file"), outside(output, "output")
+    file, output = Path(file), Path(output)
     if not file.is_file():
         raise NotFoundError(f"no file {str(file)!r} to import.")
     if output.exists():

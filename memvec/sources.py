@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from memvec import places
 from memvec.errors import NotFoundError, UsageError
 from memvec.formats.documents import check_name
 
@@ -40,7 +39,7 @@ def gather(
     """
     found: dict[str, Source] = {}
     skipped: list[tuple[str, str]] = []
-    for path in (places.path(given, "sources") for given in paths):
+    for path in map(Path, paths):
         if store is not None and path.resolve() == store.resolve():
             raise UsageError(f"{str(path)!r} is the store itself. Name the documents to pack.")
         if not path.exists():

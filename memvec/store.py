@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memvec import places
+from memvec import paths
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
@@ -51,7 +51,7 @@ class Store:
     @classmethod
     def open(cls, path: str | Path) -> Store:
         """The store at `path`. NotFoundError, FormatTooNewError or StoreDamagedError."""
-        path = places.path(path, "store")
+        path = paths.given(path, "store")
         file = path / manifest.FILE_NAME
         if not file.is_file():
             if any((path / "shards").glob("*.safetensors")):

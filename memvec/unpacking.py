@@ -21,7 +21,6 @@ from memvec.errors import (
 )
 from memvec.formats import files
 from memvec.partial import write_partial
-from memvec.places import outside
 from memvec.progress import Watch, unwatched
 from memvec.sound_records import Broken, open_salvaged
 from memvec.sources import matches
@@ -59,7 +58,7 @@ def unpack(
     """
     begun = time.perf_counter()
     choice = _choose(store, documents, on_error)
-    folder, names = outside(output, "output", store), [stored.document.name for stored in choice.whole]
+    folder, names = Path(output), [stored.document.name for stored in choice.whole]
     _check_places(folder, [*names, *(broken.document.name for broken in choice.broken if on_error == "partial")])
     _check_free(folder, names, overwrite)
     decoder = Decoder(choice.store, model, batch, device, watch, Verdict[allow.upper()])

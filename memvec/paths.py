@@ -11,7 +11,7 @@ from memvec.formats.manifest import FILE_NAME, HEAD
 SHARDS = f"shards/{'?' * 64}.safetensors"  # named by their digests
 
 
-def path(value: str | os.PathLike[str], name: str) -> Path:
+def given(value: str | os.PathLike[str], name: str) -> Path:
     """Return `value` as a path.
 
     `Path("")` is the current folder, which nobody means who passes an unset variable.
@@ -24,12 +24,12 @@ def path(value: str | os.PathLike[str], name: str) -> Path:
         UsageError: `value` is empty, holds a zero byte or is no path.
     """
     try:
-        given = os.fspath(value)
+        found = os.fspath(value)
     except TypeError as error:
         raise UsageError(f"{name} is {value!r}, expected a path.") from error
-    if not isinstance(given, str) or not given or "\0" in given:
-        raise UsageError(f"{name} is {given!r}, expected a path. Use '.' for the current folder.")
-    return Path(given)
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise UsageError(f"{name} is {found!r}, expected a path. Use '.' for the current folder.")
+    return Path(found)
 
 
 def keepable(value: str, name: str) -> str:
@@ -61,7 +61,7 @@ def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[
     Raises:
         UsageError: `target` is empty, is a store or lies in one, or is a device, a pipe or a socket.
     """
-    wanted = path(target, name)
+    wanted = given(target, name)
     real = Path(os.path.realpath(wanted))
     if real.exists() and not real.is_file() and not real.is_dir():
         raise UsageError(f"{name} is {str(wanted)!r}, which is no regular file. Pass another {name}.")
