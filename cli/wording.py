@@ -24,7 +24,7 @@ COMMANDS = {"build_index": "index build", "drop_index": "index drop", "index_inf
 
 VALUE = r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|…|\.\.\.|[\w./%-]*[\w/%])"""
 ARGUMENT = rf"(?<![\w.`\"'/-])([a-z_]+)=({VALUE})?"
-SETTINGS = re.compile(rf"\b(?:Pack|Context|Capacity)Settings\(({ARGUMENT}(?:, {ARGUMENT})*)\)")
+SETTINGS = re.compile(rf"\b(?:settings=|context=)?(?:Pack|Context|Capacity)Settings\(({ARGUMENT}(?:, {ARGUMENT})*)\)")
 SUBJECT = re.compile(r"\A([a-z_]+)(?:\[\d+\])? is (?=['\"\[(\d-]|True\b|False\b|None\b|nan\b|inf\b|empty\b)")
 CALL = re.compile(r"\bmemvec\.([a-z_]+)\((?:[^()`]*)\)")
 
