@@ -189,7 +189,8 @@ def _write_whole(target: Any, view: memoryview) -> None:
             view = view[count:]
     while True:
         try:
-            return target.flush()
+            target.flush()
+            return
         except BlockingIOError:
             _wait(target)
 

@@ -7,14 +7,19 @@ store, written into one or given to a tokenizer. Python marks other bytes by lon
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[str]  # generic in stubs alone: not in every click that memvec works with
+else:
+    _Type = click.ParamType
 
 EMPTY = "it is empty. Is a variable of the shell not set?"
 
 
-class PathWord(click.ParamType):
+class PathWord(_Type):
     """A path, as the file system has it."""
 
     name = "path"
@@ -26,7 +31,7 @@ class PathWord(click.ParamType):
         return value
 
 
-class TextWord(click.ParamType):
+class TextWord(_Type):
     """A text, which may be empty: the command says whether it can use that."""
 
     name = "text"
@@ -36,7 +41,7 @@ class TextWord(click.ParamType):
         return _utf8(self, value, param, ctx)
 
 
-class Word(click.ParamType):
+class Word(_Type):
     """A name, a pattern, a model: anything else that is written in letters."""
 
     name = "text"
@@ -51,7 +56,7 @@ class Word(click.ParamType):
 PATH, TEXT, WORD = PathWord(), TextWord(), Word()
 
 
-def _utf8(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+def _utf8(kind: _Type, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     try:
         value.encode()
         return value
