@@ -9,24 +9,16 @@ import click
 from memvec.cli.output import Output, common
 from memvec.cli.render import profile as table
 from memvec.cli.texts import read_texts
-from memvec.cli.words import PATH, WORD
 from memvec.model_cache import DEFAULT_MODEL
 
 
 @click.command("calibrate")
 @click.option(
-    "-m",
-    "--model",
-    type=WORD,
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="Name, checkpoint folder, GGUF or hub id.",
+    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
 )
-@click.option(
-    "--text", "texts", type=PATH, multiple=True, metavar="FILE", help="Text like yours. [default: Python's handbook]"
-)
+@click.option("--text", "texts", multiple=True, metavar="FILE", help="Text like yours. [default: Python's handbook]")
 @click.option("--segments", type=int, default=12, show_default=True, help="Fitted for each point.")
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]")
 @common
 def command(

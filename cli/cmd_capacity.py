@@ -11,25 +11,17 @@ from click.exceptions import Exit
 from memvec.cli import signals
 from memvec.cli.output import Output, common
 from memvec.cli.texts import read_texts
-from memvec.cli.words import PATH, WORD
 from memvec.errors import UsageError
 from memvec.model_cache import DEFAULT_MODEL
 
 
 @click.command("capacity")
 @click.option(
-    "-m",
-    "--model",
-    type=WORD,
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="Name, checkpoint folder, GGUF or hub id.",
+    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
 )
-@click.option(
-    "--text", "texts", type=PATH, multiple=True, metavar="FILE", help="Text to take passages from. Repeatable."
-)
+@click.option("--text", "texts", multiple=True, metavar="FILE", help="Text to take passages from. Repeatable.")
 @click.option("--random-words", is_flag=True, help="Also words in no order, which no model can expect.")
-@click.option("--vectors", type=WORD, default="1", show_default=True, metavar="M,…", help="Numbers of vectors to fill.")
+@click.option("--vectors", default="1", show_default=True, metavar="M,…", help="Numbers of vectors to fill.")
 @click.option("--passages", "count", type=int, default=10, show_default=True, help="Of each text.")
 @click.option("--steps", type=int, help="Most optimiser steps for a passage. [default: 1000]")
 @click.option("--stage", type=int, help="Most of these in one go, cooling over the whole of it. [default: 400]")
@@ -42,12 +34,9 @@ from memvec.model_cache import DEFAULT_MODEL
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of starting vectors and random words.")
 @click.option(
-    "--plot",
-    type=PATH,
-    metavar="FILE",
-    help="Draw capacity by vectors, and surprisal before and after (.png, .svg, .pdf).",
+    "--plot", metavar="FILE", help="Draw capacity by vectors, and surprisal before and after (.png, .svg, .pdf)."
 )
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]")
 @common
 def command(

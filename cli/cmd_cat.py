@@ -9,20 +9,19 @@ import click
 
 from memvec.cli.output import Output, common, print_json
 from memvec.cli.streams import emit
-from memvec.cli.words import PATH, WORD
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 
 @click.command("cat")
-@click.argument("store", type=PATH)
-@click.argument("document", type=WORD)
-@click.option("-m", "--model", type=WORD, help="Model to decode with. [default: the one named in the store]")
+@click.argument("store")
+@click.argument("document")
+@click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
 @click.option(
     "--batch",
     type=click.IntRange(1),
     help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
 )
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(
     store: str, document: str, model: str | None, batch: int | None, device: str | None, output: Output

@@ -7,11 +7,10 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common, dry_run, lock_wait
-from memvec.cli.words import PATH
 
 
 @click.command("compact")
-@click.argument("store", type=PATH)
+@click.argument("store")
 @dry_run
 @lock_wait
 @common

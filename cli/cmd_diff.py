@@ -10,7 +10,6 @@ import click
 from click.exceptions import Exit
 
 from memvec.cli.output import Output, common, printable
-from memvec.cli.words import PATH, WORD
 from memvec.errors import FingerprintError
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ SHOWN = 5
 
 
 @click.command("diff")
-@click.argument("store", type=PATH)
-@click.argument("model", type=WORD)
+@click.argument("store")
+@click.argument("model")
 @click.option("--no-probe", is_flag=True, help="Compare files only; do not load the model to ask it.")
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(store: str, model: str, no_probe: bool, device: str | None, output: Output) -> None:
     """How far MODEL is from the one that STORE was packed with, and what that allows.

@@ -9,18 +9,15 @@ import click
 
 from memvec.cli.output import Output, common
 from memvec.cli.render_evaluation import evaluation
-from memvec.cli.words import PATH, WORD
 from memvec.errors import NotFoundError
 from memvec.questions import read_questions
 
 
 @click.command("evaluate")
-@click.argument("store", type=PATH)
-@click.option("--questions", type=PATH, required=True, metavar="FILE", help="JSON lines {document, question, answer}.")
-@click.option("--texts", type=PATH, metavar="FOLDER", help="The documents, where the store holds memories only.")
-@click.option(
-    "--exact", type=PATH, metavar="STORE", help="A store whose exact vectors serve as a control. [default: STORE]"
-)
+@click.argument("store")
+@click.option("--questions", required=True, metavar="FILE", help="JSON lines {document, question, answer}.")
+@click.option("--texts", metavar="FOLDER", help="The documents, where the store holds memories only.")
+@click.option("--exact", metavar="STORE", help="A store whose exact vectors serve as a control. [default: STORE]")
 @click.option(
     "--template",
     type=click.Choice(["auto", "chat", "text", "plain"]),
@@ -28,8 +25,8 @@ from memvec.questions import read_questions
     show_default=True,
     help="How it is asked: the chat template, Question: … Answer: …, or as it stands.",
 )
-@click.option("-m", "--model", type=WORD, help="Model of the store. [default: the one it names]")
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("-m", "--model", help="Model of the store. [default: the one it names]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the controls that are drawn.")
 @common
 def command(

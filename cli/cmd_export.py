@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from memvec.cli.output import Output, common, printable
-from memvec.cli.words import PATH, TEXT, WORD
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,17 +45,13 @@ class _Request:
 
 
 @click.command("export")
-@click.argument("store", type=PATH)
-@click.option(
-    "--id", "documents", type=WORD, multiple=True, metavar="DOCUMENT", help="Whose memories, in this order. Repeatable."
-)
+@click.argument("store")
+@click.option("--id", "documents", multiple=True, metavar="DOCUMENT", help="Whose memories, in this order. Repeatable.")
 @click.option(
     "--to", "target", type=click.Choice(sorted(NOTES)), default=STORE, show_default=True, help="What to write."
 )
-@click.option(
-    "-o", "--output", "path", type=PATH, required=True, metavar="PATH", help="A new folder for PEFT, else a file."
-)
-@click.option("--prompt", type=TEXT, metavar="TEXT", help="The user's words, for vllm, vllm-chat and npy.")
+@click.option("-o", "--output", "path", required=True, metavar="PATH", help="A new folder for PEFT, else a file.")
+@click.option("--prompt", metavar="TEXT", help="The user's words, for vllm, vllm-chat and npy.")
 @click.option(
     "--kind",
     type=click.Choice(["context", "exact"]),
@@ -72,9 +67,7 @@ class _Request:
     help="What stands around memory and prompt. auto: the chat template where the model has one.",
 )
 @click.option("--bare", is_flag=True, help="peft-prompt: the vectors alone, without BOS and template before them.")
-@click.option(
-    "--served-model", type=WORD, metavar="NAME", help="What vLLM calls the model. [default: the name in the store]"
-)
+@click.option("--served-model", metavar="NAME", help="What vLLM calls the model. [default: the name in the store]")
 @click.option(
     "--content-format",
     type=click.Choice(["string", "openai"]),
@@ -83,7 +76,7 @@ class _Request:
     help="vllm-chat: the content format that the server finds in its chat template.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file that is there.")
-@click.option("-m", "--model", type=WORD, help="Model to export with. [default: the one named in the store]")
+@click.option("-m", "--model", help="Model to export with. [default: the one named in the store]")
 @common
 def command(
     store: str,

@@ -8,13 +8,12 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common
-from memvec.cli.words import WORD
 from memvec.model_cache import DEFAULT_MODEL
 from memvec.progress import Progress, enter
 
 
 @click.command("fingerprint")
-@click.argument("model", type=WORD, default=DEFAULT_MODEL)
+@click.argument("model", default=DEFAULT_MODEL)
 @click.option("--tensors", is_flag=True, help="Also the first digits of every tensor's digest, by name.")
 @common
 def command(model: str, tensors: bool, output: Output) -> None:

@@ -10,7 +10,6 @@ import click
 
 from memvec.cli.output import Output, aligned, common, print_json, printable
 from memvec.cli.streams import emit
-from memvec.cli.words import PATH, TEXT, WORD
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
 
 
 @click.command("generate")
-@click.argument("store", type=PATH)
-@click.argument("prompt", type=TEXT, required=False)
-@click.option("--id", "documents", type=WORD, multiple=True, metavar="DOCUMENT", help="In this order. Repeatable.")
+@click.argument("store")
+@click.argument("prompt", required=False)
+@click.option("--id", "documents", multiple=True, metavar="DOCUMENT", help="In this order. Repeatable.")
 @click.option("--retrieve", type=click.IntRange(1), metavar="N", help="Up to N documents found by the prompt instead.")
 @click.option(
     "--as",
@@ -36,9 +35,7 @@ HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
 @click.option(
     "--compare", is_flag=True, help="Answer with nothing, the vectors and the text in front; what each costs."
 )
-@click.option(
-    "--answer", type=TEXT, metavar="TEXT", help="With --compare: measure how surprising this answer is to each."
-)
+@click.option("--answer", metavar="TEXT", help="With --compare: measure how surprising this answer is to each.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(1), help="Length of the answer. [default: 64; with decode, all there are]"
 )
@@ -52,8 +49,8 @@ HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
     show_default=True,
     help="Ask as a chat message or as plain text. auto: as a chat where the model has a template.",
 )
-@click.option("-m", "--model", type=WORD, help="Model to generate with. [default: the one named in the store]")
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("-m", "--model", help="Model to generate with. [default: the one named in the store]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(
     store: str,

@@ -7,12 +7,11 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common
-from memvec.cli.words import PATH
 
 
 @click.command("import")
-@click.argument("file", type=PATH)
-@click.option("-o", "--output-store", "store", type=PATH, required=True, metavar="STORE", help="A new store folder.")
+@click.argument("file")
+@click.option("-o", "--output-store", "store", required=True, metavar="STORE", help="A new store folder.")
 @common
 def command(file: str, store: str, output: Output) -> None:
     """Make a store of FILE, which `memvec export STORE -o FILE` wrote. All of it is checked first."""

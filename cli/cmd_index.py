@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memvec.cli.output import Output, common, lock_wait
-from memvec.cli.words import PATH, WORD
 
 if TYPE_CHECKING:
     from memvec.indexing import IndexReport
@@ -21,13 +20,11 @@ def command() -> None:
 
 
 @command.command("build")
-@click.argument("store", type=PATH)
-@click.option("--embedder", type=WORD, help="lm, bm25 or sentence-transformers:MODEL. [default: those of the store]")
-@click.option(
-    "--factory", type=WORD, help="FAISS index, as its index_factory writes it. [default: by the number of keys]"
-)
-@click.option("-m", "--model", type=WORD, help="Model of the store. [default: the one it names]")
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.argument("store")
+@click.option("--embedder", help="lm, bm25 or sentence-transformers:MODEL. [default: those of the store]")
+@click.option("--factory", help="FAISS index, as its index_factory writes it. [default: by the number of keys]")
+@click.option("-m", "--model", help="Model of the store. [default: the one it names]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @lock_wait
 @common
 def build(store: str, output: Output, **options: Any) -> None:
@@ -39,7 +36,7 @@ def build(store: str, output: Output, **options: Any) -> None:
 
 
 @command.command("info")
-@click.argument("store", type=PATH)
+@click.argument("store")
 @common
 def info(store: str, output: Output) -> None:
     """The keys of a store by embedder, and what is indexed."""
@@ -50,7 +47,7 @@ def info(store: str, output: Output) -> None:
 
 
 @command.command("drop")
-@click.argument("store", type=PATH)
+@click.argument("store")
 @lock_wait
 @common
 def drop(store: str, lock_wait: float, output: Output) -> None:

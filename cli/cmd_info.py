@@ -8,12 +8,11 @@ import click
 
 from memvec.cli.output import Output, common
 from memvec.cli.render import totals
-from memvec.cli.words import PATH
 from memvec.inspection import info
 
 
 @click.command("info")
-@click.argument("store", type=PATH)
+@click.argument("store")
 @common
 def command(store: str, output: Output) -> None:
     """Totals of STORE: what it holds, what it cost, and the honest ratios. Loads no model."""

@@ -8,15 +8,12 @@ import click
 
 from memvec.cli.output import Output, common, printable
 from memvec.cli.render import documents as table
-from memvec.cli.words import PATH, WORD
 from memvec.inspection import listing
 
 
 @click.command("list")
-@click.argument("store", type=PATH)
-@click.option(
-    "--doc", "documents", type=WORD, multiple=True, metavar="GLOB", help="Only documents that match. Repeatable."
-)
+@click.argument("store")
+@click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only documents that match. Repeatable.")
 @click.option("--limit", type=click.IntRange(0), help="At most this many.")
 @common
 def command(store: str, documents: tuple[str, ...], limit: int | None, output: Output) -> None:

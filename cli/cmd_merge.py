@@ -7,14 +7,11 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common, dry_run, lock_wait
-from memvec.cli.words import PATH
 
 
 @click.command("merge")
-@click.argument("stores", type=PATH, nargs=-1, required=True, metavar="STORE...")
-@click.option(
-    "-o", "--output-store", "target", type=PATH, required=True, metavar="STORE", help="Made, or added to when there."
-)
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option("-o", "--output-store", "target", required=True, metavar="STORE", help="Made, or added to when there.")
 @dry_run
 @lock_wait
 @common

@@ -14,7 +14,6 @@ import click
 from memvec.cli.output import F, Output, common, lock_wait, pairs
 from memvec.cli.render import estimated, totals
 from memvec.cli.streams import read_input
-from memvec.cli.words import PATH, WORD
 from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
@@ -29,23 +28,12 @@ C, D = ContextSettings(), PackSettings()
 def options(model: str | None) -> Callable[[F], F]:
     """Everything that `pack` and `add` can be told; `model` is the default of -m."""
     every = [
-        click.argument("sources", type=PATH, nargs=-1, required=True, metavar="SRC..."),
+        click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
         click.option(
-            "-o",
-            "--output-store",
-            "store",
-            type=PATH,
-            required=True,
-            metavar="STORE",
-            help="Store folder; added to when there.",
+            "-o", "--output-store", "store", required=True, metavar="STORE", help="Store folder; added to when there."
         ),
         click.option(
-            "-m",
-            "--model",
-            type=WORD,
-            default=model,
-            show_default=True,
-            help="Name, checkpoint folder, GGUF or hub id.",
+            "-m", "--model", default=model, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
         ),
         click.option(
             "--kind",
@@ -65,29 +53,21 @@ def options(model: str | None) -> Callable[[F], F]:
             "--distil-steps", type=int, default=C.steps, show_default=True, help="Optimiser steps of a memory."
         ),
         click.option(
-            "--questions",
-            type=PATH,
-            metavar="FILE",
-            help="JSON lines {document, question, answer} that memories learn from too.",
+            "--questions", metavar="FILE", help="JSON lines {document, question, answer} that memories learn from too."
         ),
         click.option(
-            "--meta",
-            type=WORD,
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Said of every document, to search --where. Repeatable.",
+            "--meta", multiple=True, metavar="KEY=VALUE", help="Said of every document, to search --where. Repeatable."
         ),
         click.option(
             "--keys",
-            type=WORD,
             default=",".join(DEFAULT),
             show_default=True,
             metavar="NAMES",
             help="Embedders to search by, or none.",
         ),
-        click.option("--name", type=WORD, help="Document name of standard input (SRC is -)."),
-        click.option("--include", type=WORD, multiple=True, metavar="GLOB", help="Only files that match. Repeatable."),
-        click.option("--exclude", type=WORD, multiple=True, metavar="GLOB", help="No files that match. Repeatable."),
+        click.option("--name", help="Document name of standard input (SRC is -)."),
+        click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable."),
+        click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable."),
         click.option(
             "--preset",
             type=click.Choice(["fast", "balanced", "dense"]),
@@ -117,7 +97,7 @@ def options(model: str | None) -> Callable[[F], F]:
         ),
         click.option("--seed", type=int, default=D.seed, show_default=True, help="Seed of the starting vectors."),
         click.option("--memory", type=float, help="GiB for activations. [default: 2; on a GPU much of what is free]"),
-        click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]"),
+        click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]"),
         click.option(
             "--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]"
         ),

@@ -8,17 +8,14 @@ import click
 from click.exceptions import Exit
 
 from memvec.cli.output import Output, common, lock_wait, printable
-from memvec.cli.words import PATH, WORD
 from memvec.errors import StoreDamagedError
 from memvec.repairing import RepairReport
 
 
 @click.command("repair")
-@click.argument("store", type=PATH)
+@click.argument("store")
 @click.option("--yes", is_flag=True, help="Do it. Without, only say what would be done.")
-@click.option(
-    "-m", "--model", type=WORD, help="Whose shards these are, where the manifest is lost and they do not say it."
-)
+@click.option("-m", "--model", help="Whose shards these are, where the manifest is lost and they do not say it.")
 @lock_wait
 @common
 def command(store: str, yes: bool, model: str | None, lock_wait: float, output: Output) -> None:

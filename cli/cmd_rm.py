@@ -7,12 +7,11 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common, dry_run, lock_wait, printable
-from memvec.cli.words import PATH, WORD
 
 
 @click.command("rm")
-@click.argument("store", type=PATH)
-@click.argument("documents", type=WORD, nargs=-1, required=True, metavar="NAME_OR_GLOB...")
+@click.argument("store")
+@click.argument("documents", nargs=-1, required=True, metavar="NAME_OR_GLOB...")
 @dry_run
 @lock_wait
 @common

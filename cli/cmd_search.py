@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from memvec.cli.output import Output, common, pairs, printable
-from memvec.cli.words import PATH, TEXT, WORD
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,24 +18,16 @@ SHOWN = 72  # characters of a hit's text
 
 
 @click.command("search")
-@click.argument("store", type=PATH)
-@click.argument("query", type=TEXT)
+@click.argument("store")
+@click.argument("query")
 @click.option("-k", type=int, default=5, show_default=True, help="Records to find.")
-@click.option(
-    "--doc", "documents", type=WORD, multiple=True, metavar="GLOB", help="Only in documents that match. Repeatable."
-)
-@click.option(
-    "--where", type=WORD, multiple=True, metavar="KEY=VALUE", help="Only documents packed with this --meta. Repeatable."
-)
+@click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only in documents that match. Repeatable.")
+@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents packed with this --meta. Repeatable.")
 @click.option("--decode", is_flag=True, help="Decode the records found and show their text.")
-@click.option(
-    "--min-score", type=WORD, metavar="X|auto", help="Leave out hits below; auto: below what unrelated prompts reach."
-)
-@click.option(
-    "--embedder", type=WORD, help="Search by the keys of this one alone: lm, bm25, sentence-transformers:MODEL."
-)
-@click.option("-m", "--model", type=WORD, help="Model of the store. [default: the one it names]")
-@click.option("--device", type=WORD, help="Torch device to decode on. [default: cuda if there is one, else cpu]")
+@click.option("--min-score", metavar="X|auto", help="Leave out hits below; auto: below what unrelated prompts reach.")
+@click.option("--embedder", help="Search by the keys of this one alone: lm, bm25, sentence-transformers:MODEL.")
+@click.option("-m", "--model", help="Model of the store. [default: the one it names]")
+@click.option("--device", help="Torch device to decode on. [default: cuda if there is one, else cpu]")
 @common
 def command(
     store: str,

@@ -8,13 +8,12 @@ import click
 
 from memvec.cli.output import Output, common, printable
 from memvec.cli.render import gain
-from memvec.cli.words import PATH, WORD
 from memvec.inspection import show
 
 
 @click.command("show")
-@click.argument("store", type=PATH)
-@click.argument("name", type=WORD, metavar="DOCUMENT|RECORD")
+@click.argument("store")
+@click.argument("name", metavar="DOCUMENT|RECORD")
 @common
 def command(store: str, name: str, output: Output) -> None:
     """A document with its records, or one record by the first digits of its id."""

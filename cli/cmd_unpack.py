@@ -9,7 +9,6 @@ import click
 
 from memvec.cli.output import Output, clock, common
 from memvec.cli.streams import emit
-from memvec.cli.words import PATH, WORD
 from memvec.errors import PartialError, UsageError
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import UnpackReport
@@ -19,11 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command("unpack")
-@click.argument("store", type=PATH)
-@click.option("-o", "--output-folder", "folder", type=PATH, metavar="DIR", help="Where documents are written.")
-@click.option(
-    "--doc", "documents", type=WORD, multiple=True, metavar="GLOB", help="Only documents that match. Repeatable."
-)
+@click.argument("store")
+@click.option("-o", "--output-folder", "folder", metavar="DIR", help="Where documents are written.")
+@click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only documents that match. Repeatable.")
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option(
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
     "also write its verified segments, and only these, end to end to NAME.partial, with the byte ranges that are "
     "missing in NAME.partial.json.",
 )
-@click.option("-m", "--model", type=WORD, help="Model to decode with. [default: the one named in the store]")
+@click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
 @click.option(
     "--batch",
     type=click.IntRange(1),
@@ -49,7 +46,7 @@ if TYPE_CHECKING:
     help="How far the model may be from the one that packed, as `memvec diff` says. What decodes to other bytes is "
     "refused all the same.",
 )
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(
     store: str,
@@ -91,7 +88,7 @@ def command(
     outside(folder or "", "output", store)
     try:
         report = unpack(
-            store, folder or "", documents=documents, model=model, overwrite=overwrite, on_error=on_error, batch=batch,
+            store, folder or ".", documents=documents, model=model, overwrite=overwrite, on_error=on_error, batch=batch,
             device=device, allow=allow, watch=output.watch,
         )  # fmt: skip
     except PartialError as error:

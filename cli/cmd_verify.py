@@ -9,7 +9,6 @@ import click
 from click.exceptions import Exit
 
 from memvec.cli.output import Output, clock, common, printable
-from memvec.cli.words import PATH, WORD
 from memvec.errors import ReconstructionError, StoreDamagedError
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
@@ -18,18 +17,18 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("store", type=PATH)
+@click.argument("store")
 @click.option("--decode", is_flag=True, help="Decode every record with the model and compare it (slow).")
-@click.option("--sample", type=WORD, metavar="N|N%", help="With --decode: only so many records, drawn at random.")
+@click.option("--sample", metavar="N|N%", help="With --decode: only so many records, drawn at random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what --sample and --max-seconds reach.")
 @click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds and say how far it came.")
-@click.option("-m", "--model", type=WORD, help="Model to decode with. [default: the one named in the store]")
+@click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
 @click.option(
     "--batch",
     type=click.IntRange(1),
     help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
 )
-@click.option("--device", type=WORD, help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
 @common
 def command(
     store: str,

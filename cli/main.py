@@ -16,6 +16,7 @@ from memvec.cli.failures import typed
 from memvec.cli.output import Call, print_error
 from memvec.cli.streams import CLOSED_PIPE, ReaderGoneError, emit, prepare
 from memvec.cli.wording import in_flags
+from memvec.cli.words import checked
 from memvec.errors import InterruptedPackError, MemvecError
 
 COMMANDS = {
@@ -58,8 +59,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         command = importlib.import_module(f"memvec.cli.cmd_{name}").command
-        found: click.Command = command
-        return found
+        return checked(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table of commands, without importing any."""

@@ -72,6 +72,8 @@ def _spelled(param: click.Parameter, name: str, value: str) -> str | None:
     if not isinstance(param, click.Option) or value == "None":
         return None
     if param.is_flag:
+        if value == "False" and param.secondary_opts:
+            return max(param.secondary_opts, key=len)
         wanted = "False" if param.name == f"no_{name}" else "True"
         return option if value in ("", wanted) else None
     if value.startswith("["):

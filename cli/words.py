@@ -55,6 +55,21 @@ class Word(_Type):
 
 PATH, TEXT, WORD = PathWord(), TextWord(), Word()
 
+# Parameters by name. Every other one that takes a string takes a WORD, also one that is added later.
+PATHS = frozenset(["store", "stores", "sources", "file", "folder", "path", "target", "questions", "texts", "exact", "plot"])
+TEXTS = frozenset({"prompt", "query", "answer"})
+
+
+def checked(command: click.Command) -> click.Command:
+    """Have every string that a command takes, and its own commands take, checked."""
+    for param in command.params:
+        if param.type is click.STRING:
+            param.type = PATH if param.name in PATHS else TEXT if param.name in TEXTS else WORD
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            checked(each)
+    return command
+
 
 def _utf8(kind: _Type, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 import pytest
 from made import put, raw
 
-from memvec.cli.main import COMMANDS, run
+from memvec.cli.main import COMMANDS, program, run
 from memvec.cli.words import PATH, TEXT, WORD
 
 BAD = "caf\udce9"  # what Python makes of a byte that is not UTF-8
@@ -20,7 +19,8 @@ FREE = {"prompt", "answer", "query"}  # texts that a command judges itself
 
 def commands() -> Iterator[tuple[list[str], click.Command]]:
     for name in COMMANDS:
-        command = importlib.import_module(f"memvec.cli.cmd_{name}").command
+        command = program.get_command(click.Context(program), name)
+        assert command is not None
         if isinstance(command, click.Group):
             yield from (([name, sub], command.commands[sub]) for sub in sorted(command.commands))
         else:
@@ -52,6 +52,9 @@ class TestEveryParameter:
     def test_type(self, words: list[str], command: click.Command, param: click.Parameter) -> None:
         assert param.type in (PATH, TEXT, WORD), "a parameter that takes words needs one of these types"
         assert (param.type is TEXT) == (param.name in FREE)
+        said = (param.make_metavar(click.Context(command)), *param.opts)
+        where = any(word in text for text in said for word in ("STORE", "FILE", "FOLDER", "DIR", "PATH", "SRC"))
+        assert where == (param.type is PATH), "a path may be any bytes, anything else is UTF-8"
 
     def test_empty(
         self, words: list[str], command: click.Command, param: click.Parameter, capsys: pytest.CaptureFixture[str],
