@@ -40,7 +40,6 @@ def _place(error: OSError) -> str:
 
 def _written(place: str) -> bool:
     """Was the system asked to write there? It was when what is there can be read, and when nothing is there."""
-    try:
-        return not os.path.lexists(place) or os.access(place, os.R_OK)
-    except (OSError, ValueError):
-        return False
+    if not os.access(os.path.dirname(place) or ".", os.X_OK):
+        return False  # nothing can be known of what is in there
+    return not os.path.lexists(place) or os.access(place, os.R_OK)

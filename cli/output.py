@@ -165,7 +165,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 def print_error(kind: str, message: str, code: int, as_json: bool, said: bool = False) -> None:
     """Print an error in words on stderr, unless it was `said`, and as an object on stdout when JSON was asked for."""
     if not said:
-        emit(f"memvec: {message}\n", err=True)
+        emit(f"memvec: {printable_lines(message)}\n", err=True)
     if as_json:
         with contextlib.suppress(WriteError, ReaderGoneError):  # what went wrong first is what counts
             print_json({"error": {"type": kind, "message": message, "exit_code": code}})
@@ -196,3 +196,8 @@ def _shown(line: str) -> str:
 def printable(name: str) -> str:
     """A name with control characters escaped, so that it cannot steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a message of several lines, which may hold a stranger's names."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -56,7 +56,9 @@ class Word(_Type):
 PATH, TEXT, WORD = PathWord(), TextWord(), Word()
 
 # Parameters by name. Every other one that takes a string takes a WORD, also one that is added later.
-PATHS = frozenset(["store", "stores", "sources", "file", "folder", "path", "target", "questions", "texts", "exact", "plot"])
+PATHS = frozenset(
+    ["store", "stores", "sources", "file", "folder", "path", "target", "questions", "texts", "exact", "plot"]
+)
 TEXTS = frozenset({"prompt", "query", "answer"})
 
 
