@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 from click.exceptions import Exit
 
+from memvec.cli import signals
 from memvec.cli.output import Output, common
 from memvec.cli.texts import read_texts
-from memvec.errors import InterruptedPackError, UsageError
+from memvec.errors import UsageError
 from memvec.model_cache import DEFAULT_MODEL
 
 
@@ -87,8 +88,8 @@ def command(
     if plot:
         draw(found, rows, Path(plot))  # last: a full disk must not cost the figures
     if not found.finished:
-        click.echo("memvec: interrupted; what was done by then is above", err=True)
-        raise Exit(InterruptedPackError.exit_code)
+        output.note(f"{signals.interrupted()}; what was done by then is above")
+        raise Exit(signals.exit_code())
 
 
 def _numbers(text: str) -> list[int]:

@@ -7,7 +7,8 @@ import hashlib
 
 import click
 
-from memvec.cli.output import Output, common, print_json, write_bytes
+from memvec.cli.output import Output, common, print_json
+from memvec.cli.streams import emit
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 
@@ -36,4 +37,4 @@ def command(
             {"document": document, "bytes": len(data), "sha256": digest, "base64": base64.b64encode(data).decode()}
         )
         return
-    write_bytes(data)
+    emit(data)

@@ -96,6 +96,9 @@ def command(
     PEFT adapters and embedded prompts, no training. The model must be the one the store was packed with; memories mean
     nothing to another.
     """
+    from memvec.paths import outside
+
+    outside(path, "output", store)
     if target == STORE:
         _whole(store, path, documents, prompt, overwrite, output)
         return

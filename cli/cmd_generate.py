@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memvec.cli.output import Output, aligned, common, print_json, printable
+from memvec.cli.streams import emit
 from memvec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,17 +89,16 @@ def command(
     made = generation.generate(store, prompt, documents, using=using, watch=output.watch, **options)  # type: ignore[arg-type]
     output.clear()
     if using == "decode" and not output.quiet:
-        click.echo(
-            f"memvec: not verified: greedy tokens of the vectors alone, {made.corrections} correction(s) left out. "
-            "`memvec cat` gives what was packed.",
-            err=True,
+        output.note(
+            f"not verified: greedy tokens of the vectors alone, {made.corrections} correction(s) left out. "
+            "`memvec cat` gives what was packed."
         )
     if output.as_json:
         print_json(asdict(made))
     else:
-        click.echo(made.text)
+        emit(f"{made.text}\n")
         if retrieve:
-            click.echo(f"from {', '.join(map(printable, made.documents))}")
+            emit(f"from {', '.join(map(printable, made.documents))}\n")
 
 
 def _table(arms: Sequence[Arm]) -> str:

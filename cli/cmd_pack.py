@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from memvec.cli.output import F, Output, common, lock_wait, pairs
 from memvec.cli.render import estimated, totals
+from memvec.cli.streams import read_input
 from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
@@ -193,4 +193,4 @@ def _read(sources: tuple[str, ...], name: str | None) -> list[str | Path | Sourc
         raise UsageError("expected --name NAME with - for standard input, and only with it.")
     if sources.count("-") > 1:
         raise UsageError("standard input can be read once. Pass - once.")
-    return [Source(name or "", sys.stdin.buffer.read()) if source == "-" else source for source in sources]
+    return [Source(name or "", read_input()) if source == "-" else source for source in sources]

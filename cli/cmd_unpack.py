@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memvec.cli.output import Output, clock, common, write_bytes
+from memvec.cli.output import Output, clock, common
+from memvec.cli.streams import emit
 from memvec.errors import PartialError, UsageError
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import UnpackReport
@@ -61,6 +62,7 @@ def command(
     output: Output,
 ) -> None:
     """Write the documents of STORE back, byte for byte; each is verified before a byte of it is written."""
+    from memvec.paths import outside
     from memvec.unpacking import read, unpack
 
     if stdout == (folder is not None):
@@ -81,8 +83,9 @@ def command(
             watch=output.watch,
         ):
             output.clear()
-            write_bytes(data)
+            emit(data)
         return
+    outside(folder or "", "output", store)
     try:
         report = unpack(
             store, folder or ".", documents=documents, model=model, overwrite=overwrite, on_error=on_error, batch=batch,

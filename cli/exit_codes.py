@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from memvec.cli.streams import CLOSED_PIPE, emit
 from memvec.errors import MemvecError
 
 # What no error class stands for.
-OTHERS = {0: "All is well", 1: "Unexpected: most likely a bug", 130: "Stopped by Ctrl-C"}
+OTHERS = {
+    0: "All is well",
+    1: "Unexpected: most likely a bug",
+    129: "Stopped by SIGHUP: the terminal was closed",
+    130: "Stopped by Ctrl-C",
+    CLOSED_PIPE: "The program that read the output has ended",
+    143: "Stopped by SIGTERM",
+}
 
 
 def table() -> str:
@@ -33,4 +41,4 @@ def _meaning(cls: type[MemvecError]) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    emit(f"{table()}\n")

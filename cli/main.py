@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,13 @@ from collections.abc import Sequence
 import click
 
 from memvec import __version__
-from memvec.cli.output import print_error, print_json_error, printable_lines
-from memvec.errors import InterruptedPackError, MemvecError, PartialError
+from memvec.cli import signals
+from memvec.cli.failures import typed
+from memvec.cli.output import Call, print_error
+from memvec.cli.streams import CLOSED_PIPE, ReaderGoneError, emit, prepare
+from memvec.cli.wording import in_flags
+from memvec.cli.words import checked
+from memvec.errors import InterruptedPackError, MemvecError
 
 COMMANDS = {
     "add": "pack files and folders into a store that is there",
@@ -53,8 +59,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         command = importlib.import_module(f"memvec.cli.cmd_{name}").command
-        assert isinstance(command, click.Command)
-        return command
+        return checked(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table of commands, without importing any."""
@@ -69,45 +74,64 @@ def program() -> None:
 
     Exit codes: 0 ok, 1 unexpected, 2 usage, 3 store damaged, 4 fingerprint refused, 5 reconstruction mismatch, 6 not
     found or format too new, 7 locked, 8 some inputs skipped, 9 missing extra, 10 could not write, 11 out of memory, 12
-    could not read, 130 interrupted.
+    could not read, 130 interrupted, 143 stopped by SIGTERM.
     """
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the program with `arguments`; the exit code. Never a traceback, unless MEMVEC_TRACEBACK is set."""
-    answered: list[bool] = []  # not empty once the one JSON object of this call is out
-
-    def wanted() -> bool:
-        return "--json" in arguments and not answered
-
+    call = Call(as_json="--json" in arguments)
     try:
-        code = program.main(list(arguments), prog_name="memvec", standalone_mode=False, obj=answered)
+        code = program.main(list(arguments), prog_name="memvec", standalone_mode=False, obj=call)
+        return code if isinstance(code, int) else 0
+    except ReaderGoneError:
+        return CLOSED_PIPE
     except click.ClickException as error:
-        error.show()
-        if wanted():
-            print_json_error(error, error.format_message(), 2)
-        return 2
+        error.show(shown := io.StringIO())
+        emit(shown.getvalue(), err=True)
+        return _failed(call, error, error.format_message(), 2, said=True)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("memvec: interrupted", err=True)
-        if wanted():
-            print_json_error(KeyboardInterrupt(), "interrupted", 130)
-        return 130
-    except (PartialError, InterruptedPackError) as error:  # their result was printed by the command
-        if wanted():
-            print_json_error(error, str(error), error.exit_code)
-        click.echo(f"memvec: {printable_lines(str(error))}", err=True)
-        return error.exit_code
-    except MemvecError as error:
-        print_error(error, error.exit_code, wanted())
-        return error.exit_code
+        return _failed(call, KeyboardInterrupt(), signals.interrupted(), signals.exit_code())
     except Exception as error:
-        if os.environ.get("MEMVEC_TRACEBACK"):
+        if os.environ.get("MEMVEC_TRACEBACK") and not isinstance(error, MemvecError):
             raise
-        print_error(error, 1, wanted())
-        return 1
-    return code if isinstance(code, int) else 0
+        return _refused(call, typed(error))
 
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    keep_docstrings()
+    prepare()
+    signals.listen()
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while an error was reported
+        code = signals.exit_code()
+    sys.exit(code)
+
+
+def keep_docstrings() -> None:
+    """Start Python anew where it dropped docstrings (-OO): help is made of them, and transformers reads its own."""
+    if sys.flags.optimize < 2 or os.name != "posix" or not sys.executable:
+        return
+    spec = sys.modules["__main__"].__spec__
+    started = ["-m", "memvec.cli"] if spec else [sys.argv[0]]
+    isolated = ["-I"] if sys.flags.isolated else []
+    os.environ["PYTHONOPTIMIZE"] = "1"
+    os.execv(sys.executable, [sys.executable, "-O", *isolated, *started, *sys.argv[1:]])
+
+
+def _refused(call: Call, error: Exception) -> int:
+    """Report what a verb raised."""
+    if not isinstance(error, MemvecError):
+        message = f"unexpected {type(error).__name__}: {error}. MEMVEC_TRACEBACK=1 shows where."
+        return _failed(call, error, message, 1)
+    message, code = in_flags(str(error), call.command), error.exit_code
+    if isinstance(error, InterruptedPackError):
+        message, code = message.replace("interrupted", signals.interrupted(), 1), signals.exit_code()
+    return _failed(call, error, message, code)
+
+
+def _failed(call: Call, error: BaseException, message: str, code: int, said: bool = False) -> int:
+    print_error(type(error).__name__, message, code, call.as_json and not call.answered, said)
+    return code

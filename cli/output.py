@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import os
+import math
 import shutil
 import sys
 import time
@@ -13,17 +14,26 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import click
-from click.exceptions import Exit
 
-from memvec.errors import MemvecError, UsageError
+from memvec.cli.streams import ReaderGoneError, emit, is_terminal
+from memvec.errors import UsageError, WriteError
 from memvec.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., None])
 
 SCHEMA = "memvec.cli/1"
 REDRAW_SECONDS = 0.2
-CLOSED_PIPE = 128 + 13  # what a shell says of a program that SIGPIPE ended
 LINE_SECONDS = 20.0  # between lines where stderr is no terminal
+PLAIN = str.maketrans({"█": "#", "░": "-", "·": "|", "…": "..."})  # for terminals that know only ASCII
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of the program, for the place that reports its errors."""
+
+    as_json: bool
+    answered: bool = False  # the one JSON object is out, or begun
+    command: click.Command | None = None
 
 
 @dataclass(slots=True)
@@ -42,31 +52,34 @@ class Output:
         self.clear()
         if self.as_json:
             print_json(value)
-            if (context := click.get_current_context(silent=True)) and context.obj is not None:
-                context.obj.append(True)  # an error from now on has only its message
         elif text and not (notice and self.quiet):
-            click.echo(text)
+            emit(f"{text}\n")
+
+    def note(self, text: str) -> None:
+        """Print a remark on stderr."""
+        self.clear()
+        emit(f"memvec: {text}\n", err=True)
 
     def watch(self, progress: Progress) -> None:
         """Draw how far a verb is: in place on a terminal, now and then as a line elsewhere."""
         if self.quiet or not self.progress:
             return
-        terminal, now = sys.stderr.isatty(), time.monotonic()
+        terminal, now = is_terminal(), time.monotonic()
         if progress.stage == self._stage and now - self._drawn < (REDRAW_SECONDS if terminal else LINE_SECONDS):
             return
         self._drawn, self._stage = now, progress.stage
-        line = describe(progress)
+        line = _shown(describe(progress))
         if terminal:
-            line = line[: shutil.get_terminal_size().columns - 1]
-            click.echo("\r" + line.ljust(self._width), err=True, nl=False)
+            line = line[: max(0, shutil.get_terminal_size().columns - 1)]
+            emit("\r" + line.ljust(self._width), err=True)
             self._width = len(line)
         else:
-            click.echo(line, err=True)
+            emit(f"{line}\n", err=True)
 
     def clear(self) -> None:
         """Take a drawn progress line away."""
         if self._width:
-            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)
+            emit("\r" + " " * self._width + "\r", err=True)
             self._width = 0
 
 
@@ -78,12 +91,11 @@ def common(command: F) -> F:
     @click.option("--no-progress", is_flag=True, help="Draw no progress.")
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, no_progress: bool, **kwargs: Any) -> None:
-        output = Output(as_json, quiet, not no_progress)
+        output, context = Output(as_json, quiet, not no_progress), click.get_current_context()
+        if isinstance(context.obj, Call):
+            context.obj.command, context.obj.as_json = context.command, as_json
         try:
             command(*args, output=output, **kwargs)
-        except BrokenPipeError:  # the reader is gone: stay quiet, also when Python flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise Exit(CLOSED_PIPE) from None
         finally:
             output.clear()
 
@@ -143,32 +155,42 @@ def clock(seconds: float) -> str:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object with its schema on stdout."""
-    click.echo(json.dumps({"schema": SCHEMA, **value}))
+    """Print one JSON object with its schema on stdout. After this an error of the same call has only its message."""
+    context = click.get_current_context(silent=True)
+    if context and isinstance(context.obj, Call):
+        context.obj.answered = True  # also when only a part of it gets out: a second object would not mend it
+    emit(json.dumps({"schema": SCHEMA, **_valid(value)}, allow_nan=False) + "\n")
 
 
-def write_bytes(data: bytes) -> None:
-    """Bytes as they are on stdout."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
-def print_error(error: Exception, code: int, as_json: bool) -> None:
-    """An error in words on stderr, and as an object on stdout when JSON was asked for."""
-    message = str(error)
-    if isinstance(error, OSError) and not isinstance(error, MemvecError):
-        message = f"{error}. Check the path, its permissions and the space left."
-    elif code == 1:
-        message = f"unexpected {type(error).__name__}: {error}. MEMVEC_TRACEBACK=1 shows where."
-    click.echo(f"memvec: {printable_lines(message)}", err=True)
+def print_error(kind: str, message: str, code: int, as_json: bool, said: bool = False) -> None:
+    """Print an error in words on stderr, unless it was `said`, and as an object on stdout when JSON was asked for."""
+    if not said:
+        emit(f"memvec: {printable_lines(message)}\n", err=True)
     if as_json:
-        print_json_error(error, message, code)
+        with contextlib.suppress(WriteError, ReaderGoneError):  # what went wrong first is what counts
+            print_json({"error": {"type": kind, "message": message, "exit_code": code}})
 
 
-def print_json_error(error: BaseException, message: str, code: int) -> None:
-    """An error as an object on stdout."""
-    print_json({"error": {"type": type(error).__name__, "message": message, "exit_code": code}})
+def _valid(value: Any) -> Any:
+    """`value` without what JSON cannot say: null for numbers that are not finite, lone surrogates escaped."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_valid(key): _valid(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(member) for member in value]
+    return value
+
+
+def _shown(line: str) -> str:
+    """A progress line in characters that stderr can show."""
+    try:
+        line.encode(sys.stderr.encoding or "utf-8")
+    except (AttributeError, UnicodeError):  # AttributeError: no stderr
+        return line.translate(PLAIN)
+    return line
 
 
 def printable(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from memvec.cli.output import aligned, printable
 from memvec.errors import MissingExtraError, UsageError
+from memvec.formats.files import write_atomically
 from memvec.model_cache import DEFAULT_MODEL
+from memvec.paths import outside
 
 if TYPE_CHECKING:
     from memvec.capacities import Capacity, Summary
@@ -59,6 +62,7 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
 
 def check_plot(path: Path) -> None:
     """MissingExtraError without matplotlib, UsageError for a file that it cannot draw or where there is no folder."""
+    outside(path, "plot")
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--plot is {str(path)!r}, expected a name ending in {', '.join(SUFFIXES)}.")
     if not path.parent.is_dir():
@@ -88,8 +92,10 @@ def draw(found: Capacity, rows: Sequence[Summary], path: Path) -> None:
     right.set(xlabel="bits of the text held, nothing in front", ylabel="bits left with the vectors in front")
     left.legend()
     figure.tight_layout()
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:])
     pyplot.close(figure)
+    write_atomically(path, drawn.getvalue())
 
 
 def _pyplot() -> Any:

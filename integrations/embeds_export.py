@@ -29,6 +29,7 @@ from memvec.arguments import anything, checked, choice, instance, literal, text
 from memvec.errors import UsageError
 from memvec.formats import files
 from memvec.memory import Memory
+from memvec.paths import outside
 from memvec.prefix import Template, prompts_with, tensor
 from memvec.template import SEPARATOR, Messages
 
@@ -113,10 +114,11 @@ def save_npy(
     template: Template = "auto",
 ) -> tuple[int, int]:
     """Write the complete embedded prompt as a float32 .npy file; its shape (P, D). As `prompt_embeds`."""
+    path = outside(path, "path")
     embeds = prompt_embeds(model, tokenizer, prompt, memory, template).float().numpy()
     buffer = io.BytesIO()
     np.save(buffer, embeds)
-    files.write_atomically(Path(path), buffer.getvalue())
+    files.write_atomically(path, buffer.getvalue())
     return embeds.shape
 
 

@@ -35,6 +35,7 @@ from memvec.guard import loading_alone
 from memvec.identity import check_model
 from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS, import_prompt_tuning
 from memvec.memory import Memory
+from memvec.paths import outside
 from memvec.prefix import Template, tensor
 
 __all__ = [
@@ -73,7 +74,7 @@ def export_prompt_tuning(
         prompt_tuning_init_text=_note(memory, before),
         **_common(model, len(vectors), int(vectors.shape[1])),
     )
-    return _write(Path(folder), config, vectors, _origin(memory, before))
+    return _write(outside(folder, "folder"), config, vectors, _origin(memory, before))
 
 
 @checked(model=anything, memory=instance(Memory), template=literal(Template))
@@ -133,7 +134,9 @@ def _export_cache(
     # PEFT's layout: for each position keys then values of each layer, each as (heads, size).
     stacked = torch.stack([t[0].transpose(0, 1) for layer in layers for t in (layer.keys, layer.values)], dim=1)
     config = kind(num_attention_heads=heads, num_layers=len(layers), **_common(model, positions, heads * size))
-    return _write(Path(folder), config, stacked.reshape(positions, -1).float().cpu(), _origin(memory, cached.before))
+    return _write(
+        outside(folder, "folder"), config, stacked.reshape(positions, -1).float().cpu(), _origin(memory, cached.before)
+    )
 
 
 def _common(model: Any, positions: int, width: int) -> dict[str, Any]:

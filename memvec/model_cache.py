@@ -15,6 +15,7 @@ from memvec import converted
 from memvec.cache_folder import cache_root
 from memvec.causes import readable
 from memvec.errors import MemvecError, NotFoundError, UnsupportedModelError, WriteError
+from memvec.paths import keepable
 
 DEFAULT_MODEL = "smollm2-135m"
 Notify = Callable[[str], None]
@@ -91,9 +92,9 @@ def silent(message: str) -> None:
 
 
 def lasting_name(model: str) -> str:
-    """The name by which a store finds `model` again: a path made absolute, anything else as it is."""
+    """The name by which a store finds `model` again: a path made absolute, anything else as it is. UsageError."""
     path = _path(model)
-    return str(path.resolve()) if model not in KNOWN and os.path.exists(path) else model
+    return keepable(str(path.resolve()) if model not in KNOWN and os.path.exists(path) else model, "model")
 
 
 def _path(model: str) -> Path:

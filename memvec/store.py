@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from memvec import paths
 from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
@@ -52,7 +53,7 @@ class Store:
     @checked()
     def open(cls, path: str | Path) -> Store:
         """The store at `path`. NotFoundError, FormatTooNewError or StoreDamagedError."""
-        path = Path(path)
+        path = paths.given(path, "store")
         file = path / manifest.FILE_NAME
         if not file.is_file():
             if any((path / "shards").glob("*.safetensors")):

@@ -107,7 +107,7 @@ def test_a_picture_that_cannot_be_written_costs_no_figures(
         tmp_path / "p.svg",
     )
     code, out, err = call(capsysbinary, *arguments)
-    assert code == 1 and "p.svg" in err
+    assert code == 10 and "p.svg" in err
     assert len(json.loads(out)["held"]) == 1  # one object, not the error's as well
 
 

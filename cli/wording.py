@@ -1,0 +1,102 @@
+"""Errors of the library speak Python (`overwrite=True`); on the command line they name the flag (`--overwrite`)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import click
+
+# Parameters of functions that a command spells differently: the names of its parameters, the first it has counts.
+OTHERS = {
+    "output": ("folder", "path", "target", "store"),
+    "path": ("path", "folder"),
+    "folder": ("folder", "path"),
+    "steps": ("distil_steps", "steps"),
+    "embedders": ("embedder", "keys"),
+    "k": ("k", "retrieve"),
+    "passages": ("count",),
+    "questions": ("questions",),
+    "min_score": ("min_score",),
+}
+COMMANDS = {"build_index": "index build", "drop_index": "index drop", "index_info": "index info"}
+
+VALUE = r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|…|\.\.\.|[\w./%-]*[\w/%])"""
+ARGUMENT = rf"(?<![\w.`\"'/-])([a-z_]+)=({VALUE})?"
+SETTINGS = re.compile(rf"\b(?:settings=|context=)?(?:Pack|Context|Capacity)Settings\(({ARGUMENT}(?:, {ARGUMENT})*)\)")
+SUBJECT = re.compile(r"\A([a-z_]+)(?:\[\d+\])? is (?=['\"\[(\d-]|True\b|False\b|None\b|nan\b|inf\b|empty\b)")
+CALL = re.compile(r"\bmemvec\.([a-z_]+)\((?:[^()`]*)\)")
+
+
+def in_flags(message: str, command: click.Command | None) -> str:
+    """`message` with `name=value` in the flags of `command`. What it has no option for stays as it is.
+
+    Commands in backticks stay, except calls of memvec's functions, which become the command of that name.
+    """
+    message = CALL.sub(_command, message)
+    if command is None:
+        return message
+    if (subject := SUBJECT.match(message)) and (param := next(_named(command, subject[1]), None)):
+        message = f"{_name(param)} is {message[subject.end() :]}"
+    parts = re.split(r"(`[^`]*`)", message)
+    return "".join(part if part.startswith("`") else _rewritten(part, command) for part in parts)
+
+
+def _rewritten(text: str, command: click.Command) -> str:
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2] or ""
+        for param in _named(command, name):
+            if (said := _spelled(param, name, value)) is not None:
+                return said
+        return match[0]
+
+    def settings(match: re.Match[str]) -> str:
+        inner = re.sub(ARGUMENT, flag, match[1])
+        return inner.replace(", ", " ") if inner.startswith("-") else match[0]
+
+    return re.sub(ARGUMENT, flag, SETTINGS.sub(settings, text))
+
+
+def _named(command: click.Command, name: str) -> Iterator[click.Parameter]:
+    """Parameters of `command` for the argument `name` of a function."""
+    for wanted in (*OTHERS.get(name, (name,)), f"no_{name}"):
+        yield from (param for param in command.params if param.name == wanted)
+
+
+def _spelled(param: click.Parameter, name: str, value: str) -> str | None:
+    """An option with its value as a user types it, an argument by its name in the usage line; None where neither fits."""
+    option = _name(param)
+    if isinstance(param, click.Argument):
+        return option
+    if not isinstance(param, click.Option) or value == "None":
+        return None
+    if param.is_flag:
+        if value == "False" and param.secondary_opts:
+            return max(param.secondary_opts, key=len)
+        wanted = "False" if param.name == f"no_{name}" else "True"
+        return option if value in ("", wanted) else None
+    if value.startswith("["):
+        members = re.findall(r"\"[^\"]*\"|'[^']*'|…|\.\.\.", value) or ["…"]
+        return " ".join(f"{option} {_word(member)}" for member in members)
+    return f"{option} {_word(value)}" if value else option
+
+
+def _name(param: click.Parameter) -> str:
+    """The flag of an option, its one letter where it has one; an argument as the usage line has it."""
+    if isinstance(param, click.Argument):
+        return (param.metavar or param.human_readable_name).removesuffix("...")
+    return next((o for o in param.opts if not o.startswith("--")), max(param.opts, key=len))
+
+
+def _word(value: str) -> str:
+    """A Python literal as a word of a shell."""
+    bare = value[1:-1] if value[:1] in ("'", '"') else value
+    return bare if bare in ("…", "...") else shlex.quote(bare)
+
+
+def _command(match: re.Match[str]) -> str:
+    from memvec.cli.main import COMMANDS as VERBS
+
+    name = COMMANDS.get(match[1], match[1])
+    return f"memvec {name}" if name.split()[0] in VERBS else match[0]

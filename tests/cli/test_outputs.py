@@ -1,0 +1,102 @@
+"""Files that commands write: never over a store. What the system refuses has a class, a code and its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import TEXT, exact, memory, put
+
+from memvec.cli.failures import typed
+from memvec.cli.main import run
+from memvec.errors import NotFoundError, OutOfMemoryError, ReadError, WriteError
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:
+    code = run([str(arg) for arg in args])
+    return code, capsys.readouterr().err
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store of a document with its memory."""
+    return put(tmp_path / "s", exact("a", TEXT), memory("a", TEXT)).path
+
+
+@pytest.mark.parametrize("place", ["manifest.json", "new.svg", "shards/new.svg"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "{s}", "--overwrite", "-o"],
+        ["export", "{s}", "--overwrite", "--to", "npy", "--id", "a", "--prompt", "x", "-o"],
+        ["export", "{s}", "--overwrite", "--to", "vllm-chat", "--id", "a", "--prompt", "x", "-o"],
+        ["export", "{s}", "--to", "peft-prompt", "--id", "a", "-o"],
+        ["unpack", "{s}", "--overwrite", "-o"],
+        ["capacity", "--plot"],
+    ],
+)
+def test_no_output_into_a_store(store: Path, words: list[str], place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
+    code, err = call(capsys, *[word.format(s=store) for word in words], store / place)
+    assert code == 2 and "in the store" in err
+    assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
+
+
+def test_another_store_is_a_store_too(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = put(tmp_path / "other", exact("b", TEXT)).path
+    assert call(capsys, "export", store, "-o", other / "manifest.json", "--overwrite")[0] == 2
+    assert call(capsys, "export", store, "-o", tmp_path / "file")[0] == 0
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "error, expected",
+        [
+            (OSError(errno.ENOSPC, "No space left on device"), WriteError),
+            (OSError(errno.EROFS, "Read-only file system", "{}/there"), WriteError),
+            (OSError(errno.EFBIG, "File too large", "{}/there"), WriteError),
+            (PermissionError(errno.EACCES, "Permission denied", "{}/there"), WriteError),  # it can be read
+            (PermissionError(errno.EACCES, "Permission denied", "{}/new"), WriteError),
+            (OSError(errno.EIO, "Input/output error", "{}/there"), ReadError),
+            (IsADirectoryError(errno.EISDIR, "Is a directory", "{}"), ReadError),
+            (NotADirectoryError(errno.ENOTDIR, "Not a directory", "{}/there/x"), ReadError),
+            (OSError(errno.ELOOP, "Too many levels of symbolic links", "{}/there"), ReadError),
+            (OSError(errno.EMFILE, "Too many open files", "{}/there"), ReadError),
+            (FileNotFoundError(errno.ENOENT, "No such file or directory", "{}/gone"), NotFoundError),
+            (MemoryError(), OutOfMemoryError),
+        ],
+    )
+    def test_class_and_place(self, tmp_path: Path, error: Any, expected: type[Exception]) -> None:
+        (tmp_path / "there").write_text("x")
+        if getattr(error, "filename", None):
+            error.filename = error.filename.format(tmp_path)
+        found = typed(error)
+        assert type(found) is expected and found.exit_code in (6, 10, 11, 12)  # type: ignore[attr-defined]
+        assert str(getattr(error, "filename", None) or "") in str(found)
+        assert (getattr(error, "strerror", None) or "") in str(found)
+
+    @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+    def test_what_may_not_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").touch(mode=0o000)
+        error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "secret"))
+        assert type(typed(error)) is ReadError
+
+    def test_the_open_files_are_limited(self) -> None:
+        assert "ulimit -n" in str(typed(OSError(errno.EMFILE, "Too many open files", "f")))
+
+    def test_bugs_stay_bugs(self) -> None:
+        for error in (RuntimeError("x"), KeyError("x"), ImportError("x"), WriteError("a", "b")):
+            assert typed(error) is error
+
+    def test_the_program(
+        self, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(errno.EIO, "Input/output error", "/mnt/disk/file")
+
+        monkeypatch.setattr("memvec.cli.cmd_info.info", fail)
+        code, err = call(capsys, "info", store)
+        assert code == 12 and err.startswith("memvec: could not read '/mnt/disk/file': Input/output error.")
