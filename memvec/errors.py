@@ -16,6 +16,7 @@ MemvecError                      1   unexpected, or none of the below
 ├── PartialError                 8   some inputs were skipped
 ├── MissingExtraError            9   an optional dependency is not installed
 ├── WriteError                  10   the system refused to write: no space left, a read-only folder
+├── ReadError                   12   the system refused to read: no permission, a failing disk
 └── InterruptedPackError       130   stopped by Ctrl-C; what was finished is in the store
 """
 
@@ -207,6 +208,22 @@ class WriteError(MemvecError, OSError):
         super().__init__(
             f"could not write {path!r}: {reason}. What was finished before is there and whole. Check the space left and "
             "the permissions of the folder, and run the same command again."
+        )
+
+
+class ReadError(MemvecError, OSError):
+    """The system refused to read. `path` is the file or folder, `reason` what the system said.
+
+    Raised for anything but a missing file: no permission, a failing disk, too many open files, a loop of links.
+    """
+
+    exit_code = 12
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"could not read {path!r}: {reason}. Check the permissions of the file and its folders and the disk, and "
+            "run the same command again."
         )
 
 

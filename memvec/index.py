@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ LEAST_TEXTS = 64  # from which on these are known well enough
 PROBES = 32  # cells looked at of an inverted file
 POINTS_PER_CELL = 64  # texts that a centre is trained on, at most; FAISS by itself takes 256
 FOLDER = "index"
+SIDE_BYTES = 1 << 26  # of a description or a space, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +146,11 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     """Write an index to the side and swap it in; the description is written last."""
     import faiss
 
-    files.make_folder(folder)
-    scratch = folder / f"{files.SCRATCH}{secrets.token_hex(8)}"
-    try:
-        faiss.write_index(built.index, str(scratch))
-        digest = _digest(scratch)
-        os.replace(scratch, folder / f"{made['embedder_id']}.faiss")
-    finally:
-        scratch.unlink(missing_ok=True)
+    files.make_folder(folder, inside=True)
+    # In memory first: faiss.write_index takes a full disk for success, and leaves a cut file behind.
+    data = memoryview(faiss.serialize_index(built.index))
+    digest = hashlib.sha256(data).hexdigest()
+    files.write_atomically(folder / f"{made['embedder_id']}.faiss", data)
     space = np.concatenate([built.space.middle[None], built.space.axes]).astype("<f4")
     files.write_atomically(folder / f"{made['embedder_id']}.space", space.tobytes())
     info = IndexInfo(sha256=digest, space=hashlib.sha256(space.tobytes()).hexdigest(), **made)
@@ -165,19 +161,19 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
 def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
     """The description of a kept index; None when there is none or it cannot be read."""
     try:
-        value = json.loads((folder / f"{embedder_id}.json").read_text("utf-8"))
+        value = json.loads(files.read(folder.parent, f"{folder.name}/{embedder_id}.json", SIDE_BYTES))
         return IndexInfo(**value | {"keys": tuple(value["keys"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
-    """A kept index, mapped into memory; None when its files are not what the description says."""
+    """A kept index, mapped into memory. None when its files differ from the description or cannot be read."""
     import faiss
 
     file, space = folder / f"{info.embedder_id}.faiss", folder / f"{info.embedder_id}.space"
     try:
-        data = space.read_bytes()
+        data = files.read(folder.parent, f"{folder.name}/{space.name}", SIDE_BYTES)
         if hashlib.sha256(data).hexdigest() != info.space or _digest(file) != info.sha256:
             return None  # FAISS itself reads a changed file without a word
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
@@ -195,7 +191,8 @@ def drop(folder: Path, embedder_id: str) -> None:
 
 def _digest(file: Path) -> str:
     digest = hashlib.sha256()
-    with file.open("rb") as handle:
+    files.size_of(file.parents[1], f"{file.parent.name}/{file.name}")  # no link on the way
+    with files.open_regular(file) as handle:
         while piece := handle.read(1 << 22):
             digest.update(piece)
     return digest.hexdigest()

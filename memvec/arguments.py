@@ -1,0 +1,98 @@
+"""Checks of arguments that many functions share: paths that are not empty, texts that are valid, places to write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from memvec.errors import UsageError
+from memvec.formats.manifest import FILE_NAME, HEAD
+
+SHARDS = f"shards/{'?' * 64}.safetensors"  # named by their digests
+
+
+def path(value: str | os.PathLike[str], name: str) -> Path:
+    """Return `value` as a path.
+
+    `Path("")` is the current folder, which nobody means who passes an unset variable.
+
+    Args:
+        value: What the caller was given.
+        name: The caller's parameter, for the message.
+
+    Raises:
+        UsageError: `value` is empty, holds a zero byte or is no path.
+    """
+    try:
+        given = os.fspath(value)
+    except TypeError as error:
+        raise UsageError(f"{name} is {value!r}, expected a path.") from error
+    if not isinstance(given, str) or not given or "\0" in given:
+        raise UsageError(f"{name} is {given!r}, expected a path. Use '.' for the current folder.")
+    return Path(given)
+
+
+def text(value: str, name: str) -> str:
+    """Return `value`, a text that UTF-8 can hold.
+
+    Raises:
+        UsageError: `value` has a lone surrogate. Python makes these of bytes in file names and arguments that are not UTF-8.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{name} is {value!r}, which is not valid Unicode at character {error.start}. Pass it as UTF-8."
+        ) from error
+    return value
+
+
+def word(value: str, name: str) -> str:
+    """Return `value`, a text that is not empty. UsageError."""
+    if not text(value, name):
+        raise UsageError(f"{name} is empty, expected a name.")
+    return value
+
+
+def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[str] | None = None) -> Path:
+    """Return `target` as a path where an output may be written: in no store, neither `store` nor any other.
+
+    Links are followed. Folders are compared by what the file system says, so that letter case does not matter.
+
+    Args:
+        target: The file or folder to be written.
+        name: The caller's parameter, for the message.
+        store: A folder that counts as a store even if it is damaged.
+
+    Raises:
+        UsageError: `target` is empty, is a store or lies in one, or is a device, a pipe or a socket.
+    """
+    wanted = path(target, name)
+    real = Path(os.path.realpath(wanted))
+    if real.exists() and not real.is_file() and not real.is_dir():
+        raise UsageError(f"{name} is {str(wanted)!r}, which is no regular file. Pass another {name}.")
+    for folder in (real, *real.parents):
+        if folder.is_dir() and (_same(folder, store) or is_store(folder)):
+            raise UsageError(
+                f"{name} is {str(wanted)!r}, which is in the store {str(folder)!r} and could destroy it. "
+                f"Pass another {name}."
+            )
+    return wanted
+
+
+def is_store(folder: Path) -> bool:
+    """Is `folder` a store, whole or damaged? It has the manifest of one, or shards."""
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            if file.read(len(HEAD)) == HEAD:
+                return True
+    except OSError:
+        pass
+    return any(folder.glob(SHARDS))
+
+
+def _same(folder: Path, store: str | os.PathLike[str] | None) -> bool:
+    try:
+        return store is not None and os.path.samefile(folder, store)
+    except OSError:
+        return False
