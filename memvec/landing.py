@@ -180,7 +180,10 @@ def _each(call: Callable[[Path], object], paths: Sequence[Path]) -> list[OSError
     if len(paths) < 2:
         return [said(path) for path in paths]
     with ThreadPoolExecutor(min(FLUSHES, len(paths))) as pool:
-        return list(pool.map(said, paths))
+        found = list(pool.map(said, paths))
+    # A process with few handles has enough for one file at a time.
+    again = [failed is not None and failed.errno in files.OUT_OF_HANDLES for failed in found]
+    return [said(path) if alone else failed for path, failed, alone in zip(paths, found, again, strict=True)]
 
 
 def _flush(path: Path) -> None:

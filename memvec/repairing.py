@@ -88,7 +88,6 @@ def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lo
         found = _examine(path, model)
         changed = bool(found.problems)
         if changed and yes:
-            _check_folders(path)
             _check_readable(path, found)
             _apply(path, found)
     hurt = {name for part in found.shards for name in part.hurt}
@@ -108,6 +107,8 @@ def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lo
 
 
 def _examine(path: Path, model: str | None) -> _Findings:
+    for folder in ("shards", "keys", FOLDER):
+        _files(path, folder)
     try:
         state = Store.open(path).manifest
     except StoreDamagedError as error:
@@ -163,14 +164,8 @@ def _state(headers: Sequence[dict[str, Any]], model: str | None) -> Manifest:
     return Manifest(origin, int(found["vocabulary"]))
 
 
-def _check_folders(path: Path) -> None:
-    """StoreDamagedError where something else stands for a folder of the store: nothing behind a link is touched."""
-    for folder in ("shards", "keys", FOLDER):
-        _files(path, folder)
-
-
 def _files(path: Path, folder: str) -> list[str]:
-    """What safetensors files lie in a folder of the store. StoreDamagedError where something else stands for it."""
+    """Safetensors files in a folder of the store. StoreDamagedError for a link or file in its place: nothing there is touched."""
     try:
         return [f"{folder}/{name}" for name in files.listing(path, folder, "*.safetensors")]
     except Refusal as refusal:
