@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memvec import arguments
+from memvec import paths
 from memvec.errors import MemvecError, StoreDamagedError, StoreLockedError, UsageError
 from memvec.formats import files, manifest
 from memvec.formats.refusal import Refusal
@@ -117,9 +117,7 @@ def _refuse_foreign(path: Path) -> None:
     """UsageError when something else than a store, an empty folder or nothing is at `path`."""
     if Store.exists(path):
         return
-    arguments.outside(
-        Path(os.path.realpath(path)).parent, "store"
-    )  # in another store it would be taken for a part of it
+    paths.outside(Path(os.path.realpath(path)).parent, "store")  # in another store it would be taken for a part of it
     if not path.exists():
         return
     if not path.is_dir() or any(

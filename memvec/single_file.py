@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memvec import catalogue
-from memvec.arguments import outside
-from memvec.arguments import path as checked_path
 from memvec.errors import MemvecError, NotFoundError, UsageError
 from memvec.formats import container, files, limits, manifest, shard
 from memvec.formats import keys as keys_format
@@ -22,6 +20,7 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
+from memvec.paths import given, outside
 from memvec.rewriting import Draft, by_embedder, chosen_keys, kept, refs_of
 from memvec.store import PARSE_ERRORS, Store, refused
 from memvec.store_files import keys_file, shard_file
@@ -73,7 +72,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     another store or `file` is something else, StoreDamagedError, FormatTooNewError, ReadError, WriteError; then there
     is nothing at `output`.
     """
-    file, output = checked_path(file, "file"), checked_path(output, "output")
+    file, output = given(file, "file"), given(output, "output")
     if os.path.lexists(output):
         raise UsageError(f"{str(output)!r} exists. Import into a new one; `memvec merge` puts both together.")
     outside(output, "output")

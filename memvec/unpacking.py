@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from memvec.arguments import outside
 from memvec.colliding import file_names
 from memvec.decoder import Decoder, Piece
 from memvec.errors import (
@@ -24,6 +23,7 @@ from memvec.errors import (
 )
 from memvec.landing import Landing
 from memvec.partial import write_partial
+from memvec.paths import outside
 from memvec.progress import Watch, unwatched
 from memvec.sound_records import Broken, open_salvaged
 from memvec.sources import matches

@@ -1,4 +1,4 @@
-"""Checks of arguments that many functions share: paths that are not empty, texts that are valid, places to write."""
+"""Paths that callers give: never empty, and for an output never inside a store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memvec.formats.manifest import FILE_NAME, HEAD
 SHARDS = f"shards/{'?' * 64}.safetensors"  # named by their digests
 
 
-def path(value: str | os.PathLike[str], name: str) -> Path:
+def given(value: str | os.PathLike[str], name: str) -> Path:
     """Return `value` as a path.
 
     `Path("")` is the current folder, which nobody means who passes an unset variable.
@@ -24,33 +24,27 @@ def path(value: str | os.PathLike[str], name: str) -> Path:
         UsageError: `value` is empty, holds a zero byte or is no path.
     """
     try:
-        given = os.fspath(value)
+        found = os.fspath(value)
     except TypeError as error:
         raise UsageError(f"{name} is {value!r}, expected a path.") from error
-    if not isinstance(given, str) or not given or "\0" in given:
-        raise UsageError(f"{name} is {given!r}, expected a path. Use '.' for the current folder.")
-    return Path(given)
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise UsageError(f"{name} is {found!r}, expected a path. Use '.' for the current folder.")
+    return Path(found)
 
 
-def text(value: str, name: str) -> str:
-    """Return `value`, a text that UTF-8 can hold.
+def keepable(value: str, name: str) -> str:
+    """Return `value`, a path that a store can keep.
 
     Raises:
-        UsageError: `value` has a lone surrogate. Python makes these of bytes in file names and arguments that are not UTF-8.
+        UsageError: `value` is not UTF-8. Python marks the bytes of such a path by lone surrogates.
     """
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            f"{name} is {value!r}, which is not valid Unicode at character {error.start}. Pass it as UTF-8."
+            f"{name} is {value!r}, a path that is not UTF-8, and the store would have to keep it. Rename the folder, or "
+            "make a link to it whose path is UTF-8."
         ) from error
-    return value
-
-
-def word(value: str, name: str) -> str:
-    """Return `value`, a text that is not empty. UsageError."""
-    if not text(value, name):
-        raise UsageError(f"{name} is empty, expected a name.")
     return value
 
 
@@ -67,7 +61,7 @@ def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[
     Raises:
         UsageError: `target` is empty, is a store or lies in one, or is a device, a pipe or a socket.
     """
-    wanted = path(target, name)
+    wanted = given(target, name)
     real = Path(os.path.realpath(wanted))
     if real.exists() and not real.is_file() and not real.is_dir():
         raise UsageError(f"{name} is {str(wanted)!r}, which is no regular file. Pass another {name}.")
