@@ -31,7 +31,6 @@ LEAST_TEXTS = 64  # from which on these are known well enough
 PROBES = 32  # cells looked at of an inverted file
 POINTS_PER_CELL = 64  # texts that a centre is trained on, at most; FAISS by itself takes 256
 FOLDER = "index"
-SIDE_BYTES = 1 << 26  # of a description or a space, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     """Write an index to the side and swap it in; the description is written last."""
     import faiss
 
-    files.make_folder(folder, inside=True)
+    files.make_folder(folder)
     # In memory first: faiss.write_index takes a full disk for success, and leaves a cut file behind.
     data = memoryview(faiss.serialize_index(built.index))
     digest = hashlib.sha256(data).hexdigest()
@@ -161,19 +160,19 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
 def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
     """The description of a kept index; None when there is none or it cannot be read."""
     try:
-        value = json.loads(files.read(folder.parent, f"{folder.name}/{embedder_id}.json", SIDE_BYTES))
+        value = json.loads((folder / f"{embedder_id}.json").read_text("utf-8"))
         return IndexInfo(**value | {"keys": tuple(value["keys"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
-    """A kept index, mapped into memory. None when its files differ from the description or cannot be read."""
+    """A kept index, mapped into memory; None when its files are not what the description says."""
     import faiss
 
     file, space = folder / f"{info.embedder_id}.faiss", folder / f"{info.embedder_id}.space"
     try:
-        data = files.read(folder.parent, f"{folder.name}/{space.name}", SIDE_BYTES)
+        data = space.read_bytes()
         if hashlib.sha256(data).hexdigest() != info.space or _digest(file) != info.sha256:
             return None  # FAISS itself reads a changed file without a word
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
@@ -191,8 +190,7 @@ def drop(folder: Path, embedder_id: str) -> None:
 
 def _digest(file: Path) -> str:
     digest = hashlib.sha256()
-    files.size_of(file.parents[1], f"{file.parent.name}/{file.name}")  # no link on the way
-    with files.open_regular(file) as handle:
+    with file.open("rb") as handle:
         while piece := handle.read(1 << 22):
             digest.update(piece)
     return digest.hexdigest()

@@ -177,6 +177,12 @@ class TestRefusals:
         assert run(["unpack", str(store), "-o", str(out), "-q", "--on-error", "skip", "--overwrite"]) == 8
         assert files(out) == {"short"}
 
+    def test_a_pipe_beside_the_documents_keeps_nobody_waiting(self, many: Path, tmp_path: Path) -> None:
+        """Whether the output is a store is asked of its manifest."""
+        (tmp_path / "out").mkdir()
+        os.mkfifo(tmp_path / "out" / "manifest.json")
+        assert memvec.unpack(many, tmp_path / "out").documents == COUNT
+
     def test_a_file_in_the_place_of_the_output(self, many: Path, tmp_path: Path) -> None:
         (tmp_path / "out").write_bytes(b"mine")
         for output in (tmp_path / "out", tmp_path / "out" / "below"):

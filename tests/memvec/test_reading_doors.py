@@ -13,7 +13,6 @@ import pytest
 from made import TEXT, content, exact, files, put, raw
 
 import memvec
-from memvec import index
 from memvec.cli.main import run
 from memvec.errors import MemvecError, PartialError, ReadError, StoreDamagedError, WriteError
 from memvec.formats import files as door
@@ -237,12 +236,6 @@ def test_a_lock_that_is_no_file(thing: str, made: Path, tmp_path: Path) -> None:
         memvec.compact(made)
     assert (tmp_path / "precious").read_bytes() == b"content"
     assert memvec.list(made)
-
-
-def test_derived_files_that_are_no_files_are_passed_over(made: Path) -> None:
-    (made / index.FOLDER).mkdir()
-    os.mkfifo(made / index.FOLDER / "0123456789abcdef.json")
-    assert index.describe(made / index.FOLDER, "0123456789abcdef") is None
 
 
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
