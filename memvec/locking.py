@@ -106,7 +106,7 @@ def _committed(path: Path) -> bool:
     try:
         if files.listing(path, "shards", "*.safetensors"):
             return True
-        return manifest.decode(files.read(path, manifest.FILE_NAME)).generation > 0
+        return manifest.decode(files.read(path, manifest.FILE_NAME, manifest.MAX_BYTES + 1)).generation > 0
     except Refusal as refusal:
         return refusal.code != "missing-file"
     except (ValueError, RecursionError, MemvecError):  # damaged, or not for this reader: not ours to take away
