@@ -47,6 +47,11 @@ def _lines(report: RepairReport, store: str) -> list[str]:
     )
     lines += [f"lost records, pack it again: {printable(name)}" for name in report.documents_hurt]
     lines += [f"{done or 'was '}moved to damaged/: {printable(name)}" for name in report.set_apart]
+    if report.unreadable:
+        lines.append(
+            f"{len(report.unreadable):,} of these cannot be read now and may be whole. Once they can: put the shards"
+        )
+        lines.append(f"  into NEW/shards/, then `memvec repair NEW --yes` and `memvec merge NEW -o {store}`")
     if report.keys_dropped:
         lines.append(
             f"keys of {', '.join(map(printable, report.keys_dropped))} are lost: `memvec index build` makes them"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memvec.cli.output import Output, clock, common
+from memvec.cli.output import Output, clock, common, printable
 from memvec.cli.streams import emit
 from memvec.errors import PartialError, UsageError
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 @click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only documents that match. Repeatable.")
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option(
+    "--rename-collisions",
+    is_flag=True,
+    help="Where the file system takes two names for one, as README and readme, write the second as NAME~2 and say so.",
+)
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip", "partial"]),
@@ -54,6 +59,7 @@ def command(
     documents: tuple[str, ...],
     stdout: bool,
     overwrite: bool,
+    rename_collisions: bool,
     on_error: OnError,
     model: str | None,
     batch: int | None,
@@ -88,8 +94,9 @@ def command(
     outside(folder or "", "output", store)
     try:
         report = unpack(
-            store, folder or ".", documents=documents, model=model, overwrite=overwrite, on_error=on_error, batch=batch,
-            device=device, allow=allow, watch=output.watch,
+            store, folder or ".", documents=documents, model=model, overwrite=overwrite,
+            rename_collisions=rename_collisions, on_error=on_error, batch=batch, device=device, allow=allow,
+            watch=output.watch,
         )  # fmt: skip
     except PartialError as error:
         if isinstance(error.report, UnpackReport):
@@ -104,4 +111,5 @@ def _text(report: UnpackReport, folder: str | None) -> str:
     done = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
     again = f"; {report.escalated:,} records had to be decoded again" if report.escalated else ""
     partial = f"\n{len(report.partial) // 2:,} more in part, as NAME.partial" if report.partial else ""
-    return f"{done}, every one verified{again}{partial}"
+    renamed = "".join(f"\n{printable(name)} is in {printable(file)}" for name, file in report.renamed.items())
+    return f"{done}, every one verified{again}{partial}{renamed}"

@@ -1,38 +1,137 @@
-"""Files that are whole or absent: write beside, flush to disk, rename. What a store may read: no links. SPEC §2."""
+"""The one door to the files of a store: regular files are read, links and pipes refused, writes are whole or absent. SPEC §2.
+
+The folder of the store itself may be reached through links. Nothing inside it may be one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fnmatch
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from memvec.errors import WriteError
+from memvec.errors import MemvecError, ReadError, WriteError
 from memvec.formats.refusal import Refusal
 
 SCRATCH = ".tmp-"  # how the name of a file begins that is not whole yet
+# Failures of this process or machine. They say nothing about the file that was to be opened.
+OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Without O_NONBLOCK the opening of a pipe waits for a writer. Windows knows neither.
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def read(root: Path, relative: str, limit: int | None = None) -> bytes:
+    """Read a file of a store, or the first `limit` bytes of it. Raises Refusal as `size_of` does, and ReadError."""
+    size_of(root, relative)
+    with open_regular(root / relative) as file:
+        return file.read() if limit is None else file.read(limit)
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open `path` for reading unless it is a link, a pipe or anything else but a regular file. Never blocks.
+
+    Only the last part of the path is checked; `size_of` checks the folders. Raises Refusal and ReadError, the latter
+    also for what the system refuses inside the block.
+    """
+    try:
+        _check_regular(os.lstat(path), path.name)  # before it is opened: to open a device can have an effect
+        handle = os.open(path, _READ)
+        with os.fdopen(handle, "rb") as file:
+            _check_regular(os.fstat(handle), path.name)  # something else may have taken its place in between
+            yield file
+    except MemvecError:  # from inside the block; some are OSErrors too
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _missing() from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _linked(path.name) from error
+        raise unreadable(path, error) from error
+
+
+def size_of(root: Path, relative: str) -> int:
+    """Bytes of a regular file below `root`. Refusal when it is missing, something else, or behind a link; ReadError."""
+    path, below = root, PurePosixPath(relative).parts
+    found = None
+    for part in below:
+        path = path / part
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing() from error
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if stat.S_ISLNK(found.st_mode):
+            raise _linked(part)
+    assert found is not None, relative
+    _check_regular(found, below[-1])
+    return found.st_size
+
+
+def listing(root: Path, folder: str, pattern: str = "*") -> list[str]:
+    """Names in a folder of a store that match a glob, ascending; none when there is no such folder.
+
+    Raises Refusal when the folder is a link or a file, and ReadError.
+    """
+    path = root / folder
+    try:
+        found = os.lstat(path)
+        if folder and stat.S_ISLNK(found.st_mode):
+            raise _linked(folder)
+        return sorted(name for name in os.listdir(path) if fnmatch.fnmatchcase(name, pattern))
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise Refusal("not-a-file", f"{folder or path.name!r} is no folder") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Put `data` at `path` so that a crash at any moment leaves the old file or the new one, on disk. WriteError."""
     scratch = path.parent / f"{SCRATCH}{secrets.token_hex(8)}"
     try:
-        _write(scratch, data)
+        write_new(scratch, data)
         os.replace(scratch, path)
         sync_folder(path.parent)
     except OSError as error:
         raise refused(path, error) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong first is what is said
+            scratch.unlink()
 
 
-def make_folder(path: Path) -> None:
-    """A folder at `path`, on disk when this returns, unless it is there. WriteError."""
-    if path.is_dir():
-        return
+def write_new(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
+    """Write a file that is not there yet, all of it or OSError; with `sync` it is on disk when this returns."""
+    # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+def make_folder(path: Path, inside: bool = False) -> None:
+    """A folder at `path`, on disk when this returns, unless it is there. WriteError.
+
+    `inside` a store no link may stand for it.
+    """
     try:
+        if inside and path.is_symlink():
+            raise WriteError(str(path), "it is a link, and a store holds its files itself")
+        if path.is_dir():
+            return
         path.mkdir(parents=True, exist_ok=True)
         sync_folder(path.parent)
+    except MemvecError:
+        raise
     except OSError as error:
         raise refused(path, error) from error
 
@@ -48,31 +147,30 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def size_of(root: Path, relative: str) -> int:
-    """Bytes of a regular file below `root`. Refusal when it is not there, is something else, or lies behind a link."""
-    path, below = root, PurePosixPath(relative).parts
-    for part in below:
-        path = path / part
-        try:
-            found = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise Refusal("missing-file", "the store names this file but it is not there") from error
-        if stat.S_ISLNK(found.st_mode):
-            raise Refusal("symlink", f"{part!r} is a link; a store holds its files itself. Copy what it leads to")
+def refused(path: Path, error: OSError) -> WriteError:
+    """The error of memvec for what the system said when it was to write `path`; its errno is kept."""
+    found = WriteError(str(path), error.strerror or str(error))
+    found.errno = error.errno
+    return found
+
+
+def unreadable(path: Path, error: OSError) -> ReadError:
+    """The error of memvec for what the system said when it was to read `path`; its errno is kept."""
+    found = ReadError(str(path), error.strerror or str(error))
+    found.errno = error.errno
+    return found
+
+
+def _check_regular(found: os.stat_result, name: str) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise _linked(name)
     if not stat.S_ISREG(found.st_mode):
         raise Refusal("not-a-file", "it is no regular file")
-    return found.st_size
 
 
-def refused(path: Path, error: OSError) -> WriteError:
-    """The error of memvec for what the system said when it was to write `path`."""
-    return WriteError(str(path), error.strerror or str(error))
+def _missing() -> Refusal:
+    return Refusal("missing-file", "the store names this file but it is not there")
 
 
-def _write(path: Path, data: bytes) -> None:
-    # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _linked(name: str) -> Refusal:
+    return Refusal("symlink", f"{name!r} is a link; a store holds its files itself. Copy what it leads to")

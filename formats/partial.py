@@ -11,7 +11,7 @@ from typing import overload
 
 import numpy as np
 
-from memvec.formats import container, limits, raw, shard
+from memvec.formats import container, files, limits, raw, shard
 from memvec.formats.container import Array
 from memvec.formats.documents import decode_documents
 from memvec.formats.refusal import Refusal
@@ -22,9 +22,9 @@ class TensorFile:
     """A safetensors file of memvec's, its header read and checked, its tensors read when they are asked for."""
 
     def __init__(self, path: Path, format_name: str, expected: Mapping[str, str]) -> None:
-        """`expected` is {name: numpy code}, others are passed over. Refusal when the header is off, OSError."""
+        """`expected` is {name: numpy code}, others are passed over. Refusal when the header is off, ReadError."""
         self.path, self.codes = path, expected
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             head = file.read(8)
             size = int.from_bytes(head, "little")
             head += file.read(min(size, limits.HEADER_BYTES))
@@ -61,9 +61,9 @@ class TensorFile:
         return int(end - begin)
 
     def bytes(self, name: str, begin: int, end: int) -> bytes:
-        """Bytes of a tensor, not compared with anything. Refusal when the file ends before."""
+        """Bytes of a tensor, not compared with anything. Refusal when the file ends before, ReadError."""
         # Opened anew each time: a handle kept would have to be closed by someone, and a store is never closed.
-        with self.path.open("rb") as file:
+        with files.open_regular(self.path) as file:
             file.seek(self._begin + self._entries[name]["data_offsets"][0] + begin)
             data = file.read(end - begin)
         if len(data) != end - begin:
@@ -78,7 +78,7 @@ class ShardReader(shard.Shard):
     documents: Sequence[Document]
 
     def __init__(self, path: Path) -> None:
-        """Refusal names the tensor when a shape, an offset or a digest is off; OSError."""
+        """Refusal names the tensor when a shape, an offset or a digest is off; ReadError."""
         self._file = TensorFile(path, shard.FORMAT_NAME, shard.TENSORS)
         self.metadata = shard.checked_metadata(self._file.metadata)
         self.tensors = _Columns(self._file)

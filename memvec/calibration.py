@@ -7,7 +7,6 @@ and how many token-steps a token takes, on a sample; the default model's comes w
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, pairwise
@@ -20,6 +19,7 @@ from memvec.cache_folder import cache_root
 from memvec.decode import certify
 from memvec.errors import NotFoundError, UsageError
 from memvec.fit import FitEngine
+from memvec.formats import files
 from memvec.identity import fingerprint_folder
 from memvec.lm import FrozenLM, in_float32, pick_device, pick_dtype
 from memvec.model_cache import DEFAULT_MODEL, resolve
@@ -225,9 +225,6 @@ def _folder() -> Path:
 
 
 def _keep(profile: Profile) -> None:
-    folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{profile.fingerprint}.json"
-    scratch = file.with_suffix(f".{os.getpid()}.new")
-    scratch.write_text(json.dumps(asdict(profile), indent=1) + "\n", encoding="utf-8")
-    scratch.replace(file)  # whole or not at all
+    file = _folder() / f"{profile.fingerprint}.json"
+    files.make_folder(file.parent)
+    files.write_atomically(file, (json.dumps(asdict(profile), indent=1) + "\n").encode())

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from memvec.cataloguing import COLUMNS
-from memvec.formats import container
+from memvec.formats import container, files
 from memvec.formats.container import Array
 from memvec.formats.partial import TensorFile
 
@@ -55,6 +55,7 @@ class Kept:
     def __init__(self, path: Path, state: str) -> None:
         """UnreliableError unless the file is a catalogue of the store's `state`."""
         try:
+            files.size_of(path.parents[1], f"{path.parent.name}/{path.name}")  # no link on the way
             self._file = TensorFile(path, FORMAT_NAME, {**COLUMNS, "blocks": "u1"})
             if self._file.metadata.get("state") != state:
                 raise ValueError("it is of another state of the store")

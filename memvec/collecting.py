@@ -10,6 +10,7 @@ from pathlib import Path
 from memvec import index
 from memvec.arguments import checked
 from memvec.formats import files
+from memvec.formats.refusal import Refusal
 from memvec.locking import writing
 from memvec.lookup import fits
 from memvec.rewriting import open_to_write
@@ -37,10 +38,10 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
     removed. Raises NotFoundError, StoreDamagedError where there is no manifest to go by, StoreLockedError, WriteError.
     """
     Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait):
+    with writing(store, lock_wait, dry_run):
         opened = open_to_write(store)
         found = sorted(_stale(opened))
-        size = sum(file.stat().st_size for file in found)
+        size = sum(files.size_of(opened.path, file.relative_to(opened.path).as_posix()) for file in found)
         if not dry_run:
             for file in found:
                 try:
@@ -48,24 +49,40 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
                 except OSError as error:
                     raise files.refused(file, error) from error
             for folder in {file.parent for file in found}:
-                files.sync_folder(folder)
+                try:
+                    files.sync_folder(folder)
+                except OSError as error:
+                    raise files.refused(folder, error) from error
     return CollectReport(tuple(file.relative_to(opened.path).as_posix() for file in found), size, dry_run)
 
 
 def _stale(store: Store) -> Iterator[Path]:
     state = store.manifest
     named = {store.path / entry.path for entry in state.named}
-    # What lies behind a link is not the store's to remove.
-    own = [folder for folder in FOLDERS if not (folder and (store.path / folder).is_symlink())]
-    for folder in own:
-        yield from (file for file in (store.path / folder).glob(f"{files.SCRATCH}*") if file.is_file())
-    for folder in {"shards", "keys"} & set(own):
-        there = (file for file in (store.path / folder).glob("*") if IMMUTABLE.fullmatch(file.name))
+    for folder in FOLDERS:
+        yield from _regular(store, folder, f"{files.SCRATCH}*")
+    for folder in ("shards", "keys"):
+        there = (file for file in _regular(store, folder, "*") if IMMUTABLE.fullmatch(file.name))
         yield from (file for file in there if file not in named)
-    for file in (store.path / index.FOLDER).glob("*") if index.FOLDER in own else ():
+    for file in _regular(store, index.FOLDER, "*"):
         parts = INDEXED.fullmatch(file.name)
         if parts and not _fitting(store, parts[1]):
             yield file
+
+
+def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
+    """The regular files in a folder of the store; none where a link stands for the folder, which leads elsewhere."""
+    try:
+        names = files.listing(store.path, folder, pattern)
+    except Refusal:
+        return
+    for name in names:
+        path = store.path / folder / name
+        try:
+            files.size_of(store.path, path.relative_to(store.path).as_posix())
+        except Refusal:
+            continue
+        yield path
 
 
 def _fitting(store: Store, embedder_id: str) -> bool:

@@ -49,7 +49,7 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
     loses what he reads. StoreDamagedError, StoreLockedError, WriteError.
     """
     Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait):
+    with writing(store, lock_wait, dry_run):
         opened = open_to_write(store)
         before, versions = opened.manifest, opened.versions()
         keep = kept(versions)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memvec.errors import ReadError
+from memvec.formats import files, limits, shard
 from memvec.formats import keys as keys_format
-from memvec.formats import shard
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
+from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.store import PARSE_ERRORS
+from memvec.store import PARSE_ERRORS, problem, unreadable
 from memvec.types import Kind, Problem, Record
 
 
@@ -43,12 +45,12 @@ class SalvagedKeys:
 def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest) -> Salvaged:
     """The shard at `path`, a record at a time; `expected` is what the manifest says of it, where there is one."""
     count = expected.records if expected else None
-    data = _read(store / path)
-    if data is None:
-        problem = Problem(path, "missing_file", "the manifest names this file but it is not there")
-        return Salvaged(path, None, (), count, (), problem)
-    size = len(data)
-    data = data[: expected.bytes] if expected else data  # what was added to its end is no reason to lose it
+    try:
+        size = files.size_of(store, path)
+        # What was added to its end is no reason to lose it.
+        data = _read(store, path, expected.bytes) if expected else _read_shard(store, path)
+    except (ReadError, *PARSE_ERRORS) as error:
+        return Salvaged(path, None, (), count, (), _unread(path, error))
     digest = hashlib.sha256(data).hexdigest()
     try:
         part = Shard(data, strict=False)
@@ -65,17 +67,17 @@ def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest
         entry = ShardEntry(digest, size, len(part), len(part.documents))
         return Salvaged(path, entry, (), 0, (), None, generation, context)
     message = f"{lost} of {len(part)} records do not pass their digest" if lost else "damaged, but no record of it"
-    problem = Problem(path, "digest_mismatch", message)
-    return Salvaged(path, None, records, lost, hurt, problem, generation, context)
+    wrong = Problem(path, "digest_mismatch", message)
+    return Salvaged(path, None, records, lost, hurt, wrong, generation, context)
 
 
 def examine_keys(store: Path, path: str, expected: KeysEntry | None) -> SalvagedKeys:
     """The file of keys at `path`: whole, or of no use."""
     name = expected.embedder if expected else ""
-    data = _read(store / path)
-    if data is None:
-        problem = Problem(path, "missing_file", "the manifest names this file but it is not there")
-        return SalvagedKeys(path, None, name, problem)
+    try:
+        data = _read(store, path, expected.bytes + 1 if expected else None)
+    except (ReadError, Refusal) as error:
+        return SalvagedKeys(path, None, name, _unread(path, error))
     try:
         part = keys_format.decode(data)
         made = part.embedder
@@ -87,19 +89,33 @@ def examine_keys(store: Path, path: str, expected: KeysEntry | None) -> Salvaged
     return SalvagedKeys(path, entry, made.name, None)
 
 
-def header(file: Path) -> dict[str, Any] | None:
+def header(store: Path, path: str) -> dict[str, Any] | None:
     """The metadata of a shard; None when it cannot be read."""
     try:
-        return shard.read_metadata(file.read_bytes())
-    except (OSError, *PARSE_ERRORS):
+        return shard.read_metadata(files.read(store, path, limits.HEADER_BYTES + 8))
+    except ReadError as error:
+        unreadable(path, error)
+        return None
+    except PARSE_ERRORS:
         return None
 
 
-def _read(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
+def _read(store: Path, path: str, limit: int | None) -> bytes:
+    """The first `limit` bytes of a file, or all of one that a reader would read. Refusal, ReadError."""
+    if limit is None and (size := files.size_of(store, path)) > limits.FILE_BYTES:
+        raise Refusal("file-too-large", f"it is {size} bytes, at most {limits.FILE_BYTES} are read")
+    return files.read(store, path, limit)
+
+
+def _read_shard(store: Path, path: str) -> bytes:
+    """A shard of which no manifest says how long it is. Its header is judged before the rest is read."""
+    shard.read_metadata(files.read(store, path, limits.HEADER_BYTES + 8))
+    return _read(store, path, None)
+
+
+def _unread(path: str, error: Exception) -> Problem:
+    """The problem of a file of which not a byte is known. Raises a ReadError that says nothing about the file."""
+    return unreadable(path, error) if isinstance(error, ReadError) else problem(path, error)
 
 
 def _readable(part: Shard) -> tuple[tuple[Record, ...], tuple[str, ...]]:

@@ -11,9 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -157,19 +155,14 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     if folder.is_symlink():
         raise UsageError(f"{str(folder)!r} is a link; a store holds its files itself. Remove it.")
     files.make_folder(folder)
-    scratch = folder / f"{files.SCRATCH}{secrets.token_hex(8)}"
-    try:
-        faiss.write_index(built.index, str(scratch))
-        digest = _digest(scratch)
-        os.replace(scratch, folder / f"{made['embedder_id']}.faiss")
-    finally:
-        scratch.unlink(missing_ok=True)
+    # In memory first: faiss.write_index takes a full disk for success, and leaves a cut file behind.
+    data = memoryview(faiss.serialize_index(built.index))
+    digest = hashlib.sha256(data).hexdigest()
+    files.write_atomically(folder / f"{made['embedder_id']}.faiss", data)
     space = np.concatenate([built.space.middle[None], built.space.axes]).astype("<f4")
     files.write_atomically(folder / f"{made['embedder_id']}.space", space.tobytes())
     info = IndexInfo(sha256=digest, space=hashlib.sha256(space.tobytes()).hexdigest(), **made)
-    with contextlib.suppress(
-        OSError
-    ):  # without a cache the index is built and not used; the search is right all the same
+    with contextlib.suppress(OSError):  # without a cache the index is not used; the search is right all the same
         files.make_folder(_mark(info).parent)
         files.write_atomically(_mark(info), b"")
     files.write_atomically(folder / f"{info.embedder_id}.json", canonical.dumps(asdict(info)) + b"\n")

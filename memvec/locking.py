@@ -11,8 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memvec.errors import MemvecError, StoreLockedError, UsageError
+from memvec import paths
+from memvec.errors import MemvecError, StoreDamagedError, StoreLockedError, UsageError
 from memvec.formats import files, manifest
+from memvec.formats.refusal import Refusal
+from memvec.store import Store
+from memvec.types import Problem
 
 LOCK_NAME = "LOCK"
 LONGEST_WAIT = 1_000_000  # seconds; systems differ in how long they can wait
@@ -25,16 +29,25 @@ OWN_NAMES = (
 
 
 @contextlib.contextmanager
-def writing(path: str | Path, wait: float = 0.0) -> Iterator[None]:
+def writing(path: str | Path, wait: float = 0.0, dry_run: bool = False) -> Iterator[None]:
     """Hold the write lock of the store at `path`, made when missing, waiting up to `wait` seconds for it.
 
-    StoreLockedError when another process has it still, UsageError when something else lies there, WriteError.
+    A dry run writes nothing, so it takes no lock: it reads one generation, also of a store that it may not write to.
+    StoreLockedError when another process has it still, UsageError when something else lies there or `path` is in another
+    store, StoreDamagedError for a link or a pipe in the lock's place, ReadError, WriteError.
     """
     path = Path(path)
     if not 0 <= wait <= LONGEST_WAIT:
         raise UsageError(f"the lock is to be waited for {wait} seconds, expected 0 to {LONGEST_WAIT}.")
-    _refuse_foreign(path)
-    made = not path.exists()
+    try:
+        _refuse_foreign(path)
+        made = not path.exists()
+    except OSError as error:
+        raise error if isinstance(error, MemvecError) else files.unreadable(path, error) from error
+    if dry_run:
+        yield
+        return
+    _check_lock(path)
     lock = _acquire(path, wait)
     try:
         _sign(path / LOCK_NAME)
@@ -55,7 +68,7 @@ def _acquire(path: Path, wait: float) -> FileLock:
         except Timeout as error:
             waited = f" after {wait:g} s" if wait else ""
             raise StoreLockedError(
-                f"another process is writing to {str(path)!r}{waited}: {_holder(path / LOCK_NAME)}. Wait for it to end "
+                f"another process is writing to {str(path)!r}{waited}: {_holder(path)}. Wait for it to end "
                 "and try again, or pass lock_wait=SECONDS."
             ) from error
         except OSError as error:
@@ -70,9 +83,19 @@ def _sign(file: Path) -> None:
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
-def _holder(file: Path) -> str:
+def _check_lock(path: Path) -> None:
+    """StoreDamagedError unless the lock's file is a regular one: what a link leads to would be emptied and signed."""
     try:
-        signed = file.read_text(encoding="utf-8").strip()
+        files.size_of(path, LOCK_NAME)
+    except Refusal as refusal:
+        if refusal.code != "missing-file":
+            problem = Problem(LOCK_NAME, "invalid_value", f"{refusal}. Remove it", refusal.code)
+            raise StoreDamagedError([problem]) from refusal
+
+
+def _holder(path: Path) -> str:
+    try:
+        signed = files.read(path, LOCK_NAME, 1000).decode("utf-8").strip()
     except (OSError, ValueError):
         signed = ""
     return signed[:200] if signed.isprintable() and signed else "it does not say which"
@@ -80,19 +103,22 @@ def _holder(file: Path) -> str:
 
 def _committed(path: Path) -> bool:
     """Was anything ever committed to the store at `path`, or may it hold what somebody wants back?"""
-    if any((path / "shards").glob("*.safetensors")):
-        return True
     try:
-        return manifest.decode((path / manifest.FILE_NAME).read_bytes()).generation > 0
-    except FileNotFoundError:
-        return False
+        if files.listing(path, "shards", "*.safetensors"):
+            return True
+        return manifest.decode(files.read(path, manifest.FILE_NAME, manifest.MAX_BYTES + 1)).generation > 0
+    except Refusal as refusal:
+        return refusal.code != "missing-file"
     except (ValueError, RecursionError, MemvecError):  # damaged, or not for this reader: not ours to take away
         return True
 
 
 def _refuse_foreign(path: Path) -> None:
     """UsageError when something else than a store, an empty folder or nothing is at `path`."""
-    if not path.exists() or (path / manifest.FILE_NAME).exists() or any((path / "shards").glob("*.safetensors")):
+    if Store.exists(path):
+        return
+    paths.outside(Path(os.path.realpath(path)).parent, "store")  # in another store it would be taken for a part of it
+    if not path.exists():
         return
     if not path.is_dir() or any(
         entry.name not in OWN_NAMES and not entry.name.startswith(files.SCRATCH) for entry in path.iterdir()

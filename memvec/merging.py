@@ -81,7 +81,7 @@ def merge(
         raise UsageError("there is nothing to merge. Name the stores.")
     for source in sources[1:]:
         _check_same(sources[0], source)
-    with writing(output, lock_wait):
+    with writing(output, lock_wait, dry_run):
         new = not Store.exists(Path(output))
         target = _new(Path(output), sources, dry_run) if new else open_to_write(output)
         _check_same(target, sources[0])

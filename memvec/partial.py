@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from memvec.decoder import Piece
+from memvec.errors import WriteError
 from memvec.formats import files
 from memvec.formats.limits import PART_BYTES
+from memvec.landing import OF_THE_NAME
 from memvec.types import Document
 
 PARTIAL, REPORT = ".partial", ".partial.json"
@@ -30,9 +33,9 @@ def write_partial(
     names = [document.name + ending for ending in (PARTIAL, REPORT)]
     if len(names[1].rpartition("/")[2].encode()) > PART_BYTES:
         return [], f"What is right of it was not written: {names[1]!r} is too long for a file name."
-    there = [name for name in names if name in taken or (not overwrite and (folder / name).exists())]
-    if there or any((folder / name).is_dir() for name in names):
-        return [], f"What is right of it was not written: {(there or names)[0]!r} is there already."
+    there = [name for name in names if _is_taken(folder, name, taken, overwrite)]
+    if there:
+        return [], f"What is right of it was not written: {there[0]!r} is there already."
     data = b"".join(piece.data for piece in right)
     report = {
         "document": document.name,
@@ -41,11 +44,27 @@ def write_partial(
         "written": len(data),
         "missing": [list(gap) for gap in gaps],
     }
-    (folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(folder / names[0], data)
-    files.write_atomically(folder / names[1], (json.dumps(report, indent=1) + "\n").encode())
+    try:
+        files.make_folder((folder / names[0]).parent)
+        files.write_atomically(folder / names[0], data)
+        files.write_atomically(folder / names[1], (json.dumps(report, indent=1) + "\n").encode())
+    except WriteError as error:
+        if error.errno not in OF_THE_NAME:
+            raise
+        return [], f"What is right of it was not written: {error.reason}."
     shown = ", ".join(f"{begin} to {end}" for begin, end in gaps[:3]) + (" and more" if len(gaps) > 3 else "")
     return names, f"{len(data)} of its {document.bytes} bytes are in {names[0]!r}; missing are bytes {shown}."
+
+
+def _is_taken(folder: Path, name: str, taken: Collection[str], overwrite: bool) -> bool:
+    """Does something lie there that must stay? On some file systems a name in `taken` leads to it by other letters."""
+    path = folder / name
+    if name in taken or os.path.isdir(path):
+        return True
+    if not os.path.lexists(path):
+        return False
+    alike = [other for other in taken if other.casefold() == name.casefold()]
+    return not overwrite or any(os.path.lexists(folder / o) and os.path.samefile(path, folder / o) for o in alike)
 
 
 def missing_ranges(length: int, there: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

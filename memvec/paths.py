@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from memvec.errors import UsageError
+from memvec.errors import ReadError, UsageError
+from memvec.formats import files
 from memvec.formats.manifest import FILE_NAME, HEAD
+from memvec.formats.refusal import Refusal
 
 SHARDS = f"shards/{'?' * 64}.safetensors"  # named by their digests
 
@@ -77,10 +79,9 @@ def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[
 def is_store(folder: Path) -> bool:
     """Is `folder` a store, whole or damaged? It has the manifest of one, or shards."""
     try:
-        with (folder / FILE_NAME).open("rb") as file:
-            if file.read(len(HEAD)) == HEAD:
-                return True
-    except OSError:
+        if files.read(folder, FILE_NAME, len(HEAD)) == HEAD:
+            return True
+    except (Refusal, ReadError):
         pass
     return any(folder.glob(SHARDS))
 

@@ -1,10 +1,12 @@
 """`repair`: a store that can be read again after damage, with everything in it that is still what was written.
 
-Nothing is deleted: what is damaged moves to `damaged/`. Without `yes` it only says what it would do.
+Nothing is deleted: what is damaged, or cannot be read now, moves to `damaged/`. Without `yes` it only says what it would
+do, and writes nothing.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +14,16 @@ from typing import Any
 
 from memvec import __version__, catalogue
 from memvec.arguments import checked
-from memvec.errors import FingerprintError, NotFoundError, StoreDamagedError, UsageError
+from memvec.errors import FingerprintError, NotFoundError, ReadError, StoreDamagedError, UsageError
 from memvec.examining import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.formats import files, manifest
 from memvec.formats.manifest import Manifest, ShardEntry
+from memvec.formats.refusal import Refusal
 from memvec.locking import writing
 from memvec.rewriting import Draft, open_to_write
-from memvec.store import Store, damaged
+from memvec.setting_apart import FOLDER, set_apart
+from memvec.store import Store, damaged, refused, unreadable
 from memvec.types import Fingerprint, Problem
-
-FOLDER = "damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class RepairReport:
     documents_hurt: tuple[str, ...]  # that lost records, as far as can be known; packed again, they are whole
     keys_dropped: tuple[str, ...]  # embedders some keys of which are lost; `index build` makes them again
     set_apart: tuple[str, ...]  # files that move to `damaged/`
+    unreadable: tuple[str, ...] = ()  # those of them that the system does not read now; they may be whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +61,29 @@ class _Findings:
         """The damaged files that are there."""
         return tuple(p.location for p in self.problems if p.kind != "missing_file")
 
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Files that the system does not read. What is in them is not known."""
+        return tuple(p.location for p in self.problems if p.kind == "unreadable")
+
 
 @checked()
 def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lock_wait: float = 0.0) -> RepairReport:
     """Make a store readable again: the manifest from its shards, new shards of the whole records of damaged ones.
 
     `model` is needed only where the manifest is lost and the shards do not say whose they are. Raises NotFoundError,
-    FormatTooNewError, FingerprintError, UsageError, StoreLockedError, WriteError; StoreDamagedError where nothing is left.
+    FormatTooNewError, FingerprintError, UsageError, StoreLockedError, WriteError; StoreDamagedError where nothing is left or
+    a link stands for a folder of the store; ReadError where the system reads no shard, or not the manifest for want of
+    permission.
     """
     path = Path(store)
-    if not path.is_dir() or not Store.exists(path):
+    if not Store.exists(path):
         raise NotFoundError(f"no store at {str(path)!r}, not even a damaged one.")
-    with writing(path, lock_wait):
+    with writing(path, lock_wait, dry_run=not yes):
         found = _examine(path, model)
         changed = bool(found.problems)
         if changed and yes:
+            _check_readable(path, found)
             _apply(path, found)
     hurt = {name for part in found.shards for name in part.hurt}
     return RepairReport(
@@ -86,30 +97,37 @@ def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lo
         documents_hurt=tuple(sorted(hurt)),
         keys_dropped=tuple(sorted({part.embedder or "unknown" for part in found.keys if part.entry is None})),
         set_apart=found.set_apart,
+        unreadable=found.unreadable,
     )
 
 
 def _examine(path: Path, model: str | None) -> _Findings:
+    for folder in ("shards", "keys", FOLDER):
+        _files(path, folder)
     try:
         state = open_to_write(path).manifest
     except StoreDamagedError as error:
         return _rebuilt(path, error.problems[0], model)
+    except ReadError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):  # it is there and whole as far as anybody knows
+            raise
+        return _rebuilt(path, unreadable(manifest.FILE_NAME, error), model)
     shards = [examine(path, entry.path, entry, state) for entry in state.shards]
     return _Findings(state, None, shards, [examine_keys(path, entry.path, entry) for entry in state.keys])
 
 
 def _rebuilt(path: Path, broken: Problem, model: str | None) -> _Findings:
     """What the shards say by themselves, where no manifest can be read."""
-    there = {file: header(file) for file in sorted((path / "shards").glob("*.safetensors"))}
-    headers = [found for found in there.values() if found is not None]
+    there, there_keys = _files(path, "shards"), _files(path, "keys")
+    headers = [found for file in there if (found := header(path, file)) is not None]
     if not headers:
         raise damaged(
             str(path), "invalid_value", "neither the manifest nor any shard can be read; nothing can be saved"
         )
     state = _state(headers, model)
-    shards = [examine(path, f"shards/{file.name}", None, state) for file in there]
+    shards = [examine(path, file, None, state) for file in there]
     shards.sort(key=lambda part: (part.generation, part.path))
-    keys = [examine_keys(path, f"keys/{file.name}", None) for file in sorted((path / "keys").glob("*.safetensors"))]
+    keys = [examine_keys(path, file, None) for file in there_keys]
     required = (manifest.CONTEXT,) if any(part.context for part in shards) else ()
     state = replace(state, generation=max(part.generation for part in shards), required=required)
     return _Findings(state, broken, shards, keys)
@@ -139,10 +157,26 @@ def _state(headers: Sequence[dict[str, Any]], model: str | None) -> Manifest:
     return Manifest(origin, int(found["vocabulary"]))
 
 
+def _files(path: Path, folder: str) -> list[str]:
+    """Safetensors files in a folder of the store. StoreDamagedError for a link or file in its place: nothing there is touched."""
+    try:
+        return [f"{folder}/{name}" for name in files.listing(path, folder, "*.safetensors")]
+    except Refusal as refusal:
+        raise refused(folder, refusal) from refusal
+
+
+def _check_readable(path: Path, found: _Findings) -> None:
+    """ReadError where the system reads no shard at all: that is no damage of one file, and nothing would be kept."""
+    parts = found.shards
+    if parts and all(part.problem is not None and part.problem.kind == "unreadable" for part in parts):
+        raise ReadError(str(path / "shards"), "not one shard can be read, so nothing was set apart")
+
+
 def _apply(path: Path, found: _Findings) -> None:
-    """Copies of what is damaged first, then the whole records anew, then the manifest, then the originals go."""
-    for location in found.set_apart:
-        _set_apart(path, location)
+    """What is damaged is set apart, then the whole records are written anew, then the manifest, then the originals go."""
+    for wrong in found.problems:
+        if wrong.kind != "missing_file":
+            set_apart(path, wrong)
     store = Store(path, found.state)
     shards: list[ShardEntry] = []
     for part in found.shards:
@@ -161,14 +195,7 @@ def _apply(path: Path, found: _Findings) -> None:
     named = {entry.path for entry in state.named} | {manifest.FILE_NAME}
     for location in found.set_apart:
         if location not in named:
-            (path / location).unlink(missing_ok=True)
-
-
-def _set_apart(path: Path, location: str) -> None:
-    """Copy a damaged file to `damaged/`, beside what lies there already."""
-    data, folder = (path / location).read_bytes(), path / FOLDER
-    name, number = Path(location).name, 0
-    while (target := folder / (f"{name}.{number}" if number else name)).exists() and target.read_bytes() != data:
-        number += 1
-    files.make_folder(folder)
-    files.write_atomically(target, data)
+            try:
+                (path / location).unlink(missing_ok=True)
+            except OSError as error:
+                raise files.refused(path / location, error) from error

@@ -15,12 +15,13 @@ import numpy as np
 from memvec import catalogue
 from memvec.arguments import checked
 from memvec.errors import MemvecError, NotFoundError, UsageError
-from memvec.formats import container, files, manifest, shard
+from memvec.formats import container, files, limits, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
+from memvec.paths import given, outside
 from memvec.rewriting import Draft, by_embedder, chosen_keys, kept, open_to_write, refs_of
 from memvec.store import PARSE_ERRORS, Store, refused
 from memvec.store_files import keys_file, shard_file
@@ -46,12 +47,12 @@ class FileReport:
 def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False) -> FileReport:
     """Write everything that counts in a store as one file; what was removed or superseded is left out.
 
-    Takes as much memory as the store. UsageError when the file is there and `overwrite` is not set, StoreDamagedError,
-    WriteError.
+    Takes as much memory as the store. UsageError when the file is there and `overwrite` is not set, or lies in a store;
+    StoreDamagedError, ReadError, WriteError.
     """
-    path, opened = Path(path), open_to_write(store)  # the file would lose what is new in it
-    if path.exists() and not (overwrite and path.is_file()):
-        raise UsageError(f"{str(path)!r} exists. Pass overwrite=True or another path.")
+    opened, path = open_to_write(store), outside(path, "path", store)  # the file would lose what is new in it
+    if os.path.lexists(path) and not (overwrite and path.is_file()):
+        raise UsageError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another path.")
     keep = kept(opened.versions())
     records = [opened.record(ref) for stored in keep for ref in refs_of(stored)]
     held = _Held(opened)
@@ -70,15 +71,15 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
 def import_store(file: str | Path, output: str | Path) -> FileReport:
     """Make a store of a file that `export_store` wrote; everything in it is checked before anything is written.
 
-    Takes as much memory as the store. Raises NotFoundError, UsageError where something lies at `output` or `file` is
-    something else, StoreDamagedError, FormatTooNewError, WriteError; then there is nothing at `output`.
+    Takes as much memory as the store. Raises NotFoundError, UsageError where something lies at `output`, `output` is in
+    another store or `file` is something else, StoreDamagedError, FormatTooNewError, ReadError, WriteError; then there
+    is nothing at `output`.
     """
-    file, output = Path(file), Path(output)
-    if not file.is_file():
-        raise NotFoundError(f"no file {str(file)!r} to import.")
-    if output.exists():
+    file, output = given(file, "file"), given(output, "output")
+    if os.path.lexists(output):
         raise UsageError(f"{str(output)!r} exists. Import into a new one; `memvec merge` puts both together.")
-    data = file.read_bytes()
+    outside(output, "output")
+    data = _read(file)
     try:
         state, records, parts = _decode(data)
     except MemvecError:  # some are ValueErrors too
@@ -97,6 +98,24 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return FileReport(len(Store.open(output).documents()), len(records), len(data))
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a file that the user named, which may be a link. NotFoundError, StoreDamagedError, ReadError."""
+    try:
+        real = Path(os.path.realpath(file, strict=True))
+        size = files.size_of(real.parent, real.name)
+        if size > limits.FILE_BYTES:
+            raise Refusal("file-too-large", f"it is {size} bytes, at most {limits.FILE_BYTES} are read")
+        return files.read(real.parent, real.name)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"no file {str(file)!r} to import.") from error
+    except Refusal as refusal:
+        if refusal.code == "not-a-file":
+            raise NotFoundError(f"{str(file)!r} is no regular file, expected one that export wrote.") from refusal
+        raise refused(str(file), refusal) from refusal
+    except OSError as error:
+        raise error if isinstance(error, MemvecError) else files.unreadable(file, error) from error
 
 
 class _Held(Draft):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memvec.errors import StoreDamagedError
-from memvec.formats import shard
+from memvec.errors import ReadError, StoreDamagedError
+from memvec.formats import files, shard
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.shard import Shard
 from memvec.records import raw_bytes
-from memvec.store import PARSE_ERRORS, Store, StoredDocument
+from memvec.store import PARSE_ERRORS, Store, StoredDocument, damaged, unreadable
 from memvec.types import Document, Kind, Problem, Record
 
 
@@ -66,6 +68,15 @@ class SalvagedStore(Store):
                     found.setdefault(name, Broken(version.document, self.lost[0], version))
         return dict(sorted(found.items()))
 
+    @contextmanager
+    def explaining(self, entry: ShardEntry, place: str = "") -> Iterator[None]:
+        """As in any store. A shard that was whole when it was opened may be damaged by now, and has no such row then."""
+        with super().explaining(entry, place):
+            try:
+                yield
+            except IndexError as error:
+                raise damaged(f"{entry.path}{place}", "missing_file", "it was whole before and is not now") from error
+
     def _read_shard(self, entry: ShardEntry) -> Shard:
         return self._load_shard(entry)  # a shard that may be damaged is read whole
 
@@ -77,6 +88,8 @@ class SalvagedStore(Store):
             part: Shard | None = super()._load_shard(entry)
         except StoreDamagedError as error:
             part, problem = self._read_anyway(entry), error.problems[0]
+        except ReadError as error:
+            part, problem = None, unreadable(entry.path, error)
         if part is not None and problem is None and entry.sha256 in self._sound:
             return part
         records = [found for row in range(len(part or ())) if part and (found := _sound_record(part, row))]
@@ -96,10 +109,9 @@ class SalvagedStore(Store):
     def _read_anyway(self, entry: ShardEntry) -> Shard | None:
         """The shard as far as it parses; its records have digests of their own, the table of documents a checksum."""
         try:
-            data = (self.path / entry.path).read_bytes()[: entry.bytes]
-            part = Shard(data, strict=False)
+            part = Shard(files.read(self.path, entry.path, entry.bytes), strict=False)
             self._check_belongs(part, entry)
-        except (OSError, *PARSE_ERRORS):
+        except (ReadError, *PARSE_ERRORS):
             return None
         return part
 

@@ -6,6 +6,7 @@ Shards are immutable and named by their digest; a commit writes the shard, then 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memvec import paths
 from memvec.arguments import checked
-from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError, StoreDamagedError
+from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, ReadError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
@@ -52,34 +53,36 @@ class Store:
     @classmethod
     @checked()
     def open(cls, path: str | Path) -> Store:
-        """The store at `path`. NotFoundError, FormatTooNewError or StoreDamagedError."""
+        """The store at `path`. NotFoundError, FormatTooNewError, StoreDamagedError or ReadError."""
         path = paths.given(path, "store")
-        file = path / manifest.FILE_NAME
-        if not file.is_file():
-            if any((path / "shards").glob("*.safetensors")):
-                raise damaged(manifest.FILE_NAME, "missing_file", "the manifest is missing but shards are there")
-            raise NotFoundError(
-                f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. `memvec pack` makes one."
-            )
         try:
             if files.size_of(path, manifest.FILE_NAME) > manifest.MAX_BYTES:
                 raise Refusal("file-too-large", f"it is over the limit of {manifest.MAX_BYTES} bytes")
-            return cls(path, manifest.decode(file.read_bytes()))
+            return cls(path, manifest.decode(files.read(path, manifest.FILE_NAME, manifest.MAX_BYTES + 1)))
         except FormatTooNewError:
             raise
         except PARSE_ERRORS as error:
-            raise refused(manifest.FILE_NAME, error) from error
+            if code_of(error) != "missing-file":
+                raise refused(manifest.FILE_NAME, error) from error
+        if cls.exists(path):
+            raise damaged(manifest.FILE_NAME, "missing_file", "the manifest is missing but shards are there")
+        raise NotFoundError(
+            f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. `memvec pack` makes one."
+        )
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """Is there a store, whole or damaged?"""
-        return (path / manifest.FILE_NAME).exists() or any((path / "shards").glob("*.safetensors"))
+        """Is there a store, whole or damaged? ReadError."""
+        try:
+            return os.path.lexists(path / manifest.FILE_NAME) or bool(files.listing(path, "shards", "*.safetensors"))
+        except Refusal as refusal:  # a link in the place of its folder; a file there may be anything
+            return refusal.code == "symlink"
 
     @classmethod
     def create(cls, path: str | Path, state: Manifest) -> Store:
         """A new empty store at `path`, whose write lock is held."""
         path = Path(path)
-        files.make_folder(path / "shards")
+        files.make_folder(path / "shards", inside=True)
         files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
         return cls(path, state)
 
@@ -109,11 +112,7 @@ class Store:
         """Put a file on disk under the name of its entry; it is no part of the store yet. WriteError, FormatTooNewError."""
         self.manifest.check_writable()
         file = self.path / entry.path
-        if file.parent.is_symlink():  # what lies behind it is not the store's to write to
-            raise refused(
-                entry.path, Refusal("symlink", f"{file.parent.name!r} is a link; a store holds its files itself")
-            )
-        files.make_folder(file.parent)
+        files.make_folder(file.parent, inside=True)
         files.write_atomically(file, data)
         return entry
 
@@ -152,9 +151,9 @@ class Store:
         """Turn what the reader of a shard finds wrong at `place` into a StoreDamagedError that names it."""
         try:
             yield
-        except FileNotFoundError as error:
-            raise self._gone(entry.path) from error
         except PARSE_ERRORS as error:
+            if code_of(error) == "missing-file":  # collected in between
+                raise self._gone(entry.path) from error
             self._load_shard(entry)  # read whole, a file that was changed says where
             raise refused(f"{entry.path}{place}", error) from error
 
@@ -220,7 +219,7 @@ class Store:
         return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in self.manifest.named)
 
     def check_there(self, entry: ShardEntry | KeysEntry) -> Path:
-        """Where a file lies that the manifest names. StoreDamagedError when it is missing, a link or of another size."""
+        """Where a file lies that the manifest names. StoreDamagedError when missing, a link or too long; ReadError."""
         try:
             size = files.size_of(self.path, entry.path)
         except Refusal as refusal:
@@ -233,10 +232,12 @@ class Store:
 
     def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
         """The bytes of a file that the manifest names, compared with it."""
+        self.check_there(entry)
         try:
-            data = self.check_there(entry).read_bytes()
-        except FileNotFoundError as error:  # collected in between
-            raise self._gone(entry.path) from error
+            data = files.read(self.path, entry.path, entry.bytes + 1)
+        except Refusal as refusal:
+            gone = refusal.code == "missing-file"  # collected in between
+            raise (self._gone(entry.path) if gone else refused(entry.path, refusal)) from refusal
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             where = f"{entry.path} {container.damaged_place(data, format_name)}"
             raise damaged(where, "digest_mismatch", "the file does not match the digest in its name")
@@ -292,6 +293,13 @@ def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError
 def problem(location: str, error: Exception) -> Problem:
     """What a parser said of the file, or record, at `location`."""
     return Problem(location, KINDS.get(code_of(error), "invalid_value"), str(error), code_of(error))
+
+
+def unreadable(location: str, error: ReadError) -> Problem:
+    """The problem of a file that the system cannot read. Raises `error` when that says nothing about the file."""
+    if error.errno in files.OUT_OF_HANDLES:
+        raise error
+    return Problem(location, "unreadable", f"the system could not read it ({error.reason})")
 
 
 def refused(location: str, error: Exception) -> StoreDamagedError:

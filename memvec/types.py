@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float16]  # (M, D)
 
-ProblemKind = Literal["digest_mismatch", "invalid_value", "missing_file", "size_mismatch", "wrong_text"]
+ProblemKind = Literal["digest_mismatch", "invalid_value", "missing_file", "size_mismatch", "unreadable", "wrong_text"]
 
 
 class Kind(IntEnum):
@@ -185,6 +185,7 @@ class UnpackReport:
     files: tuple[str, ...]
     escalated: int = 0  # records that came out right only when they were decoded again
     partial: tuple[str, ...] = ()  # files that hold what is right of a document that is not
+    renamed: Mapping[str, str] = field(default_factory=dict)  # {document: its file}, where the file has another name
 
 
 @dataclass(frozen=True, slots=True)

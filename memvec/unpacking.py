@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from memvec.arguments import checked, choice, literal
+from memvec.colliding import file_names
 from memvec.decoder import Decoder, Piece
 from memvec.errors import (
     MemvecError,
@@ -20,8 +22,9 @@ from memvec.errors import (
     StoreDamagedError,
     UsageError,
 )
-from memvec.formats import files
+from memvec.landing import Landing
 from memvec.partial import write_partial
+from memvec.paths import outside
 from memvec.progress import Watch, unwatched
 from memvec.sound_records import Broken, open_salvaged
 from memvec.sources import matches
@@ -43,6 +46,7 @@ def unpack(
     documents: Sequence[str] = (),
     model: str | None = None,
     overwrite: bool = False,
+    rename_collisions: bool = False,
     on_error: OnError = "fail",
     batch: int | None = None,
     device: str | None = None,
@@ -51,35 +55,48 @@ def unpack(
 ) -> UnpackReport:
     """Write documents (all, or those matching a glob in `documents`) below `output`, each verified before it is written.
 
+    When this returns, they are on disk, and each was read back by its name. Names that are one file on the file system
+    of `output`, such as README and readme, are a UsageError before the first write; with `rename_collisions` the second
+    becomes readme~2, and the report's `renamed` says so.
     `model` is by default the one named in the store; it must have the store's fingerprint, or with `allow` a verdict as
     near as that: what decodes to other bytes is an error all the same. Raises NotFoundError,
     UsageError when a file is there and `overwrite` is not set, FingerprintError, StoreDamagedError, ReconstructionError;
     of documents without whole content PartialError after the others are written, NoContentError when there is no other.
-    With `on_error` "skip" a document that is damaged or decodes to other bytes is left out and named in the
-    PartialError as well; with "partial" its right segments go to NAME.partial, what is missing to NAME.partial.json.
+    With `on_error` "skip" a document that is damaged, cannot be read, decodes to other bytes or has a name that the
+    system refuses is left out and named in the PartialError as well; with "partial" its right segments go to NAME.partial, what is missing to NAME.partial.json.
     """
     begun = time.perf_counter()
+    folder = outside(output, "output", store)
     choice = _choose(store, documents, on_error)
-    folder, names = Path(output), [stored.document.name for stored in choice.whole]
-    _check_places(folder, [*names, *(broken.document.name for broken in choice.broken if on_error == "partial")])
-    _check_free(folder, names, overwrite)
+    names = [stored.document.name for stored in choice.whole]
+    partial_names = [broken.document.name for broken in choice.broken if on_error == "partial"]
+    _check_places(folder, [*names, *partial_names], Path(store))
+    placed = file_names(folder, names, rename_collisions)
+    _check_free(folder, list(placed.values()), overwrite)
     decoder = Decoder(choice.store, model, batch, device, watch, Verdict[allow.upper()])
-    written, partial, skipped, total = [], [], list(choice.skipped), 0
-    for stored, pieces, data in _restore(decoder, choice, on_error):
-        if isinstance(data, bytes):
-            _write(folder, stored.document.name, data)
-            written.append(stored.document.name)
-            total += len(data)
-            continue
-        why = str(data)
-        if on_error == "partial":
-            made, said = write_partial(folder, stored.document, pieces, names, overwrite)
-            partial += made
-            why = f"{why} {said}"
-        skipped.append((stored.document.name, why))
-    seconds = round(time.perf_counter() - begun, 3)
+    partial, skipped = list[str](), list(choice.skipped)
+    with Landing(folder, placed, skip=on_error != "fail") as landing:
+        for stored, pieces, data in _restore(decoder, choice, on_error):
+            if isinstance(data, bytes):
+                landing.add(stored.document, data)
+                continue
+            why = str(data)
+            if on_error == "partial":
+                made, said = write_partial(folder, stored.document, pieces, [*placed.values(), *partial], overwrite)
+                partial += made
+                why = f"{why} {said}"
+            skipped.append((stored.document.name, why))
+        written = landing.finish()
+    skipped += landing.refused
     report = UnpackReport(
-        len(written), total, decoder.progress.tokens_done, seconds, tuple(written), decoder.escalated, tuple(partial)
+        documents=len(written),
+        bytes=sum(document.bytes for document in written),
+        tokens=decoder.progress.tokens_done,
+        seconds=round(time.perf_counter() - begun, 3),
+        files=tuple(placed[document.name] for document in written),
+        escalated=decoder.escalated,
+        partial=tuple(partial),
+        renamed={d.name: placed[d.name] for d in written if placed[d.name] != d.name},
     )
     if skipped:
         raise PartialError(skipped, report, "Everything else was unpacked.")
@@ -243,30 +260,30 @@ def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:
     return tuple(kept)
 
 
-def _check_places(folder: Path, names: Sequence[str]) -> None:
+def _check_places(folder: Path, names: Sequence[str], store: Path) -> None:
     """UsageError, before anything is decoded, when a document cannot be written where it belongs."""
-    advice = "Pass another output."
-    for name in names:
-        target = folder / name
-        above = [parent for parent in target.parents if parent.is_relative_to(folder)]
-        if target.is_dir() or any(parent.exists() and not parent.is_dir() for parent in above):
-            raise UsageError(
-                f"{name!r} cannot be written: a folder stands for a file in {str(folder)!r}, or the other way. {advice}"
-            )
+    advice = "Pass another output folder."
+    root, own = Path(os.path.realpath(folder)), Path(os.path.realpath(store))
+    for above, name in {name.rpartition("/")[0]: name for name in names}.items():
+        parent = folder / above
+        real = Path(os.path.realpath(parent))
         # The name was checked when it was read; a link already lying in the folder could still lead out of it.
-        if not target.parent.resolve().is_relative_to(folder.resolve()):
+        if not real.is_relative_to(root):
             raise UsageError(f"{name!r} would be written outside {str(folder)!r} through a link. {advice}")
+        if real.is_relative_to(own):
+            raise UsageError(f"{name!r} would be written into the store {str(store)!r} that it comes from. {advice}")
+        there = next(up for up in (parent, *parent.absolute().parents) if os.path.lexists(up))
+        if not os.path.isdir(there):
+            raise UsageError(f"{name!r} cannot be written: {str(there)!r} is a file. {advice}")
+    for name in names:
+        if os.path.isdir(folder / name) and not os.path.islink(folder / name):
+            raise UsageError(f"{name!r} cannot be written: there is a folder of that name in {str(folder)!r}. {advice}")
 
 
 def _check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
-    there = [name for name in names if (folder / name).exists()]
-    if there and not overwrite:
+    there = [] if overwrite else [name for name in names if os.path.lexists(folder / name)]
+    if there:
         raise UsageError(
-            f"{len(there)} file(s) exist in {str(folder)!r}, first {there[0]!r}. Pass overwrite=True or another output."
+            f"{len(there)} file(s) exist in {str(folder)!r}, first {there[0]!r}. Pass overwrite=True to replace them, or "
+            "another output folder."
         )
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(target, data)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from memvec.arguments import anything, checked
 from memvec.decoder import RECORDS_AT_ONCE, Decoder, Piece
-from memvec.errors import StoreDamagedError, UsageError
+from memvec.errors import ReadError, StoreDamagedError, UsageError
 from memvec.progress import Progress, Watch, unwatched
-from memvec.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem
+from memvec.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem, unreadable
 from memvec.types import Kind, Problem
 
 FEW_AT_ONCE = 32  # records
@@ -57,7 +57,7 @@ def verify(
 
     `sample` is how many records are decoded, a number or a share as "5%", drawn by `seed`; raw ones are all compared.
     After `max_seconds` it stops where it is. What is wrong is in the report's `problems`, all of it. Raises only
-    NotFoundError, FormatTooNewError, UsageError and, with `decode`, FingerprintError.
+    NotFoundError, FormatTooNewError, UsageError, ReadError for the manifest and, with `decode`, FingerprintError.
     """
     begun = time.perf_counter()
     _check(decode, sample, max_seconds)
@@ -145,6 +145,9 @@ class _Run:
             except StoreDamagedError as error:
                 self.problems += error.problems
                 continue
+            except ReadError as error:
+                self.problems.append(unreadable(entry.path, error))
+                continue
             for row in range(len(shard)):
                 if row % 1024 == 0:
                     self.watch_time(progress)
@@ -159,6 +162,8 @@ class _Run:
                 self.store.keys(keys)
             except StoreDamagedError as error:
                 self.problems += error.problems
+            except ReadError as error:
+                self.problems.append(unreadable(keys.path, error))
 
     def contents(self, decoder: Decoder, parts: Sequence[_Part], decode: bool) -> None:
         """Every record that gives other bytes than were packed, and every document whose records do not join to it."""

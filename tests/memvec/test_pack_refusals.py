@@ -76,7 +76,7 @@ def test_unpack_finds_collisions_before_it_decodes(
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "deep").write_bytes(b"a file")
     for out in ("a", "b"):
-        with pytest.raises(UsageError, match="folder stands for a file"):
+        with pytest.raises(UsageError, match=r"a folder of that name|is a file"):
             memvec.unpack(packed, tmp_path / out, overwrite=True)
 
 

@@ -1,0 +1,66 @@
+"""The folder `damaged/` of a store, where a repair puts what it does not keep. Nothing there is ever deleted."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from pathlib import Path
+
+from memvec.formats import files
+from memvec.types import Problem
+
+FOLDER = "damaged"
+# What cannot be read, or is no file, is moved. Of the rest a second name is made: the records in it are still to be saved.
+MOVED = ("unreadable", "symlink", "not-a-file")
+
+
+def set_apart(store: Path, wrong: Problem) -> None:
+    """Put what lies at the place of a problem into `damaged/`, beside what lies there already. WriteError.
+
+    A damaged file keeps its name in the store as well, until the new manifest does not name it any more.
+    """
+    source, folder = store / wrong.location, store / FOLDER
+    files.make_folder(folder, inside=True)
+    try:
+        if wrong.code in MOVED:
+            os.rename(source, _free(folder, source.name))
+            files.sync_folder(source.parent)
+        elif not _is_there(folder, source):
+            _second_name(source, _free(folder, source.name))
+        files.sync_folder(folder)
+    except OSError as error:
+        raise files.refused(folder / source.name, error) from error
+
+
+def _second_name(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links, or a file of somebody else
+        scratch = target.with_name(f"{files.SCRATCH}{target.name}")
+        try:
+            shutil.copyfile(source, scratch)
+            with scratch.open("rb") as file:
+                os.fsync(file.fileno())
+            os.rename(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _free(folder: Path, name: str) -> Path:
+    """A name in the folder that nothing has: the same, or with a number behind it."""
+    target, number = folder / name, 0
+    while os.path.lexists(target):
+        number += 1
+        target = folder / f"{name}.{number}"
+    return target
+
+
+def _is_there(folder: Path, source: Path) -> bool:
+    """Was the same file set apart before, as by a repair that was killed?"""
+    names = (name for name in files.listing(folder.parent, folder.name) if name.startswith(source.name))
+    return any(_same(folder / name, source) for name in names)
+
+
+def _same(kept: Path, source: Path) -> bool:
+    return not kept.is_symlink() and kept.is_file() and filecmp.cmp(kept, source, shallow=False)
