@@ -49,6 +49,7 @@ class Estimate:
     store_bytes: int  # what would be added
     profiled: bool  # from a profile of this model; else from what the default model takes
     skipped: int  # inputs that could not be read
+    unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
 
 
 def estimate(
@@ -72,7 +73,7 @@ def estimate(
     for name in keys:
         check_embedder(name)
     progress = Progress()
-    documents, skipped = gathered(sources, include, exclude, Path(store))
+    documents, skipped, unmatched = gathered(sources, include, exclude, Path(store))
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     folder = resolve(model, lambda message: enter(message, progress, watch))
@@ -110,6 +111,7 @@ def estimate(
         store_bytes=(vectors + records * (TABLE in keys)) * fast.width * 2 + records * RECORD_BYTES + raw + new,
         profiled=profile is not None,
         skipped=len(skipped),
+        unmatched=tuple(unmatched),
     )
 
 

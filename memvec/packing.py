@@ -14,7 +14,6 @@ from memvec.calibration import Preset, with_preset
 from memvec.distilling import Generate
 from memvec.embedders import DEFAULT, check_embedder
 from memvec.errors import InterruptedPackError, PartialError, UsageError
-from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.identity import check_identity, identify_folder
 from memvec.lm import pick_device, pick_dtype
@@ -25,7 +24,7 @@ from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question
 from memvec.rewriting import open_to_write
 from memvec.settings import ContextSettings, PackSettings
-from memvec.sources import Source, check_together, gather
+from memvec.sources import Gathered, Source, check_given, check_together, gather
 from memvec.store import Store
 from memvec.summary import summarise
 from memvec.types import Identity, PackReport
@@ -66,7 +65,7 @@ def pack(
     were skipped and InterruptedPackError on Ctrl-C, both after what was finished is committed.
     """
     begun = time.perf_counter()
-    documents, skipped = gathered(sources, include, exclude, Path(store))
+    documents, skipped, unmatched = gathered(sources, include, exclude, Path(store))
     if kind not in get_args(PackKind):
         raise UsageError(f"kind is {kind!r}, expected {', '.join(get_args(PackKind))}.")
     if strangers := sorted({q.document for q in questions} - {d.name for d in documents}):
@@ -122,26 +121,28 @@ def model_for(store: str | Path, model: str | None) -> str:
 
 
 def gathered(
-    sources: Sequence[str | Path | Source], include: Sequence[str], exclude: Sequence[str], store: Path
-) -> tuple[list[Source], list[tuple[str, str]]]:
-    """(documents in order of name, (name, why) of what was skipped). UsageError, NotFoundError, PartialError."""
-    paths = [source for source in sources if not isinstance(source, Source)]
-    given = [source for source in sources if isinstance(source, Source)]
-    found, skipped = gather(paths, include, exclude, store)
+    sources: str | Path | Source | Sequence[str | Path | Source],
+    include: str | Sequence[str],
+    exclude: str | Sequence[str],
+    store: Path,
+) -> Gathered:
+    """The documents of a pack: files and folders as `gather` finds them, and `Source`s. UsageError, NotFoundError, PartialError."""
+    every = [sources] if isinstance(sources, str | Path | Source) else list(sources)
+    paths = [source for source in every if not isinstance(source, Source)]
+    given = [source for source in every if isinstance(source, Source)]
+    for source in given:
+        check_given(source)
+    found, skipped, unmatched = gather(paths, include, exclude, store)
     documents = sorted([*found, *given], key=lambda source: source.name)
     twice = [name for name, count in Counter(d.name for d in documents).items() if count > 1]
     if twice:
         raise UsageError(f"two inputs are named {twice[0]!r}. Give each document its own name.")
-    for source in given:
-        try:
-            check_name(source.name)
-        except ValueError as error:
-            raise UsageError(f"{error}.") from None
     if not documents and skipped:
         raise PartialError(skipped)
     if not documents:
-        raise UsageError("there is nothing to pack. Check SRC, --include and --exclude.")
-    return documents, skipped
+        idle = f" No file matches {', '.join(map(repr, unmatched))}." if unmatched else ""
+        raise UsageError(f"there is nothing to pack.{idle} Check the sources, include=… and exclude=….")
+    return Gathered(documents, skipped, unmatched)
 
 
 def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:

@@ -220,3 +220,5 @@ class PackReport:
     context_token_steps: int = 0  # positions run forward and backward to distil
     gain: float | None = None  # mean by tokens of their share of the text's gain [1]; None without context records
     harm: float | None = None  # mean by tokens where it was measured [nats per token]; None where it was for none
+    reused: int = 0  # records of this pack whose text was in the store, or in this pack, under another name or place
+    unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder

@@ -39,7 +39,7 @@ def test_excluded_things_are_not_even_skipped(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to(folder)
     assert sorted(name for name, _ in gather([folder])[1]) == ["loop", "pipe"]
-    found, skipped = gather([folder], exclude=["pipe", "loop", "sub", "s.memvec"])
+    found, skipped, _ = gather([folder], exclude=["pipe", "loop", "sub", "s.memvec"])
     assert [s.name for s in found] == [".hidden", "a.txt", "b.py"] and skipped == []
     assert gather([folder], include=["*.py"])[1] == []
 
@@ -67,7 +67,7 @@ def test_names_no_store_can_hold_are_skipped(tmp_path: Path) -> None:
     (tree / "back\\slash").write_bytes(b"x")
     with open(os.path.join(os.fsencode(tree), b"latin-\xe9"), "wb") as file:
         file.write(b"x")
-    found, skipped = gather([tree])
+    found, skipped, _ = gather([tree])
     assert [source.name for source in found] == ["good"]
     assert len(skipped) == 2
     "".join(name + why for name, why in skipped).encode()  # can be printed
