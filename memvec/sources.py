@@ -76,8 +76,7 @@ def read_file(path: Path) -> bytes:
     """Read a file as it stands at one moment. UnfitError for what is no regular file, or never at rest; OSError."""
     _check_regular(os.stat(path))  # before it is opened: to open a pipe or a device can have effects
     for _ in range(TRIES):
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             before = os.fstat(file.fileno())
             _check_regular(before)
             data = file.read(before.st_size + 1 if before.st_size else MOST_UNSIZED + 1)
@@ -110,7 +109,7 @@ class _Gathering:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or (error.errno in ABSENT and not os.path.lexists(path)):
                 raise NotFoundError(f"no file or folder {str(path)!r} to pack.") from error
-            self._skip(path.name, _why(error))
+            self._skip(path.name, _why(error, path))
             return
         self._refuse_store(path)
         if stat.S_ISDIR(mode):
@@ -128,7 +127,7 @@ class _Gathering:
 
     def _add_folder(self, top: Path) -> None:
         def unreadable(error: OSError) -> None:
-            self._skip(os.path.relpath(error.filename or top, top), _why(error))
+            self._skip(os.path.relpath(error.filename or top, top), _why(error, top))
 
         for folder, folders, names in os.walk(top, onerror=unreadable):
             below = Path(folder).relative_to(top)
@@ -162,7 +161,7 @@ class _Gathering:
             check_name(name)
             self.found[name] = path, Source(name, read_file(path))
         except (OSError, UnfitError, ValueError, MemoryError) as error:  # ValueError: a name no store can hold
-            self._skip(name, _why(error))
+            self._skip(name, _why(error, path))
 
     def _is_store(self, path: Path) -> bool:
         found = _stat(path) if self._store else None
@@ -192,6 +191,11 @@ def check_together(names: Iterable[str]) -> None:
                 raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file that may have become a pipe meanwhile, without waiting for who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _check_regular(found: os.stat_result) -> None:
     """UnfitError for what is no regular file."""
     mode = found.st_mode
@@ -210,7 +214,9 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, path: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "a link that leads nowhere" if path.is_symlink() else "it is gone"
     if isinstance(error, MemoryError):
         return "it is too large for the memory"
     if isinstance(error, OSError):
