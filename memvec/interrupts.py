@@ -22,14 +22,14 @@ def held_back() -> Iterator[None]:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in ours:
+    known = [(number, signal.getsignal(number)) for number in SIGNALS]
+    handlers = {int(number): handler for number, handler in known if callable(handler)}
+    for number in handlers:
         signal.signal(number, lambda *what: came.append(what))
     try:
         yield
     finally:
-        for number, handler in ours.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     for number, frame in came[:1]:
-        ours[signal.Signals(number)](number, frame)
+        handlers[number](number, frame)

@@ -43,12 +43,20 @@ class Patterns:
     def __bool__(self) -> bool:
         return bool(self.patterns)
 
-    def match(self, name: str, folder: bool = False) -> bool:
-        """Say whether the last pattern that matches `name`, of a file or a folder, takes it in. Notes what matched."""
+    def take(self, name: str, folder: bool = False) -> bool:
+        """Do the patterns take in a file, or a folder, or a folder above it? Notes which of them matched."""
+        return self._last(name, folder, through_folders=True)
+
+    def ignore(self, name: str, folder: bool = False) -> bool:
+        """Would git ignore it, if it does not ignore the folder it is in? Notes which of the patterns matched."""
+        return self._last(name, folder, through_folders=False)
+
+    def _last(self, name: str, folder: bool, through_folders: bool) -> bool:
         path = _on_one_line(name) + "/" * folder
         taken = False
         for number, (rule, takes) in enumerate(self._rules):
-            if rule is not None and rule.search(path):
+            ends = [_end_of_folder(match) for match in rule.finditer(path)] if rule is not None else []
+            if ends and (through_folders or any(end in (None, len(path)) for end in ends)):
                 self._used[number], taken = True, takes
         return taken
 
@@ -145,7 +153,7 @@ def _looks_like_pattern(text: str) -> bool:
 def _matching(pattern: str, names: Iterable[str]) -> set[str]:
     """The names that one pattern matches, an `!` in front left aside."""
     rule = Patterns([pattern.removeprefix("!")], "document")
-    return {name for name in names if rule.match(name)}
+    return {name for name in names if rule.take(name)}
 
 
 def _compiled(pattern: str, what: str) -> tuple[re.Pattern[str] | None, bool]:
@@ -159,6 +167,11 @@ def _compiled(pattern: str, what: str) -> tuple[re.Pattern[str] | None, bool]:
     found = rule.regex
     assert found is None or isinstance(found.pattern, str)
     return found, bool(rule.include)
+
+
+def _end_of_folder(match: re.Match[str]) -> int | None:
+    """Where the folder ends through which a path was matched; None where it was matched itself."""
+    return match.end("ps_d") if match.groupdict().get("ps_d") else None
 
 
 def _as_line(pattern: str) -> str:

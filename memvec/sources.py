@@ -137,17 +137,17 @@ class _Gathering:
 
     def _enters(self, name: str, top: Path) -> bool:
         """Is a folder to be read? `name` is relative to `top`."""
-        if self.exclude.match(name, folder=True):
+        if self.exclude.ignore(name, folder=True):
             return False
         if (top / name).is_symlink():
-            if not self.include or self.include.match(name, folder=True):
+            if not self.include or self.include.take(name, folder=True):
                 self._skip(name, "a link to a folder is not followed")
             return False
         return not self._is_store(top / name)
 
     def _add_file(self, name: str, path: Path) -> None:
-        included = not self.include or self.include.match(name)
-        if self.exclude.match(name) or not included:  # both are asked, to know which patterns match
+        included = not self.include or self.include.take(name)
+        if self.exclude.ignore(name) or not included:  # both are asked, to know which patterns match
             return
         if name in self.found:
             other = self.found[name][0]
