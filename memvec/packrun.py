@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -136,14 +137,16 @@ class PackRun:
         self.reused += 1
 
     def finish_early(self) -> None:
-        """After Ctrl-C: certify what was fitted and commit it."""
+        """After Ctrl-C: commit what is finished, certify what was fitted and commit that. A second Ctrl-C drops the latter."""
         try:
             enter("stopping: keeping what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
             self.commit()  # first what is finished: who asked to stop may not wait long
             self._certify(None)
         except KeyboardInterrupt:
             self.retired.clear()
-        self.commit()
+        while self.pending:
+            with contextlib.suppress(KeyboardInterrupt):  # it came during a commit, which is whole
+                self.commit()
 
     def _plan(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
         enter("measuring surprisal and cutting segments", self.progress, self.watch)

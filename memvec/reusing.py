@@ -114,7 +114,7 @@ def acceptable(record: Record, settings: PackSettings) -> bool:
     return (
         len(record.corrections) <= settings.allowed(record.tokens)
         and not (settings.strict and report.corrected_wrong)
-        and (not left or report.least_margin >= np.float32(settings.margin))
+        and (not left or report.least_margin >= float(np.float32(settings.margin)))
         and len(record.vectors) == (settings.vectors or len(record.vectors))
     )
 
