@@ -42,7 +42,7 @@ class RawReason(IntEnum):
         """The reason in words."""
         return {
             RawReason.NONE: "",
-            RawReason.NOT_TEXT: "no text: not valid UTF-8, or control characters",
+            RawReason.NOT_TEXT: "not valid UTF-8 text, or control characters",
             RawReason.TOO_SHORT: "text of a few tokens",
             RawReason.TOKENIZER: "the tokenizer does not give this text back",
             RawReason.NO_FIT: "corrections stayed over their cap after refits",

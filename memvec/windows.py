@@ -49,7 +49,7 @@ def windows(
         segments = tile(text, ids, lm.decode, settings.window_tokens) if text and len(ids) >= MIN_TOKENS else None
         if segments is None:
             why = (
-                "no text: not valid UTF-8, or control characters"
+                "not valid UTF-8 text, or control characters"
                 if text is None
                 else "text of a few tokens, or that the tokenizer does not give back"
             )
