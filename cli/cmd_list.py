@@ -13,7 +13,13 @@ from memvec.inspection import listing
 
 @click.command("list")
 @click.argument("store")
-@click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only documents that match. Repeatable.")
+@click.option(
+    "--doc",
+    "documents",
+    multiple=True,
+    metavar="NAME_OR_PATTERN",
+    help="Only this document, or those that match. Repeatable.",
+)
 @click.option("--limit", type=click.IntRange(0), help="At most this many.")
 @common
 def command(store: str, documents: tuple[str, ...], limit: int | None, output: Output) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from memvec.cli.output import F, Output, common, lock_wait, pairs
+from memvec.cli.output import F, Output, common, lock_wait, pairs, printable
 from memvec.cli.render import estimated, totals
 from memvec.cli.streams import read_input
 from memvec.embedders import DEFAULT
@@ -66,8 +66,15 @@ def options(model: str | None) -> Callable[[F], F]:
             help="Embedders to search by, or none.",
         ),
         click.option("--name", help="Document name of standard input (SRC is -)."),
-        click.option("--include", multiple=True, metavar="GLOB", help="Only files that match. Repeatable."),
-        click.option("--exclude", multiple=True, metavar="GLOB", help="No files that match. Repeatable."),
+        click.option(
+            "--include", multiple=True, metavar="PATTERN", help="Only files that match, as in .gitignore. Repeatable."
+        ),
+        click.option(
+            "--exclude", multiple=True, metavar="PATTERN", help="No files that match, as in .gitignore. Repeatable."
+        ),
+        click.option(
+            "--reuse/--no-reuse", default=True, show_default=True, help="Copy records of the same text in STORE."
+        ),
         click.option(
             "--preset",
             type=click.Choice(["fast", "balanced", "dense"]),
@@ -140,6 +147,7 @@ def run_pack(
     name: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    reuse: bool,
     memory: float | None,
     device: str | None,
     dtype: str | None,
@@ -162,19 +170,27 @@ def run_pack(
     embedders = [] if keys == "none" else keys.split(",")
     if dry_run:
         _estimate(kind, output, _read(sources, name), store, model=model, settings=settings, preset=preset,
-                  keys=embedders, include=include, exclude=exclude, device=device, dtype=dtype)  # fmt: skip
+                  keys=embedders, include=include, exclude=exclude, reuse=reuse, device=device, dtype=dtype)  # fmt: skip
         return
     try:
         report = pack(
             _read(sources, name), store, model=model, kind=kind, settings=settings, preset=preset, context=context,
-            questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, device=device, dtype=dtype, lock_wait=lock_wait, watch=output.watch,
+            questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, reuse=reuse, device=device, dtype=dtype, lock_wait=lock_wait, watch=output.watch,
         )  # fmt: skip
     except (PartialError, InterruptedPackError) as error:
         why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}
         if isinstance(error.report, PackReport):
             output.result(asdict(error.report) | why, totals(error.report), notice=True)
+            _warn(error.report.unmatched)
         raise
     output.result(asdict(report), f"packed into {store}\n{totals(report)}", notice=True)
+    _warn(report.unmatched)
+
+
+def _warn(unmatched: Sequence[str]) -> None:
+    """Say which patterns were of no use; also with -q, as what they were to keep out was packed."""
+    for pattern in unmatched:
+        click.echo(f"memvec: warning: {printable(pattern)!r} matches no file and no folder", err=True)
 
 
 def _estimate(kind: str, output: Output, *arguments: Any, **options: Any) -> None:
@@ -186,6 +202,7 @@ def _estimate(kind: str, output: Output, *arguments: Any, **options: Any) -> Non
         )
     found = estimate(*arguments, **options, watch=output.watch)
     output.result({"dry_run": True, **asdict(found)}, estimated(found))
+    _warn(found.unmatched)
 
 
 def _read(sources: tuple[str, ...], name: str | None) -> list[str | Path | Source]:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @click.command("unpack")
 @click.argument("store")
 @click.option("-o", "--output-folder", "folder", metavar="DIR", help="Where documents are written.")
-@click.option("--doc", "documents", multiple=True, metavar="GLOB", help="Only documents that match. Repeatable.")
+@click.option(
+    "--doc",
+    "documents",
+    multiple=True,
+    metavar="NAME_OR_PATTERN",
+    help="Only this document, or those that match. Repeatable.",
+)
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option(

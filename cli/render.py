@@ -19,7 +19,7 @@ def totals(r: PackReport) -> str:
     corrected = r.corrected_tokens / r.fitted_tokens if r.fitted_tokens else 0.0
     rows = [
         ("documents", f"{r.documents:,}" + (f" ({r.unchanged:,} unchanged)" if r.unchanged else "")),
-        ("records", f"{r.records:,} ({r.raw_records:,} raw)"),
+        ("records", f"{r.records:,} ({r.raw_records:,} raw)" + _copied(r.reused)),
         ("tokens", f"{r.source_tokens:,}, of them {r.fitted_tokens:,} in vectors"),
         ("corrections", f"{r.corrected_tokens:,} tokens ({corrected:.1%} of those in vectors)"),
         ("vectors", f"{r.vectors:,} ({r.tokens_per_vector:.2f} tokens each)"),
@@ -39,7 +39,7 @@ def estimated(e: Estimate) -> str:
     by = "the model's profile" if e.profiled else "what the default model takes; `memvec calibrate` measures this one"
     rows = [
         ("documents", f"{e.documents:,}" + (f" ({e.unchanged:,} there already)" if e.unchanged else "")),
-        ("records", f"{e.records:,} ({e.raw_records:,} raw)"),
+        ("records", f"{e.records:,} ({e.raw_records:,} raw)" + _copied(e.reused)),
         ("tokens", f"{e.tokens:,} in vectors"),
         ("vectors", f"{e.vectors:,}" + (f" ({e.tokens / e.vectors:.2f} tokens each)" if e.vectors else "")),
         (
@@ -109,6 +109,10 @@ def documents(rows: Sequence[DocumentRow]) -> str:
 def gain(share: float | None) -> str:
     """A share of the text's gain, a dash for none."""
     return "-" if share is None else f"{share:.2f}"
+
+
+def _copied(records: int) -> str:
+    return f", {records:,} copied from the same text elsewhere" if records else ""
 
 
 def _exact(r: PackReport) -> str:

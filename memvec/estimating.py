@@ -21,6 +21,7 @@ from memvec.model_cache import DEFAULT_MODEL, lasting_name, resolve
 from memvec.packing import gathered, outstanding
 from memvec.planning import Partial, plan, tasks
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
+from memvec.reusing import Held
 from memvec.rewriting import open_to_write
 from memvec.settings import PackSettings
 from memvec.sources import Source
@@ -44,13 +45,15 @@ class Estimate:
     records: int
     raw_records: int  # of them known to be raw
     tokens: int  # to be fitted
-    vectors: int
+    vectors: int  # the same
     token_steps: int
     token_steps_per_second: float  # measured now, on a full batch, before anything is compiled
     seconds: float  # fitting and certifying
     store_bytes: int  # what would be added
     profiled: bool  # from a profile of this model; else from what the default model takes
     skipped: int  # inputs that could not be read
+    reused: int = 0  # of the records, copies of what the store or this pack has under another name or in another place
+    unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
 
 
 @checked(settings=instance(PackSettings), preset=literal(Preset))
@@ -61,9 +64,10 @@ def estimate(
     model: str = DEFAULT_MODEL,
     settings: PackSettings | None = None,
     preset: Preset | None = None,
-    keys: Sequence[str] = DEFAULT,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    keys: str | Sequence[str] = DEFAULT,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    reuse: bool = True,
     device: str | None = None,
     dtype: str | None = None,
     watch: Watch = unwatched,
@@ -75,17 +79,17 @@ def estimate(
     for name in keys:
         check_embedder(name)
     progress = Progress()
-    documents, skipped = gathered(sources, include, exclude, Path(store))
+    documents, skipped, unmatched = gathered(sources, include, exclude, Path(store))
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     folder = resolve(model, lambda message: enter(message, progress, watch))
     identity = identify_folder(folder, source=lasting_name(model))
     found = identity.fingerprint
     settings = with_preset(settings or PackSettings(), preset, found.id, model)
-    fresh, partial = _outstanding(Path(store), documents, identity, folder)
+    fresh, partial, held = _outstanding(Path(store), documents, identity, folder)
     enter("measuring surprisal and cutting segments", progress, watch)
     fast = FrozenLM(folder, kind, device)
-    made = plan(fresh, partial, fast, settings)
+    made = plan(fresh, partial, fast, settings, held if reuse else None)
     profile = profile_of(found.id)
     per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS
     enter("timing a batch", progress, watch)
@@ -95,10 +99,13 @@ def estimate(
     with keeping_memory():
         speed, certifying = _speeds(engine, exact, planned[: engine.most])
     tokens, vectors = sum(len(task.ids) for task in planned), sum(task.vectors for task in planned)
+    copies = [len(record.vectors) for record in made.reused]
+    copies += [task.vectors for task in planned for _ in made.waiting[task.key].again]
     token_steps = tokens * per_token
     if isinstance(engine.batch, StaticBatch):
         token_steps = _of_whole_rows(token_steps, planned, settings.grown)
-    records, raw = len(planned) + len(made.raw), sum(len(record.payload) for record in made.raw)
+    records = len(planned) + len(made.raw) + len(copies)
+    raw = sum(len(record.payload) for record in [*made.raw, *made.reused])
     new = 0 if Store.exists(Path(store)) else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
     return Estimate(
         documents=len(documents),
@@ -110,25 +117,30 @@ def estimate(
         token_steps=round(token_steps),
         token_steps_per_second=speed,
         seconds=(fast.fused.seconds(token_steps, speed) if speed else 0.0) + tokens * certifying,
-        store_bytes=(vectors + records * (TABLE in keys)) * fast.width * 2 + records * RECORD_BYTES + raw + new,
+        store_bytes=(vectors + sum(copies) + records * (TABLE in keys)) * fast.width * 2
+        + records * RECORD_BYTES
+        + raw
+        + new,
         profiled=profile is not None,
         skipped=len(skipped),
+        reused=len(copies),
+        unmatched=tuple(unmatched),
     )
 
 
 def _outstanding(
     path: Path, documents: Sequence[Source], identity: Identity, folder: Path
-) -> tuple[Sequence[Source], Partial]:
-    """(documents that a pack into `path` would work on, what of them is there already)."""
+) -> tuple[Sequence[Source], Partial, Held | None]:
+    """(documents that a pack into `path` would work on, what of them is there already, what may be copied)."""
     if not Store.exists(path):
-        return documents, {}
+        return documents, {}, None
     opened = open_to_write(path)
     check_identity(stored_identity(opened.manifest), identity, folder)
     given = {(d.name, d.sha256) for d in documents}
     # A pack lets what was removed count again. This copy of the manifest is not written.
     opened.manifest = replace(opened.manifest, removed=tuple(r for r in opened.manifest.removed if r not in given))
     partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
-    return outstanding(opened, documents, "exact"), partial
+    return outstanding(opened, documents, "exact"), partial, Held(opened)
 
 
 def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[float, float]:

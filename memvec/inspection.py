@@ -12,7 +12,7 @@ from memvec.arguments import checked
 from memvec.catalogue import KEY_DIGITS, Catalogue, answer
 from memvec.catalogue_file import UnreliableError
 from memvec.errors import NotFoundError, UsageError
-from memvec.sources import matches
+from memvec.names import near_misses, select
 from memvec.store import RecordRef, Store
 from memvec.summary import report
 from memvec.types import PackReport
@@ -40,18 +40,18 @@ class DocumentRow:
 
 @checked()
 def list_documents(
-    store: str | Path | Store, documents: Sequence[str] = (), limit: int | None = None
+    store: str | Path | Store, documents: str | Sequence[str] = (), limit: int | None = None
 ) -> list[DocumentRow]:
-    """The live documents of a store by name, all or those matching a glob in `documents`, at most `limit`.
+    """The live documents of a store, at most `limit` in order of name.
 
-    NotFoundError for a glob that matches none.
+    `documents` are exact names or patterns (see `memvec.names`); none means all. NotFoundError for one that matches none.
     """
     rows, _ = listing(store, documents, limit)
     return rows
 
 
 def listing(
-    store: str | Path | Store, documents: Sequence[str] = (), limit: int | None = None
+    store: str | Path | Store, documents: str | Sequence[str] = (), limit: int | None = None
 ) -> tuple[list[DocumentRow], list[str]]:
     """(what `list_documents` gives, what `incomplete_documents` gives), of one state of the store."""
     opened = _opened(store)
@@ -84,14 +84,11 @@ def _opened(store: str | Path | Store) -> Store:
     return store if isinstance(store, Store) else Store.open(store)
 
 
-def _chosen(known: Catalogue, globs: Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+def _chosen(known: Catalogue, globs: str | Sequence[str], limit: int | None) -> list[dict[str, Any]]:
     if not globs:
         return list(known.rows(0, limit))
-    matching = [[number for number, name in enumerate(known.names()) if matches(name, [glob])] for glob in globs]
-    for glob, numbers in zip(globs, matching, strict=True):
-        if not numbers:
-            raise NotFoundError(f"no document matches {glob!r}. `memvec list` shows the names.")
-    wanted = sorted({number for numbers in matching for number in numbers})[:limit]
+    numbers = {name: number for number, name in enumerate(known.names())}
+    wanted = [numbers[name] for name in select(globs, numbers).names[:limit]]
     return [row for number in wanted for row in known.rows(number, number + 1)]
 
 
@@ -108,7 +105,8 @@ def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
         return _record(store, found)
     if name in known.incomplete:
         raise NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    raise NotFoundError(f"no document {name!r} in {str(store.path)!r}. `memvec list` shows the names.")
+    near = near_misses(name, known.names())
+    raise NotFoundError(f"no document {name!r} in {str(store.path)!r}.{near} `memvec list` shows the names.")
 
 
 def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:

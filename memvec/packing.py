@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from memvec import catalogue
 from memvec.arguments import checked, instance, literal, several
@@ -15,9 +16,9 @@ from memvec.calibration import Preset, with_preset
 from memvec.distilling import Generate
 from memvec.embedders import DEFAULT, check_embedder
 from memvec.errors import InterruptedPackError, PartialError, UsageError
-from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.identity import check_identity, identify_folder
+from memvec.interrupts import held_back
 from memvec.lm import pick_device, pick_dtype
 from memvec.locking import writing
 from memvec.model_cache import DEFAULT_MODEL, KNOWN, lasting_name, resolve
@@ -27,7 +28,7 @@ from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.questions import Question
 from memvec.rewriting import open_to_write
 from memvec.settings import ContextSettings, PackSettings
-from memvec.sources import Source, check_together, gather
+from memvec.sources import Gathered, Source, check_given, check_together, gather
 from memvec.store import Store
 from memvec.summary import summarise
 from memvec.types import Identity, PackReport
@@ -42,7 +43,7 @@ from memvec.verdicts import stored_identity
     questions=several(instance(Question), "Questions"),
 )
 def pack(
-    sources: Sequence[str | Path | Source],
+    sources: str | Path | Source | Sequence[str | Path | Source],
     store: str | Path,
     *,
     model: str = DEFAULT_MODEL,
@@ -52,32 +53,56 @@ def pack(
     context: ContextSettings | None = None,
     questions: Sequence[Question] = (),
     generate: Generate | None = None,
-    keys: Sequence[str] = DEFAULT,
+    keys: str | Sequence[str] = DEFAULT,
     meta: Mapping[str, str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    reuse: bool = True,
     device: str | None = None,
     dtype: str | None = None,
     lock_wait: float = 0.0,
     watch: Watch = unwatched,
 ) -> PackReport:
-    """Pack files, folders and `Source`s into the store at `store`, made or added to.
+    """Pack files, folders and `Source`s into a store, which is made or added to.
 
-    `kind` "exact" makes records that give the bytes back, each certified; "context" makes memories to condition the model
-    with, each measured, from which nothing can be unpacked; "both" makes both. `preset` takes nats a vector and learning rate from
-    the model's profile (see `calibrate`), over those in `settings`. `questions` and what `generate` (text,
-    count) returns are (question, answer) pairs that memories learn from beside the text itself. `keys` names the
-    embedders whose keys are stored, for `search`; none makes a store that has to be indexed first. `meta` is said of every
-    document named, to filter by, and takes the place of what was said of it before; {} takes it away.
-    Documents already there with the same bytes are left as they are; changed ones replace the old when complete.
-    `dtype` is what vectors are fitted in (default: bfloat16 where the processor has it); certifying is float32.
-    Raises UsageError, NotFoundError, FingerprintError, StoreDamagedError, StoreLockedError; PartialError when inputs
-    were skipped and InterruptedPackError on Ctrl-C, both after what was finished is committed.
+    Documents already there with the same bytes are left as they are; changed ones replace the old when complete. A text
+    that the store holds under another name is copied and not fitted again, whatever budget it was fitted with, if its
+    record keeps to the margin, corrections and number of vectors that `settings` ask for.
+
+    Args:
+        sources: What to pack. A file is named by the last part of its path, what is in a folder relative to it.
+        store: The store's folder.
+        model: A known name, a checkpoint folder, a GGUF file or a hub id.
+        kind: "exact" makes records that give the bytes back, each certified. "context" makes memories to condition
+            the model with, each measured, from which nothing can be unpacked. "both" makes both.
+        settings: Of exact records.
+        preset: Take nats per vector and learning rate from the model's profile (see `calibrate`), over `settings`.
+        context: Settings of memories.
+        questions: What memories learn from beside the text itself.
+        generate: Called with (text, count); returns (question, answer) pairs to learn from too.
+        keys: The embedders whose keys are stored, for `search`. None makes a store that has to be indexed first.
+        meta: Said of every document named, to filter by. It replaces what was said before; {} takes it away.
+        include: Only files that these patterns take, by gitignore's rules (see `memvec.names`).
+        exclude: No files that these take, those named in `sources` neither. Excluded folders are not entered.
+        reuse: Copy records of the same text from the store. False fits every new document anew.
+        device: Torch device; by default CUDA where there is one.
+        dtype: What vectors are fitted in; by default bfloat16 where the processor has it. Certifying is float32.
+        lock_wait: How long to wait for another writer [s].
+        watch: Called with the progress.
+
+    Returns:
+        What the documents take in the store now.
+
+    Raises:
+        UsageError: An argument is invalid, or there is nothing to pack.
+        NotFoundError: A source or the model does not exist.
+        FingerprintError: The store belongs to another model.
+        StoreDamagedError, StoreLockedError, WriteError: The store cannot be used.
+        PartialError: Inputs were skipped. Everything else is in the store.
+        InterruptedPackError: Ctrl-C stopped the pack. What was finished is in the store.
     """
     begun = time.perf_counter()
-    documents, skipped = gathered(sources, include, exclude, Path(store))
-    if kind not in get_args(PackKind):
-        raise UsageError(f"kind is {kind!r}, expected {', '.join(get_args(PackKind))}.")
+    documents, skipped, unmatched = gathered(sources, include, exclude, Path(store))
     if strangers := sorted({q.document for q in questions} - {d.name for d in documents}):
         raise UsageError(f"a question is about {strangers[0]!r}, which is not among the documents. Check its name.")
     device = pick_device(device)
@@ -91,23 +116,22 @@ def pack(
         found = identify_folder(folder, source=lasting_name(model))
         settings = with_preset(settings or PackSettings(), preset, found.fingerprint.id, model)
         opened = _open_or_create(Path(store), found, folder)
-        wanted = Wanted(kind, settings, context or ContextSettings(), questions, generate, tuple(keys))
+        wanted = Wanted(kind, settings, context or ContextSettings(), questions, generate, keys, reuse)
         run = PackRun(opened, wanted, progress, watch)
         fresh = outstanding(opened, documents, kind)
         if _bring_back(opened, documents):
             fresh = outstanding(opened, documents, kind)
         progress.documents_done = len(documents) - len(fresh)
-        interrupted = False
-        try:
-            run.work(fresh, folder, device, fast)
-        except KeyboardInterrupt:
-            run.finish_early()
-            interrupted = True
+        interrupted = _interrupted(run, lambda: run.work(fresh, folder, device, fast))
         _describe(opened, documents, meta)
         names = {(d.name, d.sha256) for d in documents}
         packed = [v for v in opened.versions() if (v.document.name, v.document.sha256) in names]
-        report = summarise(opened, packed, time.perf_counter() - begun)
-        report = dataclasses.replace(report, unchanged=len(documents) - len(fresh))
+        report = dataclasses.replace(
+            summarise(opened, packed, time.perf_counter() - begun),
+            unchanged=len(documents) - len(fresh),
+            reused=run.reused,
+            unmatched=tuple(unmatched),
+        )
         catalogue.refresh(opened)
         skipped += run.refused
     if interrupted:
@@ -117,9 +141,27 @@ def pack(
     return report
 
 
+def _interrupted(run: PackRun, work: Callable[[], None]) -> bool:
+    """Do the work of a run. Return whether Ctrl-C stopped it; however it ends, what is finished is kept."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        run.finish_early()
+        return True
+    except Exception:
+        with contextlib.suppress(Exception):  # what ended the work may well end this too
+            run.commit()
+        raise
+    return False
+
+
 @checked()
 def add(
-    sources: Sequence[str | Path | Source], store: str | Path, *, model: str | None = None, **options: Any
+    sources: str | Path | Source | Sequence[str | Path | Source],
+    store: str | Path,
+    *,
+    model: str | None = None,
+    **options: Any,
 ) -> PackReport:
     """As `pack`, into a store that is there: NotFoundError where there is none. `model` is by default the store's."""
     return pack(sources, store, model=model_for(store, model), **options)
@@ -134,26 +176,28 @@ def model_for(store: str | Path, model: str | None) -> str:
 
 
 def gathered(
-    sources: Sequence[str | Path | Source], include: Sequence[str], exclude: Sequence[str], store: Path
-) -> tuple[list[Source], list[tuple[str, str]]]:
-    """(documents in order of name, (name, why) of what was skipped). UsageError, NotFoundError, PartialError."""
-    paths = [source for source in sources if not isinstance(source, Source)]
-    given = [source for source in sources if isinstance(source, Source)]
-    found, skipped = gather(paths, include, exclude, store)
+    sources: str | Path | Source | Sequence[str | Path | Source],
+    include: str | Sequence[str],
+    exclude: str | Sequence[str],
+    store: Path,
+) -> Gathered:
+    """The documents of a pack: files and folders as `gather` finds them, and `Source`s. UsageError, NotFoundError, PartialError."""
+    every = [sources] if isinstance(sources, str | Path | Source) else list(sources)
+    paths = [source for source in every if not isinstance(source, Source)]
+    given = [source for source in every if isinstance(source, Source)]
+    for source in given:
+        check_given(source)
+    found, skipped, unmatched = gather(paths, include, exclude, store)
     documents = sorted([*found, *given], key=lambda source: source.name)
     twice = [name for name, count in Counter(d.name for d in documents).items() if count > 1]
     if twice:
         raise UsageError(f"two inputs are named {twice[0]!r}. Give each document its own name.")
-    for source in given:
-        try:
-            check_name(source.name)
-        except ValueError as error:
-            raise UsageError(f"{error}.") from error
     if not documents and skipped:
         raise PartialError(skipped)
     if not documents:
-        raise UsageError("there is nothing to pack. Check the sources, include=… and exclude=….")
-    return documents, skipped
+        idle = f" No file matches {', '.join(map(repr, unmatched))}." if unmatched else ""
+        raise UsageError(f"there is nothing to pack.{idle} Check the sources, include=… and exclude=….")
+    return Gathered(documents, skipped, unmatched)
 
 
 def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:
@@ -169,11 +213,12 @@ def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> li
 
 
 def _bring_back(store: Store, documents: Sequence[Source]) -> bool:
-    """Let the records of documents that were removed count again, where any are; nothing of them is fitted twice."""
+    """Undo `rm` for documents that are packed again, so that their records are reused. Return whether any were restored."""
     given = {(d.name, d.sha256) for d in documents}
     back = given & set(store.manifest.removed)
     if back:
-        store.commit([], TOOL, removed=set(store.manifest.removed) - back)
+        with held_back():
+            store.commit([], TOOL, removed=set(store.manifest.removed) - back)
     return bool(back)
 
 
@@ -183,7 +228,8 @@ def _describe(store: Store, documents: Sequence[Source], meta: Mapping[str, str]
         return
     said = {d.name: dict(meta) for d in documents if dict(store.manifest.meta.get(d.name, {})) != dict(meta)}
     if said:
-        store.commit([], TOOL, meta=said)
+        with held_back():
+            store.commit([], TOOL, meta=said)
 
 
 def _open_or_create(path: Path, found: Identity, folder: Path) -> Store:

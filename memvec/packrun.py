@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import math
 import time
 from collections import Counter
@@ -18,9 +18,10 @@ import torch
 from memvec import __version__
 from memvec.allocator import keeping_memory
 from memvec.decode import Certificate, certify
-from memvec.distilling import Distilling, Generate
+from memvec.distilling import RECIPE, Distilling, Generate
 from memvec.embedders import DEFAULT, Embeds, maker
 from memvec.fit import FitEngine, Fitted
+from memvec.interrupts import held_back
 from memvec.keys import keys_of
 from memvec.lm import FrozenLM, in_float32
 from memvec.planning import Waiting, plan, tasks
@@ -28,11 +29,12 @@ from memvec.probing import remember
 from memvec.progress import Progress, Watch, enter
 from memvec.questions import Question
 from memvec.records import exact_record, raw_records
+from memvec.reusing import Held, moved
 from memvec.settings import DECODE_BATCH, ContextSettings, PackSettings
 from memvec.sources import Source
 from memvec.store import Store
-from memvec.types import FitReport, RawReason, Record
-from memvec.windows import windows
+from memvec.types import Document, FitReport, RawReason, Record
+from memvec.windows import Window, windows
 
 PackKind = Literal["exact", "context", "both"]
 
@@ -53,6 +55,7 @@ class Wanted:
     questions: Sequence[Question]
     generate: Generate | None
     keys: Sequence[str] = DEFAULT  # embedders whose keys are stored beside the records
+    reuse: bool = True  # copy records of the same text under another name, where there are any
 
 
 class PackRun:
@@ -70,6 +73,7 @@ class PackRun:
         self.left: Counter[str] = Counter()  # segments still to come, by document
         self.committed = time.monotonic()
         self.finished = 0  # records of this run that are in the store
+        self.reused = 0  # of them copies
 
     def work(self, fresh: Sequence[Source], folder: Path, device: str, kind: torch.dtype) -> None:
         """Make and commit what is wanted of `fresh`; vectors are fitted in `kind`."""
@@ -84,11 +88,11 @@ class PackRun:
                 remember(self.store, self.exact)
                 self._plan(fresh, fast)
                 self._fit(FitEngine(fast, self.settings))
-                self._commit()
+                self.commit()
             if self.wanted.kind != "exact":
                 remember(self.store, fast)
                 self._distil(fresh, fast)
-                self._commit()
+                self.commit()
 
     def _distil(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
         live = self.store.documents()  # what an older version holds is made again, so that it becomes the newest
@@ -99,31 +103,63 @@ class PackRun:
         }
         todo, refused = windows(fresh, known, lm, self.wanted.context)
         self.refused = refused if self.wanted.kind == "context" else []  # with "both" their content is there
+        self.texts |= {window.text_sha256: window.text for window in todo}
+        todo, again = self._not_held(todo)
+        if not todo:
+            return
         distilling = Distilling(lm, self.wanted.context, self.wanted.questions, self.wanted.generate)
-        self.texts |= {hashlib.sha256(window.text.encode()).digest(): window.text for window in todo}
-        for record in distilling.run(todo, self.progress, self.watch) if todo else ():
+        for record in distilling.run(todo, self.progress, self.watch):
             self.pending.append(record)
+            for window in again.get(record.text_sha256, ()):
+                self._copy(record, window.document, window.segment.start)
             if time.monotonic() - self.committed > COMMIT_SECONDS:
-                self._commit()
+                self.commit()
+
+    def _not_held(self, todo: Sequence[Window]) -> tuple[list[Window], dict[bytes, list[Window]]]:
+        """(windows to be distilled, by text those that get a copy of theirs); what the store holds is copied.
+
+        Questions are about one document, so with them a memory is of its document alone.
+        """
+        if self.wanted.questions or self.wanted.generate:
+            return list(todo), {}
+        places: dict[bytes, list[Window]] = {}
+        for window in todo:
+            places.setdefault(window.text_sha256, []).append(window)
+        known = Held(self.store).context(places, self.wanted.context, RECIPE) if self.wanted.reuse else {}
+        for text, record in known.items():
+            for window in places.pop(text):
+                self._copy(record, window.document, window.segment.start)
+        return [same[0] for same in places.values()], {text: same[1:] for text, same in places.items()}
+
+    def _copy(self, record: Record, document: Document, start: int) -> None:
+        """Add a copy of a record at another place."""
+        self.pending += moved([record], document, start - record.start)
+        self.reused += 1
 
     def finish_early(self) -> None:
-        """After Ctrl-C: certify what was fitted and commit it."""
-        enter("stopping: keeping what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
+        """After Ctrl-C: commit what is finished, certify what was fitted and commit that. A second Ctrl-C drops the latter."""
         try:
+            enter("stopping: keeping what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
+            self.commit()  # first what is finished: who asked to stop may not wait long
             self._certify(None)
         except KeyboardInterrupt:
             self.retired.clear()
-        self._commit()
+        while self.pending:
+            with contextlib.suppress(KeyboardInterrupt):  # it came during a commit, which is whole
+                self.commit()
 
     def _plan(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
         enter("measuring surprisal and cutting segments", self.progress, self.watch)
         partial = {(v.document.name, v.document.sha256): v for v in self.store.versions() if not v.complete}
         whole = {(name, v.document.sha256) for name, v in self.store.documents().items() if v.complete}
         fresh = [source for source in fresh if (source.name, source.sha256) not in whole]
-        made = plan(fresh, partial, lm, self.settings)
-        self.pending += made.raw
+        held = Held(self.store, self.exact) if self.wanted.reuse and self.store.manifest.shards else None
+        made = plan(fresh, partial, lm, self.settings, held)
+        self.pending += [*made.raw, *made.reused]
+        self.reused += len(made.reused)
+        self.texts |= made.texts
         self.waiting = made.waiting
-        self.left = Counter(item.document.name for item in made.waiting)
+        self.left = Counter(document.name for item in made.waiting for document, _ in item.places)
         p = self.progress
         p.documents_done = p.documents - len(self.left)
         p.segments, p.tokens = len(self.waiting), sum(len(item.segment.ids) for item in self.waiting)
@@ -150,14 +186,15 @@ class PackRun:
         """Certify every retired fit; without an engine those over the correction cap are dropped."""
         ids, vectors = [f.task.ids for f in self.retired], [f.vectors for f in self.retired]
         certificates = certify(self.exact, vectors, ids, self.settings.margin) if ids else []
-        for certificate in certificates:
-            fitted = self.retired.pop(0)  # one by one: Ctrl-C in between must not do any of them twice
-            if self._acceptable(certificate, len(fitted.task.ids)):
-                self._done(fitted, certificate)
-            elif engine is not None:
-                self._try_again(fitted, engine)
+        with held_back():  # none of them is lost or done twice
+            for certificate in certificates:
+                fitted = self.retired.pop(0)
+                if self._acceptable(certificate, len(fitted.task.ids)):
+                    self._done(fitted, certificate)
+                elif engine is not None:
+                    self._try_again(fitted, engine)
         if len(self.pending) >= COMMIT_RECORDS or time.monotonic() - self.committed > COMMIT_SECONDS:
-            self._commit()
+            self.commit()
 
     def _try_again(self, fitted: Fitted, engine: FitEngine) -> None:
         """Send a segment back with more vectors, or with another start when their number is fixed; raw after the last."""
@@ -182,24 +219,30 @@ class PackRun:
                 steps=task.steps, token_steps=task.token_steps, nats_before=item.nats, seconds=task.seconds
             )
             width, n = self.exact.width, len(task.ids)
-            self.pending += raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)
+            made = raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)
         else:
-            self.pending.append(exact_record(item.document, start, data, fitted, certificate, item.nats))
-            self.texts[self.pending[-1].text_sha256] = text
+            made = [exact_record(item.document, start, data, fitted, certificate, item.nats)]
+            self.texts[made[0].text_sha256] = text
+        self.pending += made
+        for document, place in item.again:
+            self.pending += moved(made, document, place - start)
+            self.reused += len(made)
         p = self.progress
         p.exact += certificate is not None
         p.segments_done += 1
         p.tokens_done += len(task.ids)
-        self.left[item.document.name] -= 1
-        p.documents_done += not self.left[item.document.name]
+        for document, _ in item.places:
+            self.left[document.name] -= 1
+            p.documents_done += not self.left[document.name]
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
         """Commit everything pending, in shards of bounded size."""
         while self.pending:
             sizes = accumulate(len(record.payload) + record.vectors.nbytes for record in self.pending)
             count = max(1, sum(size <= COMMIT_BYTES for size in islice(sizes, COMMIT_RECORDS)))
             records = self.pending[:count]
-            self.store.commit(records, TOOL, keys_of(records, self.texts, self.makers))
-            self.finished += count
-            del self.pending[:count]
+            with held_back():  # or what is committed would be committed again
+                self.store.commit(records, TOOL, keys_of(records, self.texts, self.makers))
+                self.finished += count
+                del self.pending[:count]
         self.committed = time.monotonic()

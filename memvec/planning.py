@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from memvec.fit import Task
 from memvec.formats import raw
 from memvec.lm import FrozenLM
+from memvec.plain_text import as_text
 from memvec.records import raw_records
+from memvec.reusing import Held, moved
 from memvec.segment import MIN_TOKENS, Segment, cut, surprisal, vectors_for
 from memvec.settings import PackSettings
 from memvec.sources import Source
 from memvec.store import StoredDocument
-from memvec.types import Document, RawReason, Record
+from memvec.types import Document, Kind, RawReason, Record
 
 SORTED_AT_ONCE = 64
 
@@ -29,6 +32,12 @@ class Waiting:
     document: Document
     segment: Segment
     nats: float
+    again: tuple[tuple[Document, int], ...] = ()  # where the same text comes again: document, first byte
+
+    @property
+    def places(self) -> list[tuple[Document, int]]:
+        """Every place of the text: document, first byte."""
+        return [(self.document, self.segment.start), *self.again]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +46,55 @@ class Plan:
 
     raw: list[Record]  # records that are finished already
     waiting: list[Waiting]
+    reused: list[Record] = field(default_factory=list)  # copies of what the store holds under another name or place
+    texts: Mapping[bytes, str] = field(default_factory=dict)  # of the exact ones of these, by sha256
 
 
-def plan(sources: Sequence[Source], partial: Partial, lm: FrozenLM, settings: PackSettings) -> Plan:
-    """Cut `sources` into segments; what is no text is raw, what an interrupted pack finished is left out."""
+def plan(
+    sources: Sequence[Source], partial: Partial, lm: FrozenLM, settings: PackSettings, held: Held | None = None
+) -> Plan:
+    """Cut `sources` into segments to be fitted.
+
+    What is no text is raw. What an interrupted pack finished is left out, and what `held` has is copied. Of segments
+    with the same text one waits for all.
+    """
     documents = baseline(sources)
-    texts = [as_text(source.data) for source in sources]
+    whole = held.documents(sources, settings) if held else {}
+    reused: list[Record] = []
+    left = []
+    for source, document in zip(sources, documents, strict=True):
+        if records := whole.get(source.sha256):
+            reused += moved(records, dataclasses.replace(document, tokens=records[0].document.tokens))
+        else:
+            left.append((source, document))
+    raws, todo = _segments(left, partial, lm, settings)
+    known = held.exact({digest for _, _, digest in todo}, settings) if held else {}
+    places: dict[bytes, list[tuple[Document, Segment]]] = {}
+    for document, segment, digest in todo:
+        if digest in known:
+            reused += moved([known[digest]], document, segment.start - known[digest].start)
+        else:
+            places.setdefault(digest, []).append((document, segment))
+    alone = [same[0][1].ids for same in places.values()]
+    own = surprisal(lm, alone, window=max(map(len, alone), default=1))  # again, now that each starts from nothing
+    waiting = [
+        Waiting(*same[0], sum(row), tuple((document, segment.start) for document, segment in same[1:]))
+        for same, row in zip(places.values(), own, strict=True)
+    ]
+    return Plan(raws, waiting, reused, _texts_of(reused, sources))
+
+
+def _segments(
+    sources: Sequence[tuple[Source, Document]], partial: Partial, lm: FrozenLM, settings: PackSettings
+) -> tuple[list[Record], list[tuple[Document, Segment, bytes]]]:
+    """(raw records of what cannot be cut, segments with their text's sha256); what `partial` holds is left out."""
+    texts = [as_text(source.data) for source, _ in sources]
     ids = [lm.encode(text) if text else [] for text in texts]
     fits = [len(row) >= MIN_TOKENS for row in ids]
     nats = surprisal(lm, [row if fit else [] for row, fit in zip(ids, fits, strict=True)])
     raws: list[Record] = []
-    todo: list[tuple[Document, Segment]] = []
-    for source, document, text, row, surprise in zip(sources, documents, texts, ids, nats, strict=True):
+    todo: list[tuple[Document, Segment, bytes]] = []
+    for (source, document), text, row, surprise in zip(sources, texts, ids, nats, strict=True):
         named = dataclasses.replace(document, tokens=len(row))
         segments = cut(text, row, surprise, lm, settings) if text and surprise else None
         if segments is None:
@@ -56,11 +102,22 @@ def plan(sources: Sequence[Source], partial: Partial, lm: FrozenLM, settings: Pa
             continue
         known = partial.get((named.name, named.sha256))
         there = {(ref.start, ref.length) for ref in known.records} if known else set()
-        todo += [(known.document if known else named, s) for s in segments if (s.start, s.length) not in there]
-    alone = [segment.ids for _, segment in todo]
-    own = surprisal(lm, alone, window=max(map(len, alone), default=1))  # again, now that each starts from nothing
-    waiting = [Waiting(document, segment, sum(row)) for (document, segment), row in zip(todo, own, strict=True)]
-    return Plan(raws, waiting)
+        todo += [
+            (known.document if known else named, s, hashlib.sha256(source.data[s.start : s.start + s.length]).digest())
+            for s in segments
+            if (s.start, s.length) not in there
+        ]
+    return raws, todo
+
+
+def _texts_of(records: Sequence[Record], sources: Sequence[Source]) -> dict[bytes, str]:
+    """The texts of exact records, by sha256, taken from the documents that they are in."""
+    data = {source.name: source.data for source in sources}
+    return {
+        record.text_sha256: data[record.document.name][record.start : record.start + record.length].decode()
+        for record in records
+        if record.kind == Kind.EXACT
+    }
 
 
 def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings) -> Iterator[Task]:
@@ -85,14 +142,6 @@ def baseline(sources: Sequence[Source]) -> list[Document]:
         Document(source.name, len(source.data), source.sha256, marks[i + 1] - marks[i], tokens=0)
         for i, source in enumerate(sources)
     ]
-
-
-def as_text(data: bytes) -> str | None:
-    """The text that valid UTF-8 bytes are; None for anything else."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
 
 
 def _reason(text: str | None, ids: Sequence[int]) -> RawReason:

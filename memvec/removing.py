@@ -8,10 +8,10 @@ from pathlib import Path
 
 from memvec import __version__, catalogue
 from memvec.arguments import checked
-from memvec.errors import NotFoundError
+from memvec.errors import UsageError
 from memvec.locking import writing
+from memvec.names import select, several
 from memvec.rewriting import open_to_write, refs_of
-from memvec.sources import matches
 from memvec.store import Store
 
 
@@ -23,34 +23,58 @@ class RemoveReport:
     versions: int  # with the older and the unfinished ones of these names
     records: int
     dry_run: bool
+    rules: tuple[str, ...] = ()  # by which rule each thing that was asked for was taken: "notes: exact name"
 
 
 @checked()
-def rm(store: str | Path, documents: Sequence[str], *, dry_run: bool = False, lock_wait: float = 0.0) -> RemoveReport:
-    """Remove every version of documents by name or glob, and what is said of them.
+def rm(
+    store: str | Path, documents: str | Sequence[str], *, dry_run: bool = False, lock_wait: float = 0.0
+) -> RemoveReport:
+    """Remove every version of some documents, and what is said of them.
 
-    A removed document does not come back by itself; packed again, its old records count again. NotFoundError where a
-    name or glob matches nothing: then nothing is removed. StoreLockedError, WriteError.
+    A removed document does not come back by itself; packed again, its old records count again.
+
+    Args:
+        store: The store's folder.
+        documents: Exact names, or patterns as gitignore has them (see `memvec.names`). What is the name of a document
+            means that document alone, and a plain word is never a pattern: "notes" does not mean "sub/notes".
+        dry_run: Say what would be removed. Nothing is written, and no lock is needed.
+        lock_wait: How long to wait for another writer [s].
+
+    Returns:
+        What was removed, and by which rule.
+
+    Raises:
+        UsageError: No documents are given, or a pattern is broken.
+        NotFoundError: There is no store, or something that was asked for matches no document: nothing is removed.
+        StoreLockedError, WriteError: The store cannot be written to.
     """
-    Store.open(store)  # NotFoundError before a lock is made
+    if not several(documents):
+        raise UsageError("no documents are named to remove. `memvec list` shows the names, '*' means all of them.")
+    opened = Store.open(store)  # NotFoundError before a lock is made
+    if dry_run:
+        return _chosen(opened, documents, dry_run)[0]
     with writing(store, lock_wait):
         opened = open_to_write(store)
-        versions = opened.versions()
-        names = sorted({stored.document.name for stored in versions})
-        for glob in documents:
-            if not any(matches(name, [glob]) for name in names):
-                raise NotFoundError(
-                    f"no document matches {glob!r}; nothing was removed. `memvec list` shows the names."
-                )
-        gone = [stored for stored in versions if matches(stored.document.name, documents)]
-        found = sorted({stored.document.name for stored in gone})
-        if found and not dry_run:
-            removed = {(stored.document.name, stored.document.sha256) for stored in gone}
-            opened.commit(
-                [],
-                f"memvec {__version__}",
-                meta={name: {} for name in found},
-                removed=removed | set(opened.manifest.removed),
-            )
-            catalogue.refresh(opened)
-    return RemoveReport(tuple(found), len(gone), sum(len(refs_of(stored)) for stored in gone), dry_run)
+        report, removed = _chosen(opened, documents, dry_run)
+        opened.commit(
+            [],
+            f"memvec {__version__}",
+            meta={name: {} for name in report.documents},
+            removed=removed | set(opened.manifest.removed),
+        )
+        catalogue.refresh(opened)
+    return report
+
+
+def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tuple[RemoveReport, set[tuple[str, str]]]:
+    """(what removing `documents` means, the versions that go)."""
+    versions = opened.versions()
+    known = {stored.document.name for stored in versions}
+    removed = {name for name, _ in opened.manifest.removed} - known
+    chosen = select(documents, known, removed)
+    names = set(chosen.names)
+    gone = [stored for stored in versions if stored.document.name in names]
+    records = sum(len(refs_of(stored)) for stored in gone)
+    report = RemoveReport(chosen.names, len(gone), records, dry_run, chosen.rules)
+    return report, {(stored.document.name, stored.document.sha256) for stored in gone}

@@ -7,7 +7,6 @@ Letters: n live texts, K hits.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from memvec.errors import NotFoundError, UsageError
 from memvec.loading import find_model
 from memvec.lookup import TermLookup, VectorLookup, check_keys
 from memvec.model_cache import Notify, silent
+from memvec.names import select
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.store import RecordRef, Store
 from memvec.types import RawReason
@@ -97,16 +97,17 @@ class Searcher:
         min_score: float | Literal["auto"] | None = None,
         where: Mapping[str, str] | None = None,
     ) -> list[Hit]:
-        """The K = `k` best records, best first; of documents that match a glob in `documents` and of which `where` is said.
+        """The K = `k` best records, best first; of documents that `documents` names, exactly or by pattern, and of which `where` is said.
 
-        `min_score` "auto" gives no hit rather than a bad one. UsageError.
+        `min_score` "auto" gives no hit rather than a bad one. UsageError, NotFoundError for a document that is not there.
         """
         if not query.strip():
             raise UsageError("the query is empty. Say what to look for.")
         if not 1 <= k <= MOST_HITS:
             raise UsageError(f"k is {k}, expected 1 to {MOST_HITS}.")
         least = self.threshold if min_score == "auto" else min_score
-        wanted = {name for name in self._names if self._wanted(name, documents, where or {})}
+        chosen = self._names.intersection(select(documents, self.store.documents()).names) if documents else self._names
+        wanted = {name for name in chosen if self._said(name, where or {})}
         allowed = np.ones(len(self._texts), bool)
         if len(wanted) < len(self._names):
             allowed[:] = [any(p.document in wanted for p in self._places[text]) for text in self._texts]
@@ -121,10 +122,9 @@ class Searcher:
             ]
         return hits[:k]
 
-    def _wanted(self, name: str, documents: Sequence[str], where: Mapping[str, str]) -> bool:
+    def _said(self, name: str, where: Mapping[str, str]) -> bool:
         said = self.store.manifest.meta.get(name, {})
-        matches = not documents or any(fnmatch.fnmatchcase(name, glob) for glob in documents)
-        return matches and all(said.get(key) == value for key, value in where.items())
+        return all(said.get(key) == value for key, value in where.items())
 
     @property
     def threshold(self) -> float:

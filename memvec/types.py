@@ -42,7 +42,7 @@ class RawReason(IntEnum):
         """The reason in words."""
         return {
             RawReason.NONE: "",
-            RawReason.NOT_TEXT: "not valid UTF-8 text",
+            RawReason.NOT_TEXT: "not valid UTF-8 text, or control characters",
             RawReason.TOO_SHORT: "text of a few tokens",
             RawReason.TOKENIZER: "the tokenizer does not give this text back",
             RawReason.NO_FIT: "corrections stayed over their cap after refits",
@@ -221,3 +221,5 @@ class PackReport:
     context_token_steps: int = 0  # positions run forward and backward to distil
     gain: float | None = None  # mean by tokens of their share of the text's gain [1]; None without context records
     harm: float | None = None  # mean by tokens where it was measured [nats per token]; None where it was for none
+    reused: int = 0  # records of this pack whose text was in the store, or in this pack, under another name or place
+    unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder

@@ -23,11 +23,12 @@ from memvec.errors import (
     UsageError,
 )
 from memvec.landing import Landing
+from memvec.names import near_misses, several
+from memvec.names import select as select_names
 from memvec.partial import write_partial
 from memvec.paths import outside
 from memvec.progress import Watch, unwatched
 from memvec.sound_records import Broken, open_salvaged
-from memvec.sources import matches
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import UnpackReport
 from memvec.verdicts import Verdict
@@ -53,7 +54,7 @@ def unpack(
     allow: Allow = "identical",
     watch: Watch = unwatched,
 ) -> UnpackReport:
-    """Write documents (all, or those matching a glob in `documents`) below `output`, each verified before it is written.
+    """Write documents (all, or those that `documents` names, exactly or by pattern, see `memvec.names`) below `output`, each verified before it is written.
 
     When this returns, they are on disk, and each was read back by its name. Names that are one file on the file system
     of `output`, such as README and readme, are a UsageError before the first write; with `rename_collisions` the second
@@ -115,7 +116,7 @@ def read(
     allow: Allow = "identical",
     watch: Watch = unwatched,
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, verified bytes) of documents, all or those matching a glob, in order of name. Raises as `unpack` does."""
+    """(name, verified bytes) of documents, all or by exact name or pattern (see `memvec.names`), in order of name. Raises as `unpack` does."""
     choice = _choose(store, documents, on_error)
     skipped = list(choice.skipped)
     decoder = Decoder(choice.store, model, batch, device, watch, Verdict[allow.upper()])
@@ -155,21 +156,26 @@ def content(decoder: Decoder, document: str) -> bytes:
 
 def missing(store: Store, name: str) -> NotFoundError:
     """The error for a document that is not there, or not whole."""
-    if any(version.document.name == name for version in store.versions()):
+    if _is_version(store, name):
         return NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    return NotFoundError(f"no document {name!r} in {str(store.path)!r}. `memvec list` shows the names.")
+    near = near_misses(name, store.documents())
+    return NotFoundError(f"no document {name!r} in {str(store.path)!r}.{near} `memvec list` shows the names.")
 
 
 def select(store: Store, globs: Sequence[str], others: Collection[str] = ()) -> list[StoredDocument]:
-    """Live documents whose name matches one of `globs`, all without any.
+    """Live documents by exact name or pattern (see `memvec.names`), all where `globs` is empty.
 
-    NotFoundError for a glob that matches none, and none of the names in `others`.
+    NotFoundError for one that matches none of them, and none of the names in `others`.
     """
     live = store.documents()
-    for glob in globs:
-        if not any(matches(name, [glob]) for name in (*live, *others)):
-            raise NotFoundError(f"no document matches {glob!r}. `memvec list` shows the names.")
-    return [d for name, d in live.items() if not globs or matches(name, globs)]
+    known = {*live, *others}
+    if begun := [text for text in several(globs) if text not in known and _is_version(store, text)]:
+        raise missing(store, begun[0])
+    return [live[name] for name in select_names(globs, known).names if name in live]
+
+
+def _is_version(store: Store, name: str) -> bool:
+    return any(version.document.name == name for version in store.versions())
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,8 @@ def _choose(path: str | Path, globs: Sequence[str], on_error: OnError) -> _Choic
         if lost:
             raise StoreDamagedError(lost) from error
         raise
-    wanted = [found for name, found in broken.items() if not globs or matches(name, globs)]
+    names = set(select_names(globs, {*salvaged.documents(), *broken}).names)
+    wanted = [found for name, found in broken.items() if name in names]
     left = [stored for stored in chosen if stored.document.name not in broken]
     whole, skipped = _readable(left, strict=not wanted and not lost)
     unknown = [(problem.location, f"{problem.message}; {LOST}") for problem in lost]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memvec.lm import FrozenLM
-from memvec.planning import as_text, baseline
+from memvec.plain_text import as_text
+from memvec.planning import baseline
 from memvec.segment import MIN_TOKENS, Segment, tile
 from memvec.settings import ContextSettings
 from memvec.sources import Source
@@ -22,6 +24,11 @@ class Window:
     document: Document
     segment: Segment
     text: str
+
+    @property
+    def text_sha256(self) -> bytes:
+        """Of the text's bytes."""
+        return hashlib.sha256(self.text.encode()).digest()
 
 
 def windows(
@@ -42,7 +49,7 @@ def windows(
         segments = tile(text, ids, lm.decode, settings.window_tokens) if text and len(ids) >= MIN_TOKENS else None
         if segments is None:
             why = (
-                "not valid UTF-8 text"
+                "not valid UTF-8 text, or control characters"
                 if text is None
                 else "text of a few tokens, or that the tokenizer does not give back"
             )

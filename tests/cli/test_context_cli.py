@@ -117,7 +117,7 @@ def test_show_lists_context_parts_after_the_content(mixed: Path, capsysbinary: A
     assert parts[0]["conditioning"] is None
     assert parts[1]["conditioning"] == dataclasses.asdict(REPORT)
     _, out, _ = call(capsysbinary, "show", mixed, "both")
-    assert out.splitlines()[-3].endswith("raw not valid UTF-8 text")
+    assert out.splitlines()[-3].endswith("raw not valid UTF-8 text, or control characters")
     assert out.splitlines()[-1].endswith("context gain 0.10")
 
 

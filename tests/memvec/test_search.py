@@ -64,7 +64,8 @@ def test_hits_say_where_they_are_and_decode_to_what_was_packed(packed: Path) -> 
 
 def test_only_documents_that_match_are_searched(packed: Path) -> None:
     assert {hit.document for hit in search(packed, "ferry", 9, documents=["deep/*"])} == {"deep/tea.txt"}
-    assert search(packed, "ferry", 9, documents=["none*"]) == []
+    with pytest.raises(NotFoundError, match=r"no document matches 'none\*'"):
+        search(packed, "ferry", 9, documents=["none*"])
 
 
 def test_unrelated_prompts_give_no_hit_and_related_ones_do(packed: Path) -> None:
