@@ -26,7 +26,7 @@ VALUE = r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|…|\.\.\.|[\w./%-]*[\w/%])"""
 ARGUMENT = rf"(?<![\w.`\"'/-])([a-z_]+)=({VALUE})?"
 SETTINGS = re.compile(rf"\b(?:settings=|context=)?(?:Pack|Context|Capacity)Settings\(({ARGUMENT}(?:, {ARGUMENT})*)\)")
 SUBJECT = re.compile(r"\A([a-z_]+)(?:\[\d+\])? is (?=['\"\[(\d-]|True\b|False\b|None\b|nan\b|inf\b|empty\b)")
-CALL = re.compile(r"\bmemvec\.([a-z_]+)\((?:[^()`]*)\)")
+CALL = re.compile(r"\bmemvec\.([a-z_]+)\(([^()`]*)\)")
 
 
 def in_flags(message: str, command: click.Command | None) -> str:
@@ -96,7 +96,14 @@ def _word(value: str) -> str:
 
 
 def _command(match: re.Match[str]) -> str:
-    from memvec.cli.main import COMMANDS as VERBS
+    """A call of a function as the command of that name, with the flags that stand for its arguments."""
+    from memvec.cli.main import program
 
     name = COMMANDS.get(match[1], match[1])
-    return f"memvec {name}" if name.split()[0] in VERBS else match[0]
+    command: click.Command | None = program
+    for word in name.split():
+        command = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+    if command is None:
+        return match[0]
+    flags = [_rewritten(found[0], command) for found in re.finditer(ARGUMENT, match[2])]
+    return " ".join(["memvec", name, *(flag for flag in flags if flag.startswith("-"))])

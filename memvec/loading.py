@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memvec import identity_cache
+from memvec.arguments import checked
 from memvec.causes import readable
-from memvec.errors import UsageError
 from memvec.guard import Lock, loading_alone
 from memvec.model_cache import Notify, resolve, silent
 from memvec.named_models import folder_named
@@ -103,6 +103,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
         return lm
 
 
+@checked()
 def unload(keep: int = 0) -> int:
     """Drop the models that memvec keeps loaded, so that their memory is free again once no call uses them.
 
@@ -117,8 +118,6 @@ def unload(keep: int = 0) -> int:
     Raises:
         UsageError: `keep` is negative.
     """
-    if keep < 0:
-        raise UsageError(f"keep is {keep}, expected 0 or more.")
     with _models_lock():
         dropped = _trim(keep)
     if dropped:

@@ -23,7 +23,7 @@ DATED = (
     "{%- endmacro %}\n"
 )
 LINE = "\n"  # between the parts of a message where a template reads text alone, as servers put it
-CODES = (*"aAbBcCdDeFGgHhIjklmMnpPRrsStTuUVwWxXyYzZf", "-d", "-e", "-H", "-I", "-j", "-m", "-M", "-S", "-y")
+CODES = (*"aAbBcCdDeFGgHhIjklmMnpPRrsStTuUVwWxXyYzZf", *(f"-{code}" for code in "deHIjmMSy"))
 
 
 def render(tokenizer: Any, messages: Messages, *, now: datetime | None = None, **options: Any) -> str:

@@ -201,7 +201,7 @@ def _check_regular(found: os.stat_result) -> None:
     mode = found.st_mode
     if stat.S_ISFIFO(mode):
         raise UnfitError(
-            "not a regular file but a pipe. Pass its content on standard input (`memvec pack - --name NAME`)"
+            "not a regular file but a pipe. Pass its content as memvec.Source(name, data), or on standard input"
         )
     if not stat.S_ISREG(mode):
         raise UnfitError("not a regular file")

@@ -78,7 +78,7 @@ def test_modules_and_functions_stay_small() -> None:
     lengths = []
     for file in sources():
         text = file.read_text()
-        assert len(text.splitlines()) <= 300, file
+        assert len(text.splitlines()) <= 400, file
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 lengths.append((node.end_lineno or 0) - node.lineno + 1)

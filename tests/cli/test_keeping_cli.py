@@ -100,7 +100,7 @@ def test_whoever_comes_second_may_wait(made: Path, capsys: pytest.CaptureFixture
             ["compact", made],
             ["gc", made],
             ["merge", made, "-o", made],
-            ["repair", made],
+            ["repair", made, "--yes"],
         ):
             code, _, err = call(capsys, *words, "--lock-wait", "0.01")
             assert code == 7 and "--lock-wait SECONDS" in err

@@ -48,7 +48,7 @@ def command(name: str) -> click.Command:
         ("index build", 'Pass embedder="lm".', "Pass --embedder lm."),
         ("diff", "Pass probe=False.", "Pass --no-probe."),
         ("capacity", "Pass anchor=False.", "Pass --no-anchor."),
-        ("rm", "Pass documents=['a'].", "Pass NAME_OR_GLOB."),
+        ("rm", "Pass documents=['a'].", "Pass NAME_OR_PATTERN."),
         # What stays.
         ("list", "Pass overwrite=True.", "Pass overwrite=True."),
         ("unpack", "Pass overwrite=False.", "Pass overwrite=False."),
@@ -58,7 +58,7 @@ def command(name: str) -> click.Command:
         ("cat", "the model is not the one", "the model is not the one"),
         # Functions are commands.
         ("search", "`memvec.build_index(store)` makes them.", "`memvec index build` makes them."),
-        ("search", "memvec.verify(store, decode=True) checks it.", "memvec verify checks it."),
+        ("search", "memvec.verify(store, decode=True) checks it.", "memvec verify --decode checks it."),
     ],
 )  # fmt: skip
 def test_rewriting(name: str, said: str, expected: str) -> None:

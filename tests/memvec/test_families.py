@@ -11,10 +11,11 @@ from families import FAMILIES, Family, make
 from greedy import greedy, reference
 
 import memvec
+from memvec.cached import CachedMemory
 from memvec.errors import UsageError
 from memvec.lm import FrozenLM
 from memvec.memory import Memory
-from memvec.prefix import CachedMemory, embed, generate_kwargs
+from memvec.prefix import embed, generate_kwargs
 from memvec.rows import Row, run_prefixes, run_rows
 from memvec.settings import PackSettings
 from memvec.template import frame

@@ -22,7 +22,7 @@ def lm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A model on a device whose captures fail as CUDA's do: ending one after an error raises another error."""
 
     @contextlib.contextmanager
-    def graph(graph: Any, stream: Any) -> Iterator[None]:
+    def graph(graph: Any, **options: Any) -> Iterator[None]:
         try:
             yield
         except Exception:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import memvec
+import memvec.errors
 from memvec.errors import InterruptedPackError
 from memvec.interrupts import held_back
 from memvec.sources import Source
@@ -153,7 +154,7 @@ class TestOtherEnds:
                 raise RuntimeError("out of memory")
 
         options: dict[str, Any] = {"model": tiny, "settings": tiny_settings(memory=1), "dtype": "float32"}
-        with pytest.raises(RuntimeError, match="out of memory"):
+        with pytest.raises(memvec.errors.OutOfMemoryError, match="out of memory"):
             memvec.pack(LETTERS, store, watch=fail, **options)
         assert len(Store.open(store).versions()) >= 3 and memvec.verify(store, decode=True).ok
 
