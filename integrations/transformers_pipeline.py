@@ -21,7 +21,7 @@ from memvec.attach import mask_of, own_ids
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.prefix import Memories, embed, pad_id, tensor
+from memvec.prefix import Memories, as_memories, embed, pad_id, tensor
 from memvec.rendering import refusals
 from memvec.template import Frame, chat_frame, places, readable
 
@@ -57,6 +57,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         FingerprintError; UsageError for options that would leave a memory out, and for another number of memories.
         """
         memory: Memories = options.get("memory")
+        as_memories(memory)
         if isinstance(memory, Sequence):
             prompts = _as_list(text_inputs)
             if len(prompts) != len(memory):

@@ -16,7 +16,7 @@ from memvec.adapters import unwrapped
 from memvec.dispatch import READY, Block, close_block, install, mark, open_block
 from memvec.errors import UsageError
 from memvec.identity import check_model
-from memvec.prefix import Memories, embed, pad_id, tensor
+from memvec.prefix import Memories, as_memories, embed, pad_id, tensor
 from memvec.template import Frame, Places, places
 
 
@@ -51,7 +51,7 @@ class attached(contextlib.ContextDecorator):
     def __init__(
         self, model: Any, tokenizer: Any, memories: Memories, check: bool = True, *, allow_adapters: bool = False
     ) -> None:
-        given = list(memories) if isinstance(memories, Sequence) else [memories]
+        given = as_memories(memories)
         for memory in given if check else ():
             if memory is not None:
                 check_model(model, tokenizer, memory.identity, allow_adapters=allow_adapters)

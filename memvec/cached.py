@@ -19,7 +19,7 @@ from memvec.dispatch import mark
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.prefix import Embedded, Prompt, Prompts, Template, embed, pad_id, tensor
+from memvec.prefix import Embedded, Prompt, Prompts, Template, as_memories, embed, pad_id, tensor
 from memvec.prompts import as_prompts
 from memvec.template import Frame, frame
 
@@ -43,6 +43,7 @@ class CachedMemory:
             FingerprintError: The memory belongs to another model, or the model has active adapters.
             UsageError: The model keeps no keys and values.
         """
+        as_memories(memory)
         self._owner, self._allow_adapters = memory.identity if check else None, allow_adapters
         self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
         if recurrent(self.model):

@@ -64,12 +64,16 @@ class Prompt:
         """The call, its options checked and its lengths counted in new tokens. UsageError."""
         asked = {name: value for name, value in given.items() if name not in PROMPT_ARGUMENTS}
         options.check(model, asked)
-        ids, embeds = given["input_ids"], given["inputs_embeds"]
-        prompt = {name: given[name] for name in PROMPT_ARGUMENTS if name in given}
+        prompt = {name: given[name] for name in PROMPT_ARGUMENTS if given.get(name) is not None}
+        length = (
+            prompt["input_ids"].shape[1] if "input_ids" in prompt else 0
+        )  # without them the output is new tokens alone
+        embeds = prompt["inputs_embeds"]
         ready = {"inputs_embeds": mark(embeds.view_as(embeds), READY)}
-        return {**options.settle(model, asked, ids.shape[1], self.pad), **prompt, **ready}
+        return {**options.settle(model, asked, length, self.pad), **prompt, **ready}
 
 
+@torch.no_grad()
 def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0) -> Embedded:
     """Rows of (frame, memory (M, D) or None) of any lengths as one left-padded batch."""
     model = unwrapped(model)
@@ -121,7 +125,8 @@ def prompts_with(
         UsageError: The number of memories differs, a prompt is none, or the template has no place for a memory.
     """
     texts = as_prompts(prompts)
-    given = list(memories) if isinstance(memories, Sequence) else [memories] * len(texts)
+    given = as_memories(memories)
+    given = given * len(texts) if not isinstance(memories, Sequence) else given
     if len(given) != len(texts):
         raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
     for memory in {id(m): m for m in given if m is not None}.values() if check else ():
@@ -138,6 +143,18 @@ def generate_kwargs(
 ) -> dict[str, Any]:
     """Return arguments for `model.generate`, which gives the prompts' ids and then what is new. As `prompts_with`."""
     return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
+
+
+def as_memories(memories: Any) -> list[Memory | None]:
+    """Return one memory or several as a list. UsageError for anything else."""
+    several = isinstance(memories, Sequence) and not isinstance(memories, str | bytes)
+    given = list(memories) if several else [memories]
+    for memory in given:
+        if memory is not None and not isinstance(memory, Memory):
+            raise UsageError(
+                f"expected a Memory or None, found a {type(memory).__name__}. Load one with memvec.load_memory(store, documents)."
+            )
+    return given
 
 
 def tensor(memory: Memory) -> Tensor:

@@ -283,3 +283,22 @@ def test_a_model_without_files_is_judged_by_its_embedding(model: Any, tokenizer:
     orphan.load_state_dict(model.state_dict())
     orphan.half()  # as its checkpoint has it
     assert generate_kwargs(orphan, tokenizer, "x", memory_of(owner, 3))
+
+
+@pytest.mark.parametrize("wrong", ["s.memvec", 3, b"x", [None, "a.txt"]])
+def test_what_is_no_memory_is_refused(model: Any, tokenizer: Any, wrong: Any) -> None:
+    for use in (
+        lambda: generate_kwargs(model, tokenizer, ["x"] * 2, wrong),
+        lambda: attached(model, tokenizer, wrong),
+        lambda: CachedMemory(model, tokenizer, wrong),
+    ):
+        with pytest.raises(UsageError, match="expected a Memory or None"):
+            use()
+
+
+def test_without_ids_the_output_is_new_tokens_alone(model: Any, tokenizer: Any, owner: Any) -> None:
+    kwargs = generate_kwargs(model, tokenizer, QUESTIONS[0], memory_of(owner, 5))
+    wanted = greedy(model, kwargs)[0]
+    del kwargs["input_ids"]
+    out = model.generate(**kwargs, max_length=8, do_sample=False, eos_token_id=None)
+    assert out[0].tolist() == wanted
