@@ -9,7 +9,7 @@ Letters: B rows, P positions of the longest row, T prompt tokens of the longest,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,6 +95,25 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
     return Embedded(tokens, embeds, mask, pad)
 
 
+def as_memories(memories: Any) -> list[Memory | None]:
+    """Make a list of memories out of one (or None) or several, also of an iterator. UsageError for anything else."""
+    if memories is None or isinstance(memories, Memory):
+        return [memories]
+    many = (
+        isinstance(memories, Iterable)
+        and not isinstance(memories, str | bytes | Mapping)
+        and not hasattr(memories, "dtype")
+    )
+    found = list(memories) if many else [memories]
+    wrong = next((item for item in found if item is not None and not isinstance(item, Memory)), None)
+    if wrong is not None:
+        raise UsageError(
+            f"found a {type(wrong).__name__} in place of a memory, expected what memvec.load_memory returns, None, or a list of "
+            "these."
+        )
+    return found
+
+
 def prompts_with(
     model: Any,
     tokenizer: Any,
@@ -121,7 +140,9 @@ def prompts_with(
         UsageError: The number of memories differs, a prompt is none, or the template has no place for a memory.
     """
     texts = as_prompts(prompts)
-    given = list(memories) if isinstance(memories, Sequence) else [memories] * len(texts)
+    given = as_memories(memories)
+    if memories is None or isinstance(memories, Memory):
+        given *= len(texts)
     if len(given) != len(texts):
         raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
     for memory in {id(m): m for m in given if m is not None}.values() if check else ():
