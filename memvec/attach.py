@@ -120,7 +120,7 @@ class _Rows:
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
         """The call with the memories in it. UsageError."""
-        if all(memory is None for memory in self.memories):
+        if self.memories and all(memory is None for memory in self.memories):
             return given
         self.check()  # adapters may have been switched on, or weights changed, since the block was opened
         asked = {name: value for name, value in given.items() if name not in ("inputs", "input_ids", "attention_mask")}
@@ -165,9 +165,10 @@ def mask_of(model: Any, given: dict[str, Any], ids: Tensor) -> Tensor:
     """
     mask: Tensor | None = given.get("attention_mask")
     if mask is not None:
-        if tuple(mask.shape) != tuple(ids.shape):
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        if shape != tuple(ids.shape):
             raise UsageError(
-                f"the attention mask is {tuple(mask.shape)}, expected {tuple(ids.shape)} like the ids: memvec makes the "
+                f"the attention mask is {shape}, expected {tuple(ids.shape)} like the ids: memvec makes the "
                 "mask of the memory. Pass the tokenizer's mask, or none."
             )
         return mask
@@ -181,9 +182,9 @@ def mask_of(model: Any, given: dict[str, Any], ids: Tensor) -> Tensor:
 def _ids(given: dict[str, Any]) -> Tensor:
     named = [value for name in ("inputs", "input_ids") if (value := given.get(name)) is not None]
     ids = named[0] if len(named) == 1 else None
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not len(ids):
         raise UsageError(
-            "expected input_ids (rows, tokens) while a memory is attached. Pass the tokenizer's output with "
+            "expected input_ids (rows, tokens), at least one row, while a memory is attached. Pass the tokenizer's output with "
             "return_tensors='pt'."
         )
     return ids

@@ -56,6 +56,11 @@ class CachedMemory:
         self.before = frame(tokenizer, "", template, True, now=self.now).before
         self.vectors = tensor(memory)
         start = embed(self.model, [(Frame(self.before, ()), self.vectors)])
+        if not start.inputs_embeds.shape[1]:
+            raise UsageError(
+                f"{', '.join(memory.documents) or 'the memory'} has no vectors, and nothing stands before it, so there is "
+                "nothing to keep. Use memory.generate_kwargs."
+            )
         with torch.inference_mode():
             out = self.model(
                 inputs_embeds=start.inputs_embeds, attention_mask=start.attention_mask, use_cache=True, logits_to_keep=1
@@ -88,9 +93,11 @@ class CachedMemory:
         for a model that has such layers the memory is run again in front of such rows.
 
         Raises:
+            FingerprintError: The model or the tokenizer was changed since.
             UsageError: Other words stand before the memory than this cache was made with.
         """
         texts = as_prompts(prompts)
+        self.check(self.model)  # before its embeddings are asked for tokens that were added since
         frames = [frame(self.tokenizer, text, self.template, True, now=self.now) for text in texts]
         if any(row.before != self.before for row in frames):
             raise UsageError(
@@ -99,10 +106,9 @@ class CachedMemory:
             )
         whole = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
         plain = self.sliding and len({len(row.after) for row in frames}) > 1
-        carried = {
-            **whole.generate_kwargs(),
-            "inputs_embeds": mark(whole.inputs_embeds, _CachedPrompt(self, whole, plain)),
-        }
+        carrier = _CachedPrompt(self, whole, plain)
+        made = whole.generate_kwargs()
+        carried = {**made, "inputs_embeds": mark(made["inputs_embeds"], carrier)}
         if plain:
             return carried
         # transformers takes of each row the last columns, those behind what the cache holds: padding stands between.
@@ -110,7 +116,7 @@ class CachedMemory:
         mask[:, : self.length] = 1
         for seen, row in zip(mask, frames, strict=True):
             seen[self.length : len(seen) - len(row.after)] = 0
-        return {**carried, "attention_mask": mask, cache_argument(self.model): self.copy(len(frames))}
+        return {**carried, "attention_mask": mask, cache_argument(self.model): mark(self.copy(len(frames)), carrier)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +134,10 @@ class _CachedPrompt:
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
         """The call with a cache of its own, as many rows as its beams take. FingerprintError, UsageError."""
         self.cached.check(model)  # it may be another object, or have been changed since
+        if model.dtype != (of := self.cached._cache.layers[0].keys.dtype):
+            raise UsageError(
+                f"the cache is in {of}, the model in {model.dtype}. Make the cache again: memory.as_cache(…)."
+            )
         name = cache_argument(model)
         given = {key: value for key, value in given.items() if key != name}
         made = Prompt(self.whole.pad).arguments(model, given)

@@ -106,13 +106,27 @@ def mark(value: Any, carrier: Carrier | object) -> Any:
 
 def install(model: Any) -> None:
     """Put the dispatcher on the class of a transformers model, if it is not there. Safe with many threads."""
-    cls = type(model)
-    if isinstance(vars(cls).get("generate"), _Entrance):
+    _put_on(type(model))
+
+
+def install_early() -> None:
+    """Put the dispatcher on what all models of transformers inherit, once transformers is there.
+
+    Python takes `model.generate` before it makes the arguments of `model.generate(**memory.generate_kwargs(…))`, so that the
+    first call would have a method without it.
+    """
+    mixin = getattr(sys.modules.get("transformers.generation.utils"), "GenerationMixin", None)
+    if mixin is not None:
+        _put_on(mixin)
+
+
+def _put_on(cls: Any) -> None:
+    if all(isinstance(inspect.getattr_static(cls, name, None), _Entrance) for name in _ENTRANCES):
         return
     with _LOCK:
         for name, dispatched in _ENTRANCES.items():
             original = inspect.getattr_static(cls, name, None)
-            if callable(original) and not isinstance(vars(cls).get(name), _Entrance):
+            if callable(original) and not isinstance(original, _Entrance):
                 setattr(cls, name, _Entrance(original, dispatched))
 
 

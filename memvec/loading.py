@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memvec import identity_cache
+from memvec.arguments import checked, whole
 from memvec.causes import readable
-from memvec.errors import UsageError
 from memvec.guard import Lock, loading_alone
 from memvec.model_cache import Notify, resolve, silent
 from memvec.named_models import folder_named
@@ -103,6 +103,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
         return lm
 
 
+@checked(keep=whole(0))
 def unload(keep: int = 0) -> int:
     """Drop the models that memvec keeps loaded, so that their memory is free again once no call uses them.
 
@@ -115,10 +116,8 @@ def unload(keep: int = 0) -> int:
         How many models were dropped.
 
     Raises:
-        UsageError: `keep` is negative.
+        UsageError: `keep` is negative or no whole number.
     """
-    if keep < 0:
-        raise UsageError(f"keep is {keep}, expected 0 or more.")
     with _models_lock():
         dropped = _trim(keep)
     if dropped:

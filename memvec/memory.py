@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memvec.arguments import checked, choice
+from memvec.dispatch import install_early
 from memvec.errors import ConditioningError, NoContentError, UsageError
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Fingerprint, Identity, Record, Vectors
@@ -30,6 +31,10 @@ class Memory:
     parts: tuple[Vectors, ...]  # (M_i, D) float16, one for each record
     fingerprint: Fingerprint
     probe: Mapping[str, Any] = field(default_factory=dict)  # what the store's model said; tells more of a loaded model
+
+    def __post_init__(self) -> None:
+        """Get transformers' `generate` ready for it."""
+        install_early()
 
     @property
     def identity(self) -> Identity:
@@ -49,6 +54,8 @@ class Memory:
         """Both, this one first. FingerprintError when they belong to different models."""
         from memvec.identity import check_fingerprint
 
+        if not isinstance(other, Memory):
+            return NotImplemented
         check_fingerprint(self.fingerprint, other.fingerprint)
         return Memory(
             self.documents + other.documents, self.parts + other.parts, self.fingerprint, self.probe or other.probe

@@ -49,7 +49,7 @@ class Embedded:
         """Return arguments for `model.generate`, whose output begins with `input_ids`."""
         return {
             "input_ids": self.input_ids,
-            "inputs_embeds": mark(self.inputs_embeds, Prompt(self.pad)),
+            "inputs_embeds": mark(self.inputs_embeds.detach(), Prompt(self.pad)),  # so that it can be copied and sent
             "attention_mask": self.attention_mask,
         }
 

@@ -7,6 +7,8 @@ import contextvars
 import copy
 import io
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from memvec.attach import attached
 from memvec.dispatch import _BY_FRAME, block_of
 from memvec.errors import FingerprintError, UsageError
 from memvec.identity import fingerprint
+from memvec.memory import Memory
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +281,8 @@ def test_installing_from_many_threads_puts_one_dispatcher_there(tiny_lm: Any) ->
     from memvec.dispatch import _Entrance, install
 
     class Other(type(tiny_lm.model)):  # type: ignore[misc]
-        pass
+        def generate(self) -> None:
+            pass
 
     model = object.__new__(Other)
     threads = [threading.Thread(target=install, args=(model,)) for _ in range(8)]
@@ -326,3 +330,72 @@ def test_wrapped_models(of: Setting, tiny: str, wrap: str) -> None:
     with attached(outer, of.tokenizer, memory, **options):
         out = caller.generate(input_ids=of.ids, attention_mask=of.mask, do_sample=False, max_new_tokens=4)
     assert tuple(out[0, -4:].tolist()) == of.wanted["A"]
+
+
+def test_ids_and_masks_that_are_none_are_refused(of: Setting) -> None:
+    with of.attach("A"):
+        with pytest.raises(UsageError, match="at least one row"):
+            of.model.generate(of.ids[:0])
+        with pytest.raises(UsageError, match="the attention mask is a list"):
+            of.model.generate(of.ids, attention_mask=of.mask.tolist())
+    with attached(of.model, of.tokenizer, []), pytest.raises(UsageError, match="0 memories"):
+        of.say()
+
+
+def test_arguments_can_be_copied_sent_and_cut(of: Setting) -> None:
+    memory = of.memories["A"]
+    assert memory is not None
+    prompts = ["wife", "The feelings or views of such a man"]
+    plain = memory.generate_kwargs(of.model, of.tokenizer, prompts[0])
+    cached = memory.as_cache(of.model, of.tokenizer)
+    both = cached.generate_kwargs(prompts)
+    wanted = of.told(plain)
+    assert of.told(copy.deepcopy(plain)) == wanted
+    assert of.told(pickle.loads(pickle.dumps(plain))) == wanted  # noqa: S301
+    first = {name: value[:1] if isinstance(value, torch.Tensor) else value for name, value in both.items()}
+    assert [of.told(first) for _ in range(2)] == [wanted] * 2
+
+
+def test_a_cache_of_a_changed_model_or_tokenizer_is_refused(of: Setting, tiny: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    memory = of.memories["A"]
+    assert memory is not None
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    tokenizer = copy.deepcopy(of.tokenizer)
+    cached = memory.as_cache(model, tokenizer)
+    kwargs = cached.generate_kwargs("wife")
+    with pytest.raises(UsageError, match="the cache is in torch"):
+        model.to(torch.bfloat16).generate(**kwargs, max_new_tokens=2)
+    tokenizer.add_tokens(["feelings"])
+    with pytest.raises(FingerprintError, match="vocabulary"):
+        cached.generate_kwargs("The feelings")
+
+
+def test_a_memory_without_vectors_behind_nothing_is_no_cache(of: Setting, tiny: str) -> None:
+    from transformers import AutoTokenizer
+
+    with pytest.raises(UsageError, match="raw has no vectors"):
+        Memory(("raw",), (), fingerprint(tiny)).as_cache(of.model, AutoTokenizer.from_pretrained(tiny))
+
+
+FIRST = """
+import sys
+import numpy as np, torch, transformers
+import memvec
+from memvec.memory import Memory
+
+folder = sys.argv[1]
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+model.generation_config.eos_token_id = None
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+owner = memvec.fingerprint(folder)
+memory = Memory(("x",), (np.ones((6, owner.width), np.float16),), owner)
+print(model.generate(**memory.generate_kwargs(model, tokenizer, "wife and the"), do_sample=False, max_length=30).shape[1])
+"""
+
+
+def test_the_first_call_of_a_process_is_as_all_others(tiny: str) -> None:
+    # Python takes model.generate before memory.generate_kwargs runs.
+    done = subprocess.run([sys.executable, "-c", FIRST, tiny], capture_output=True, text=True, check=False)
+    assert done.stdout.split()[-1:] == ["30"], done.stderr
