@@ -7,7 +7,7 @@ pipe([{"role": "user", "content": "Who keeps the key?"}], memory=memvec.load_mem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,15 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
 
         FingerprintError; UsageError for options that would leave a memory out, and for another number of memories.
         """
-        memory: Memories = options.get("memory")
-        as_memories(memory)
-        if isinstance(memory, Sequence):
+        memory: Memories = options.get("memory", self._preprocess_params.get("memory"))
+        memories = as_memories(memory)
+        if memory is not None and not isinstance(memory, Memory):
             prompts = _as_list(text_inputs)
-            if len(prompts) != len(memory):
+            if len(prompts) != len(memories):
                 raise UsageError(
-                    f"{len(memory)} memories for {len(prompts)} prompts. Pass one, or a list of prompts and one for each."
+                    f"{len(memories)} memories for {len(prompts)} prompts. Pass one, or a list of prompts and one for each."
                 )
-            text_inputs = [_Row(prompt, own) for prompt, own in zip(prompts, memory, strict=True)]
+            text_inputs = [_Row(prompt, own) for prompt, own in zip(prompts, memories, strict=True)]
             options = {**options, "memory": None}
         return super().__call__(text_inputs, **options)
 
@@ -148,7 +148,8 @@ def register() -> None:
 
 def _as_list(prompts: Any) -> list[Any]:
     """Prompts as the base class sees them, chats wrapped; one prompt, or one chat, is a list of one."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if prompts and isinstance(prompts[0], Mapping):
         prompts = [prompts]
     return [prompt if isinstance(prompt, str) else Chat(prompt) for prompt in prompts]
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import inspect
 import sys
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +19,10 @@ from memvec import options
 from memvec.adapters import unwrapped
 from memvec.dispatch import READY, Block, close_block, install, mark, open_block
 from memvec.errors import UsageError
-from memvec.identity import check_model
-from memvec.prefix import Memories, as_memories, embed, pad_id, tensor
+from memvec.prefix import Memories, Owners, as_memories, embed, pad_id, tensor
 from memvec.template import Frame, Places, places
+
+_OPENING = threading.Lock()
 
 
 class attached(contextlib.ContextDecorator):
@@ -52,26 +57,27 @@ class attached(contextlib.ContextDecorator):
         self, model: Any, tokenizer: Any, memories: Memories, check: bool = True, *, allow_adapters: bool = False
     ) -> None:
         given = as_memories(memories)
-        for memory in given if check else ():
-            if memory is not None:
-                check_model(model, tokenizer, memory.identity, allow_adapters=allow_adapters)
+        owners = Owners.of(tokenizer, given if check else [], allow_adapters)
+        owners.check(model)
         inner = unwrapped(model)
         if not callable(getattr(type(inner), "generate", None)) or "generate" in vars(inner):
             raise UsageError(
                 "the model's generate is not that of its class, so it cannot be followed. Pass the model to "
                 "memory.generate_kwargs instead."
             )
-        self._arguments = (model, tokenizer, memories, False)
         self._model, self._inner = model, inner
-        self._rows = _Rows(places(tokenizer), pad_id(tokenizer), given)
+        self._rows = _Rows(places(tokenizer), pad_id(tokenizer), given, functools.partial(owners.check, model))
         self._block: Block | None = None
 
     def __enter__(self) -> Any:
         """Open the block. UsageError when it is open already."""
-        if self._block is not None and self._block.open:
-            raise UsageError("this block of memvec.attached is open already. Make another one with memvec.attached(…).")
         install(self._inner)
-        self._block = open_block(self._inner, self._rows, sys._getframe(1))
+        with _OPENING:  # threads may share this object by mistake
+            if self._block is not None and self._block.open:
+                raise UsageError(
+                    "this block of memvec.attached is open already. Make another one with memvec.attached(…)."
+                )
+            self._block = open_block(self._inner, self._rows, sys._getframe(1))
         weakref.finalize(self, close_block, self._block).atexit = False
         return self._model
 
@@ -80,20 +86,40 @@ class attached(contextlib.ContextDecorator):
         if self._block is not None:
             close_block(self._block)
 
+    def __call__(self, function: Any) -> Any:
+        """Decorate a function, or a coroutine function: each call is a block. UsageError for a generator function."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise UsageError(
+                f"{function.__name__} is a generator function, whose code runs after the call. Open the block inside it: "
+                "with memvec.attached(…)."
+            )
+        if not inspect.iscoroutinefunction(function):
+            return super().__call__(function)
+
+        @functools.wraps(function)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with self._recreate_cm():
+                return await function(*args, **kwargs)
+
+        return call
+
     def _recreate_cm(self) -> attached:
-        return attached(*self._arguments)  # as a decorator: a block for each call of the function
+        made = copy.copy(self)  # as a decorator: a block for each call of the function
+        made._block = None
+        return made
 
 
 class _Rows:
     """Puts memories into rows of ids that somebody else has put together."""
 
-    def __init__(self, where: Places, pad: int, memories: Sequence[Any]) -> None:
-        self.where, self.pad, self.memories = where, pad, memories
+    def __init__(self, where: Places, pad: int, memories: Sequence[Any], check: Callable[[], None]) -> None:
+        self.where, self.pad, self.memories, self.check = where, pad, memories, check
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
         """The call with the memories in it. UsageError."""
-        if all(memory is None for memory in self.memories):
+        if self.memories and all(memory is None for memory in self.memories):
             return given
+        self.check()  # adapters may have been switched on, or weights changed, since the block was opened
         asked = {name: value for name, value in given.items() if name not in ("inputs", "input_ids", "attention_mask")}
         options.check(model, asked)
         ids = _ids(given)
@@ -131,9 +157,10 @@ def mask_of(model: Any, given: dict[str, Any], ids: Tensor) -> Tensor:
     """
     mask: Tensor | None = given.get("attention_mask")
     if mask is not None:
-        if tuple(mask.shape) != tuple(ids.shape):
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        if shape != tuple(ids.shape):
             raise UsageError(
-                f"the attention mask is {tuple(mask.shape)}, expected {tuple(ids.shape)} like the ids: memvec makes the "
+                f"the attention mask is {shape}, expected {tuple(ids.shape)} like the ids: memvec makes the "
                 "mask of the memory. Pass the tokenizer's mask, or none."
             )
         return mask
@@ -147,9 +174,9 @@ def mask_of(model: Any, given: dict[str, Any], ids: Tensor) -> Tensor:
 def _ids(given: dict[str, Any]) -> Tensor:
     named = [value for name in ("inputs", "input_ids") if (value := given.get(name)) is not None]
     ids = named[0] if len(named) == 1 else None
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not len(ids):
         raise UsageError(
-            "expected input_ids (rows, tokens) while a memory is attached. Pass the tokenizer's output with "
+            "expected input_ids (rows, tokens), at least one row, while a memory is attached. Pass the tokenizer's output with "
             "return_tensors='pt'."
         )
     return ids

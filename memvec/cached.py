@@ -17,9 +17,8 @@ from memvec.adapters import unwrapped
 from memvec.caches import cache_argument, cache_of, recurrent, sliding
 from memvec.dispatch import mark
 from memvec.errors import UsageError
-from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.prefix import Embedded, Prompt, Prompts, Template, as_memories, embed, pad_id, tensor
+from memvec.prefix import Embedded, Owners, Prompt, Prompts, Template, as_memories, embed, pad_id, tensor
 from memvec.prompts import as_prompts
 from memvec.template import Frame, frame
 
@@ -43,20 +42,24 @@ class CachedMemory:
             FingerprintError: The memory belongs to another model, or the model has active adapters.
             UsageError: The model keeps no keys and values.
         """
-        as_memories(memory)
-        self._owner, self._allow_adapters = memory.identity if check else None, allow_adapters
+        self._owners = Owners.of(tokenizer, as_memories(memory) if check else [], allow_adapters)
         self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
         if recurrent(self.model):
             raise UsageError(
                 "a state-space model cannot go on from a state by several tokens at once in transformers. "
                 "Use memory.generate_kwargs, which puts the memory in front of each prompt."
             )
-        self.check(model)
+        self._owners.check(model)
         options.check(self.model, {})
         self.now = datetime.now()  # a template that writes the date goes on with that of the cache
         self.before = frame(tokenizer, "", template, True, now=self.now).before
         self.vectors = tensor(memory)
         start = embed(self.model, [(Frame(self.before, ()), self.vectors)])
+        if not start.inputs_embeds.shape[1]:
+            raise UsageError(
+                f"{', '.join(memory.documents) or 'the memory'} has no vectors, and nothing stands before it, so there is "
+                "nothing to keep. Use memory.generate_kwargs."
+            )
         with torch.inference_mode():
             out = self.model(
                 inputs_embeds=start.inputs_embeds, attention_mask=start.attention_mask, use_cache=True, logits_to_keep=1
@@ -64,11 +67,6 @@ class CachedMemory:
         self.length = start.inputs_embeds.shape[1]  # H
         self._cache = cache_of(out)
         self.sliding = sliding(self._cache)
-
-    def check(self, model: Any) -> None:
-        """Refuse a model that is not the memory's, as it is in memory now. FingerprintError."""
-        if self._owner is not None:
-            check_model(model, self.tokenizer, self._owner, allow_adapters=self._allow_adapters)
 
     @property
     def bytes(self) -> int:
@@ -89,9 +87,11 @@ class CachedMemory:
         for a model that has such layers the memory is run again in front of such rows.
 
         Raises:
+            FingerprintError: The model or the tokenizer was changed since.
             UsageError: Other words stand before the memory than this cache was made with.
         """
         texts = as_prompts(prompts)
+        self._owners.check(self.model)  # before its embeddings are asked for tokens that were added since
         frames = [frame(self.tokenizer, text, self.template, True, now=self.now) for text in texts]
         if any(row.before != self.before for row in frames):
             raise UsageError(
@@ -100,10 +100,9 @@ class CachedMemory:
             )
         whole = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
         plain = self.sliding and len({len(row.after) for row in frames}) > 1
-        carried = {
-            **whole.generate_kwargs(),
-            "inputs_embeds": mark(whole.inputs_embeds, _CachedPrompt(self, whole, plain)),
-        }
+        carrier = _CachedPrompt(self, whole, plain)
+        made = whole.generate_kwargs()
+        carried = {**made, "inputs_embeds": mark(made["inputs_embeds"], carrier)}
         if plain:
             return carried
         # transformers takes of each row the last columns, those behind what the cache holds: padding stands between.
@@ -111,7 +110,7 @@ class CachedMemory:
         mask[:, : self.length] = 1
         for seen, row in zip(mask, frames, strict=True):
             seen[self.length : len(seen) - len(row.after)] = 0
-        return {**carried, "attention_mask": mask, cache_argument(self.model): self.copy(len(frames))}
+        return {**carried, "attention_mask": mask, cache_argument(self.model): mark(self.copy(len(frames)), carrier)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,10 +127,13 @@ class _CachedPrompt:
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
         """The call with a cache of its own, as many rows as its beams take. FingerprintError, UsageError."""
-        self.cached.check(model)  # it may be another object, or have been changed since
+        if model.dtype != (of := self.cached._cache.layers[0].keys.dtype):
+            raise UsageError(
+                f"the cache is in {of}, the model in {model.dtype}. Make the cache again: memory.as_cache(…)."
+            )
         name = cache_argument(model)
         given = {key: value for key, value in given.items() if key != name}
-        made = Prompt(self.whole.pad).arguments(model, given)
+        made = Prompt(self.whole.pad, self.cached._owners).arguments(model, given)
         if self.plain or options.resolve(model, given, "cache_implementation"):
             return {**made, "attention_mask": self.whole.attention_mask}
         beams = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))

@@ -7,12 +7,11 @@ of it takes nothing along, and calls of other threads and tasks stay as they are
 
 from __future__ import annotations
 
-import asyncio
+import dis
 import functools
 import inspect
 import itertools
 import sys
-import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -21,10 +20,13 @@ from typing import Any, Protocol
 
 from memvec.caches import CACHE_NAMES
 from memvec.errors import UsageError
+from memvec.guard import Lock
 
 MARK = "_memvec_prompt"  # attribute of embeddings and caches that memvec made
+MANAGERS = ("contextlib", "_pytest", "pytest_asyncio")  # packages whose code runs generators as managers and fixtures
 READY = object()  # the mark of those that need nothing more
-_LOCK = threading.RLock()
+AFTER_AWAIT = 3  # argument of the instruction RESUME, see `dis`
+_LOCK = Lock()
 _ORDER = itertools.count()
 
 
@@ -43,8 +45,7 @@ class Block:
     model: Any  # the transformers model inside wrappers
     carrier: Carrier
     frame: types.FrameType  # of the code that the block is in
-    managed: bool  # is `frame` a generator that contextlib runs as a context manager?
-    origin: tuple[int, Any] = field(default_factory=lambda: _here())
+    managed: bool  # is `frame` a generator that is run as a context manager, or as a fixture?
     number: int = field(default_factory=lambda: next(_ORDER))
     open: bool = True
 
@@ -53,10 +54,9 @@ class Block:
         """Does the block count for code that has its context, but is not called from its frame?
 
         It does in tasks and threads that inherited the context, and behind a helper that opened the block and returned.
-        It does not for the code that resumes a generator which is suspended inside the block.
+        It does not while the block's code is a generator that has yielded: then the code is that of whoever takes the items.
         """
-        generator = self.frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
-        return self.open and (not generator or self.managed or self.origin != _here())
+        return self.open and (self.managed or not _yielded(self.frame))
 
 
 _BY_FRAME: dict[types.FrameType, list[Block]] = {}
@@ -66,8 +66,9 @@ _IN_CONTEXT: ContextVar[tuple[Block, ...]] = ContextVar("memvec_attached", defau
 def open_block(model: Any, carrier: Carrier, frame: types.FrameType) -> Block:
     """Open a block in the code that `frame` runs."""
     resumer = frame.f_back
-    block = Block(model, carrier, frame, resumer is not None and resumer.f_globals.get("__name__") == "contextlib")
-    with _LOCK:
+    runs = "" if resumer is None else str(resumer.f_globals.get("__name__"))
+    block = Block(model, carrier, frame, runs.partition(".")[0] in MANAGERS)
+    with _LOCK():
         _BY_FRAME.setdefault(frame, []).append(block)
     _IN_CONTEXT.set((*_IN_CONTEXT.get(), block))
     return block
@@ -75,7 +76,7 @@ def open_block(model: Any, carrier: Carrier, frame: types.FrameType) -> Block:
 
 def close_block(block: Block) -> None:
     """Close a block, from whatever thread, task or context; again, if need be."""
-    with _LOCK:
+    with _LOCK():
         block.open = False
         rest = [other for other in _BY_FRAME.pop(block.frame, []) if other is not block]
         if rest:
@@ -105,13 +106,27 @@ def mark(value: Any, carrier: Carrier | object) -> Any:
 
 def install(model: Any) -> None:
     """Put the dispatcher on the class of a transformers model, if it is not there. Safe with many threads."""
-    cls = type(model)
-    if isinstance(vars(cls).get("generate"), _Entrance):
+    _put_on(type(model))
+
+
+def install_early() -> None:
+    """Put the dispatcher on what all models of transformers inherit, once transformers is there.
+
+    Python takes `model.generate` before it makes the arguments of `model.generate(**memory.generate_kwargs(…))`, so that the
+    first call would have a method without it.
+    """
+    mixin = getattr(sys.modules.get("transformers.generation.utils"), "GenerationMixin", None)
+    if mixin is not None:
+        _put_on(mixin)
+
+
+def _put_on(cls: Any) -> None:
+    if all(isinstance(inspect.getattr_static(cls, name, None), _Entrance) for name in _ENTRANCES):
         return
-    with _LOCK:
+    with _LOCK():
         for name, dispatched in _ENTRANCES.items():
             original = inspect.getattr_static(cls, name, None)
-            if callable(original) and not isinstance(vars(cls).get(name), _Entrance):
+            if callable(original) and not isinstance(original, _Entrance):
                 setattr(cls, name, _Entrance(original, dispatched))
 
 
@@ -182,16 +197,25 @@ def _named(original: Any, model: Any, args: Sequence[Any], kwargs: dict[str, Any
     """All arguments of a call by name."""
     if not args:
         return dict(kwargs)
-    bound = inspect.signature(original).bind_partial(model, *args).arguments
+    signature = inspect.signature(original)
+    if any(taken.kind is taken.VAR_POSITIONAL for taken in signature.parameters.values()):  # it passes them on
+        from transformers import GenerationMixin
+
+        signature = inspect.signature(GenerationMixin.generate)
+    bound = signature.bind_partial(model, *args).arguments
     positional = list(bound.items())[1:]  # without the model
     if twice := [name for name, _ in positional if name in kwargs]:
         raise TypeError(f"generate() got multiple values for argument {twice[0]!r}")
     return {**dict(positional), **kwargs}
 
 
-def _here() -> tuple[int, Any]:
-    """The thread and, where one runs, the asyncio task."""
-    try:
-        return threading.get_ident(), asyncio.current_task()
-    except RuntimeError:  # no event loop in this thread
-        return threading.get_ident(), None
+def _yielded(frame: types.FrameType) -> bool:
+    """Is this a generator that waits at a `yield`? One that runs, or waits at an `await`, is at work on its block."""
+    if not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return False
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if at < 0 or dis.opname[code[at]] not in ("YIELD_VALUE", "YIELD_FROM"):
+        return False
+    if sys.version_info < (3, 11):  # `await` and `yield from` are one there
+        return dis.opname[code[at]] == "YIELD_VALUE" or bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
+    return code[at + 2] == dis.opmap["RESUME"] and code[at + 3] & 3 != AFTER_AWAIT

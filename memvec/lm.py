@@ -23,7 +23,7 @@ from memvec.errors import UsageError
 from memvec.fused import Fused
 from memvec.guard import loading_alone
 from memvec.rotary import isolate
-from memvec.suitability import check_config, check_model, open_embeddings
+from memvec.suitability import check_config, check_model, open_embeddings, tied
 
 LEAD = "\n"  # what stands before texts whose tokenizer would change a space at their start
 
@@ -66,7 +66,7 @@ class FrozenLM:
                 trust_remote_code=False,
                 use_safetensors=True,
             )
-        isolate(self.model.eval().requires_grad_(False).to(device))
+        isolate(tied(self.model).eval().requires_grad_(False).to(device))
         self.dtype = dtype
         self.device = torch.device(device)
         self.recurrent, self._cache = recurrent(self.model), cache_argument(self.model)

@@ -5,6 +5,7 @@ Letters: M vectors, D width.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memvec.arguments import checked, choice
+from memvec.dispatch import install_early
 from memvec.errors import ConditioningError, NoContentError, UsageError
+from memvec.guard import loading_alone
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Fingerprint, Identity, Record, Vectors
 from memvec.unpacking import missing
@@ -30,6 +33,10 @@ class Memory:
     parts: tuple[Vectors, ...]  # (M_i, D) float16, one for each record
     fingerprint: Fingerprint
     probe: Mapping[str, Any] = field(default_factory=dict)  # what the store's model said; tells more of a loaded model
+
+    def __post_init__(self) -> None:
+        """Get transformers' `generate` ready for it."""
+        install_early()
 
     @property
     def identity(self) -> Identity:
@@ -49,6 +56,8 @@ class Memory:
         """Both, this one first. FingerprintError when they belong to different models."""
         from memvec.identity import check_fingerprint
 
+        if not isinstance(other, Memory):
+            return NotImplemented
         check_fingerprint(self.fingerprint, other.fingerprint)
         return Memory(
             self.documents + other.documents, self.parts + other.parts, self.fingerprint, self.probe or other.probe
@@ -75,6 +84,8 @@ def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = 
     measuring that.
     """
     opened = store if isinstance(store, Store) else Store.open(store)
+    with contextlib.suppress(ImportError), loading_alone():
+        import transformers.generation.utils  # noqa: F401 - Memory puts the dispatcher there, before a model is used
     names = (documents,) if isinstance(documents, str) else tuple(documents)
     live = opened.documents()
     parts: list[Vectors] = []

@@ -119,7 +119,7 @@ OPTIONS: dict[str, Rule] = {
     "length_penalty": _yes(),
     "guidance_scale": _yes("the guided side has the memory, the unguided side has not"),
     "watermarking_config": _yes(),
-    "token_healing": _no("it changes the prompt's ids behind the embeddings' back", False),
+    "token_healing": _no("it changes the prompt's ids, and the embeddings would stay as they are", False),
     "encoder_repetition_penalty": _no("transformers drops it where the prompt is given as embeddings", 1, 1.0),
     "encoder_no_repeat_ngram_size": _no("transformers drops it where the prompt is given as embeddings", 0),
     # what comes back

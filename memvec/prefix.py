@@ -22,8 +22,8 @@ from memvec.dispatch import READY, install, mark
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.prompts import as_prompts
-from memvec.template import Frame, Messages, frame
+from memvec.template import Frame, Messages
+from memvec.types import Identity
 
 Prompts = str | Messages | Sequence[str] | Sequence[Messages]
 Memories = Memory | None | Sequence[Memory | None]
@@ -39,6 +39,7 @@ class Embedded:
     inputs_embeds: Tensor  # (B, P, D) in the model's dtype
     attention_mask: Tensor  # (B, P)
     pad: int = 0  # id of the padding token
+    owners: Owners | None = None  # what the memories belong to, where that is to be checked
 
     @property
     def position_ids(self) -> Tensor:
@@ -49,9 +50,33 @@ class Embedded:
         """Return arguments for `model.generate`, whose output begins with `input_ids`."""
         return {
             "input_ids": self.input_ids,
-            "inputs_embeds": mark(self.inputs_embeds, Prompt(self.pad)),
+            "inputs_embeds": mark(self.inputs_embeds, Prompt(self.pad, self.owners)),
             "attention_mask": self.attention_mask,
         }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owners:
+    """What memories belong to, for a comparison with a model as it is in memory at that moment."""
+
+    tokenizer: Any
+    identities: tuple[Identity, ...]
+    allow_adapters: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, memories: Sequence[Memory | None], allow_adapters: bool) -> Owners:
+        """Those of some memories."""
+        different = {id(memory): memory.identity for memory in memories if memory is not None}
+        return cls(tokenizer, tuple(different.values()), allow_adapters)
+
+    def __deepcopy__(self, memo: Any) -> Owners:
+        """Copies of embeddings share it: it holds the tokenizer."""
+        return self
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that is another one, or has active adapters. FingerprintError."""
+        for identity in self.identities:
+            check_model(model, self.tokenizer, identity, allow_adapters=self.allow_adapters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +84,17 @@ class Prompt:
     """What the dispatcher does with a call that has embedded prompts of `generate_kwargs`."""
 
     pad: int
+    owners: Owners | None
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """The call, its options checked and its lengths counted in new tokens. UsageError."""
+        """The call, its options checked and its lengths counted in new tokens. FingerprintError, UsageError."""
+        if self.owners is not None:
+            self.owners.check(model)  # it may be another one than the prompts were made for, or changed since
         asked = {name: value for name, value in given.items() if name not in PROMPT_ARGUMENTS}
         options.check(model, asked)
         prompt = {name: given[name] for name in PROMPT_ARGUMENTS if given.get(name) is not None}
-        length = (
-            prompt["input_ids"].shape[1] if "input_ids" in prompt else 0
-        )  # without them the output is new tokens alone
-        embeds = prompt["inputs_embeds"]
+        ids, embeds = prompt.get("input_ids"), prompt["inputs_embeds"]
+        length = 0 if ids is None else ids.shape[1]  # without ids the output is the new tokens alone
         ready = {"inputs_embeds": mark(embeds.view_as(embeds), READY)}
         return {**options.settle(model, asked, length, self.pad), **prompt, **ready}
 
@@ -97,64 +123,6 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
         mask[i, length - len(piece) :] = 1
         tokens[i, tokens.shape[1] - len(own) :] = torch.tensor(own, dtype=torch.long, device=device)
     return Embedded(tokens, embeds, mask, pad)
-
-
-def prompts_with(
-    model: Any,
-    tokenizer: Any,
-    prompts: Prompts,
-    memories: Memories,
-    template: Template = "auto",
-    check: bool = True,
-    *,
-    allow_adapters: bool = False,
-) -> Embedded:
-    """Put a memory in front of each prompt, or one in front of all, as one batch.
-
-    Args:
-        model: A transformers model, also inside PEFT, torch.compile or DataParallel.
-        tokenizer: Its tokenizer.
-        prompts: Text or chat messages, one prompt or several.
-        memories: One memory for all, None for none, or one (or None) for each prompt.
-        template: "chat", "text", or "auto" for a chat where the tokenizer has a template.
-        check: Compare the model, as it is in memory, with what the memories belong to.
-        allow_adapters: Take a model with active adapters, such as a LoRA, whose weights below them are right.
-
-    Raises:
-        FingerprintError: The model is another one, or has active adapters.
-        UsageError: The number of memories differs, a prompt is none, or the template has no place for a memory.
-    """
-    texts = as_prompts(prompts)
-    given = as_memories(memories)
-    given = given * len(texts) if not isinstance(memories, Sequence) else given
-    if len(given) != len(texts):
-        raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
-    for memory in {id(m): m for m in given if m is not None}.values() if check else ():
-        check_model(model, tokenizer, memory.identity, allow_adapters=allow_adapters)
-    rows = [
-        (frame(tokenizer, text, template, memory is not None), None if memory is None else tensor(memory))
-        for text, memory in zip(texts, given, strict=True)
-    ]
-    return embed(model, rows, pad_id(tokenizer))
-
-
-def generate_kwargs(
-    model: Any, tokenizer: Any, prompts: Prompts, memories: Memories, template: Template = "auto", **options: Any
-) -> dict[str, Any]:
-    """Return arguments for `model.generate`, which gives the prompts' ids and then what is new. As `prompts_with`."""
-    return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
-
-
-def as_memories(memories: Any) -> list[Memory | None]:
-    """Return one memory or several as a list. UsageError for anything else."""
-    several = isinstance(memories, Sequence) and not isinstance(memories, str | bytes)
-    given = list(memories) if several else [memories]
-    for memory in given:
-        if memory is not None and not isinstance(memory, Memory):
-            raise UsageError(
-                f"expected a Memory or None, found a {type(memory).__name__}. Load one with memvec.load_memory(store, documents)."
-            )
-    return given
 
 
 def tensor(memory: Memory) -> Tensor:

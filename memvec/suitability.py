@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memvec.causes import out_of_memory, own_mistake
 from memvec.checkpoint import load_config
-from memvec.errors import UnsupportedModelError
+from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
 
 if TYPE_CHECKING:
@@ -76,3 +76,22 @@ def _far(found: Tensor, expected: Tensor) -> bool:
         return True
     off = (found.float() - expected.float()).abs().max()
     return bool(off > 0.02 * expected.float().abs().max() + 0.1)
+
+
+def tied(model: Any) -> Any:
+    """The model, its head tied where its configuration says so.
+
+    While another thread of the program loads a model, transformers ties none; after two such loads at once, for good.
+    UsageError where weights are missing still.
+    """
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    ties = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    if ties and head is not None and head.weight is not inputs.weight and head.weight.shape == inputs.weight.shape:
+        head.weight = inputs.weight
+    missing = [name for name, value in model.named_parameters() if value.is_meta]
+    if missing:
+        raise UsageError(
+            f"{missing[0]} was not loaded, since another thread loaded a model with transformers at the same time. "
+            "Load models one after another, and try again."
+        )
+    return model

@@ -8,10 +8,11 @@ Letters: V vocabulary of the checkpoint.
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,17 +105,22 @@ def with_files(model: Any, folder: Path) -> Compared:
     differing: list[str] = []
     unlike: list[str] = []
     more: dict[str, Tensor] = {}
-    own = _as_saved(model, parameters(model))
+    own, outside = _as_saved(model, parameters(model)), _outside(model)
     share = min(1.0, WHOLE / max(1, sum(value.numel() for _, value in own)))
     for name, value in own:
         found = next((other for other in _spellings(model, name) if other in places), None)
+        if found is None and value.is_meta and _tied_head(model, name):  # accelerate parts tied tensors
+            found = checkpoint.embedding_name(list(places))
         if found is None:
             more[name] = value
             continue
         left.pop(found, None)
         tied.add(_address(value))
-        if value.is_meta:  # offloaded: read from files whenever it is used, so that nothing was written to it
-            continue
+        if value.is_meta:
+            if name not in outside:  # nothing says where it is
+                unlike.append(found)
+                continue
+            value = outside[name]()
         judged = _equal(value, places[found], share, whole_rows=found.endswith(RESIZED))
         if judged is not True:
             (unlike if judged is None else differing).append(found)
@@ -164,6 +170,18 @@ def parameters(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for name, module in model._modules.items():
         if module is not None:
             yield from parameters(module, f"{prefix}{name}.")
+
+
+def _outside(model: Any) -> dict[str, Callable[[], Tensor]]:
+    """How to read the parameters that accelerate keeps outside a model until they are used, by their names."""
+    found: dict[str, Callable[[], Tensor]] = {}
+    for prefix, module in model.named_modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            if (kept := getattr(one, "weights_map", None)) is not None:
+                names = [name for name, value in module._parameters.items() if value is not None]
+                found |= {f"{prefix}.{name}".lstrip("."): functools.partial(kept.__getitem__, name) for name in names}
+    return found
 
 
 def _as_saved(model: Any, parts: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
@@ -218,9 +236,12 @@ def _spellings(model: Any, name: str) -> list[str]:
 def _passed_over(model: Any, name: str) -> bool:
     """Does transformers leave this tensor of a checkpoint aside when it loads this model?"""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return _tied_head(model, name) or any(re.search(pattern, name) for pattern in patterns)
+
+
+def _tied_head(model: Any, name: str) -> bool:
     config = model.config.get_text_config()
-    head = name.endswith("lm_head.weight") and bool(getattr(config, "tie_word_embeddings", False))
-    return head or any(re.search(pattern, name) for pattern in patterns)
+    return name.endswith("lm_head.weight") and bool(getattr(config, "tie_word_embeddings", False))
 
 
 def _values(model: Any) -> list[Tensor]:

@@ -166,3 +166,17 @@ def test_refusals(model: Any, chat: Any, owner: Any) -> None:
     talk = [{"role": "user", "content": PROMPTS[1]}]
     with pytest.raises(UsageError, match="user's message was not found"):
         pipe(talk, memory=memory, tokenizer_encode_kwargs={"truncation": True, "max_length": 4}, **GREEDY)
+
+
+def test_memories_and_prompts_as_iterators_and_at_construction(model: Any, tokenizer: Any, owner: Any) -> None:
+    memories = [memory_of(owner, 3), None, memory_of(owner, 4, 1)]
+    options = {"return_full_text": False, **GREEDY}
+    wanted = made(model, tokenizer)(PROMPTS, memory=memories, **options)
+    assert made(model, tokenizer)(iter(PROMPTS), memory=iter(memories), **options) == wanted
+    assert made(model, tokenizer, memory=memories)(PROMPTS, **options) == wanted
+
+
+@pytest.mark.parametrize("wrong", ["a.txt", {"a": 1}, ["a.txt"], np.zeros((2, 3))])
+def test_what_is_no_memory_is_refused(model: Any, tokenizer: Any, wrong: Any) -> None:
+    with pytest.raises(UsageError, match="in place of a memory"):
+        made(model, tokenizer)(PROMPTS[0], memory=wrong, **GREEDY)

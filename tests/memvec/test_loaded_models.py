@@ -331,6 +331,38 @@ class TestTokenizer:
             check_model(model, tokenizer, owner)
 
 
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_what_accelerate_keeps_outside_is_compared_too(
+    model: Any, tokenizer: Any, owner: Any, where: str, tmp_path: Path
+) -> None:
+    import accelerate
+
+    def offloaded(one: Any) -> Any:
+        options = {"execution_device": torch.device("cpu")}
+        if where == "cpu":
+            return accelerate.cpu_offload(one, **options)
+        return accelerate.disk_offload(one, tmp_path / str(id(one)), **options)
+
+    edited = copy.deepcopy(model)
+    nudge(edited.model.layers[0].self_attn.q_proj.weight)
+    check_model(offloaded(model), tokenizer, owner)
+    with pytest.raises(FingerprintError, match="q_proj"):
+        check_model(offloaded(edited), tokenizer, owner)
+
+
+def test_memvec_loads_a_model_also_where_transformers_was_left_tying_none(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PreTrainedModel
+
+    from memvec.lm import FrozenLM
+
+    # So it stays once two threads of a program have loaded models with transformers at the same time.
+    monkeypatch.setattr(PreTrainedModel, "tie_weights", lambda *args, **options: None)
+    lm = FrozenLM(Path(tiny))
+    assert lm.head is lm.table
+
+
 def test_the_second_look_is_cheap(model: Any, tokenizer: Any, owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     check_model(model, tokenizer, owner)
     for module, name in ((identity, "fingerprint_folder"), (weights, "with_files"), (traits, "vocabulary_of")):
