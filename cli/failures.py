@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from memvec.causes import out_of_memory
 from memvec.cli.streams import reason
 from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError, ReadError, WriteError
 
@@ -17,8 +18,8 @@ def typed(error: Exception) -> Exception:
     """The error of memvec for what the system refused; any other error as it is."""
     if isinstance(error, MemvecError):
         return error
-    if isinstance(error, MemoryError):
-        return OutOfMemoryError("the memory is used up. Close other programs, or make what is done at once smaller.")
+    if out_of_memory(error):
+        return OutOfMemoryError("finish the command", error)
     if not isinstance(error, OSError) or isinstance(error, ImportError):
         return error
     place, said = _place(error), reason(error)
