@@ -191,6 +191,15 @@ def path_or(other: Rule) -> Rule:
     return rule
 
 
+def optional(other: Rule) -> Rule:
+    """None, or what another rule accepts. For a parameter whose default is something else."""
+
+    def rule(name: str, value: Any) -> Any:
+        return None if value is None else other(name, value)
+
+    return rule
+
+
 def function(name: str, value: Any) -> Any:
     """Something that can be called."""
     if not callable(value):

@@ -116,7 +116,7 @@ def unload(keep: int = 0) -> int:
         How many models were dropped.
 
     Raises:
-        UsageError: `keep` is negative.
+        UsageError: `keep` is negative or no whole number.
     """
     with _models_lock():
         dropped = _trim(keep)

@@ -26,7 +26,7 @@ OTHERS = {
     "Searcher.search": searching.Searcher.search,
 }
 # Functions whose arguments are checked elsewhere, or that have none.
-UNCHECKED = {"attached": "tests/memvec/test_prefix.py", "models": "no arguments"}
+UNCHECKED = {"attached": "tests/memvec/test_attach.py", "models": "no arguments"}
 FUNCTIONS = {name: function for name, function in (EXPORTED | OTHERS).items() if name not in UNCHECKED}
 
 NUMBERS: list[Any] = ["3", "", b"3", [3], {}, math.nan, True, None]
@@ -57,6 +57,7 @@ WRONG: dict[str, list[Any]] = {
     "generate": ["x", 3],
     "include": LISTS,
     "k": [*COUNTS, 10_001],
+    "keep": [*NUMBERS, -1, 1.5],
     "keys": LISTS,
     "keep": [*NUMBERS, -1, 1.5],
     "kind": ["Exact", "", None, b"exact", 3, ["exact"]],
@@ -104,7 +105,10 @@ REQUIRED: dict[str, Any] = {
     "file": "no/file", "document": "a.txt", "name": "a.txt", "documents": ["a.txt"], "prompt": "words", "query": "words",
     "questions": "no/questions", "texts": {"a": "text"}, "model": "no/model", "count": 3, "self": None,
 }  # fmt: skip
-OWN = {("verify", "sample"): ["x", "", "0", "101%", True, 1.5, -1, "5%%", b"5%"]}  # here it is a count or a share
+OWN = {
+    ("verify", "sample"): ["x", "", "0", "101%", True, 1.5, -1, "5%%", b"5%"],  # here it is a count or a share
+    ("retrieve", "min_score"): ["3", "AUTO", [3], math.nan, True],  # None takes every hit here
+}
 
 
 def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
