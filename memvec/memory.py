@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memvec.arguments import checked, choice
-from memvec.errors import ConditioningError, NoContentError, UsageError
+from memvec.errors import ConditioningError, NoContentError
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Fingerprint, Identity, Record, Vectors
 from memvec.unpacking import missing
@@ -86,8 +86,6 @@ def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = 
 
 
 def _records(store: Store, stored: StoredDocument, kind: str) -> list[Record]:
-    if kind not in ("context", "exact"):
-        raise UsageError(f"kind is {kind!r}, expected context or exact.")
     refs: Sequence[RecordRef] = stored.memory if kind == "context" else stored.records
     if kind == "context" and not refs:
         raise ConditioningError(stored.document.name, str(store.path))

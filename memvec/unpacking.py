@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from memvec.arguments import checked, choice, literal
 from memvec.colliding import file_names
@@ -189,8 +189,6 @@ class _Choice:
 
 
 def _choose(path: str | Path, globs: Sequence[str], on_error: OnError) -> _Choice:
-    if on_error not in get_args(OnError):
-        raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(get_args(OnError))}.")
     if on_error == "fail":
         store = Store.open(path)
         whole, skipped = _readable(select(store, globs))
