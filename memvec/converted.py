@@ -7,7 +7,6 @@ first used and whenever one of them has another date, size or inode than before 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -25,8 +24,9 @@ from memvec import identity_cache
 from memvec.cache_folder import roots
 from memvec.causes import readable
 from memvec.errors import MemvecError, WriteError
-from memvec.formats import canonical
+from memvec.formats import canonical, files
 from memvec.guard import loading_alone
+from memvec.traits import sha256
 
 LIST = "converted.json"
 LIST_VERSION = 1
@@ -37,9 +37,9 @@ STALE_SECONDS = 600.0  # since anything in it was written, of a scratch folder t
 ABSENT = "it is not there"
 
 
-def targets(name: str, sha256: str) -> list[Path]:
+def targets(name: str, digest: str) -> list[Path]:
     """Where the checkpoint of a GGUF file may be: in the cache, or in the place for when that cannot be used."""
-    return [root / FOLDER / f"{name}-{sha256[:12]}" for root in roots()]
+    return [root / FOLDER / f"{name}-{digest[:12]}" for root in roots()]
 
 
 def fault(target: Path) -> str:
@@ -94,11 +94,9 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
 
 
 def seal(folder: Path) -> None:
-    """Write the list of the files in `folder`. OSError."""
+    """Write the list of the files in `folder`. OSError, WriteError."""
     body = {"version": LIST_VERSION, "files": _digests(folder)}
-    scratch = folder / f".{LIST}-{secrets.token_hex(4)}"
-    scratch.write_bytes(canonical.dumps({"list": body, "sha256": hashlib.sha256(canonical.dumps(body)).hexdigest()}))
-    os.replace(scratch, folder / LIST)
+    files.write_atomically(folder / LIST, canonical.dumps({"list": body, "sha256": sha256(body)}))
 
 
 def _write(gguf: Path, scratch: Path) -> None:
@@ -123,7 +121,7 @@ def _listed(target: Path) -> Mapping[str, str] | None:
     try:
         kept: dict[str, Any] = json.loads((target / LIST).read_bytes())
         body = kept["list"]
-        whole = hashlib.sha256(canonical.dumps(body)).hexdigest() == kept["sha256"] and body["version"] == LIST_VERSION
+        whole = sha256(body) == kept["sha256"] and body["version"] == LIST_VERSION
         found: dict[str, str] | None = dict(body["files"]) if whole else None
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -133,16 +131,7 @@ def _listed(target: Path) -> Mapping[str, str] | None:
 def _digests(folder: Path) -> dict[str, str]:
     """The sha256 of each file; those that a file manager puts there begin with a dot and do not count."""
     there = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != LIST]
-    return {file.name: sha256_of(file) for file in there if not file.name.startswith(".")}
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {file.name: files.sha256_of(file) for file in there if not file.name.startswith(".")}
 
 
 @contextlib.contextmanager

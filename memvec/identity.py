@@ -159,7 +159,7 @@ def check_weights(model: Any, known: Identity) -> None:
 
     if weights.looked_at(model, known.fingerprint):
         return
-    with weights.looking:
+    with weights.looking():
         if not weights.looked_at(model, known.fingerprint):
             mark = weights.Mark(model)
             _look_at_weights(model, known)

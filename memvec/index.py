@@ -191,7 +191,7 @@ def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
     try:
         files.size_of(folder.parent, f"{folder.name}/{file.name}")
         data = _read(folder, info.embedder_id, "space", 4 * info.width * (1 + AXES))
-        if hashlib.sha256(data).hexdigest() != info.space or _digest(file) != info.sha256:
+        if hashlib.sha256(data).hexdigest() != info.space or files.sha256_of(file) != info.sha256:
             return None  # FAISS itself reads a changed file without a word
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         rows = np.frombuffer(data, "<f4").reshape(-1, info.width)
@@ -232,14 +232,6 @@ def _read(folder: Path, embedder_id: str, ending: str, most: int) -> bytes:
 def _mark(info: IndexInfo) -> Path:
     """What is in the cache once an index was built with it: a mark with the index's digest in its name."""
     return cache_root() / "indexes" / hashlib.sha256(f"{info.sha256} {info.space}".encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while piece := handle.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _first(error: Exception) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from memvec import checkpoint, traits
 from memvec.adapters import is_adapted, modules, replaced
+from memvec.guard import Lock
 from memvec.types import Fingerprint
 
 SAMPLED = 64  # parameters on a GPU whose values a stamp holds; on a CPU it holds some of all
@@ -76,7 +76,7 @@ class Mark:
 
 
 _seen: weakref.WeakKeyDictionary[Any, dict[str, Mark]] = weakref.WeakKeyDictionary()
-looking = threading.RLock()  # of many threads that meet a new model one looks at its weights
+looking = Lock()  # of many threads that meet a new model one looks at its weights
 
 
 def looked_at(model: Any, expected: Fingerprint) -> bool:
