@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common, printable
+from memvec.cli.output import Output, common
 from memvec.cli.render import documents as table
 from memvec.inspection import listing
+from memvec.plain_text import printable
 
 
 @click.command("list")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from memvec.cli.output import Output, common, pairs, printable
+from memvec.cli.output import Output, common, pairs
 from memvec.errors import UsageError
+from memvec.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.searching import Hit

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memvec.cli.output import Output, clock, common, printable
+from memvec.cli.output import Output, clock, common
 from memvec.cli.streams import emit
 from memvec.errors import PartialError, UsageError
+from memvec.plain_text import printable
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import UnpackReport
 

@@ -17,6 +17,7 @@ import click
 
 from memvec.cli.streams import ReaderGoneError, emit, is_terminal
 from memvec.errors import UsageError, WriteError
+from memvec.plain_text import printable
 from memvec.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -193,11 +194,6 @@ def _shown(line: str) -> str:
     return line
 
 
-def printable(name: str) -> str:
-    """A name with control characters escaped, so that it cannot steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
 def printable_lines(text: str) -> str:
-    """The same of a message of several lines, which may hold a stranger's names."""
+    """A message of several lines, in which names may come from a stranger, as `printable` shows each line."""
     return "\n".join(map(printable, text.split("\n")))

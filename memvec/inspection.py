@@ -12,7 +12,7 @@ from memvec.arguments import checked
 from memvec.catalogue import KEY_DIGITS, Catalogue, answer
 from memvec.catalogue_file import UnreliableError
 from memvec.errors import NotFoundError, UsageError
-from memvec.names import near_misses, select
+from memvec.names import no_document, select
 from memvec.store import RecordRef, Store
 from memvec.summary import report
 from memvec.types import PackReport
@@ -105,8 +105,7 @@ def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
         return _record(store, found)
     if name in known.incomplete:
         raise NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    near = near_misses(name, known.names())
-    raise NotFoundError(f"no document {name!r} in {str(store.path)!r}.{near} `memvec list` shows the names.")
+    raise no_document(name, known.names(), store.path)
 
 
 def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:

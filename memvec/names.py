@@ -137,6 +137,12 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     return said
 
 
+def no_document(name: str, known: Iterable[str], store: object) -> NotFoundError:
+    """The error for a name that no document of a store has. `store` is its path."""
+    near = near_misses(name, known)
+    return NotFoundError(f"no document {name!r} in {str(store)!r}.{near} `memvec list` shows the names.")
+
+
 def _not_found(text: str, known: Iterable[str], removed: Collection[str] | None) -> NotFoundError:
     otherwise = "; nothing was removed" if removed is not None else ""
     if removed and text in removed:

@@ -1,4 +1,4 @@
-"""What of a document is text, which vectors can carry, and what is not."""
+"""Plain text: which bytes are text that vectors can carry, and how a name is shown in a message or on a terminal."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def as_text(data: bytes) -> str | None:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return None
+
+
+def printable(name: str) -> str:
+    """A name with control characters and bytes that are no UTF-8 escaped, so that it cannot steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -15,6 +15,7 @@ from memvec.errors import NotFoundError, UsageError
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import FILE_NAME
 from memvec.names import Patterns
+from memvec.plain_text import printable
 
 TRIES = 3  # readings of a file that is written to meanwhile
 MOST_UNSIZED = 16 * 1024**2  # bytes read of a file that says it is empty, as those of /proc do
@@ -168,7 +169,7 @@ class _Gathering:
         return found is not None and self._store is not None and os.path.samestat(found, self._store)
 
     def _skip(self, name: str, why: str) -> None:
-        self.skipped.append((_printable(name), _printable(why)))
+        self.skipped.append((printable(name), printable(why)))
 
 
 def check_given(source: Source) -> None:
@@ -222,8 +223,3 @@ def _why(error: Exception, path: Path) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)
-
-
-def _printable(name: str) -> str:
-    escaped = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)

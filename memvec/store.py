@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memvec import paths
 from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, ReadError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
@@ -54,7 +53,7 @@ class Store:
     @checked()
     def open(cls, path: str | Path) -> Store:
         """The store at `path`. NotFoundError, FormatTooNewError, StoreDamagedError or ReadError."""
-        path = paths.given(path, "store")
+        path = Path(path)
         try:
             if files.size_of(path, manifest.FILE_NAME) > manifest.MAX_BYTES:
                 raise Refusal("file-too-large", f"it is over the limit of {manifest.MAX_BYTES} bytes")

@@ -23,7 +23,7 @@ from memvec.errors import (
     UsageError,
 )
 from memvec.landing import Landing
-from memvec.names import near_misses, several
+from memvec.names import no_document, several
 from memvec.names import select as select_names
 from memvec.partial import write_partial
 from memvec.paths import outside
@@ -158,8 +158,7 @@ def missing(store: Store, name: str) -> NotFoundError:
     """The error for a document that is not there, or not whole."""
     if _is_version(store, name):
         return NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    near = near_misses(name, store.documents())
-    return NotFoundError(f"no document {name!r} in {str(store.path)!r}.{near} `memvec list` shows the names.")
+    return no_document(name, store.documents(), store.path)
 
 
 def select(store: Store, globs: Sequence[str], others: Collection[str] = ()) -> list[StoredDocument]:

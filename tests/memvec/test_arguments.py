@@ -59,7 +59,6 @@ WRONG: dict[str, list[Any]] = {
     "k": [*COUNTS, 10_001],
     "keep": [*NUMBERS, -1, 1.5],
     "keys": LISTS,
-    "keep": [*NUMBERS, -1, 1.5],
     "kind": ["Exact", "", None, b"exact", 3, ["exact"]],
     "limit": [*NUMBERS, -1, 1.5],
     "lock_wait": [*NUMBERS, -1, -math.inf],
