@@ -173,7 +173,7 @@ def print_error(kind: str, message: str, code: int, as_json: bool, said: bool = 
 
 
 def _valid(value: Any) -> Any:
-    """`value` without what JSON cannot say: null for numbers that are not finite, lone surrogates escaped."""
+    """`value` as JSON can express it: null for numbers that are not finite, lone surrogates escaped."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
@@ -195,5 +195,5 @@ def _shown(line: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """A message of several lines, in which names may come from a stranger, as `printable` shows each line."""
+    """Escape each line of a message as `printable` does: a stranger's store may have chosen the names in it."""
     return "\n".join(map(printable, text.split("\n")))

@@ -114,12 +114,12 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         raise refused(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # what went wrong first is what is said
+        with contextlib.suppress(OSError):  # the first error is the one to report
             scratch.unlink()
 
 
 def write_new(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
-    """Write a file that is not there yet, all of it or OSError; with `sync` it is on disk when this returns."""
+    """Write a new file. OSError if it exists or not all was written. With `sync` it is on disk when this returns."""
     # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     with os.fdopen(handle, "wb") as file:

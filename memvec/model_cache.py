@@ -168,7 +168,7 @@ def _packaged_file(known: KnownModel) -> Path | None:
 
 
 def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None, dict[Path, str]]:
-    """The converted checkpoint of a GGUF file that can be used; else None, and what is wrong in each place."""
+    """(usable checkpoint of a converted GGUF file or None, {place: what is wrong with the checkpoint there})."""
     faults: dict[Path, str] = {}
     for target in converted.targets(name, sha256):
         faults[target] = converted.fault(target)
@@ -180,7 +180,7 @@ def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None,
 
 
 def _adopted(target: Path, fingerprint: str) -> bool:
-    """Is a checkpoint without a list of its files, made by an older memvec, that of a known fingerprint? It gets a list."""
+    """Does a checkpoint of an older memvec, without a list of its files, have the known fingerprint? Then it gets a list."""
     if not (target / "config.json").is_file() or (target / converted.LIST).exists():
         return False
     if _fingerprint(target) != fingerprint:
@@ -220,7 +220,7 @@ def converted_before(gguf: Path) -> Path | None:
     """The checkpoint that was made of a GGUF file before and can be used, or None. Nothing is converted."""
     made = f"{glob.escape(gguf.stem)}-*"
     if not any(any(target.parent.glob(made)) for target in converted.targets(gguf.stem, "")):
-        return None  # to know the file's digest would take long for nothing
+        return None  # hashing a large file would take long
     return _usable(gguf.stem, _digest(gguf))[0]
 
 

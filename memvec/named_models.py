@@ -1,7 +1,7 @@
-"""Models that a store names: which of them are used when the caller names none.
+"""Find the model that a store names, when the caller names none.
 
-A store may come from a stranger. What it names is found here or not at all: nothing is downloaded or converted for it, and nothing
-inside a store is taken for a model. What is found is compared with the store's fingerprint before it is loaded.
+A store may come from a stranger. So its model must be on this machine: nothing is downloaded or converted for it, and no
+folder inside a store counts as a model. The model that is found is compared with the store's fingerprint before it is loaded.
 """
 
 from __future__ import annotations

@@ -6,15 +6,15 @@ import re
 
 # Bytes below a space that texts hold: bell, backspace, tab, line end, form feed, carriage return, escape. As in `file`.
 CONTROLS = bytes(byte for byte in (*range(32), 127) if byte not in b"\a\b\t\n\f\r\x1b")
-MOST_CONTROLS = 0.3  # of the bytes of a text
-LONGEST_RUN = 64  # of them in a row: what pads a disk image or an archive
+MOST_CONTROLS = 0.3  # share of control characters in a text
+LONGEST_RUN = 64  # control characters in a row, as in the padding of a disk image or an archive
 _RUN = re.compile(b"[" + re.escape(CONTROLS) + b"]{%d}" % LONGEST_RUN)
 
 
 def as_text(data: bytes) -> str | None:
-    """Return the text that `data` is in UTF-8; None for other bytes and for what is mostly control characters.
+    """Decode `data` as UTF-8. None if it is not UTF-8, or has too many control characters.
 
-    A file of NULs is valid UTF-8. To fit it would take as long as prose, and zstd makes next to nothing of it.
+    A file of NULs is valid UTF-8. Fitting it would take as long as prose, and zstd reduces it to almost nothing.
     """
     if len(data) - len(data.translate(None, CONTROLS)) > MOST_CONTROLS * len(data) or _RUN.search(data):
         return None

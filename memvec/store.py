@@ -295,7 +295,7 @@ def problem(location: str, error: Exception) -> Problem:
 
 
 def unreadable(location: str, error: ReadError) -> Problem:
-    """The problem of a file that the system cannot read. Raises `error` when that says nothing about the file."""
+    """The problem of a file that the system cannot read. Raises `error` if it is about this process, not the file."""
     if error.errno in files.OUT_OF_HANDLES:
         raise error
     return Problem(location, "unreadable", f"the system could not read it ({error.reason})")
