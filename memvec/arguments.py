@@ -257,7 +257,7 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def decorate(decorated: Callable[P, T]) -> Callable[P, T]:
-        signature, what = inspect.signature(decorated), decorated.__name__.replace("_", " ").strip()
+        signature, what = inspect.signature(decorated), _work(decorated.__qualname__)
         rules = {key: own.get(key) or RULES.get(key) for key in signature.parameters}
 
         @functools.wraps(decorated)
@@ -278,6 +278,12 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return wrapper
 
     return decorate
+
+
+def _work(name: str) -> str:
+    """What a function does, in words, from its qualified name."""
+    *_, owner, own = ["", *name.split(".")]
+    return f"make a {owner}" if own == "__init__" else own.replace("_", " ").strip()
 
 
 def _guarded(items: Iterator[Any], what: str) -> Iterator[Any]:

@@ -194,6 +194,22 @@ def test_missing_and_unknown_arguments_are_pythons_errors(packed: Path) -> None:
         memvec.cat(packed, "one-byte", modle="x")  # type: ignore[call-arg]
 
 
+def test_the_work_that_memory_ran_out_in_is_named() -> None:
+    class Reader:
+        @checked()
+        def __init__(self) -> None:
+            raise MemoryError
+
+        @checked()
+        def all_of_it(self) -> None:
+            raise MemoryError
+
+    with pytest.raises(memvec.errors.OutOfMemoryError, match="not enough memory to make a Reader"):
+        Reader()
+    with pytest.raises(memvec.errors.OutOfMemoryError, match="not enough memory to all of it"):
+        Reader.all_of_it(object.__new__(Reader))
+
+
 def test_rules_of_a_function_go_first() -> None:
     @checked(k=arguments.whole(1, 3))
     def shown(k: int = 99, *, name: str = "x") -> tuple[int, str]:
