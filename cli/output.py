@@ -111,6 +111,13 @@ lock_wait = click.option(
     metavar="SECONDS",
     help="How long to wait for another writer to end.",
 )
+documents = click.option(
+    "--doc",
+    "documents",
+    multiple=True,
+    metavar="NAME_OR_PATTERN",
+    help="Only this document, or those that match. Repeatable.",
+)
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 
 

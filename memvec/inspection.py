@@ -84,11 +84,11 @@ def _opened(store: str | Path | Store) -> Store:
     return store if isinstance(store, Store) else Store.open(store)
 
 
-def _chosen(known: Catalogue, globs: str | Sequence[str], limit: int | None) -> list[dict[str, Any]]:
-    if not globs:
+def _chosen(known: Catalogue, asked: str | Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+    if not asked:
         return list(known.rows(0, limit))
     numbers = {name: number for number, name in enumerate(known.names())}
-    wanted = [numbers[name] for name in select(globs, numbers).names[:limit]]
+    wanted = [numbers[name] for name in select(asked, numbers).names[:limit]]
     return [row for number in wanted for row in known.rows(number, number + 1)]
 
 
