@@ -87,7 +87,10 @@ def number(low: float, high: float = math.inf, above: bool = False) -> Rule:
         fits = isinstance(value, int | float) or hasattr(value, "__float__")
         if isinstance(value, bool | str | bytes) or not fits:
             raise wrong(name, value, expected)
-        found = float(value)
+        try:
+            found = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # a huge int, an array of several numbers
+            raise wrong(name, value, expected) from error
         if not low <= found <= high or (above and found == low):
             raise wrong(name, value, expected)
         return found if not isinstance(value, int) else value

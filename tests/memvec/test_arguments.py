@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import memvec
 from memvec import arguments, indexing, searching
@@ -208,6 +209,12 @@ def test_the_work_that_memory_ran_out_in_is_named() -> None:
         Reader()
     with pytest.raises(memvec.errors.OutOfMemoryError, match="not enough memory to all of it"):
         Reader.all_of_it(object.__new__(Reader))
+
+
+@pytest.mark.parametrize("value", [10**400, np.ones(2), np.array("x"), torch.ones(2)])
+def test_what_has_no_one_number(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lock_wait is .*expected 0 or more"):
+        memvec.gc(tmp_path, lock_wait=value)
 
 
 def test_rules_of_a_function_go_first() -> None:
