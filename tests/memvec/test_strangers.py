@@ -165,6 +165,7 @@ class TestModel:
 
     def test_a_folder_that_is_the_models(self, store: Path, tiny: str, tmp_path: Path) -> None:
         shutil.copytree(tiny, tmp_path / "moved")
+        (tmp_path / "manifest.json").write_text('{"name": "of a web page"}')  # makes no store of the folder
         naming(store, str(tmp_path / "moved"))
         assert search(store, "ferry", 1) and model_for(store, None) == str(tmp_path / "moved")
 
