@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from memvec.cli.output import Output, common, printable
+from memvec.cli.output import Output, common
 from memvec.errors import FingerprintError
+from memvec.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.verdicts import Comparison

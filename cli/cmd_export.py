@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from memvec.cli.output import Output, common, printable
+from memvec.cli.output import Output, common
 from memvec.errors import UsageError
+from memvec.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.lm import FrozenLM

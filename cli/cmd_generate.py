@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memvec.cli.output import Output, aligned, common, print_json, printable
+from memvec.cli.output import Output, aligned, common, print_json
 from memvec.cli.streams import emit
 from memvec.errors import UsageError
+from memvec.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.generation import Arm

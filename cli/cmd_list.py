@@ -6,20 +6,15 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common, printable
+from memvec.cli.output import Output, common, documents
 from memvec.cli.render import documents as table
 from memvec.inspection import listing
+from memvec.plain_text import printable
 
 
 @click.command("list")
 @click.argument("store")
-@click.option(
-    "--doc",
-    "documents",
-    multiple=True,
-    metavar="NAME_OR_PATTERN",
-    help="Only this document, or those that match. Repeatable.",
-)
+@documents
 @click.option("--limit", type=click.IntRange(0), help="At most this many.")
 @common
 def command(store: str, documents: tuple[str, ...], limit: int | None, output: Output) -> None:

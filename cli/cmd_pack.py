@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from memvec.cli.output import F, Output, common, lock_wait, pairs, printable
+from memvec.cli.output import F, Output, common, lock_wait, pairs
 from memvec.cli.render import estimated, totals
-from memvec.cli.streams import read_input
+from memvec.cli.streams import emit, read_input
 from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.model_cache import DEFAULT_MODEL
+from memvec.plain_text import printable
 from memvec.questions import read_questions
 from memvec.settings import ContextSettings, PackSettings
 from memvec.sources import Source
@@ -190,7 +191,7 @@ def run_pack(
 def _warn(unmatched: Sequence[str]) -> None:
     """Say which patterns were of no use; also with -q, as what they were to keep out was packed."""
     for pattern in unmatched:
-        click.echo(f"memvec: warning: {printable(pattern)!r} matches no file and no folder", err=True)
+        emit(f"memvec: warning: {printable(pattern)!r} matches no file and no folder\n", err=True)
 
 
 def _estimate(kind: str, output: Output, *arguments: Any, **options: Any) -> None:

@@ -7,8 +7,9 @@ from dataclasses import asdict
 import click
 from click.exceptions import Exit
 
-from memvec.cli.output import Output, common, lock_wait, printable
+from memvec.cli.output import Output, common, lock_wait
 from memvec.errors import StoreDamagedError
+from memvec.plain_text import printable
 from memvec.repairing import RepairReport
 
 

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common, dry_run, lock_wait, printable
+from memvec.cli.output import Output, common, dry_run, lock_wait
+from memvec.plain_text import printable
 
 
 @click.command("rm")

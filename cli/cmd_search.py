@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from memvec.cli.output import Output, common, pairs, printable
+from memvec.cli.output import Output, common, documents, pairs
 from memvec.errors import UsageError
+from memvec.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.searching import Hit
@@ -21,13 +22,7 @@ SHOWN = 72  # characters of a hit's text
 @click.argument("store")
 @click.argument("query")
 @click.option("-k", type=int, default=5, show_default=True, help="Records to find.")
-@click.option(
-    "--doc",
-    "documents",
-    multiple=True,
-    metavar="NAME_OR_PATTERN",
-    help="Only in this document, or those that match. Repeatable.",
-)
+@documents
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents packed with this --meta. Repeatable.")
 @click.option("--decode", is_flag=True, help="Decode the records found and show their text.")
 @click.option("--min-score", metavar="X|auto", help="Leave out hits below; auto: below what unrelated prompts reach.")

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from memvec.cli.output import Output, common, printable
+from memvec.cli.output import Output, common
 from memvec.cli.render import gain
 from memvec.inspection import show
+from memvec.plain_text import printable
 
 
 @click.command("show")

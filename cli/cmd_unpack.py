@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memvec.cli.output import Output, clock, common, printable
+from memvec.cli.output import Output, clock, common, documents
 from memvec.cli.streams import emit
 from memvec.errors import PartialError, UsageError
+from memvec.plain_text import printable
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import UnpackReport
 
@@ -20,13 +21,7 @@ if TYPE_CHECKING:
 @click.command("unpack")
 @click.argument("store")
 @click.option("-o", "--output-folder", "folder", metavar="DIR", help="Where documents are written.")
-@click.option(
-    "--doc",
-    "documents",
-    multiple=True,
-    metavar="NAME_OR_PATTERN",
-    help="Only this document, or those that match. Repeatable.",
-)
+@documents
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option(
@@ -74,7 +69,6 @@ def command(
     output: Output,
 ) -> None:
     """Write the documents of STORE back, byte for byte; each is verified before a byte of it is written."""
-    from memvec.paths import outside
     from memvec.unpacking import read, unpack
 
     if stdout == (folder is not None):
@@ -97,10 +91,10 @@ def command(
             output.clear()
             emit(data)
         return
-    outside(folder or "", "output", store)
+    assert folder is not None  # else --stdout was given
     try:
         report = unpack(
-            store, folder or ".", documents=documents, model=model, overwrite=overwrite,
+            store, folder, documents=documents, model=model, overwrite=overwrite,
             rename_collisions=rename_collisions, on_error=on_error, batch=batch, device=device, allow=allow,
             watch=output.watch,
         )  # fmt: skip

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from memvec.cli.output import Output, clock, common, printable
+from memvec.cli.output import Output, clock, common
 from memvec.errors import ReconstructionError, StoreDamagedError
+from memvec.plain_text import printable
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
-"""An error of the system that no verb has named gets a class, an exit code and its place here."""
+"""Give system errors that no verb has handled a class of memvec, an exit code and the path they are about."""
 
 from __future__ import annotations
 
 import errno
 import os
 
+from memvec.causes import out_of_memory
 from memvec.cli.streams import reason
 from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError, ReadError, WriteError
 
@@ -14,11 +15,11 @@ TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def typed(error: Exception) -> Exception:
-    """The error of memvec for what the system refused; any other error as it is."""
+    """Return memvec's error for a system error, and any other error unchanged."""
     if isinstance(error, MemvecError):
         return error
-    if isinstance(error, MemoryError):
-        return OutOfMemoryError("the memory is used up. Close other programs, or make what is done at once smaller.")
+    if out_of_memory(error):
+        return OutOfMemoryError("finish the command", error)
     if not isinstance(error, OSError) or isinstance(error, ImportError):
         return error
     place, said = _place(error), reason(error)
@@ -39,7 +40,7 @@ def _place(error: OSError) -> str:
 
 
 def _written(place: str) -> bool:
-    """Was the system asked to write there? It was when what is there can be read, and when nothing is there."""
+    """Was the refused access to `place` a write? It was if the file can be read, or if there is no file."""
     if not os.access(os.path.dirname(place) or ".", os.X_OK):
         return False  # nothing can be known of what is in there
     return not os.path.lexists(place) or os.access(place, os.R_OK)

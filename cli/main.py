@@ -74,7 +74,7 @@ def program() -> None:
 
     Exit codes: 0 ok, 1 unexpected, 2 usage, 3 store damaged, 4 fingerprint refused, 5 reconstruction mismatch, 6 not
     found or format too new, 7 locked, 8 some inputs skipped, 9 missing extra, 10 could not write, 11 out of memory, 12
-    could not read, 130 interrupted, 143 stopped by SIGTERM.
+    could not read, 129 stopped by SIGHUP, 130 interrupted, 141 reader of the output gone, 143 stopped by SIGTERM.
     """
 
 

@@ -17,6 +17,7 @@ import click
 
 from memvec.cli.streams import ReaderGoneError, emit, is_terminal
 from memvec.errors import UsageError, WriteError
+from memvec.plain_text import printable
 from memvec.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -110,6 +111,13 @@ lock_wait = click.option(
     metavar="SECONDS",
     help="How long to wait for another writer to end.",
 )
+documents = click.option(
+    "--doc",
+    "documents",
+    multiple=True,
+    metavar="NAME_OR_PATTERN",
+    help="Only this document, or those that match. Repeatable.",
+)
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 
 
@@ -172,7 +180,7 @@ def print_error(kind: str, message: str, code: int, as_json: bool, said: bool = 
 
 
 def _valid(value: Any) -> Any:
-    """`value` without what JSON cannot say: null for numbers that are not finite, lone surrogates escaped."""
+    """`value` as JSON can express it: null for numbers that are not finite, lone surrogates escaped."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
@@ -193,11 +201,6 @@ def _shown(line: str) -> str:
     return line
 
 
-def printable(name: str) -> str:
-    """A name with control characters escaped, so that it cannot steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
 def printable_lines(text: str) -> str:
-    """The same of a message of several lines, which may hold a stranger's names."""
+    """Escape each line of a message as `printable` does: a stranger's store may have chosen the names in it."""
     return "\n".join(map(printable, text.split("\n")))

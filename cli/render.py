@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
-from memvec.cli.output import aligned, clock, printable
+from memvec.cli.output import aligned, clock
 from memvec.inspection import DocumentRow
+from memvec.plain_text import printable
 from memvec.types import PackReport
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memvec.cli.output import aligned, printable
+from memvec.cli.output import aligned
 from memvec.errors import MissingExtraError, UsageError
 from memvec.formats.files import write_atomically
 from memvec.model_cache import DEFAULT_MODEL
 from memvec.paths import outside
+from memvec.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.capacities import Capacity, Summary

@@ -29,10 +29,10 @@ class ReaderGoneError(Exception):
 
 
 def prepare() -> None:
-    """Make the three streams safe to use; called once, before anything else.
+    """Make the three streams safe to use. Called once, before anything else.
 
-    Closed ones are opened again, so that no file of a store gets their number and is written to. They refuse to be read
-    or written: nobody gets what a closed stream was given. Texts that an encoding cannot hold are escaped.
+    A closed stream is opened again, because otherwise a file of a store could get its number and be overwritten. It still
+    raises an error when it is read or written. Characters that an encoding lacks are escaped.
     """
     for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         try:
@@ -96,12 +96,12 @@ def is_terminal() -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What the system said, without number and place."""
+    """The system's message in `error`, without its number and path."""
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 class _Whole(io.RawIOBase):
-    """The bytes of a stream without a buffer: a write takes all it is given, or raises."""
+    """An unbuffered stream of bytes. A write takes all the data, or raises an error."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -118,7 +118,7 @@ class _Whole(io.RawIOBase):
         return len(view)
 
     def writable(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def fileno(self) -> int:
@@ -130,11 +130,11 @@ class _Whole(io.RawIOBase):
         return os.isatty(self._number)
 
     def close(self) -> None:
-        """Leave the descriptor open, for it is the system's."""
+        """Do nothing: the descriptor belongs to the system."""
 
 
 class _Descriptor:
-    """What `_write_whole` needs, of a file descriptor."""
+    """A file descriptor with the methods that `_write_whole` calls."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -174,7 +174,7 @@ def _put(stream: TextIO | None, data: str | bytes) -> None:
 
 
 def _write_whole(target: Any, view: memoryview) -> None:
-    """Write and flush `view`, in as many parts as `target` takes it, waiting where it would block."""
+    """Write all of `view` and flush it, in as many parts as needed. Wait if `target` would block."""
     while view:
         try:
             count = target.write(view)
@@ -206,7 +206,7 @@ def _wait(stream: Any, writing: bool = True) -> None:
 
 @contextlib.contextmanager
 def _typed() -> Any:
-    """Turn what the system says of standard output into an error of memvec."""
+    """Turn the system's errors on standard output into errors of memvec."""
     try:
         yield
     except WriteError:

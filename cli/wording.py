@@ -30,7 +30,7 @@ CALL = re.compile(r"\bmemvec\.([a-z_]+)\(([^()`]*)\)")
 
 
 def in_flags(message: str, command: click.Command | None) -> str:
-    """`message` with `name=value` in the flags of `command`. What it has no option for stays as it is.
+    """Write `name=value` in `message` as flags of `command`. An argument without an option stays as it is.
 
     Commands in backticks stay, except calls of memvec's functions, which become the command of that name.
     """

@@ -1,7 +1,7 @@
-"""The words of a command line: paths and names are not empty, texts are UTF-8. Checked before any work.
+"""Check the words of a command line before any work: paths and names are not empty, texts are UTF-8.
 
-A path may be any bytes that the file system takes. Everything else must be UTF-8, for it is compared with names in a
-store, written into one or given to a tokenizer. Python marks other bytes by lone surrogates ("surrogateescape").
+A path may hold any bytes that the file system accepts. Everything else must be UTF-8, because it is compared with names
+in a store, written into one or given to a tokenizer. Python marks other bytes by lone surrogates ("surrogateescape").
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PathWord(_Type):
 
 
 class TextWord(_Type):
-    """A text, which may be empty: the command says whether it can use that."""
+    """A text. It may be empty: the command itself checks that."""
 
     name = "text"
 
@@ -55,7 +55,7 @@ class Word(_Type):
 
 PATH, TEXT, WORD = PathWord(), TextWord(), Word()
 
-# Parameters by name. Every other one that takes a string takes a WORD, also one that is added later.
+# Parameters by name. Every other string parameter is a WORD, so a new one is checked too.
 PATHS = frozenset(
     ["store", "stores", "sources", "file", "folder", "path", "target", "questions", "texts", "exact", "plot"]
 )
@@ -63,7 +63,7 @@ TEXTS = frozenset({"prompt", "query", "answer"})
 
 
 def checked(command: click.Command) -> click.Command:
-    """Have every string that a command takes, and its own commands take, checked."""
+    """Set checked types on the string parameters of a command and of its subcommands."""
     for param in command.params:
         if param.type is click.STRING:
             param.type = PATH if param.name in PATHS else TEXT if param.name in TEXTS else WORD

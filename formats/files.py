@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import hashlib
 import os
 import secrets
 import stat
@@ -19,6 +20,7 @@ from memvec.errors import MemvecError, ReadError, WriteError
 from memvec.formats.refusal import Refusal
 
 SCRATCH = ".tmp-"  # how the name of a file begins that is not whole yet
+AT_ONCE = 1 << 22  # bytes that are read at once to be hashed
 # Failures of this process or machine. They say nothing about the file that was to be opened.
 OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Without O_NONBLOCK the opening of a pipe waits for a writer. Windows knows neither.
@@ -53,6 +55,15 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
         if error.errno == errno.ELOOP:
             raise _linked(path.name) from error
         raise unreadable(path, error) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex. Links are followed. OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def size_of(root: Path, relative: str) -> int:
@@ -103,12 +114,12 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         raise refused(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # what went wrong first is what is said
+        with contextlib.suppress(OSError):  # the first error is the one to report
             scratch.unlink()
 
 
 def write_new(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
-    """Write a file that is not there yet, all of it or OSError; with `sync` it is on disk when this returns."""
+    """Write a new file. OSError if it exists or not all was written. With `sync` it is on disk when this returns."""
     # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     with os.fdopen(handle, "wb") as file:

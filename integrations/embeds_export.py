@@ -31,6 +31,7 @@ from memvec.formats import files
 from memvec.memory import Memory
 from memvec.paths import outside
 from memvec.prefix import Template, prompts_with, tensor
+from memvec.prompts import one_prompt
 from memvec.template import SEPARATOR, Messages
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # what vLLM takes
@@ -43,9 +44,7 @@ def prompt_embeds(
     model: Any, tokenizer: Any, prompt: str | Messages, memory: Memory | None, template: Template = "auto"
 ) -> Tensor:
     """The complete embedded prompt, (P, D) in the model's dtype on the CPU. FingerprintError, UsageError."""
-    made = prompts_with(model, tokenizer, prompt, memory, template)
-    if len(made.inputs_embeds) != 1:
-        raise UsageError(f"found {len(made.inputs_embeds)} prompts, expected one. Call this once for each.")
+    made = prompts_with(model, tokenizer, one_prompt(prompt), memory, template)
     return made.inputs_embeds[0].detach().cpu().contiguous()
 
 
@@ -93,12 +92,10 @@ def vllm_chat_messages(
     first chat); the blank line behind the memory allows for that. Equal to the hook's prompt where the tokenizer splits
     at that blank line, so not for a prompt that begins with one.
     """
-    if content_format not in JOINED_BY:
-        raise UsageError(f"content_format is {content_format!r}, expected {' or '.join(JOINED_BY)}.")
-    text = SEPARATOR.removeprefix(JOINED_BY[content_format]) + prompt
+    words = SEPARATOR.removeprefix(JOINED_BY[content_format]) + prompt
     content = [
         {"type": "prompt_embeds", "data": encode_tensor(tensor(memory).to(dtype))},
-        {"type": "text", "text": text},
+        {"type": "text", "text": words},
     ]
     before = [{"role": "system", "content": system}] if system is not None else []
     return [*before, {"role": "user", "content": content}]

@@ -43,9 +43,9 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
 
     store: str | Path
     k: int = 4
-    documents: tuple[str, ...] | str = ()  # globs; none: all
+    documents: tuple[str, ...] | str = ()  # names or patterns; none: all
     min_score: float | Literal["auto"] | None = None
-    where: dict[str, str] = Field(default_factory=dict)  # what must have been said of a document
+    where: dict[str, str] = Field(default_factory=dict)  # metadata that a document must have
     embedder: str | None = None
     model: str | None = None
     decode: bool = True

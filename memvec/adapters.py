@@ -1,4 +1,4 @@
-"""Adapters on a loaded model: which are active, and the model below them. Knows PEFT's classes, and imports nothing of it."""
+"""Find the active adapters of a loaded model, and the model below them. PEFT's classes are used only if PEFT is imported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def replaced(module: Any) -> bool:
 
 
 def modules(model: Any) -> list[Any]:
-    """Every module of a model, quicker than `model.modules()`, which every check would feel."""
+    """Every module of a model. Faster than `model.modules()`, because every check calls it."""
     found = {id(model): model}
     left = [model]
     while left:
@@ -67,7 +67,7 @@ def modules(model: Any) -> list[Any]:
 
 
 def _inside(model: Any) -> Any:
-    """What a wrapper wraps; None for a model that is none."""
+    """The model inside a wrapper. None if `model` is not a wrapper."""
     if _is(model, "peft", "PeftModel") or _is(model, "peft", "PeftMixedModel"):
         return model.base_model
     if _is(model, TUNERS, "BaseTuner"):
@@ -101,6 +101,6 @@ def _classes() -> tuple[type, ...]:
 
 
 def _is(value: Any, module: str, name: str) -> bool:
-    """Is `value` of a class that, unless its library is loaded, nothing can be of?"""
+    """Is `value` an instance of a class by name? Never, if the class's module is not imported."""
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and isinstance(value, kind)

@@ -87,7 +87,10 @@ def number(low: float, high: float = math.inf, above: bool = False) -> Rule:
         fits = isinstance(value, int | float) or hasattr(value, "__float__")
         if isinstance(value, bool | str | bytes) or not fits:
             raise wrong(name, value, expected)
-        found = float(value)
+        try:
+            found = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # a huge int, an array of several numbers
+            raise wrong(name, value, expected) from error
         if not low <= found <= high or (above and found == low):
             raise wrong(name, value, expected)
         return found if not isinstance(value, int) else value
@@ -191,6 +194,15 @@ def path_or(other: Rule) -> Rule:
     return rule
 
 
+def optional(other: Rule) -> Rule:
+    """None, or what another rule accepts. For a parameter whose default is something else."""
+
+    def rule(name: str, value: Any) -> Any:
+        return None if value is None else other(name, value)
+
+    return rule
+
+
 def function(name: str, value: Any) -> Any:
     """Something that can be called."""
     if not callable(value):
@@ -248,7 +260,7 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def decorate(decorated: Callable[P, T]) -> Callable[P, T]:
-        signature, what = inspect.signature(decorated), decorated.__name__.replace("_", " ").strip()
+        signature, what = inspect.signature(decorated), _work(decorated.__qualname__)
         rules = {key: own.get(key) or RULES.get(key) for key in signature.parameters}
 
         @functools.wraps(decorated)
@@ -269,6 +281,12 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return wrapper
 
     return decorate
+
+
+def _work(name: str) -> str:
+    """What a function does, in words, from its qualified name."""
+    *_, owner, own = ["", *name.split(".")]
+    return f"make a {owner}" if own == "__init__" else own.replace("_", " ").strip()
 
 
 def _guarded(items: Iterator[Any], what: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Where everything is kept that can be made again, and where it goes when that place cannot be used."""
+"""The cache folder, for files that memvec can make again, and the temporary folder that is used if it cannot be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOWHERE = Path(os.devnull) / "memvec"  # nothing can be read or written below it
 
 
 def cache_root() -> Path:
-    """$MEMVEC_CACHE, else the user's cache folder, else `temporary_root`. It may not be there, or not be writable."""
+    """$MEMVEC_CACHE, else the user's cache folder, else `temporary_root`. It may be missing or not writable."""
     if named := os.environ.get("MEMVEC_CACHE"):
         return Path(os.path.abspath(os.path.expanduser(named)))
     try:
@@ -27,7 +27,7 @@ def cache_root() -> Path:
 
 
 def temporary_root() -> Path:
-    """A folder among temporary files: one for all processes of a user, if nobody else can have put anything into it."""
+    """A folder for temporary files. All processes of a user share it, unless another user could have written to it."""
     try:
         base = _base()
     except FileNotFoundError:  # no folder for temporary files can be written to

@@ -1,4 +1,4 @@
-"""What an error of a library shows: that memory ran out, or a mistake in memvec's own code, or neither."""
+"""Tell the causes of a library's error apart: memory ran out, memvec's own code is wrong, or the input is bad."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def own_mistake(error: BaseException) -> bool:
-    """Is it a mistake in memvec's code, not what a library says of bad input?"""
+    """Does the error come from a mistake in memvec's code, not from a library that read bad input?"""
     if not isinstance(error, MISTAKES):
         return False
     packages = [
@@ -41,7 +41,7 @@ def own_mistake(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
-    """Turn running out of memory into an OutOfMemoryError that names `what` was to be done."""
+    """Turn errors of memory that ran out into an OutOfMemoryError that says what could not be done."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Names that are one file on some file systems, such as README and readme, and what they are written as instead."""
+"""Find document names that the file system takes for one file, such as README and readme, and rename the second."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from memvec.landing import OF_THE_NAME
 
 
 def file_names(folder: Path, names: Sequence[str], rename: bool) -> dict[str, str]:
-    """The file of each document below `folder`: its name, unless the file system takes it for that of another.
+    """Return the file of each document below `folder`: its name, or another one if the name is taken for a second document's.
 
-    The file system is asked, and only about names that differ in nothing but case or the like. Raises UsageError when
-    there are such and not `rename`; WriteError when it cannot be asked.
+    The file system is asked by writing empty files, only for names that differ in case, composition or dots at the end.
+
+    Raises:
+        UsageError: Names collide and `rename` is False.
+        WriteError: The empty files cannot be written.
     """
     found = _colliding(folder, names)
     if found and not rename:
@@ -32,7 +35,7 @@ def file_names(folder: Path, names: Sequence[str], rename: bool) -> dict[str, st
 
 
 def _key(name: str) -> str:
-    """The same for all names that some file system takes for one: of any case, composed or not, with dots at the end."""
+    """A key that names share if some file system ignores their difference: case, composition, dots and spaces at the end."""
     parts = [unicodedata.normalize("NFKC", part).casefold() for part in name.split("/")]
     return "/".join(unicodedata.normalize("NFKC", part).rstrip(". ") for part in parts)
 
@@ -47,7 +50,7 @@ def _folders(names: Iterable[str]) -> set[str]:
 
 
 def _colliding(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """{name: what came before that is the same file}, of documents whose names meet each other or a folder."""
+    """{name: an earlier name that is the same file}, for documents that collide with another one or with a folder."""
     groups: dict[str, list[str]] = {}
     for path in (*sorted(_folders(names)), *sorted(names)):  # folders first: they cannot be called otherwise
         groups.setdefault(_key(path), []).append(path)
@@ -66,7 +69,7 @@ def _colliding(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _asked(scratch: Path, group: Sequence[str], named: set[str]) -> Iterable[tuple[str, str]]:
-    """Of names with one key, those that the file system takes for one that came before."""
+    """(name, earlier name) of names in `group`, which share a key, that the file system takes for one file."""
     room = scratch / secrets.token_hex(8)
     made: list[str] = []
     for name in group:
@@ -90,7 +93,7 @@ def _one(path: Path, other: Path) -> bool:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """Another name that is nobody's, which is `taken` from now on: notes~2.txt for notes.txt."""
+    """A free name, such as notes~2.txt for notes.txt. It is added to `taken`."""
     path, number = PurePosixPath(name), 2
     while _key(other := str(path.with_name(f"{path.stem}~{number}{path.suffix}"))) in taken:
         number += 1

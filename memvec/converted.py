@@ -1,13 +1,12 @@
-"""Checkpoints made of GGUF files and kept in the cache: whole or made again, never believed unread.
+"""Checkpoints made of GGUF files and kept in the cache. A damaged one is made again.
 
-Each holds a list of its files with their digests, written when it was made. The files are compared with it when it is
-first used and whenever one of them has another date, size or inode than before (`identity_cache`).
+Each holds a list of its files with their digests, written when it was made. The files are compared with the list at the
+first use, and again whenever one of them has another date, size or inode than before (`identity_cache`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -25,21 +24,22 @@ from memvec import identity_cache
 from memvec.cache_folder import roots
 from memvec.causes import readable
 from memvec.errors import MemvecError, WriteError
-from memvec.formats import canonical
+from memvec.formats import canonical, files
 from memvec.guard import loading_alone
+from memvec.traits import sha256
 
 LIST = "converted.json"
 LIST_VERSION = 1
 SHELF = "converted"
 FOLDER = "models"
 SCRATCH = ".converting-"
-STALE_SECONDS = 600.0  # since anything in it was written, of a scratch folder that no lock belongs to
+STALE_SECONDS = 600.0  # a scratch folder without a lock is removed when nothing was written to it for so long
 ABSENT = "it is not there"
 
 
-def targets(name: str, sha256: str) -> list[Path]:
-    """Where the checkpoint of a GGUF file may be: in the cache, or in the place for when that cannot be used."""
-    return [root / FOLDER / f"{name}-{sha256[:12]}" for root in roots()]
+def targets(name: str, digest: str) -> list[Path]:
+    """Where the checkpoint of a GGUF file may be: in the cache, or in the temporary folder that stands in for it."""
+    return [root / FOLDER / f"{name}-{digest[:12]}" for root in roots()]
 
 
 def fault(target: Path) -> str:
@@ -67,10 +67,14 @@ def looks_whole(target: Path) -> bool:
 
 
 def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None]) -> None:
-    """Make the checkpoint at `target` of a GGUF file, unless another process made it meanwhile.
+    """Make the checkpoint at `target` of a GGUF file, unless another process has just made it.
 
-    `again` says why one that is there is replaced. OSError when nothing can be written there; WriteError when the disk is
-    full, NotFoundError for a file that is no model.
+    `again` says why an existing checkpoint is replaced.
+
+    Raises:
+        OSError: Nothing can be written there.
+        WriteError: The disk is full.
+        NotFoundError: The file is not a model.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # In this order in every thread: loading may lead here, and a conversion loads.
@@ -94,11 +98,9 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
 
 
 def seal(folder: Path) -> None:
-    """Write the list of the files in `folder`. OSError."""
+    """Write the list of the files in `folder`. OSError, WriteError."""
     body = {"version": LIST_VERSION, "files": _digests(folder)}
-    scratch = folder / f".{LIST}-{secrets.token_hex(4)}"
-    scratch.write_bytes(canonical.dumps({"list": body, "sha256": hashlib.sha256(canonical.dumps(body)).hexdigest()}))
-    os.replace(scratch, folder / LIST)
+    files.write_atomically(folder / LIST, canonical.dumps({"list": body, "sha256": sha256(body)}))
 
 
 def _write(gguf: Path, scratch: Path) -> None:
@@ -119,11 +121,11 @@ def _write(gguf: Path, scratch: Path) -> None:
 
 
 def _listed(target: Path) -> Mapping[str, str] | None:
-    """The digests of the files that were made; None without a list that is whole."""
+    """The digests in the checkpoint's list. None if there is no list, or it is damaged."""
     try:
         kept: dict[str, Any] = json.loads((target / LIST).read_bytes())
         body = kept["list"]
-        whole = hashlib.sha256(canonical.dumps(body)).hexdigest() == kept["sha256"] and body["version"] == LIST_VERSION
+        whole = sha256(body) == kept["sha256"] and body["version"] == LIST_VERSION
         found: dict[str, str] | None = dict(body["files"]) if whole else None
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -131,18 +133,9 @@ def _listed(target: Path) -> Mapping[str, str] | None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each file; those that a file manager puts there begin with a dot and do not count."""
+    """The sha256 of each file. Names that begin with a dot do not count: file managers make such files."""
     there = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != LIST]
-    return {file.name: sha256_of(file) for file in there if not file.name.startswith(".")}
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {file.name: files.sha256_of(file) for file in there if not file.name.startswith(".")}
 
 
 @contextlib.contextmanager
@@ -155,7 +148,7 @@ def _lock(target: Path) -> Iterator[None]:
 
 
 def _clear(target: Path) -> None:
-    """Remove what conversions that were killed left beside `target`, whose lock is held."""
+    """Remove what killed conversions left beside `target`. The caller holds the lock of `target`."""
     for left in target.parent.glob(f"{SCRATCH}*"):
         if left.name.startswith(f"{SCRATCH}{target.name}-") or _stale(left):
             _remove(left)

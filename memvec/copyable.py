@@ -1,4 +1,4 @@
-"""Exceptions that survive copies, also those to and from other processes."""
+"""Exceptions that can be copied, also between processes, without losing their attributes."""
 
 from __future__ import annotations
 

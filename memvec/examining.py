@@ -101,20 +101,20 @@ def header(store: Path, path: str) -> dict[str, Any] | None:
 
 
 def _read(store: Path, path: str, limit: int | None) -> bytes:
-    """The first `limit` bytes of a file, or all of one that a reader would read. Refusal, ReadError."""
+    """The first `limit` bytes of a file; without a limit all of it, if a reader would accept its size. Refusal, ReadError."""
     if limit is None and (size := files.size_of(store, path)) > limits.FILE_BYTES:
         raise Refusal("file-too-large", f"it is {size} bytes, at most {limits.FILE_BYTES} are read")
     return files.read(store, path, limit)
 
 
 def _read_shard(store: Path, path: str) -> bytes:
-    """A shard of which no manifest says how long it is. Its header is judged before the rest is read."""
+    """Read a shard whose length no manifest states. Its header is checked before the rest is read."""
     shard.read_metadata(files.read(store, path, limits.HEADER_BYTES + 8))
     return _read(store, path, None)
 
 
 def _unread(path: str, error: Exception) -> Problem:
-    """The problem of a file of which not a byte is known. Raises a ReadError that says nothing about the file."""
+    """The problem of a file that could not be read. Raises `error` if it is not about the file."""
     return unreadable(path, error) if isinstance(error, ReadError) else problem(path, error)
 
 

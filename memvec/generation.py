@@ -73,11 +73,7 @@ class _Choice:
     seed: int | None
 
     def check(self) -> None:
-        """UsageError for values that cannot be meant."""
-        if self.new_tokens is not None and self.new_tokens < 1:
-            raise UsageError(f"max_new_tokens is {self.new_tokens}, expected 1 or more.")
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise UsageError(f"temperature is {self.temperature}, expected more than 0.")
+        """UsageError for values that do not go together."""
         if not self.sample and (self.temperature is not None or self.seed is not None):
             raise UsageError("temperature and seed are for sampling. Pass sample=True, or leave them out.")
 
@@ -115,8 +111,6 @@ def generate(
             )
         made = draft(decoder, names, max_new_tokens)
         return Generated(made.text, using, names, made.vectors, made.vectors, made.tokens, corrections=made.corrections)
-    if using not in FRONTS:
-        raise UsageError(f"using is {using!r}, expected {', '.join(FRONTS)} or decode.")
     asked = one_prompt(prompt)
     front = FRONTS[using](decoder, names)
     answer = _Asker(decoder, asked, template, choice).answer(front)

@@ -1,7 +1,7 @@
-"""What keeps threads apart: one lock around loading and first imports, and process-wide settings with several holders.
+"""Locks for threads: one around loading and first imports, and one around each process-wide setting.
 
-transformers does not load models in two threads at once: while one is loading, a global state makes others build theirs
-without weights. Its modules import each other on first use, which two threads can meet half done.
+transformers cannot load models in two threads at once: while one loads, a global state makes the others build theirs
+without weights. Its modules import each other at first use, and a second thread may see one half imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ State = TypeVar("State")
 
 
 class Lock:
-    """A re-entrant lock of the process: `with lock():`. It is free in a forked child, whose other threads are gone."""
+    """A re-entrant lock of the process: `with lock():`. A forked child gets it unlocked, because other threads do not survive."""
 
     def __init__(self) -> None:
         self._renew()

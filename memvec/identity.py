@@ -21,7 +21,7 @@ from memvec.verdicts import OUTPUTS, ROUNDING, Comparison, Verdict, compare, mea
 
 TABLE_TENSORS = 8192  # a table of more would be a large part of every generation of the manifest
 TABLE_DIGITS = 16
-NEAR = 0.05  # nats by which float32 may differ from float32 between machines
+NEAR = 0.05  # nats by which float32 results of two machines may differ
 
 
 @checked()
@@ -159,7 +159,7 @@ def check_weights(model: Any, known: Identity) -> None:
 
     if weights.looked_at(model, known.fingerprint):
         return
-    with weights.looking:
+    with weights.looking():
         if not weights.looked_at(model, known.fingerprint):
             mark = weights.Mark(model)
             _look_at_weights(model, known)
@@ -204,7 +204,7 @@ def _look_at_weights(model: Any, known: Identity) -> None:
 
 
 def _ask(model: Any, known: Identity, unproven: Sequence[str], why: str, limit: float) -> None:
-    """FingerprintError unless the model says what the store's own said, within `limit` nats."""
+    """FingerprintError unless the model answers the store's probe as the store's model did, within `limit` nats."""
     distance = None
     if _asks(known):
         from memvec.probing import said_by
@@ -239,7 +239,7 @@ def _folder_of(model: Any) -> Path | None:
 
 
 def _architecture(model: Any, expected: Fingerprint) -> dict[str, Any]:
-    """A model's architecture, of as many tokens as expected where it was made larger for added ones."""
+    """A model's architecture. A vocabulary that was enlarged for added tokens counts as the expected one."""
     values, tokens = traits.architecture(model.config), expected.architecture.get("vocab_size")
     rows = int(model.get_input_embeddings().weight.shape[0])
     if isinstance(tokens, int) and tokens < values.get("vocab_size", 0) <= rows:

@@ -1,8 +1,8 @@
-"""What was read of checkpoints, kept so that the next call looks at their files' dates and not into the files.
+"""Results of reading a checkpoint's files, kept so that the next call compares only the files' dates.
 
-An entry counts while every file in the folder has the path, size, time of change (of content and of inode) and inode
-that it had. That notices a file replaced or written to, also one whose date was set back. It cannot notice what leaves
-all of these as they were: damage below the file system, or a clock set back to the very moment of the earlier write.
+An entry is valid while every file in the folder has the same path, size, inode and times of change (of content and of
+inode). This detects a file that was replaced or written to, even if its date was set back. It cannot detect a change that
+keeps all of these: damage below the file system, or a write while the clock is set back to the earlier moment.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _unwritten: dict[str, Mapping[str, Any]] = {}  # entries by name, where no place
 def kept(
     folder: Path, version: str, make: Callable[[], Mapping[str, Any]], shelf: str = FINGERPRINTS
 ) -> dict[str, Any]:
-    """What `make` makes of the files in `folder`, from the cache when none has changed; `version` is that of `make`.
+    """Return what `make` reads from the files in `folder`, from the cache if none has changed.
 
-    Each `shelf` has an entry of its own for a folder. OSError when the folder cannot be read.
+    `version` is that of `make`. Each `shelf` has its own entry for a folder. OSError if the folder cannot be read.
     """
     before = stamp(folder)
     head = {"folder": ascii(str(folder.resolve())), "version": version, "files": before}
@@ -50,7 +50,7 @@ def kept(
 
 
 def stamp(folder: Path) -> Stamp:
-    """What tells when a file in `folder` was changed, added or removed. OSError."""
+    """A value that changes when a file in `folder` is changed, added or removed. OSError."""
     # Names as ASCII: JSON has no place for bytes that are no UTF-8.
     found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return [[ascii(name), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in found]

@@ -182,7 +182,7 @@ def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
 
 
 def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
-    """A kept index, mapped into memory; None when it is not one's own, or its files are not what the description says."""
+    """Map a kept index into memory. None if another user built it, or its files differ from its description."""
     import faiss
 
     if not own(info):
@@ -191,7 +191,7 @@ def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
     try:
         files.size_of(folder.parent, f"{folder.name}/{file.name}")
         data = _read(folder, info.embedder_id, "space", 4 * info.width * (1 + AXES))
-        if hashlib.sha256(data).hexdigest() != info.space or _digest(file) != info.sha256:
+        if hashlib.sha256(data).hexdigest() != info.space or files.sha256_of(file) != info.sha256:
             return None  # FAISS itself reads a changed file without a word
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         rows = np.frombuffer(data, "<f4").reshape(-1, info.width)
@@ -207,7 +207,7 @@ def own(info: IndexInfo) -> bool:
 
 
 def kept(folder: Path) -> list[str]:
-    """The ids of embedders of which something is kept in the folder of indexes, whoever made it."""
+    """The ids of all embedders with a kept index in the folder, whoever built it."""
     if folder.is_symlink():  # what lies behind it is not the store's
         return []
     return sorted({found[1] for file in folder.glob("*.json") if (found := NAMED.fullmatch(file.name))})
@@ -220,7 +220,7 @@ def drop(folder: Path, embedder_id: str) -> None:
 
 
 def _read(folder: Path, embedder_id: str, ending: str, most: int) -> bytes:
-    """The bytes of a small file of an index. ValueError for a link, for what is no file and for more than `most`."""
+    """The bytes of a small file of an index. ValueError for a link, for anything but a file, and for more than `most` bytes."""
     name = f"{embedder_id}.{ending}"
     if not NAMED.fullmatch(name):
         raise ValueError(f"{embedder_id!r} is no id of an embedder")
@@ -230,16 +230,8 @@ def _read(folder: Path, embedder_id: str, ending: str, most: int) -> bytes:
 
 
 def _mark(info: IndexInfo) -> Path:
-    """What is in the cache once an index was built with it: a mark with the index's digest in its name."""
+    """The mark that building an index leaves in the cache: a file with the index's digest as its name."""
     return cache_root() / "indexes" / hashlib.sha256(f"{info.sha256} {info.space}".encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while piece := handle.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _first(error: Exception) -> str:

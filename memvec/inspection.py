@@ -12,7 +12,7 @@ from memvec.arguments import checked
 from memvec.catalogue import KEY_DIGITS, Catalogue, answer
 from memvec.catalogue_file import UnreliableError
 from memvec.errors import NotFoundError, UsageError
-from memvec.names import near_misses, select
+from memvec.names import no_document, select
 from memvec.store import RecordRef, Store
 from memvec.summary import report
 from memvec.types import PackReport
@@ -84,11 +84,11 @@ def _opened(store: str | Path | Store) -> Store:
     return store if isinstance(store, Store) else Store.open(store)
 
 
-def _chosen(known: Catalogue, globs: str | Sequence[str], limit: int | None) -> list[dict[str, Any]]:
-    if not globs:
+def _chosen(known: Catalogue, asked: str | Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+    if not asked:
         return list(known.rows(0, limit))
     numbers = {name: number for number, name in enumerate(known.names())}
-    wanted = [numbers[name] for name in select(globs, numbers).names[:limit]]
+    wanted = [numbers[name] for name in select(asked, numbers).names[:limit]]
     return [row for number in wanted for row in known.rows(number, number + 1)]
 
 
@@ -105,8 +105,7 @@ def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
         return _record(store, found)
     if name in known.incomplete:
         raise NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    near = near_misses(name, known.names())
-    raise NotFoundError(f"no document {name!r} in {str(store.path)!r}.{near} `memvec list` shows the names.")
+    raise no_document(name, known.names(), store.path)
 
 
 def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:

@@ -1,4 +1,4 @@
-"""Steps that Ctrl-C and SIGTERM must not cut in two."""
+"""Steps that Ctrl-C, SIGTERM and SIGHUP must not cut in two."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let signals that have a handler in Python wait until the block ends, so that it runs whole.
+    """Delay signals that have a handler in Python until the block ends.
 
-    A commit that was cut in two would be made again by whoever cleans up. Only the main thread gets signals; in another
-    one this does nothing. What the system does by itself, as it ends a process by SIGKILL, cannot wait.
+    Otherwise a commit that a signal cut in two would be made a second time by the code that cleans up. Only the main thread
+    gets signals, so in any other thread this does nothing. SIGKILL cannot be delayed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

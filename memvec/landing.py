@@ -1,7 +1,7 @@
-"""Documents put below a folder: many are flushed to disk at once, and each is read back by its name in the end.
+"""Write documents below a folder: many are flushed to disk together, and each is read back by its name at the end.
 
-A document is written under another name first, flushed, then renamed. So a kill or a power cut at any moment leaves no half of
-a document under its name; and when `finish` returns, the documents and the names of all are on disk.
+A document is written under another name, flushed, and then renamed. So a kill or a power cut never leaves half a document
+under its name. When `finish` returns, all documents and their names are on disk.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from memvec.formats import files
 from memvec.formats.refusal import Refusal
 from memvec.types import Document
 
-FILES_AT_ONCE, BYTES_AT_ONCE, SECONDS_AT_ONCE = 1024, 1 << 26, 2.0  # put off until they are flushed together
-FLUSHES = 16  # at once: a journal takes those that wait together into one write
+FILES_AT_ONCE, BYTES_AT_ONCE, SECONDS_AT_ONCE = 1024, 1 << 26, 2.0  # so much is collected before it is flushed
+FLUSHES = 16  # threads that flush: a journalling file system joins waiting flushes into one write
 PIECE = 1 << 22  # bytes that are read back at once
-# What the system says of one name. Anything else, such as a full disk, would be said of the next document too.
+# Errors that concern one name. Any other, such as a full disk, would hit the next document as well.
 OF_THE_NAME = frozenset(
     (
         errno.ENAMETOOLONG,
@@ -55,10 +55,10 @@ class _Waiting:
 
 
 class Landing:
-    """Documents on their way into a folder. A context manager: on an error what is whole still gets its name."""
+    """Documents on their way into a folder. A context manager: after an error, verified documents still get their names."""
 
     def __init__(self, folder: Path, names: Mapping[str, str], skip: bool = False) -> None:
-        """`names` are the files of documents. With `skip` a document whose name the system refuses is left out."""
+        """`names` maps documents to files. With `skip` a document is left out if the system refuses its name."""
         self.folder, self.names, self.skip = folder, names, skip
         self.refused: list[tuple[str, str]] = []  # (name, why) of documents that are not there
         self._landed: list[Document] = []
@@ -101,7 +101,7 @@ class Landing:
             self._land()
 
     def finish(self) -> list[Document]:
-        """The documents that are there: on disk, and read back by their names. WriteError."""
+        """Finish all and return the documents that were read back from disk by their names. WriteError."""
         self._land()
         self._sync()
         right = []
@@ -124,7 +124,7 @@ class Landing:
         return staging
 
     def _land(self) -> None:
-        """Flush what waits, then give each document its name. WriteError, after all of them were tried."""
+        """Flush the waiting documents, then rename each. WriteError, raised after all were tried."""
         waiting, self._waiting, self._bytes, self._since = self._waiting, [], 0, time.monotonic()
         flushed = _each(_flush, [one.scratch for one in waiting])
         first: WriteError | None = None
@@ -168,7 +168,7 @@ class Landing:
 
 
 def _each(call: Callable[[Path], object], paths: Sequence[Path]) -> list[OSError | None]:
-    """What the system says to `call` with each of the paths, some at once."""
+    """Call `call` with each path, in several threads. Return the error of each, or None."""
 
     def said(path: Path) -> OSError | None:
         try:
@@ -204,7 +204,7 @@ def _rename(scratch: Path, target: Path) -> None:
 
 
 def _read_back(folder: Path, name: str, document: Document) -> str | None:
-    """Why a document is not what its name gives; None when it is."""
+    """Read a document's file back. Return why it differs, or None."""
     digest, size = hashlib.sha256(), 0
     try:
         with files.open_regular(folder / name) as file:

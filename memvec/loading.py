@@ -1,4 +1,4 @@
-"""The model a store was packed with, found and checked before it is loaded, and loaded once for all who read with it."""
+"""Find the model that a store was packed with, check it, and load it once for all callers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from memvec.lm import FrozenLM
 
-MOST_MODELS = 2  # kept loaded; the one that was not asked for longest goes
+MOST_MODELS = 2  # kept loaded; the least recently used one is dropped first
 
 _models: OrderedDict[tuple[Any, ...], FrozenLM] = OrderedDict()  # the newest use last
 _models_lock = Lock()  # held for moments only; taken after `loading_alone`, never before it

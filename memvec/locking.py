@@ -38,7 +38,7 @@ def writing(path: str | Path, wait: float = 0.0, dry_run: bool = False) -> Itera
     """
     path = Path(path)
     if not 0 <= wait <= LONGEST_WAIT:
-        raise UsageError(f"the lock is to be waited for {wait} seconds, expected 0 to {LONGEST_WAIT}.")
+        raise UsageError(f"lock_wait is {wait}, expected 0 to {LONGEST_WAIT} seconds.")
     try:
         _refuse_foreign(path)
         made = not path.exists()

@@ -120,9 +120,9 @@ class TermLookup:
 
 
 def check_keys(store: Store, entries: list[KeysEntry], embedder: Embedder) -> None:
-    """StoreDamagedError for a file of keys that says it is of an embedder whose keys are of another width.
+    """StoreDamagedError for a file whose keys do not have the width of its embedder.
 
-    A width is a square of memory, and a stranger's store may say any.
+    Memory grows with the square of the width, and a stranger's store may state any width.
     """
     for entry in entries:
         width = store.keys(entry).embedder.width

@@ -15,7 +15,7 @@ import numpy as np
 
 from memvec.arguments import checked, choice
 from memvec.dispatch import install_early
-from memvec.errors import ConditioningError, NoContentError, UsageError
+from memvec.errors import ConditioningError, NoContentError
 from memvec.guard import loading_alone
 from memvec.store import RecordRef, Store, StoredDocument
 from memvec.types import Fingerprint, Identity, Record, Vectors
@@ -97,8 +97,6 @@ def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = 
 
 
 def _records(store: Store, stored: StoredDocument, kind: str) -> list[Record]:
-    if kind not in ("context", "exact"):
-        raise UsageError(f"kind is {kind!r}, expected context or exact.")
     refs: Sequence[RecordRef] = stored.memory if kind == "context" else stored.records
     if kind == "context" and not refs:
         raise ConditioningError(stored.document.name, str(store.path))

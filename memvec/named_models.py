@@ -1,18 +1,16 @@
-"""Models that a store names: which of them are used when the caller names none.
+"""Find the model that a store names, when the caller names none.
 
-A store may come from a stranger. What it names is found here or not at all: nothing is downloaded or converted for it, and nothing
-inside a store is taken for a model. What is found is compared with the store's fingerprint before it is loaded.
+A store may come from a stranger. So its model must be on this machine: nothing is downloaded or converted for it, and no
+folder inside a store counts as a model. The model that is found is compared with the store's fingerprint before it is loaded.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
 from pathlib import Path
 
 from memvec.errors import MemvecError, NotFoundError
-from memvec.formats import manifest
-from memvec.model_cache import KNOWN, Notify, cache_folder, resolve, silent
+from memvec.model_cache import KNOWN, Notify, converted_before, resolve, silent
+from memvec.paths import is_store
 
 
 def folder_named(source: str, notify: Notify = silent) -> Path:
@@ -48,24 +46,15 @@ def folder_named(source: str, notify: Notify = silent) -> Path:
 
 def _converted(file: Path) -> Path:
     """The checkpoint that a GGUF file was converted to before. To convert one that a store names, the caller has to name it."""
-    if file.is_file() and file.suffix.lower() == ".gguf":
-        there = {
-            folder.name: folder for folder in cache_folder().glob(f"{glob.escape(file.stem)}-*") if folder.is_dir()
-        }
-        if there:
-            with file.open("rb") as handle:
-                digest = hashlib.sha256()
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-            if found := there.get(f"{file.stem}-{digest.hexdigest()[:12]}"):
-                return found
+    if file.is_file() and file.suffix.lower() == ".gguf" and (found := converted_before(file)) is not None:
+        return found
     raise _refused(str(file), "is no checkpoint folder here, and no GGUF file that was converted before")
 
 
 def _in_store(path: Path) -> bool:
     """Does a folder lie in a store, links followed? Then whoever made the store made the model."""
     real = path.resolve()
-    return any((above / manifest.FILE_NAME).exists() for above in (real, *real.parents))
+    return any(is_store(above) for above in (real, *real.parents))
 
 
 def _refused(source: str, why: str) -> NotFoundError:

@@ -1,19 +1,18 @@
-"""Which names are meant: the one matcher of every verb that is told documents or files by name or by pattern.
+"""Choose documents and files by name or by pattern. Every verb that takes names uses this matcher.
 
 A pattern follows the rules of gitignore, by `pathspec`:
 
 - `*` and `?` stay within a folder, `**` crosses folders, `[a-z]` and `[!a-z]` are one character.
-- A pattern with a `/` at its start or within is of the whole name. One without matches at any depth.
-- What matches a folder takes everything in it. A `/` at the end lets a pattern match folders only.
-- `!` in front takes out what earlier patterns took. The last pattern that matches a name decides.
-- `\\` takes the meaning of the next character away. Upper and lower case differ.
+- A pattern with a `/` at its start or inside is compared with the whole name. One without matches at any depth.
+- A pattern that matches a folder takes everything in it. With a `/` at its end it matches folders only.
+- A pattern that begins with `!` excludes names that earlier patterns took. The last pattern that matches a name decides.
+- `\\` makes the next character an ordinary one. Upper and lower case differ.
 
-Three things differ, because a pattern here is an argument and no line of a file. `./` in front means the same as `/`. `#` in
-front begins no comment. Spaces at the end count.
+Three rules differ, because a pattern here is an argument and not a line of a file. `./` at the start means `/`. `#` at the
+start is no comment. Spaces at the end count.
 
-Documents of a store are told by name first: what is the exact name of a document means that document and nothing
-else, whatever characters it has. Only what no document is named is a pattern. A verb that removes is stricter: there a
-plain word, without any of the characters above, is a name and never a pattern.
+An exact name goes first: it means that document alone, whatever characters it has. Any other text is a pattern. A verb
+that removes documents is stricter: a plain word, without any of the characters above, is always a name.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from pathspec import GitIgnoreSpec
 
 from memvec.errors import NotFoundError, UsageError
 
-LOOKED_AT = 10_000  # names among which near misses are looked for
+LOOKED_AT = 10_000  # most names that are searched for near misses
 NEAR_MISSES = 3
 
 
 class Patterns:
-    """Patterns in the order they were given, and which of them matched something yet."""
+    """Patterns in their order. They note which of them have matched something."""
 
     def __init__(self, patterns: str | Sequence[str], what: str = "pattern") -> None:
         """`what` is the argument that the patterns come from, for errors. UsageError for an empty or a broken one."""
@@ -71,7 +70,7 @@ class Selection:
     """Documents that were chosen, and by which rule."""
 
     names: tuple[str, ...]  # ascending
-    rules: tuple[str, ...]  # a sentence for each thing that was asked for: "notes: exact name"
+    rules: tuple[str, ...]  # for each name or pattern, how it was read: "notes: exact name"
 
 
 def select(asked: str | Sequence[str], known: Collection[str], removed: Collection[str] | None = None) -> Selection:
@@ -80,8 +79,8 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
     Args:
         asked: Names and patterns. Nothing asked for means every document.
         known: The names that there are.
-        removed: For a verb that removes, the names that were removed before; they and plain words are no patterns.
-            So `rm notes` never takes `sub/notes`, the second time neither.
+        removed: Only for a verb that removes: the names that were removed before. These and plain words are not patterns,
+            so `rm notes` never removes `sub/notes`, not even the second time.
 
     Returns:
         The chosen names, and the rule that each of `asked` was taken by.
@@ -120,7 +119,7 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
 
 
 def several(given: str | Sequence[str]) -> tuple[str, ...]:
-    """The strings of an argument that takes several; a lone string is one of them and not many characters."""
+    """The strings of an argument that takes one or several. A lone string is not split into characters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -135,6 +134,12 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     if not name.endswith("/") and any(other.startswith(f"{name}/") for other in some):
         said += f" It is a folder: {name + '/'!r} means all documents in it."
     return said
+
+
+def no_document(name: str, known: Iterable[str], store: object) -> NotFoundError:
+    """The error for a name that no document of a store has. `store` is its path."""
+    near = near_misses(name, known)
+    return NotFoundError(f"no document {name!r} in {str(store)!r}.{near} `memvec list` shows the names.")
 
 
 def _not_found(text: str, known: Iterable[str], removed: Collection[str] | None) -> NotFoundError:

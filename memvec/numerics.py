@@ -1,4 +1,4 @@
-"""Arithmetic and chance as memvec declares them, whatever the host program and other threads have set."""
+"""Float32 arithmetic and random numbers that do not depend on settings of the host program or of other threads."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def sampling(device: torch.device, seed: int | None) -> Iterator[int]:
     torch has one generator for the process, so one thread samples at a time.
     """
     with drawing(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        # torch begins every process with the same seed: who samples without naming one wants another.
+        # torch starts every process with the same seed. Without a given seed each call should sample differently.
         yield torch.seed() if seed is None else torch.manual_seed(seed).initial_seed()

@@ -116,9 +116,9 @@ class PackRun:
                 self.commit()
 
     def _not_held(self, todo: Sequence[Window]) -> tuple[list[Window], dict[bytes, list[Window]]]:
-        """(windows to be distilled, by text those that get a copy of theirs); what the store holds is copied.
+        """(windows to be distilled, {text: other windows of the same text}). Copies what the store holds already.
 
-        Questions are about one document, so with them a memory is of its document alone.
+        Questions are about one document, so with them a memory is not copied to another.
         """
         if self.wanted.questions or self.wanted.generate:
             return list(todo), {}
@@ -140,7 +140,7 @@ class PackRun:
         """After Ctrl-C: commit what is finished, certify what was fitted and commit that. A second Ctrl-C drops the latter."""
         try:
             enter("stopping: keeping what was fitted (Ctrl-C again drops it)", self.progress, self.watch)
-            self.commit()  # first what is finished: who asked to stop may not wait long
+            self.commit()  # finished work first: the user may not wait long
             self._certify(None)
         except KeyboardInterrupt:
             self.retired.clear()
@@ -186,7 +186,7 @@ class PackRun:
         """Certify every retired fit; without an engine those over the correction cap are dropped."""
         ids, vectors = [f.task.ids for f in self.retired], [f.vectors for f in self.retired]
         certificates = certify(self.exact, vectors, ids, self.settings.margin) if ids else []
-        with held_back():  # none of them is lost or done twice
+        with held_back():  # a signal must not lose a certificate or use it twice
             for certificate in certificates:
                 fitted = self.retired.pop(0)
                 if self._acceptable(certificate, len(fitted.task.ids)):
@@ -241,7 +241,7 @@ class PackRun:
             sizes = accumulate(len(record.payload) + record.vectors.nbytes for record in self.pending)
             count = max(1, sum(size <= COMMIT_BYTES for size in islice(sizes, COMMIT_RECORDS)))
             records = self.pending[:count]
-            with held_back():  # or what is committed would be committed again
+            with held_back():  # a signal in between would make the clean-up commit these records again
                 self.store.commit(records, TOOL, keys_of(records, self.texts, self.makers))
                 self.finished += count
                 del self.pending[:count]

@@ -1,37 +1,17 @@
-"""Paths that callers give: never empty, and for an output never inside a store."""
+"""Paths that callers give: those that a store can keep, and outputs, which are never inside a store."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from memvec import arguments
 from memvec.errors import ReadError, UsageError
 from memvec.formats import files
 from memvec.formats.manifest import FILE_NAME, HEAD
 from memvec.formats.refusal import Refusal
 
 SHARDS = f"shards/{'?' * 64}.safetensors"  # named by their digests
-
-
-def given(value: str | os.PathLike[str], name: str) -> Path:
-    """Return `value` as a path.
-
-    `Path("")` is the current folder, which nobody means who passes an unset variable.
-
-    Args:
-        value: What the caller was given.
-        name: The caller's parameter, for the message.
-
-    Raises:
-        UsageError: `value` is empty, holds a zero byte or is no path.
-    """
-    try:
-        found = os.fspath(value)
-    except TypeError as error:
-        raise UsageError(f"{name} is {value!r}, expected a path.") from error
-    if not isinstance(found, str) or not found or "\0" in found:
-        raise UsageError(f"{name} is {found!r}, expected a path. Use '.' for the current folder.")
-    return Path(found)
 
 
 def keepable(value: str, name: str) -> str:
@@ -63,7 +43,7 @@ def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[
     Raises:
         UsageError: `target` is empty, is a store or lies in one, or is a device, a pipe or a socket.
     """
-    wanted = given(target, name)
+    wanted = Path(arguments.path(name, target))
     real = Path(os.path.realpath(wanted))
     if real.exists() and not real.is_file() and not real.is_dir():
         raise UsageError(f"{name} is {str(wanted)!r}, which is no regular file. Pass another {name}.")

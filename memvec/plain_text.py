@@ -1,4 +1,4 @@
-"""What of a document is text, which vectors can carry, and what is not."""
+"""Plain text: which bytes are text that vectors can carry, and how a name is shown in a message or on a terminal."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 
 # Bytes below a space that texts hold: bell, backspace, tab, line end, form feed, carriage return, escape. As in `file`.
 CONTROLS = bytes(byte for byte in (*range(32), 127) if byte not in b"\a\b\t\n\f\r\x1b")
-MOST_CONTROLS = 0.3  # of the bytes of a text
-LONGEST_RUN = 64  # of them in a row: what pads a disk image or an archive
+MOST_CONTROLS = 0.3  # share of control characters in a text
+LONGEST_RUN = 64  # control characters in a row, as in the padding of a disk image or an archive
 _RUN = re.compile(b"[" + re.escape(CONTROLS) + b"]{%d}" % LONGEST_RUN)
 
 
 def as_text(data: bytes) -> str | None:
-    """Return the text that `data` is in UTF-8; None for other bytes and for what is mostly control characters.
+    """Decode `data` as UTF-8. None if it is not UTF-8, or has too many control characters.
 
-    A file of NULs is valid UTF-8. To fit it would take as long as prose, and zstd makes next to nothing of it.
+    A file of NULs is valid UTF-8. Fitting it would take as long as prose, and zstd reduces it to almost nothing.
     """
     if len(data) - len(data.translate(None, CONTROLS)) > MOST_CONTROLS * len(data) or _RUN.search(data):
         return None
@@ -22,3 +22,8 @@ def as_text(data: bytes) -> str | None:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return None
+
+
+def printable(name: str) -> str:
+    """A name with control characters and bytes that are no UTF-8 escaped, so that it cannot steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

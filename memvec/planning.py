@@ -55,8 +55,8 @@ def plan(
 ) -> Plan:
     """Cut `sources` into segments to be fitted.
 
-    What is no text is raw. What an interrupted pack finished is left out, and what `held` has is copied. Of segments
-    with the same text one waits for all.
+    Documents that are no text become raw records. Segments that an interrupted pack finished are left out, and those that
+    `held` has are copied. Of segments with the same text only one is fitted.
     """
     documents = baseline(sources)
     whole = held.documents(sources, settings) if held else {}
@@ -87,7 +87,7 @@ def plan(
 def _segments(
     sources: Sequence[tuple[Source, Document]], partial: Partial, lm: FrozenLM, settings: PackSettings
 ) -> tuple[list[Record], list[tuple[Document, Segment, bytes]]]:
-    """(raw records of what cannot be cut, segments with their text's sha256); what `partial` holds is left out."""
+    """(raw records of documents that cannot be cut, segments with their text's sha256), without those in `partial`."""
     texts = [as_text(source.data) for source, _ in sources]
     ids = [lm.encode(text) if text else [] for text in texts]
     fits = [len(row) >= MIN_TOKENS for row in ids]

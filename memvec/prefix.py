@@ -9,8 +9,8 @@ Letters: B rows, P positions of the longest row, T prompt tokens of the longest,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,8 @@ from memvec.dispatch import READY, install, mark
 from memvec.errors import UsageError
 from memvec.identity import check_model
 from memvec.memory import Memory
-from memvec.template import Frame, Messages
+from memvec.prompts import as_prompts
+from memvec.template import Frame, Messages, frame
 from memvec.types import Identity
 
 Prompts = str | Messages | Sequence[str] | Sequence[Messages]
@@ -123,6 +124,73 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
         mask[i, length - len(piece) :] = 1
         tokens[i, tokens.shape[1] - len(own) :] = torch.tensor(own, dtype=torch.long, device=device)
     return Embedded(tokens, embeds, mask, pad)
+
+
+def as_memories(memories: Any) -> list[Memory | None]:
+    """Make a list of memories out of one (or None) or several, also of an iterator. UsageError for anything else."""
+    if memories is None or isinstance(memories, Memory):
+        return [memories]
+    many = (
+        isinstance(memories, Iterable)
+        and not isinstance(memories, str | bytes | Mapping)
+        and not hasattr(memories, "dtype")
+    )
+    found = list(memories) if many else [memories]
+    wrong = next((item for item in found if item is not None and not isinstance(item, Memory)), None)
+    if wrong is not None:
+        raise UsageError(
+            f"found a {type(wrong).__name__} in place of a memory, expected what memvec.load_memory returns, None, or a list of "
+            "these."
+        )
+    return found
+
+
+def prompts_with(
+    model: Any,
+    tokenizer: Any,
+    prompts: Prompts,
+    memories: Memories,
+    template: Template = "auto",
+    check: bool = True,
+    *,
+    allow_adapters: bool = False,
+) -> Embedded:
+    """Put a memory in front of each prompt, or one in front of all, as one batch.
+
+    Args:
+        model: A transformers model, also inside PEFT, torch.compile or DataParallel.
+        tokenizer: Its tokenizer.
+        prompts: Text or chat messages, one prompt or several.
+        memories: One memory for all, None for none, or one (or None) for each prompt.
+        template: "chat", "text", or "auto" for a chat where the tokenizer has a template.
+        check: Compare the model, as it is in memory, with what the memories belong to.
+        allow_adapters: Take a model with active adapters, such as a LoRA, whose weights below them are right.
+
+    Raises:
+        FingerprintError: The model is another one, or has active adapters.
+        UsageError: The number of memories differs, a prompt is none, or the template has no place for a memory.
+    """
+    texts = as_prompts(prompts)
+    given = as_memories(memories)
+    if memories is None or isinstance(memories, Memory):
+        given *= len(texts)
+    if len(given) != len(texts):
+        raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
+    owners = Owners.of(tokenizer, given, allow_adapters) if check else None
+    if owners is not None:
+        owners.check(model)
+    rows = [
+        (frame(tokenizer, text, template, memory is not None), None if memory is None else tensor(memory))
+        for text, memory in zip(texts, given, strict=True)
+    ]
+    return replace(embed(model, rows, pad_id(tokenizer)), owners=owners)
+
+
+def generate_kwargs(
+    model: Any, tokenizer: Any, prompts: Prompts, memories: Memories, template: Template = "auto", **options: Any
+) -> dict[str, Any]:
+    """Return arguments for `model.generate`, which gives the prompts' ids and then what is new. As `prompts_with`."""
+    return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
 
 
 def tensor(memory: Memory) -> Tensor:

@@ -166,14 +166,14 @@ def _files(path: Path, folder: str) -> list[str]:
 
 
 def _check_readable(path: Path, found: _Findings) -> None:
-    """ReadError where the system reads no shard at all: that is no damage of one file, and nothing would be kept."""
+    """ReadError if the system reads no shard at all: the fault is not in the files, and nothing would be kept."""
     parts = found.shards
     if parts and all(part.problem is not None and part.problem.kind == "unreadable" for part in parts):
         raise ReadError(str(path / "shards"), "not one shard can be read, so nothing was set apart")
 
 
 def _apply(path: Path, found: _Findings) -> None:
-    """What is damaged is set apart, then the whole records are written anew, then the manifest, then the originals go."""
+    """Set damaged files apart, rewrite the whole records, write the manifest, then remove the originals."""
     for wrong in found.problems:
         if wrong.kind != "missing_file":
             set_apart(path, wrong)

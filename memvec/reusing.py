@@ -1,8 +1,8 @@
-"""Records that a store holds already of what is to be packed: they are copied and not made again.
+"""Copy records that a store already holds for the texts of a pack, instead of fitting them again.
 
-A record gives its text back by itself, whatever document it is in. So a text under another name, or in another place, can have
-the vectors of the first. Records of documents that were removed or replaced serve too, until `compact` drops them. What nats
-per vector they were made with does not matter, as it does not for a document that is there under the same name.
+A record gives its text back by itself, whatever document it is in. So the same text under another name, or at another place,
+can use the same vectors. Records of removed or replaced documents are copied too, until `compact` drops them. Their nats
+per vector may differ from the pack's settings, as they may for a document that is unchanged.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from memvec.types import Document, Kind, Record
 
 
 class Held:
-    """What a store holds, to be looked up by document and by text."""
+    """Looks up the records of a store by document and by text."""
 
     def __init__(self, store: Store, lm: FrozenLM | None = None) -> None:
-        """`lm`, in float32, decodes what is found before it is believed; without one it is believed (a dry run)."""
+        """`lm`, in float32, decodes each record that is found to prove it. Without it, as in a dry run, none is proved."""
         self.store = Store(store.path, dataclasses.replace(store.manifest, removed=()))
         self.lm = lm
 
@@ -90,7 +90,7 @@ class Held:
                         continue
 
     def _sound(self, records: Sequence[Record]) -> list[bool]:
-        """Which of `records` give the bytes that they are said to hold: a store only says what sha256 a text has."""
+        """For each record: does it decode to the text whose sha256 the store states?"""
         if self.lm is None:
             return [True] * len(records)
         exact = [record for record in records if record.kind == Kind.EXACT]
@@ -107,7 +107,7 @@ class Held:
 
 
 def acceptable(record: Record, settings: PackSettings) -> bool:
-    """Is a record within what `settings` ask of a certificate? How many nats its vectors carry is not looked at."""
+    """Does the certificate of a record satisfy `settings`? Its nats per vector may be any."""
     if record.kind == Kind.RAW:
         return True
     report, left = record.report, record.tokens - len(record.corrections)
@@ -120,7 +120,7 @@ def acceptable(record: Record, settings: PackSettings) -> bool:
 
 
 def moved(records: Iterable[Record], document: Document, by: int = 0) -> list[Record]:
-    """Copies of `records` as those of another document, `by` bytes further on."""
+    """Copy `records` into another document, `by` bytes further on."""
     return [dataclasses.replace(record, document=document, start=record.start + by) for record in records]
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions that a forward pass changes: made safe for many threads, and the same whatever was read before.
+"""Make rotary positions that a forward pass changes safe for threads, and independent of earlier passes.
 
 Models of the rope types "dynamic" and "longrope" choose their frequencies by the length of what they read, and keep them
 on the module. Another thread's pass would then be run with them.

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from memvec import embedders, off_topic
-from memvec.arguments import checked
+from memvec import arguments, embedders, off_topic
+from memvec.arguments import checked, optional
 from memvec.decoder import Decoder
 from memvec.embedders import DEFAULT, LEXICAL, TABLE, Embeds, maker
 from memvec.errors import NotFoundError, UsageError
@@ -32,7 +32,6 @@ from memvec.verdicts import stored_identity
 WORDS_SHARE = 0.6  # of BM25, beside the cosine; measured in docs/LOG.md
 CANDIDATES = 256  # that vectors and words each put up
 STRANGE = 0.05  # share of unrelated prompts that a score of "auto" lets pass
-MOST_HITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +102,6 @@ class Searcher:
         """
         if not query.strip():
             raise UsageError("the query is empty. Say what to look for.")
-        if not 1 <= k <= MOST_HITS:
-            raise UsageError(f"k is {k}, expected 1 to {MOST_HITS}.")
         least = self.threshold if min_score == "auto" else min_score
         chosen = self._names.intersection(select(documents, self.store.documents()).names) if documents else self._names
         wanted = {name for name in chosen if self._said(name, where or {})}
@@ -173,7 +170,7 @@ def search(
     return with_text(opened, hits, model, device, watch) if decode and hits else hits
 
 
-@checked()
+@checked(min_score=optional(arguments.score))
 def retrieve(
     store: str | Path,
     query: str,
@@ -212,7 +209,7 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
             return own
         raise UsageError(
             f"{str(store.path)!r} has only keys of {', '.join(map(repr, there))}, made by a model that the store names. "
-            f"Pass embedder={there[0]!r} to load it, or make keys of the store's own model: memvec index build {store.path}"
+            f"Pass embedder={there[0]!r} to load it, or make keys of the store's own model: memvec.build_index(…)."
         )
     embedders.check_embedder(embedder)
     if embedder not in there:

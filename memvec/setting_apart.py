@@ -1,4 +1,4 @@
-"""The folder `damaged/` of a store, where a repair puts what it does not keep. Nothing there is ever deleted."""
+"""Set damaged files apart in the folder `damaged/` of a store. Nothing there is ever deleted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from memvec.formats import files
 from memvec.types import Problem
 
 FOLDER = "damaged"
-# What cannot be read, or is no file, is moved. Of the rest a second name is made: the records in it are still to be saved.
+# Problems whose file is moved. Any other file gets a second name, because its whole records are still to be saved.
 MOVED = ("unreadable", "symlink", "not-a-file")
 
 
 def set_apart(store: Path, wrong: Problem) -> None:
-    """Put what lies at the place of a problem into `damaged/`, beside what lies there already. WriteError.
+    """Put the file of a problem into `damaged/`, without replacing anything there. WriteError.
 
-    A damaged file keeps its name in the store as well, until the new manifest does not name it any more.
+    A damaged file also keeps its name in the store, until a new manifest no longer names it.
     """
     source, folder = store / wrong.location, store / FOLDER
     files.make_folder(folder, inside=True)

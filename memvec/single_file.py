@@ -21,7 +21,7 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.paths import given, outside
+from memvec.paths import outside
 from memvec.rewriting import Draft, by_embedder, chosen_keys, kept, open_to_write, refs_of
 from memvec.store import PARSE_ERRORS, Store, refused
 from memvec.store_files import keys_file, shard_file
@@ -75,7 +75,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     another store or `file` is something else, StoreDamagedError, FormatTooNewError, ReadError, WriteError; then there
     is nothing at `output`.
     """
-    file, output = given(file, "file"), given(output, "output")
+    file, output = Path(file), Path(output)
     if os.path.lexists(output):
         raise UsageError(f"{str(output)!r} exists. Import into a new one; `memvec merge` puts both together.")
     outside(output, "output")

@@ -15,9 +15,10 @@ from memvec.errors import NotFoundError, UsageError
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import FILE_NAME
 from memvec.names import Patterns
+from memvec.plain_text import printable
 
 TRIES = 3  # readings of a file that is written to meanwhile
-MOST_UNSIZED = 16 * 1024**2  # bytes read of a file that says it is empty, as those of /proc do
+MOST_UNSIZED = 16 * 1024**2  # most bytes of a file that states a length of 0, such as those in /proc
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -73,7 +74,7 @@ def gather(
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file as it stands at one moment. UnfitError for what is no regular file, or never at rest; OSError."""
+    """Read a file as it is at one moment. UnfitError if it is no regular file, or keeps changing; OSError."""
     _check_regular(os.stat(path))  # before it is opened: to open a pipe or a device can have effects
     for _ in range(TRIES):
         with open(path, "rb", opener=_open_at_once) as file:
@@ -118,7 +119,7 @@ class _Gathering:
             self._add_file(path.name, path)
 
     def _refuse_store(self, path: Path) -> None:
-        """UsageError for the store and for what lies in it."""
+        """UsageError for the store and for paths inside it."""
         if self._is_store(path):
             raise UsageError(f"{str(path)!r} is the store itself. Name the documents to pack.")
         above = Path(os.path.realpath(path)).parents if self._store else ()
@@ -168,7 +169,7 @@ class _Gathering:
         return found is not None and self._store is not None and os.path.samestat(found, self._store)
 
     def _skip(self, name: str, why: str) -> None:
-        self.skipped.append((_printable(name), _printable(why)))
+        self.skipped.append((printable(name), printable(why)))
 
 
 def check_given(source: Source) -> None:
@@ -192,7 +193,7 @@ def check_together(names: Iterable[str]) -> None:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file that may have become a pipe meanwhile, without waiting for who writes to it."""
+    """Open a file without blocking, since it may have become a pipe that waits for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -222,8 +223,3 @@ def _why(error: Exception, path: Path) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)
-
-
-def _printable(name: str) -> str:
-    escaped = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)

@@ -1,7 +1,7 @@
-"""Token ids as characters that can be searched: what each token writes, and each added token as a character of its own.
+"""Spell token ids as characters that can be searched. Each added token is one character.
 
-A decoded text hides what ids say: `<|user|>` may be one added token or eight letters, and a space may belong to the word
-behind it. A spelling keeps both apart: a byte is the character of its number, an added token that of 256 and its id.
+A decoded text loses information: `<|user|>` may be one added token or eight letters, and a space may belong to the word
+behind it. A spelling keeps it: byte b is written as chr(b), the added token i as chr(256 + i).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Ids = tuple[int, ...]
 Style = Literal["byte-level", "sentencepiece", "other"]
 
 SPACES = " \t\r\n"
-ATOM = 256  # the first character that stands for an added token
-LEADS = ("\n", "a", ".")  # texts of which one will not join with what comes behind it
+ATOM = 256  # added token i is spelled chr(ATOM + i)
+LEADS = ("\n", "a", ".")  # put in front of a text; a tokenizer does not join every one of them with the text
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 # How byte-level vocabularies write bytes: printable ones as they are, the others as the characters from 256 on.
@@ -60,7 +60,7 @@ class Speller:
         return "".join(self.pieces(encode(self.tokenizer, text)))
 
     def begin(self, ids: Sequence[int], bos: int | None) -> int:
-        """Where the spelling of `ids` goes on behind the BOS that they begin with."""
+        """The length of the spelling of the BOS tokens that `ids` begin with."""
         size = next((i for i, token in enumerate(ids) if token != bos), len(ids))
         return sum(map(len, self.pieces(ids[:size])))
 
@@ -99,7 +99,7 @@ class Speller:
     def _encode(self, spelling: str) -> Ids | None:
         """The ids with this spelling, as the tokenizer would make them. None where it makes none.
 
-        A space in front is put up with where the tokenizer writes one whatever it is given.
+        One extra space at the start is accepted, since some tokenizers always write one there.
         """
         try:
             text = spelling.encode("latin-1").decode()

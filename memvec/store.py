@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memvec import paths
 from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, ReadError, StoreChangedError, StoreDamagedError
 from memvec.formats import container, files, manifest, shard
@@ -54,7 +53,7 @@ class Store:
     @checked()
     def open(cls, path: str | Path) -> Store:
         """The store at `path`. NotFoundError, FormatTooNewError, StoreDamagedError or ReadError."""
-        path = paths.given(path, "store")
+        path = Path(path)
         try:
             if files.size_of(path, manifest.FILE_NAME) > manifest.MAX_BYTES:
                 raise Refusal("file-too-large", f"it is over the limit of {manifest.MAX_BYTES} bytes")
@@ -296,7 +295,7 @@ def problem(location: str, error: Exception) -> Problem:
 
 
 def unreadable(location: str, error: ReadError) -> Problem:
-    """The problem of a file that the system cannot read. Raises `error` when that says nothing about the file."""
+    """The problem of a file that the system cannot read. Raises `error` if it is about this process, not the file."""
     if error.errno in files.OUT_OF_HANDLES:
         raise error
     return Problem(location, "unreadable", f"the system could not read it ({error.reason})")

@@ -1,4 +1,4 @@
-"""Text files of users: UTF-8, with or without a byte order mark. Anything else is named with its line and what to do."""
+"""Read text files of users: UTF-8, with or without a byte order mark. An error names the line and what to do."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a chat template writes around a user's first turn, learned from what it makes of marked messages.
+"""Learn what a chat template writes around a user's first turn, by rendering messages that hold marks.
 
-Templates part in where they put a system message: most give it a turn of its own, some fold it into the user's. A memory
-stands directly behind the words that open the user's first turn, in front of everything that is folded into that turn.
-Strings are spellings (`memvec.spelling`), so that added tokens are told from text that looks like them.
+Templates treat a system message in two ways: most give it a turn of its own, some fold it into the user's. A memory goes
+directly behind the words that open the user's first turn, in front of everything that is folded into that turn.
+Strings are spellings (`memvec.spelling`), so that added tokens differ from text that looks like them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memvec.errors import UsageError
 from memvec.rendering import render
 from memvec.spelling import SPACES, Speller, encode
 
-# Private-use characters: no template changes their case or strips them off, and it holds none by accident.
+# Private-use characters: no template contains them, changes their case or strips them.
 USER, ANSWER, AGAIN, SYSTEM = "\ue000\ue001", "\ue000\ue002", "\ue000\ue003", "\ue000\ue004"
 TOOLS = [
     {
@@ -37,7 +37,7 @@ PRINTED = re.compile(rf"""['"]text['"]: ?['"]{USER}""")  # a list of parts that 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """One template's signs of turns."""
+    """The strings by which one template marks turns."""
 
     start: str  # a chat without a system message up to the memory, without BOS
     header: str  # opens a user's turn; empty where the template writes nothing there
@@ -47,9 +47,9 @@ class Turns:
     parts: bool  # and those that are lists of parts
 
     def find(self, spelling: str, begin: int, marks: str = "") -> int | None:
-        """The place in a spelled chat whose BOS ends at `begin`. None where it is no chat of this template.
+        """Find the memory's place in a spelled chat whose BOS ends at `begin`. None if it is no chat of this template.
 
-        `marks` are characters that no chat is known by, such as that of EOS. UsageError where it cannot be told.
+        `marks` are characters that do not show a chat, such as EOS. UsageError if the place is ambiguous.
         """
         firm = all(end.strip(SPACES) for end in self.ends)  # else a system message runs into the user's header
         started = begin + len(self.start) if spelling.startswith(self.start, begin) else None
@@ -77,11 +77,11 @@ class Turns:
         return place
 
     def _follows(self, spelling: str, begin: int, place: int) -> bool:
-        """Does somebody else's turn end there?"""
+        """Does another role's turn end at `place`?"""
         return any(spelling.endswith(end, begin, place) for end in self.ends)
 
     def _chat(self, spelling: str, marks: str) -> bool:
-        """Does this hold anything that only a chat does?"""
+        """Does the text hold a string that only chats have?"""
         signs = {self.opener, self.header if any(ord(c) > 255 for c in self.header) else ""}
         signs |= {end for end in self.ends if end.strip(SPACES + marks)}
         return any(sign.strip(SPACES + marks) and sign in spelling for sign in signs)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from memvec.arguments import checked, choice, literal
 from memvec.colliding import file_names
@@ -23,7 +23,7 @@ from memvec.errors import (
     UsageError,
 )
 from memvec.landing import Landing
-from memvec.names import near_misses, several
+from memvec.names import no_document, several
 from memvec.names import select as select_names
 from memvec.partial import write_partial
 from memvec.paths import outside
@@ -158,20 +158,19 @@ def missing(store: Store, name: str) -> NotFoundError:
     """The error for a document that is not there, or not whole."""
     if _is_version(store, name):
         return NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    near = near_misses(name, store.documents())
-    return NotFoundError(f"no document {name!r} in {str(store.path)!r}.{near} `memvec list` shows the names.")
+    return no_document(name, store.documents(), store.path)
 
 
-def select(store: Store, globs: Sequence[str], others: Collection[str] = ()) -> list[StoredDocument]:
-    """Live documents by exact name or pattern (see `memvec.names`), all where `globs` is empty.
+def select(store: Store, asked: Sequence[str], others: Collection[str] = ()) -> list[StoredDocument]:
+    """Live documents by exact name or pattern (see `memvec.names`), all where `asked` is empty.
 
     NotFoundError for one that matches none of them, and none of the names in `others`.
     """
     live = store.documents()
     known = {*live, *others}
-    if begun := [text for text in several(globs) if text not in known and _is_version(store, text)]:
+    if begun := [text for text in several(asked) if text not in known and _is_version(store, text)]:
         raise missing(store, begun[0])
-    return [live[name] for name in select_names(globs, known).names if name in live]
+    return [live[name] for name in select_names(asked, known).names if name in live]
 
 
 def _is_version(store: Store, name: str) -> bool:
@@ -188,22 +187,20 @@ class _Choice:
     skipped: Sequence[tuple[str, str]] = ()  # (name, reason)
 
 
-def _choose(path: str | Path, globs: Sequence[str], on_error: OnError) -> _Choice:
-    if on_error not in get_args(OnError):
-        raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(get_args(OnError))}.")
+def _choose(path: str | Path, asked: Sequence[str], on_error: OnError) -> _Choice:
     if on_error == "fail":
         store = Store.open(path)
-        whole, skipped = _readable(select(store, globs))
+        whole, skipped = _readable(select(store, asked))
         return _Choice(store, whole, (), skipped)
     salvaged = open_salvaged(path)
     broken, lost = salvaged.broken(), salvaged.lost
     try:
-        chosen = select(salvaged, globs, broken)
+        chosen = select(salvaged, asked, broken)
     except NotFoundError as error:
         if lost:
             raise StoreDamagedError(lost) from error
         raise
-    names = set(select_names(globs, {*salvaged.documents(), *broken}).names)
+    names = set(select_names(asked, {*salvaged.documents(), *broken}).names)
     wanted = [found for name, found in broken.items() if name in names]
     left = [stored for stored in chosen if stored.document.name not in broken]
     whole, skipped = _readable(left, strict=not wanted and not lost)

@@ -1,6 +1,6 @@
-"""Vocabularies of loaded tokenizers: what one makes of text, without special tokens that were added to it.
+"""Compare a loaded tokenizer with a checkpoint's, leaving out special tokens that were added to it.
 
-A padding token added to a tokenizer changes its vocabulary, but splits no text otherwise. Letters: N tokens of the checkpoint.
+A padding token that is added to a tokenizer changes its vocabulary, but not how it splits text.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from memvec import traits
 from memvec.types import Identity
 
-# Whoever adds a token to a tokenizer after it was checked changes its length, or what it makes of this.
+# A token that is added to a tokenizer after the check changes its length, or how it splits this text.
 MARKER = "Two  words, caf\u00e9 1,000\r\n<pad>[PAD]"
 MARKED = re.compile(r"[^\w\s].*\w.*[^\w\s]")  # [PAD], <|pad|>: text does not hold it by chance
-GUESSES = 8  # added tokens that are looked for where it is not known how many tokens the checkpoint has
+GUESSES = 8  # most added tokens that are tried if the checkpoint's number of tokens is unknown
 
 _known: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, tuple[str, str]]]] = weakref.WeakKeyDictionary()
 

@@ -1,8 +1,7 @@
-"""Weights of a loaded model: whether they are those of a checkpoint, looked at once for each model object.
+"""Compare the weights of a loaded model with a checkpoint, once for each model object.
 
-What is in memory is compared, not the name it was loaded under: with the tensors of the files, cast to the model's dtype; where
-these are not there, with the digests of a fingerprint; else by the numeric probe of a store.
-Letters: V vocabulary of the checkpoint.
+The values in memory are compared, not the name they were loaded under: with the tensors of the files, cast to the model's
+dtype; without files, with the digests of a fingerprint; without a match there, by the numeric probe of a store.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,9 +20,10 @@ from torch import Tensor
 
 from memvec import checkpoint, traits
 from memvec.adapters import is_adapted, modules, replaced
+from memvec.guard import Lock
 from memvec.types import Fingerprint
 
-SAMPLED = 64  # parameters on a GPU whose values a stamp holds; on a CPU it holds some of all
+SAMPLED = 64  # parameters on a GPU of which a Mark holds a value; on a CPU it holds some bytes of every one
 SAMPLE_BYTES = 16
 WHOLE = 1 << 28  # values that are compared with files; of larger models some rows of each tensor
 BLOCKS = 4  # of rows, spread over a tensor
@@ -50,9 +49,9 @@ class Compared:
 
 
 class Mark:
-    """A model's parameters as they were at one moment: where they lie, how often they were written to, some of their bytes.
+    """A model's parameters at one moment: their addresses, their version counters, and some of their bytes.
 
-    PEFT merges adapters through `data`, which no version counter sees; the bytes do.
+    PEFT merges adapters through `data`, which changes the bytes but no version counter.
     """
 
     def __init__(self, model: Any) -> None:
@@ -77,11 +76,11 @@ class Mark:
 
 
 _seen: weakref.WeakKeyDictionary[Any, dict[str, Mark]] = weakref.WeakKeyDictionary()
-looking = threading.RLock()  # of many threads that meet a new model one looks at its weights
+looking = Lock()  # one thread at a time compares weights
 
 
 def looked_at(model: Any, expected: Fingerprint) -> bool:
-    """Were a model's weights found to be those of `expected`, and left alone since?"""
+    """Were a model's weights found to be those of `expected`, and not changed since?"""
     mark = _seen.get(model, {}).get(expected.weights)
     return mark is not None and mark.fits(model)
 
@@ -132,9 +131,9 @@ def with_files(model: Any, folder: Path) -> Compared:
 
 @torch.no_grad()
 def unproven(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Which digests of `expected` a model's parameters have in none of the dtypes its checkpoint may have been in.
+    """Return the digests of `expected` that the model's parameters do not give in any dtype of `dtypes`.
 
-    They need not differ: of a checkpoint of several dtypes, or one that was rounded, they cannot be made again.
+    The weights may still be right: the digests of a rounded checkpoint, or of one with several dtypes, cannot be recomputed.
     """
     every = ("weights", "embedding")
     apart: dict[int, tuple[str, Tensor]] = {}
@@ -158,7 +157,7 @@ def unproven(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> tu
 
 
 def parameters(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(name, parameter) of a model without adapters on it, each under every name it has."""
+    """(name, parameter) of a model without its adapters. A tied parameter comes once for each of its names."""
     if is_adapted(model):
         inner = model.original_module if replaced(model) else getattr(model, "base_layer", None)
         if inner is not None:
@@ -198,7 +197,7 @@ def _as_saved(model: Any, parts: Iterable[tuple[str, Tensor]]) -> list[tuple[str
 
 
 def _equal(value: Tensor, place: Any, share: float, whole_rows: bool) -> bool | None:
-    """Are the values of a tensor those of a file, as far as they are looked at? None when they cannot be compared."""
+    """Are the compared values of a tensor those of the file? None if they cannot be compared."""
     shape, found = place.get_shape(), list(value.shape)
     longer = whole_rows and found[1:] == shape[1:] and found[0] > shape[0]
     if (shape != found and not longer) or not _plain(value):
@@ -234,7 +233,7 @@ def _spellings(model: Any, name: str) -> list[str]:
 
 
 def _passed_over(model: Any, name: str) -> bool:
-    """Does transformers leave this tensor of a checkpoint aside when it loads this model?"""
+    """Does transformers ignore this tensor of a checkpoint when it loads this model?"""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     return _tied_head(model, name) or any(re.search(pattern, name) for pattern in patterns)
 
@@ -286,7 +285,7 @@ def _plain(value: Tensor) -> bool:
 
 
 def _address(value: Tensor) -> int:
-    """What two names of one parameter have in common."""
+    """A number that two names of one parameter share."""
     return id(value) if value.is_meta or not _plain(value) else value.data_ptr()
 
 

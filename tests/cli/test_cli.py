@@ -17,8 +17,9 @@ import pytest
 
 from memvec import errors
 from memvec.cli.main import COMMANDS, run
-from memvec.cli.output import aligned, clock, describe, printable
+from memvec.cli.output import aligned, clock, describe
 from memvec.locking import writing
+from memvec.plain_text import printable
 from memvec.progress import Progress
 from memvec.store import Store
 

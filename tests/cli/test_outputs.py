@@ -67,6 +67,8 @@ class TestRefusals:
             (OSError(errno.EMFILE, "Too many open files", "{}/there"), ReadError),
             (FileNotFoundError(errno.ENOENT, "No such file or directory", "{}/gone"), NotFoundError),
             (MemoryError(), OutOfMemoryError),
+            (OSError(errno.ENOMEM, "Cannot allocate memory"), OutOfMemoryError),
+            (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemoryError),
         ],
     )
     def test_class_and_place(self, tmp_path: Path, error: Any, expected: type[Exception]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import memvec
 from memvec import arguments, indexing, searching
@@ -26,7 +27,7 @@ OTHERS = {
     "Searcher.search": searching.Searcher.search,
 }
 # Functions whose arguments are checked elsewhere, or that have none.
-UNCHECKED = {"attached": "tests/memvec/test_prefix.py", "models": "no arguments"}
+UNCHECKED = {"attached": "tests/memvec/test_attach.py", "models": "no arguments"}
 FUNCTIONS = {name: function for name, function in (EXPORTED | OTHERS).items() if name not in UNCHECKED}
 
 NUMBERS: list[Any] = ["3", "", b"3", [3], {}, math.nan, True, None]
@@ -57,8 +58,8 @@ WRONG: dict[str, list[Any]] = {
     "generate": ["x", 3],
     "include": LISTS,
     "k": [*COUNTS, 10_001],
-    "keys": LISTS,
     "keep": [*NUMBERS, -1, 1.5],
+    "keys": LISTS,
     "kind": ["Exact", "", None, b"exact", 3, ["exact"]],
     "limit": [*NUMBERS, -1, 1.5],
     "lock_wait": [*NUMBERS, -1, -math.inf],
@@ -104,7 +105,10 @@ REQUIRED: dict[str, Any] = {
     "file": "no/file", "document": "a.txt", "name": "a.txt", "documents": ["a.txt"], "prompt": "words", "query": "words",
     "questions": "no/questions", "texts": {"a": "text"}, "model": "no/model", "count": 3, "self": None,
 }  # fmt: skip
-OWN = {("verify", "sample"): ["x", "", "0", "101%", True, 1.5, -1, "5%%", b"5%"]}  # here it is a count or a share
+OWN = {
+    ("verify", "sample"): ["x", "", "0", "101%", True, 1.5, -1, "5%%", b"5%"],  # here it is a count or a share
+    ("retrieve", "min_score"): ["3", "AUTO", [3], math.nan, True],  # None takes every hit here
+}
 
 
 def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -189,6 +193,28 @@ def test_missing_and_unknown_arguments_are_pythons_errors(packed: Path) -> None:
         memvec.cat(packed)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'modle'"):
         memvec.cat(packed, "one-byte", modle="x")  # type: ignore[call-arg]
+
+
+def test_the_work_that_memory_ran_out_in_is_named() -> None:
+    class Reader:
+        @checked()
+        def __init__(self) -> None:
+            raise MemoryError
+
+        @checked()
+        def all_of_it(self) -> None:
+            raise MemoryError
+
+    with pytest.raises(memvec.errors.OutOfMemoryError, match="not enough memory to make a Reader"):
+        Reader()
+    with pytest.raises(memvec.errors.OutOfMemoryError, match="not enough memory to all of it"):
+        Reader.all_of_it(object.__new__(Reader))
+
+
+@pytest.mark.parametrize("value", [10**400, np.ones(2), np.array("x"), torch.ones(2)])
+def test_what_has_no_one_number(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lock_wait is .*expected 0 or more"):
+        memvec.gc(tmp_path, lock_wait=value)
 
 
 def test_rules_of_a_function_go_first() -> None:

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 import memvec
-from memvec import cache_folder, converted, identity_cache
+from memvec import cache_folder, identity_cache
 from memvec.errors import NotFoundError, OutOfMemoryError, WriteError
+from memvec.formats import files
 from memvec.model_cache import KNOWN, resolve
 
 
@@ -123,7 +124,7 @@ class TestDamage:
     def test_files_are_read_once(self, cache: Path, made: list[Path], gguf: str, monkeypatch: Any) -> None:
         folder = resolve(gguf)
         resolve(gguf)
-        monkeypatch.setattr(converted, "sha256_of", lambda file: pytest.fail(f"{file} is read again"))
+        monkeypatch.setattr(files, "sha256_of", lambda file: pytest.fail(f"{file} is read again"))
         assert resolve(gguf) == folder
 
     def test_a_changed_gguf_is_another_model(self, cache: Path, made: list[Path], gguf: str) -> None:

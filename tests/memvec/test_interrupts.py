@@ -16,7 +16,7 @@ import pytest
 import memvec
 import memvec.errors
 from memvec.errors import InterruptedPackError
-from memvec.interrupts import held_back
+from memvec.interrupts import SIGNALS, held_back
 from memvec.sources import Source
 from memvec.store import Store
 
@@ -88,8 +88,8 @@ def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, d
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as at the command line."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """The signals raise KeyboardInterrupt, as at the command line."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in before:
         signal.signal(number, signal.default_int_handler)
     yield
@@ -101,7 +101,7 @@ def handlers() -> Iterator[None]:
 class TestHeldBack:
     """A block that signals cannot cut in two."""
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", SIGNALS)
     def test_it_runs_whole(self, number: signal.Signals) -> None:
         done = []
         with pytest.raises(KeyboardInterrupt):

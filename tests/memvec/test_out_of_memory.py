@@ -71,7 +71,8 @@ def test_every_verb_says_so(
     with pytest.raises(OutOfMemoryError, match=r"not enough memory to .*smaller batch") as caught:
         call(remembering, tmp_path / "new", tiny)
     assert caught.value.exit_code == 11 and isinstance(caught.value, MemoryError)
-    assert caught.value.__cause__ is error and caught.value.what in verb
+    assert caught.value.__cause__ is error
+    assert "records at once" in caught.value.what if place == DECODES else caught.value.what in verb
     assert caught.value.reason == str(error).splitlines()[0][:200] if str(error) else not caught.value.reason
 
 
@@ -103,7 +104,7 @@ def test_the_program_ends_with_11(
 
     monkeypatch.setattr(DECODES, exhausted)
     assert run(["cat", str(packed), "prose.txt"]) == 11
-    assert "not enough memory to cat" in (err := capsys.readouterr().err) and "unexpected" not in err
+    assert "not enough memory to decode" in (err := capsys.readouterr().err) and "unexpected" not in err
 
 
 def test_a_device_whose_memory_is_full_is_not_a_wrong_device(monkeypatch: pytest.MonkeyPatch) -> None:

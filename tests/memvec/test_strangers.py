@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import memvec
-from memvec import index, model_cache
+from memvec import converted, index, model_cache
 from memvec.embedders import Words
 from memvec.errors import MemvecError, NotFoundError, StoreDamagedError, UsageError
+from memvec.formats import files, manifest
 from memvec.formats import keys as keys_format
-from memvec.formats import manifest
 from memvec.formats.keys import Embedder
 from memvec.formats.manifest import KeysEntry
 from memvec.indexing import build_index, drop_index, index_info
@@ -113,7 +113,7 @@ class TestSearch:
     def test_a_store_with_only_such_keys_says_how_to_go_on(self, store: Path, no_other_model: list[str]) -> None:
         change(store, keys=())
         add_keys(store, Embedder(STRANGE, "0123456789abcdef", 8))
-        with pytest.raises(UsageError, match=r"only keys of.*Pass embedder='sentence.*index build"):
+        with pytest.raises(UsageError, match=r"only keys of.*Pass embedder='sentence.*build_index"):
             search(store, "ferry")
         build_index(store)
         assert search(store, "ferry", 1)[0].document == "a.txt" and no_other_model == []
@@ -165,6 +165,7 @@ class TestModel:
 
     def test_a_folder_that_is_the_models(self, store: Path, tiny: str, tmp_path: Path) -> None:
         shutil.copytree(tiny, tmp_path / "moved")
+        (tmp_path / "manifest.json").write_text('{"name": "of a web page"}')  # makes no store of the folder
         naming(store, str(tmp_path / "moved"))
         assert search(store, "ferry", 1) and model_for(store, None) == str(tmp_path / "moved")
 
@@ -174,15 +175,18 @@ class TestModel:
         with pytest.raises(NotFoundError, match="owner/name"):
             memvec.add([source], store)
 
-    def test_a_gguf_file_is_not_converted(self, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_gguf_file_is_not_converted(self, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(model_cache, "_convert", lambda *_: pytest.fail("converted"))
         file = tmp_path / "x[1].gguf"
         file.write_bytes(b"GGUF")
         with pytest.raises(NotFoundError, match="no GGUF file that was converted before"):
             folder_named(str(file))
-        made = model_cache.cache_folder() / f"x[1]-{model_cache._sha256_of(file)[:12]}"
-        made.mkdir(parents=True)
+        made = model_cache.cache_folder() / f"x[1]-{files.sha256_of(file)[:12]}"
+        shutil.copytree(tiny, made)
+        with pytest.raises(NotFoundError):
+            folder_named(str(file))  # nobody knows whether it is whole
+        converted.seal(made)
         assert folder_named(str(file)) == made
         file.write_bytes(b"other")
         with pytest.raises(NotFoundError):
