@@ -292,7 +292,7 @@ def test_what_is_no_memory_is_refused(model: Any, tokenizer: Any, wrong: Any) ->
         lambda: attached(model, tokenizer, wrong),
         lambda: CachedMemory(model, tokenizer, wrong),
     ):
-        with pytest.raises(UsageError, match="expected a Memory or None"):
+        with pytest.raises(UsageError, match="in place of a memory"):
             use()
 
 
