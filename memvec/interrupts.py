@@ -1,4 +1,4 @@
-"""Steps that Ctrl-C and SIGTERM must not cut in two."""
+"""Steps that Ctrl-C, SIGTERM and SIGHUP must not cut in two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @contextlib.contextmanager

@@ -87,8 +87,8 @@ def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, d
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as at the command line."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as at the command line."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in before:
         signal.signal(number, signal.default_int_handler)
     yield
@@ -100,7 +100,7 @@ def handlers() -> Iterator[None]:
 class TestHeldBack:
     """A block that signals cannot cut in two."""
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_it_runs_whole(self, number: signal.Signals) -> None:
         done = []
         with pytest.raises(KeyboardInterrupt):
