@@ -161,7 +161,7 @@ def run_pack(
         raise UsageError(f"--preset says what --{both[0].replace('_', '-')} says. Pass one of them.")
     if memory is not None and not 0 < memory < math.inf:
         raise UsageError(f"--memory is {memory:g} GiB, expected more than 0.")
-    limit = None if memory is None else int(memory * 2**30)
+    limit = None if memory is None else int(min(memory, 1e9) * 2**30)  # 1e300 GiB would be infinitely many bytes
     settings = PackSettings(memory=limit, **{name: value for name, value in options.items() if value is not None})
     context = ContextSettings(
         ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit

@@ -5,17 +5,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ENOMEM
+from errno import EACCES, EIO, EMFILE, ENFILE, ENOMEM, EPERM
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError
+from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError, ReadError
 
 # What torch and the system say where they have no class of their own for it.
 SAID = ("not enough memory", "out of memory", "cannot allocate memory", "can't allocate memory", "failed to allocate")
 # What reading a checkpoint that is none may raise, in transformers, tokenizers and safetensors.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, SafetensorError)
+REFUSED = (EACCES, EPERM, EIO, EMFILE, ENFILE)  # by the system: nothing is known of the file
 READERS = {"transformers", "tokenizers", "safetensors", "huggingface_hub", "gguf", "torch", "json"}
 MISTAKES = (AttributeError, TypeError, NameError, AssertionError, IndexError)
 
@@ -54,7 +55,7 @@ def enough_memory(what: str) -> Iterator[None]:
 def readable(where: Path) -> Iterator[None]:
     """Turn what a library raises for a file or folder that is no checkpoint into one NotFoundError.
 
-    OutOfMemoryError when memory ran out; mistakes of memvec's own code pass.
+    OutOfMemoryError when memory ran out, ReadError when the system refused; mistakes of memvec's own code pass.
     """
     try:
         yield
@@ -63,6 +64,8 @@ def readable(where: Path) -> Iterator[None]:
             raise
         if out_of_memory(error):
             raise OutOfMemoryError(f"load {str(where)!r}", error) from error
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            raise ReadError(str(error.filename or where), error.strerror or str(error)) from error
         reason = str(error).splitlines()[0][:200] if str(error) else ""
         raise NotFoundError(
             f"{str(where)!r} cannot be read as a model: {type(error).__name__}: {reason}. Expected config.json, "

@@ -24,6 +24,7 @@ from difflib import get_close_matches
 
 from pathspec import GitIgnoreSpec
 
+from memvec.brackets import marked, unmarked
 from memvec.errors import NotFoundError, UsageError
 
 LOOKED_AT = 10_000  # most names that are searched for near misses
@@ -165,13 +166,17 @@ def _compiled(pattern: str, what: str) -> tuple[re.Pattern[str] | None, bool]:
     """(expression to search a name with, does it take in?); None for a pattern that gitignore lets match nothing."""
     if not isinstance(pattern, str) or pattern in ("", "!"):
         raise UsageError(f"{what} is {pattern!r}, expected a name or a pattern such as '*.txt'.")
+    line, expressions = marked(_as_line(pattern))
+    if line == "!/":
+        return None, False  # to pathspec it would be everything
     try:
-        (rule,) = GitIgnoreSpec.from_lines([_as_line(pattern)]).patterns
+        (rule,) = GitIgnoreSpec.from_lines([line]).patterns
+        if rule.regex is None:
+            return None, bool(rule.include)
+        assert isinstance(rule.regex.pattern, str)
+        return re.compile(unmarked(rule.regex.pattern, expressions)), bool(rule.include)
     except (ValueError, re.error) as error:
         raise UsageError(f"{what} {pattern!r} is no pattern as gitignore has them: {error}.") from error
-    found = rule.regex
-    assert found is None or isinstance(found.pattern, str)
-    return found, bool(rule.include)
 
 
 def _end_of_folder(match: re.Match[str]) -> int | None:
@@ -189,6 +194,8 @@ def _as_line(pattern: str) -> str:
         text = text[1:]
     if text.endswith("/."):
         text = text[:-1]
+    if text.endswith("/**"):
+        text += "/*"  # means the same to git; pathspec would let it match the folder in front as well
     if text.startswith("#"):
         text = f"\\{text}"
     if text[-1:].isspace() and not text[:-1].endswith("\\"):

@@ -1,0 +1,18 @@
+"""What the system refuses is not taken for a file that is no model."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from memvec.causes import readable
+from memvec.errors import ReadError
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE])
+def test_a_refusal_names_the_place(number: int) -> None:
+    with pytest.raises(ReadError, match=r"model\.safetensors"), readable(Path("m")):
+        raise OSError(number, os.strerror(number), "m/model.safetensors")
