@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memvec.adapters import unwrapped
 from memvec.arguments import anything, checked, instance, literal
 from memvec.cached import CachedMemory
 from memvec.errors import FingerprintError, MissingExtraError, UnsupportedModelError, UsageError
@@ -36,7 +37,7 @@ from memvec.identity import check_model
 from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS, import_prompt_tuning
 from memvec.memory import Memory
 from memvec.paths import outside
-from memvec.prefix import Template, tensor
+from memvec.prefix import Template, device_of, tensor
 
 __all__ = [
     "export_cartridge",
@@ -63,8 +64,9 @@ def export_prompt_tuning(
         from peft import PromptTuningConfig
 
     _check(memory, model, tokenizer)
+    model = unwrapped(model)
     look = model.get_input_embeddings()
-    ids = torch.tensor(list(before), dtype=torch.long, device=look.weight.device)
+    ids = torch.tensor(list(before), dtype=torch.long, device=device_of(look))
     with torch.inference_mode():
         vectors = torch.cat([look(ids).float().cpu(), tensor(memory)])
     sizes = model.config.get_text_config()
@@ -116,6 +118,7 @@ def _export_cache(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any, template: Template, kind: Any
 ) -> Path:
     _check(memory, model, tokenizer)
+    model = unwrapped(model)
     cached = CachedMemory(model, tokenizer, memory, template, check=False)
     if cached.sliding:
         warnings.warn(
@@ -156,7 +159,7 @@ def _check(memory: Memory, model: Any, tokenizer: Any) -> None:
         raise UsageError(
             f"{', '.join(memory.documents)} has no vectors, only stored bytes. There is nothing to export."
         )
-    width = int(model.get_input_embeddings().weight.shape[1])
+    width = int(unwrapped(model).get_input_embeddings().weight.shape[1])
     if tokenizer is not None:
         check_model(model, tokenizer, memory.fingerprint)
     elif width != memory.fingerprint.width:

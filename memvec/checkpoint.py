@@ -127,7 +127,10 @@ def embedding_table(folder: Path) -> Any:
 
 def _indexed(folder: Path, index: str) -> list[Path]:
     """The files that an index names. NotFoundError unless all of them are there."""
-    places = json.loads((folder / index).read_bytes())["weight_map"]
+    found = json.loads((folder / index).read_bytes())
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{index} maps no tensors to files")
     names = sorted(set(places.values()))
     for name in names:
         if not _plain(name) or not name.endswith(".safetensors"):
@@ -149,12 +152,17 @@ def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[str, str, list[int], int
     if len(data) < 8:
         raise ValueError("a safetensors file of under 8 bytes")
     (size,) = struct.unpack("<Q", data[:8])
-    entries: dict[str, Any] = json.loads(data[8 : 8 + size])
+    entries = json.loads(data[8 : 8 + size])
+    if not isinstance(entries, dict):
+        raise ValueError("a safetensors file without a header")  # noqa: TRY004 - of its bytes, not of an argument
     for name, entry in entries.items():
         if name == "__metadata__" or name.endswith(BUFFER_NAMES):
             continue
-        begin, end = entry["data_offsets"]
-        yield name, entry["dtype"], entry["shape"], 8 + size + begin, 8 + size + end
+        match entry:
+            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+                yield name, dtype, shape, 8 + size + begin, 8 + size + end
+            case _:
+                raise ValueError(f"a safetensors file with a header that says too little of {name!r}")
 
 
 def digest(part: memoryview, head: list[Any]) -> str:

@@ -12,7 +12,7 @@ Three rules differ, because a pattern here is an argument and not a line of a fi
 start is no comment. Spaces at the end count.
 
 An exact name goes first: it means that document alone, whatever characters it has. Any other text is a pattern. A verb
-that removes documents is stricter: a plain word, without any of the characters above, is always a name.
+that removes documents is stricter: without `*`, `?`, `[`, `\\`, a `!` in front or a `/` at the end, it is always a name.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def _not_found(text: str, known: Iterable[str], removed: Collection[str] | None)
 
 
 def _looks_like_pattern(text: str) -> bool:
-    return text == "" or text.startswith(("/", "./", "!")) or text.endswith("/") or any(c in text for c in "*?[\\")
+    """Does a verb that removes take this for a pattern? `/a` and `./a` are how people write the name `a`."""
+    return text == "" or text.startswith("!") or text.endswith("/") or any(c in text for c in "*?[\\")
 
 
 def _matching(pattern: str, names: Iterable[str]) -> set[str]:

@@ -106,7 +106,7 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
     model = unwrapped(model)
     install(model)
     module = model.get_input_embeddings()
-    device, dtype = _device_of(module), model.dtype
+    device, dtype = device_of(module), model.dtype
     ids = [list(row.before) + list(row.after) for row, _ in rows]
     pieces = []
     for row, memory in rows:
@@ -207,7 +207,7 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def _device_of(module: Any) -> torch.device:
+def device_of(module: Any) -> torch.device:
     """The device on which a module with a weight takes its input, also where accelerate offloads it. UsageError."""
     device: torch.device = module.weight.device
     if device.type != "meta":

@@ -260,3 +260,22 @@ def test_export_refuses_another_model_and_what_is_there(
     monkeypatch.delattr(sys.modules["peft"], "CartridgeConfig")
     with pytest.raises(MissingExtraError, match="pip install -U peft"):
         export_cartridge(memory, tmp_path / "b", model, chat)
+
+
+@pytest.mark.parametrize("wrap", ["parallel", "offloaded"])
+def test_wrapped_models_export_the_same(model: Any, chat: Any, memory: Memory, tmp_path: Path, wrap: str) -> None:
+    wrapped = copy.deepcopy(model)
+    if wrap == "parallel":
+        wrapped = torch.nn.DataParallel(wrapped)
+    else:
+        import accelerate
+
+        accelerate.cpu_offload(wrapped, execution_device=torch.device("cpu"))
+    before = frame(chat, "").before
+    for name, export in {"prompt": export_prompt_tuning, "prefix": export_prefix_tuning}.items():
+        more = (before,) if name == "prompt" else ()
+        made = [
+            load_file(export(memory, tmp_path / f"{name}{number}", one, chat, *more) / "adapter_model.safetensors")
+            for number, one in enumerate((model, wrapped))
+        ]
+        torch.testing.assert_close(made[0]["prompt_embeddings"], made[1]["prompt_embeddings"])

@@ -149,3 +149,13 @@ def test_code_in_a_checkpoint_is_not_run_and_not_asked_about(
         with pytest.raises(NotFoundError):
             use(copy)
     assert not (copy / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "header", [b"[]", b"3", b'{"a": 3}', b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}', b'{"a": {}}']
+)
+def test_a_header_that_says_too_little_is_one_sentence(tmp_path: Path, tiny: str, header: bytes) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(NotFoundError, match="cannot be read as a model"):
+        identify_folder(folder)
