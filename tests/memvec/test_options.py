@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, pipeline
+from transformers import (
+    CompileConfig,
+    GenerationConfig,
+    GenerationMixin,
+    StoppingCriteria,
+    WatermarkingConfig,
+    pipeline,
+)
 
 from memvec.attach import attached
 from memvec.errors import UsageError
 from memvec.identity import fingerprint
+from memvec.integrations.transformers_pipeline import TASK
 from memvec.memory import Memory
 from memvec.options import MODEL_ARGUMENTS, OPTIONS, table
 from memvec.template import frame, places
@@ -55,7 +63,7 @@ def say(way: str, model: Any, tokenizer: Any, memory: Memory, /, config: Any = N
     if config is not None:
         options["generation_config"] = config
     if way == "pipeline":
-        pipe = pipeline("memvec-text-generation", model=model, tokenizer=tokenizer)
+        pipe = pipeline(TASK, model=model, tokenizer=tokenizer)
         pipe.generation_config = GenerationConfig()  # or its own default of 256 new tokens stands before all else
         made = pipe(QUESTION, memory=memory, return_tensors=True, **options)
         width = len(prompt_ids(tokenizer)[0])
@@ -113,6 +121,7 @@ class Stop(StoppingCriteria):  # type: ignore[misc]
 
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": NEW}
+NEGATIVE = torch.tensor([[5, 60, 41]])
 SAMPLE: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "max_new_tokens": NEW}  # pipelines have .7
 # What does not look at ids gives the tokens that the text itself gives.
 AS_TEXT: dict[str, dict[str, Any]] = {
@@ -154,6 +163,27 @@ AS_TEXT: dict[str, dict[str, Any]] = {
     "pad_token_id": {**GREEDY, "pad_token_id": 5, "eos_token_id": 46},
     "bos_token_id": {**GREEDY, "bos_token_id": 3},
     "num_assistant_tokens": {**GREEDY, "num_assistant_tokens": 4},
+    "num_assistant_tokens_schedule": {**GREEDY, "num_assistant_tokens_schedule": "heuristic"},
+    "assistant_confidence_threshold": {**GREEDY, "assistant_confidence_threshold": 0.9},
+    "assistant_lookbehind": {**GREEDY, "assistant_lookbehind": 3},
+    "target_lookbehind": {**GREEDY, "target_lookbehind": 3},
+    "assistant_ensemble_weight": {**GREEDY, "assistant_ensemble_weight": 0.5},
+    "max_matching_ngram_size": {**GREEDY, "max_matching_ngram_size": 2},
+    "decoder_start_token_id": {**GREEDY, "decoder_start_token_id": 3},
+    "forced_bos_token_id": {**GREEDY, "forced_bos_token_id": 7},
+    "synced_gpus": {**GREEDY, "synced_gpus": False},
+    "low_memory": {**GREEDY, "low_memory": True},
+    "cache_config": {**GREEDY, "cache_config": {}},
+    "compile_config": {**GREEDY, "cache_implementation": "static", "compile_config": CompileConfig()},
+    "watermarking_config": {**GREEDY, "watermarking_config": WatermarkingConfig(bias=9.0, seeding_scheme="lefthash")},
+    "output_attentions": {**GREEDY, "return_dict_in_generate": True, "output_attentions": True},
+    "negative_prompt_ids": {**GREEDY, "guidance_scale": 2.0, "negative_prompt_ids": NEGATIVE},
+    "negative_prompt_attention_mask": {
+        **GREEDY,
+        "guidance_scale": 2.0,
+        "negative_prompt_ids": NEGATIVE,
+        "negative_prompt_attention_mask": torch.tensor([[0, 1, 1]]),
+    },
     "trust_remote_code": {**GREEDY, "trust_remote_code": False},
 }
 
@@ -266,6 +296,13 @@ def test_guidance_compares_with_the_prompt_alone(model: Any, tokenizer: Any, mem
     assert said[0] == with_text
 
 
+# Honoured, in tests of their own here and in test_prefix.
+ELSEWHERE = {
+    "inputs", "input_ids", "attention_mask", "generation_config", "max_length", "min_length", "logits_processor",
+    "stopping_criteria", "prefix_allowed_tokens_fn", "stop_strings", "tokenizer", "streamer", "guidance_scale",
+    "repetition_penalty", "no_repeat_ngram_size", "sequence_bias", "bad_words_ids",
+}  # fmt: skip
+
 REFUSED: dict[str, Any] = {
     "assistant_model": "model",
     "assistant_early_exit": 2,
@@ -331,6 +368,7 @@ def test_every_argument_of_the_installed_transformers_is_decided() -> None:
     assert (parameters | fields) <= set(OPTIONS), (parameters | fields) - set(OPTIONS)
     assert {name for name, rule in OPTIONS.items() if not rule.honoured} | {"cache_implementation"} <= set(REFUSED)
     assert not set(OPTIONS) & set(MODEL_ARGUMENTS)
+    assert {name for name, rule in OPTIONS.items() if rule.honoured} == set(AS_TEXT) | ELSEWHERE
 
 
 def test_the_page_is_the_table() -> None:
