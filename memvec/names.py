@@ -132,8 +132,9 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     found += get_close_matches(name, some, NEAR_MISSES)
     shown = list(dict.fromkeys(found))[:NEAR_MISSES]
     said = f" Is it {' or '.join(map(repr, shown))}?" if shown else ""
-    if not name.endswith("/") and any(other.startswith(f"{name}/") for other in some):
-        said += f" It is a folder: {name + '/'!r} means all documents in it."
+    folder = name.removeprefix("./").strip("/")
+    if not name.endswith("/") and any(other.startswith(f"{folder}/") for other in some):
+        said += f" It is a folder: {folder + '/'!r} means all documents in it."
     return said
 
 

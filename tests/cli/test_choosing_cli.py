@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Path:
         (["*.txt"], ["a.txt", "sub/deep/a.txt"]),
         (["sub/*.txt", "a.txt"], None),
         (["sub/"], ["sub/deep/a.txt", "sub/notes"]),
-        (["/notes", "sub/**", "!*.txt"], ["notes", "sub/notes"]),
+        (["notes", "sub/**", "!*.txt"], ["notes", "sub/notes"]),
         (["nothing*"], None),
         ([""], None),
     ],
@@ -62,6 +62,14 @@ def test_every_command_chooses_alike(store: Path, call: Call, tmp_path: Path, as
     if names:
         assert json.loads(removed[1])["documents"] == names == sorted(json.loads(unpacked[1])["files"])
         assert [name for name, _ in memvec.read(store, asked)] == names
+
+
+@pytest.mark.parametrize("asked", ["./sub", "/sub", "./notes", "sub"])
+def test_a_path_in_front_of_rm_is_no_pattern(store: Path, call: Call, asked: str) -> None:
+    """`rm ./sub` would take a folder: that needs `sub/`, which the message says."""
+    code, _, err = call("rm", store, asked)
+    assert code == 6 and "nothing was removed" in err and ("'notes'" if "notes" in asked else "sub/") in err
+    assert len(Store.open(store).documents()) == len(NAMES)
 
 
 def test_search_chooses_as_the_others_do(tmp_path: Path, call: Call) -> None:
