@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -155,6 +156,8 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     if folder.is_symlink():
         raise UsageError(f"{str(folder)!r} is a link; a store holds its files itself. Remove it.")
     files.make_folder(folder)
+    for file in _files(folder, made["embedder_id"]):
+        _make_way(file)
     # In memory first: faiss.write_index takes a full disk for success, and leaves a cut file behind.
     data = memoryview(faiss.serialize_index(built.index))
     digest = hashlib.sha256(data).hexdigest()
@@ -215,8 +218,20 @@ def kept(folder: Path) -> list[str]:
 
 def drop(folder: Path, embedder_id: str) -> None:
     """Remove a kept index, its description first."""
-    for ending in ("json", "faiss", "space"):
-        (folder / f"{embedder_id}.{ending}").unlink(missing_ok=True)
+    for file in _files(folder, embedder_id):
+        _make_way(file)
+        file.unlink(missing_ok=True)
+
+
+def _files(folder: Path, embedder_id: str) -> list[Path]:
+    """The files of a kept index, its description first."""
+    return [folder / f"{embedder_id}.{ending}" for ending in ("json", "faiss", "space")]
+
+
+def _make_way(file: Path) -> None:
+    """Remove a folder in the place of a file: an index is made again at any time."""
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
 
 
 def _read(folder: Path, embedder_id: str, ending: str, most: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import glob
 import importlib.util
@@ -15,7 +16,7 @@ from pathlib import Path
 from memvec import converted
 from memvec.cache_folder import cache_root
 from memvec.causes import readable
-from memvec.errors import MemvecError, NotFoundError, UnsupportedModelError, WriteError
+from memvec.errors import MemvecError, NotFoundError, ReadError, UnsupportedModelError, WriteError
 from memvec.formats import files
 from memvec.paths import keepable
 
@@ -104,7 +105,7 @@ def _path(model: str) -> Path:
 
 
 def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
-    """A checkpoint folder for a known name, a folder, a GGUF file or a hub id. NotFoundError with what to do.
+    """A checkpoint folder for a known name, a folder, a GGUF file or a hub id. NotFoundError with what to do; ReadError.
 
     Without `download` a hub id is only looked for in the local hub cache.
     """
@@ -114,6 +115,8 @@ def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
     if os.path.isdir(path):  # what cannot be looked at is not there
         if os.path.isfile(path / "config.json") and any(path.glob("*.safetensors")):
             return path
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise ReadError(str(path), os.strerror(errno.EACCES))
         raise NotFoundError(f"{model!r} holds no checkpoint: expected config.json and *.safetensors in it.")
     if os.path.isfile(path) and path.suffix.lower() == ".gguf":
         return _from_gguf(path, notify)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 import memvec
 from memvec import model_cache
-from memvec.errors import NotFoundError
+from memvec.errors import NotFoundError, ReadError
 from memvec.identity import fingerprint_folder
 from memvec.model_cache import KNOWN, resolve
 
@@ -224,3 +225,10 @@ def test_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert model_cache.cache_folder() == tmp_path / "models"
     monkeypatch.delenv("MEMVEC_CACHE")
     assert model_cache.cache_folder().parent.name == "memvec"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_folder_that_may_not_be_read_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
+    with pytest.raises(ReadError, match="Permission denied"):
+        resolve(str(tmp_path))

@@ -9,10 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made import TEXT, content, exact, files, filled, put, raw
 
 import memvec
+from memvec import index
 from memvec.errors import StoreDamagedError, UsageError
 from memvec.index import FOLDER
 from memvec.locking import LOCK_NAME
@@ -125,6 +127,19 @@ def test_a_dry_run_leaves_no_lock(tmp_path: Path) -> None:
     assert memvec.compact(store, dry_run=True).changed and memvec.repair(store).ok
     memvec.gc(store, dry_run=True), memvec.merge([store], store, dry_run=True)
     assert not (store / LOCK_NAME).exists()
+
+
+def test_a_folder_in_the_place_of_an_index_gives_way(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((50, 8)).astype("f4")
+    made = {"embedder": "noise", "embedder_id": "0" * 16, "factory": "Flat", "texts": 50, "width": 8, "keys": ()}
+    for ending in ("json", "faiss", "space"):
+        (tmp_path / f"{'0' * 16}.{ending}" / "inside").mkdir(parents=True)
+    index.save(tmp_path, index.VectorIndex.build(values, "Flat"), made)
+    assert index.describe(tmp_path, "0" * 16) is not None
+    (tmp_path / f"{'0' * 16}.space").unlink()
+    (tmp_path / f"{'0' * 16}.space").mkdir()
+    index.drop(tmp_path, "0" * 16)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_full_disk_leaves_no_index(tmp_path: Path) -> None:
