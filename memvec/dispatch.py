@@ -25,7 +25,7 @@ from memvec.guard import Lock
 MARK = "_memvec_prompt"  # attribute of embeddings and caches that memvec made
 MANAGERS = ("contextlib", "_pytest", "pytest_asyncio")  # packages whose code runs generators as managers and fixtures
 READY = object()  # the mark of those that need nothing more
-AFTER_AWAIT = 3  # argument of the instruction RESUME, see `dis`
+AFTER_YIELD = (1, 2)  # the low bits of the argument of RESUME behind `yield` and `yield from`, see `dis`
 _LOCK = Lock()
 _ORDER = itertools.count()
 
@@ -211,11 +211,12 @@ def _named(original: Any, model: Any, args: Sequence[Any], kwargs: dict[str, Any
 
 def _yielded(frame: types.FrameType) -> bool:
     """Is this a generator that waits at a `yield`? One that runs, or waits at an `await`, is at work on its block."""
-    if not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+    flags, code, at = frame.f_code.co_flags, frame.f_code.co_code, frame.f_lasti
+    if at < 0 or not flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
         return False
-    code, at = frame.f_code.co_code, frame.f_lasti
-    if at < 0 or dis.opname[code[at]] not in ("YIELD_VALUE", "YIELD_FROM"):
-        return False
+    here, after = dis.opname[code[at]], dis.opname[code[at + 2]] if at + 2 < len(code) else ""
     if sys.version_info < (3, 11):  # `await` and `yield from` are one there
-        return dis.opname[code[at]] == "YIELD_VALUE" or bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
-    return code[at + 2] == dis.opmap["RESUME"] and code[at + 3] & 3 != AFTER_AWAIT
+        return here == "YIELD_VALUE" or (after == "YIELD_FROM" and bool(flags & inspect.CO_GENERATOR))
+    if here == "YIELD_VALUE" and after == "RESUME":  # up to 3.12
+        return code[at + 3] & 3 in AFTER_YIELD
+    return here == "RESUME" and code[at + 1] & 3 in AFTER_YIELD

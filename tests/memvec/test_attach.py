@@ -7,11 +7,13 @@ import contextvars
 import copy
 import io
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -399,3 +401,15 @@ def test_the_first_call_of_a_process_is_as_all_others(tiny: str) -> None:
     # Python takes model.generate before memory.generate_kwargs runs.
     done = subprocess.run([sys.executable, "-c", FIRST, tiny], capture_output=True, text=True, check=False)
     assert done.stdout.split()[-1:] == ["30"], done.stderr
+
+
+@pytest.mark.parametrize("version", ["", "3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_blocks_on_every_python_that_is_there(version: str) -> None:
+    """Generators that wait are told by instructions, which each version keeps in another way."""
+    python = shutil.which(f"python{version}") if version else sys.executable
+    found = python and subprocess.run([python, "-c", "1"], capture_output=True, check=False).returncode == 0
+    if not found:
+        pytest.skip(f"no Python {version} here")
+    script = Path(__file__).with_name("blocks.py")
+    done = subprocess.run([str(python), str(script)], capture_output=True, text=True, check=False)
+    assert done.stdout == "right\n", done.stderr
