@@ -289,6 +289,19 @@ def noise(owner: Any, size: int, seed: int, scale: float = 0.3) -> Memory:
     return Memory((f"{seed}",), (drawn.astype(np.float16),), owner)
 
 
+def made_up(folder: str) -> Setting:
+    """The small model in a folder, which gives no end token, with two memories of noise."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import memvec
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    tokenizer, owner = AutoTokenizer.from_pretrained(folder), memvec.fingerprint(folder)
+    tokenizer.bos_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return Setting(model, tokenizer, {"A": noise(owner, 6, 1), "B": noise(owner, 6, 2), "none": None})
+
+
 def embedded(model: Any, tokenizer: Any, owner: Any, text: str) -> Memory:
     """A memory of the text's own embeddings."""
     with torch.inference_mode():

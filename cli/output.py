@@ -175,7 +175,7 @@ def print_error(kind: str, message: str, code: int, as_json: bool, said: bool = 
     if not said:
         emit(f"memvec: {printable_lines(message)}\n", err=True)
     if as_json:
-        with contextlib.suppress(WriteError, ReaderGoneError):  # what went wrong first is what counts
+        with contextlib.suppress(WriteError, ReaderGoneError):  # report the first error, not this one
             print_json({"error": {"type": kind, "message": message, "exit_code": code}})
 
 

@@ -149,9 +149,13 @@ def make_folder(path: Path, inside: bool = False) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk where the system knows how."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
+    if os.name == "posix":
+        flush(folder, os.O_RDONLY)
+
+
+def flush(path: Path, flags: int = os.O_RDWR) -> None:
+    """Flush a file, opened with `flags`, to disk."""
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

@@ -96,7 +96,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         for own in memories:
             if own is not None:
                 check_model(self.model, self.tokenizer, own.identity, allow_adapters=self._allow_adapters)
-        # The memory travels in the arguments of this call; the model keeps nothing of it.
+        # Pass the memory in the arguments of this call. The model does not store it.
         ids = model_inputs["input_ids"]
         rows = zip(
             [frames] if isinstance(frames, Frame) else frames,

@@ -108,18 +108,19 @@ def score(name: str, value: Any) -> Any:
         raise wrong(name, value, "a number or 'auto'") from error
 
 
-def flag(name: str, value: Any) -> bool:
-    """True or False. A text such as "no" would count as True."""
-    if not isinstance(value, bool):
-        raise wrong(name, value, "True or False")
-    return value
+def of_type(kind: type, expected: str) -> Rule:
+    """A value of this type."""
+
+    def rule(name: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise wrong(name, value, expected)
+        return value
+
+    return rule
 
 
-def text(name: str, value: Any) -> str:
-    """A string, which may be empty."""
-    if not isinstance(value, str):
-        raise wrong(name, value, "a string")
-    return value
+flag = of_type(bool, "True or False")  # a text such as "no" would count as True
+text = of_type(str, "a string")  # which may be empty
 
 
 def name(name: str, value: Any) -> str:
@@ -215,12 +216,6 @@ def anything(name: str, value: Any) -> Any:
     return value
 
 
-def _bytes(name: str, value: Any) -> Any:
-    if not isinstance(value, bytes):
-        raise wrong(name, value, "bytes")
-    return value
-
-
 def _source(name: str, value: Any) -> Any:
     if not hasattr(type(value), "sha256"):
         return path(name, value)
@@ -249,7 +244,7 @@ RULES: dict[str, Rule] = {
     "meta": mapping(text, "a dict of strings"), "where": mapping(text, "a dict of strings"),
     "texts": mapping(text, "a dict of texts by name"), "generate": function, "notify": function, "watch": function,
 }  # fmt: skip
-BYTES = mapping(_bytes, "a dict of bytes by name")
+BYTES = mapping(of_type(bytes, "bytes"), "a dict of bytes by name")
 
 
 def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -91,7 +91,7 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
             _write(gguf, scratch)
             with contextlib.suppress(FileNotFoundError):
                 target.rename(old)
-            scratch.rename(target)  # the folder appears whole or not at all
+            scratch.rename(target)  # so no other process sees half a folder
         finally:
             _remove(scratch)
             _remove(old)
@@ -143,7 +143,7 @@ def _lock(target: Path) -> Iterator[None]:
     try:
         with FileLock(f"{target}.lock"):
             yield
-    except NotImplementedError as error:  # the file system has no locks
+    except NotImplementedError as error:  # filelock's word for a file system without locks
         raise OSError(f"{target.parent} cannot be locked") from error
 
 
@@ -163,7 +163,7 @@ def _stale(left: Path) -> bool:
             return time.time() - max(dates) > STALE_SECONDS
         with FileLock(lock, timeout=0):
             return True
-    except (OSError, Timeout, NotImplementedError):
+    except (OSError, Timeout, NotImplementedError):  # held, or a file system without locks: then leave it alone
         return False
 
 

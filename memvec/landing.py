@@ -126,7 +126,7 @@ class Landing:
     def _land(self) -> None:
         """Flush the waiting documents, then rename each. WriteError, raised after all were tried."""
         waiting, self._waiting, self._bytes, self._since = self._waiting, [], 0, time.monotonic()
-        flushed = _each(_flush, [one.scratch for one in waiting])
+        flushed = _each(files.flush, [one.scratch for one in waiting])
         first: WriteError | None = None
         for one, failed in zip(waiting, flushed, strict=True):
             target = self.folder / self.names[one.document.name]
@@ -184,14 +184,6 @@ def _each(call: Callable[[Path], object], paths: Sequence[Path]) -> list[OSError
     # A process with few handles has enough for one file at a time.
     again = [failed is not None and failed.errno in files.OUT_OF_HANDLES for failed in found]
     return [said(path) if alone else failed for path, failed, alone in zip(paths, found, again, strict=True)]
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _rename(scratch: Path, target: Path) -> None:

@@ -38,7 +38,7 @@ def load_lm(
     """The model of a fingerprint in float32, the numerics stores are certified in. NotFoundError, FingerprintError.
 
     `model` is by default the one that the fingerprint names. With another `allow` a model of that verdict is given too.
-    It is shared with other callers: read it, change nothing of it.
+    Other callers share it, so do not change it.
     """
     with loading_alone():  # the first import of torch
         import torch

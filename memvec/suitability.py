@@ -38,7 +38,7 @@ def open_embeddings(model: Any) -> tuple[Any, Any]:
         found = model.get_input_embeddings(), model.get_output_embeddings()
         if all(isinstance(getattr(module, "weight", None), Tensor) for module in found):
             return found
-    except (NotImplementedError, AttributeError):
+    except (NotImplementedError, AttributeError):  # transformers raises the first for models without such a module
         pass
     raise UnsupportedModelError(f"{model.config.model_type} models hide their embeddings or their LM head")
 

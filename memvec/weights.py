@@ -253,7 +253,7 @@ def _place(value: Tensor) -> tuple[int, int]:
     """Where a parameter lies and how often it was written to, as far as it says so."""
     try:
         return value.data_ptr(), value._version
-    except (RuntimeError, NotImplementedError):  # made in inference mode, or a stand-in without memory
+    except (RuntimeError, NotImplementedError):  # an inference tensor has no version, a fake tensor no address
         return id(value), 0
 
 

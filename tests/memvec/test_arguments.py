@@ -99,7 +99,7 @@ WRONG: dict[str, list[Any]] = {
     "where": DICTS,
     "yes": FLAGS,
 }
-# What must be given for a function to be called at all: nothing of it is there.
+# Values for required parameters. None of these stores and files exists.
 REQUIRED: dict[str, Any] = {
     "store": "no/store", "stores": ["no/store"], "sources": ["no/file"], "output": "no/output", "path": "no/path",
     "file": "no/file", "document": "a.txt", "name": "a.txt", "documents": ["a.txt"], "prompt": "words", "query": "words",

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from isolation import WAYS, Setting, noise, run
+from isolation import WAYS, Setting, made_up, run
 
 from memvec.attach import attached
 from memvec.dispatch import _BY_FRAME, block_of
@@ -30,14 +30,7 @@ from memvec.memory import Memory
 @pytest.fixture(scope="module")
 def of(tiny: str) -> Setting:
     """The tiny LM with memories A and B."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
-    model.generation_config.eos_token_id = None
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    tokenizer.bos_token = "<|end|>"
-    owner = fingerprint(tiny)
-    return Setting(model, tokenizer, {"A": noise(owner, 6, 1), "B": noise(owner, 6, 2), "none": None})
+    return made_up(tiny)
 
 
 @pytest.fixture(autouse=True)
@@ -295,43 +288,6 @@ def test_installing_from_many_threads_puts_one_dispatcher_there(tiny_lm: Any) ->
     entrance = vars(Other)["generate"]
     install(model)
     assert isinstance(entrance, _Entrance) and vars(Other)["generate"] is entrance
-
-
-@pytest.mark.filterwarnings("ignore:.*checkpointing")  # PEFT asks by a name that transformers renamed
-@pytest.mark.parametrize("wrap", ["lora", "compiled", "parallel", "offloaded"])
-def test_wrapped_models(of: Setting, tiny: str, wrap: str) -> None:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
-    model.generation_config.eos_token_id = None
-    if wrap == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        outer = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]))
-        outer.eval()  # adapters begin as zero: the answers stay the same
-    elif wrap == "compiled":
-        outer = torch.compile(model, backend="eager")
-    elif wrap == "parallel":
-        outer = torch.nn.DataParallel(model)
-    else:
-        import accelerate
-
-        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-        outer = model
-    caller = outer.module if wrap == "parallel" else outer
-    memory = of.memories["A"]
-    assert memory is not None
-    options: dict[str, Any] = {"allow_adapters": wrap == "lora"}
-    for kwargs in (
-        memory.generate_kwargs(outer, of.tokenizer, "wife", **options),
-        memory.as_cache(outer, of.tokenizer, **options).generate_kwargs("wife"),
-    ):
-        out = caller.generate(**kwargs, do_sample=False, max_new_tokens=4)
-        wanted = of.told(memory.generate_kwargs(of.model, of.tokenizer, "wife"))
-        assert tuple(out[0, -4:].tolist()) == wanted
-    with attached(outer, of.tokenizer, memory, **options):
-        out = caller.generate(input_ids=of.ids, attention_mask=of.mask, do_sample=False, max_new_tokens=4)
-    assert tuple(out[0, -4:].tolist()) == of.wanted["A"]
 
 
 def test_ids_and_masks_that_are_none_are_refused(of: Setting) -> None:

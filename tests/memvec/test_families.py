@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, Family, make
+from families import FAMILIES, SIZE, Family, make
 from greedy import greedy, reference
+from loaded import load_model, moved, nudge
 
 import memvec
 from memvec.cached import CachedMemory
-from memvec.errors import UsageError
+from memvec.errors import FingerprintError, UsageError
+from memvec.identity import check_model, fingerprint
 from memvec.lm import FrozenLM
 from memvec.memory import Memory
 from memvec.prefix import embed, generate_kwargs
@@ -127,3 +129,17 @@ def test_a_cached_memory_works_or_says_why_not(lm: FrozenLM, folder: Path) -> No
 def _noise(lm: FrozenLM, size: int) -> np.ndarray:
     spread = float(lm.embed(torch.arange(3)).std())
     return (np.random.default_rng(size).standard_normal((size, lm.width)) * spread).astype(np.float16)
+
+
+def test_an_edited_model_is_refused(folder: Path) -> None:
+    """Checkpoints name and tie their tensors in their own ways."""
+    from transformers import AutoTokenizer
+
+    owner, tokenizer = fingerprint(str(folder)), AutoTokenizer.from_pretrained(folder)
+    for model in (load_model(str(folder)), moved(load_model(str(folder)))):
+        check_model(model, tokenizer, owner)
+        nudge(next(value for value in model.parameters() if value.dim() == 2 and value.shape[0] != SIZE))
+        with pytest.raises(FingerprintError, match="weights"):
+            check_model(model, tokenizer, owner)
+    tokenizer.add_special_tokens({"pad_token": "[ADDED]"})
+    check_model(load_model(str(folder)), tokenizer, owner)

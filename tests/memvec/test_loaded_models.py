@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, SIZE
-from families import make as make_family
+from loaded import load_model, moved, nudge
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -52,25 +51,9 @@ def check(tokenizer: Any, owner: Any) -> Check:
     return lambda model, expected=None, **options: check_model(model, tokenizer, expected or owner, **options)
 
 
-def load_model(folder: str, dtype: torch.dtype = torch.float32) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-
 def lora(**options: Any) -> LoraConfig:
     """An adapter that changes something."""
     return LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, **options)
-
-
-def moved(model: Any) -> Any:
-    model.name_or_path = model.config._name_or_path = "moved/away"
-    return model
-
-
-def nudge(value: Tensor, by: float = 0.5) -> None:
-    with torch.no_grad():
-        value.view(-1)[: value.numel() * 3 // 4] += by
 
 
 class TestAdapters:
@@ -388,19 +371,3 @@ def test_nothing_is_kept_of_a_model_that_is_gone(tiny: str, tokenizer: Any, owne
 def test_a_memory_knows_the_probe_of_its_store(memories: Path) -> None:
     both = load(memories, ["a.txt"]) + load(memories, ["b.txt"])
     assert both.identity.probe == Store.open(memories).manifest.probe and both.probe["text"]
-
-
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_is_known_again(family: str, tmp_path: Path) -> None:
-    """Checkpoints name and tie their tensors in their own ways; an edited one is refused in each."""
-    from transformers import AutoTokenizer
-
-    folder = str(make_family(family, tmp_path / "model"))
-    owner, tokenizer = fingerprint(folder), AutoTokenizer.from_pretrained(folder)
-    for model in (load_model(folder), moved(load_model(folder))):
-        check_model(model, tokenizer, owner)
-        nudge(next(value for value in model.parameters() if value.dim() == 2 and value.shape[0] != SIZE))
-        with pytest.raises(FingerprintError, match="weights"):
-            check_model(model, tokenizer, owner)
-    tokenizer.add_special_tokens({"pad_token": "[ADDED]"})
-    check_model(load_model(folder), tokenizer, owner)
