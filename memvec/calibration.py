@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Literal
@@ -189,7 +190,7 @@ def trial(
 
 def profile_of(fingerprint: str) -> Profile | None:
     """The profile kept for a fingerprint's id: one's own before the one that comes with the package."""
-    for folder in (_folder(), Path(__file__).parent / "data" / "profiles"):
+    for folder in (_folder(), resources.files("memvec") / "data" / "profiles"):
         file = folder / f"{fingerprint}.json"
         try:
             found = json.loads(file.read_text("utf-8"))

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tree import ROOT, modules
 
 import memvec
 
-ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "faiss", "peft")
 
 
@@ -70,13 +70,15 @@ def test_a_star_import_replaces_nothing_of_python() -> None:
     assert not set(memvec.__all__) & set(dir(builtins)) and "documents" in memvec.__all__
 
 
-def sources() -> list[Path]:
-    return [f for folder in ("memvec", "cli", "formats", "integrations") for f in sorted((ROOT / folder).glob("*.py"))]
+def test_all_depths_are_checked() -> None:
+    found = {file.relative_to(ROOT).as_posix() for file in modules()}
+    assert {"memvec/errors.py", "cli/main.py", "formats/shard.py", "integrations/peft_adapter.py"} <= found
+    assert not any(name.startswith("memvec/cli/") for name in found)
 
 
 def test_modules_and_functions_stay_small() -> None:
     lengths = []
-    for file in sources():
+    for file in modules():
         text = file.read_text()
         assert len(text.splitlines()) <= 400, file
         for node in ast.walk(ast.parse(text)):
@@ -86,7 +88,7 @@ def test_modules_and_functions_stay_small() -> None:
 
 
 def test_public_functions_say_what_they_do() -> None:
-    for file in sources():
+    for file in modules():
         tree = ast.parse(file.read_text())
         assert ast.get_docstring(tree), file
         for node in ast.walk(tree):
@@ -98,6 +100,6 @@ def test_public_functions_say_what_they_do() -> None:
 
 
 def test_no_pickle_anywhere() -> None:
-    for file in sources():
+    for file in modules():
         text = file.read_text()
         assert "torch.load" not in text and "pickle" not in text, file
