@@ -16,14 +16,14 @@ from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils.chat_template_utils import Chat
 
-from memvec.adapters import unwrapped
-from memvec.attach import mask_of, own_ids
 from memvec.errors import UsageError
-from memvec.identity import check_model
-from memvec.memory import Memory
-from memvec.prefix import Memories, as_memories, embed, pad_id, tensor
-from memvec.rendering import refusals
-from memvec.template import Frame, chat_frame, places, readable
+from memvec.identity.fingerprint import check_model
+from memvec.lm.adapters import unwrapped
+from memvec.memory.attach import mask_of, own_ids
+from memvec.memory.memory import Memory
+from memvec.memory.prompt import Memories, as_memories, embed, pad_id, tensor
+from memvec.templates.rendering import refusals
+from memvec.templates.template import Frame, chat_frame, places, readable
 
 TASK = "memvec-text-generation"
 
@@ -39,7 +39,7 @@ class _Row:
 class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc]
     """transformers' text generation with `memory=`, given at construction for every call or at one call.
 
-    A memory goes where `memvec.prefix` puts it: at the start of the user's first message in chats, behind BOS in text.
+    A memory goes where `memvec.memory.prompt` puts it: at the start of the user's first message in chats, behind BOS in text.
     Everything else is as in the base class.
     """
 

@@ -18,8 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers each has one threa
 import pytest
 
 import memvec
+from memvec.filesystem.sources import Source
 from memvec.settings import ContextSettings, PackSettings
-from memvec.sources import Source
 
 TESTS = Path(__file__).parent
 TINY = TESTS / "tiny" / "model"
@@ -77,7 +77,7 @@ def tiny() -> str:
 @pytest.fixture(scope="session")
 def tiny_lm() -> Any:
     """The tiny LM in float32."""
-    from memvec.lm import FrozenLM
+    from memvec.lm.frozen import FrozenLM
 
     return FrozenLM(TINY)
 
@@ -91,7 +91,7 @@ def tiny_settings() -> Callable[..., PackSettings]:
 @pytest.fixture(scope="session")
 def records_of() -> Callable[[Path], list[Any]]:
     """Every record of a store, of every version, complete or not."""
-    from memvec.store import Store
+    from memvec.store.store import Store
 
     def records(store: Path) -> list[Any]:
         opened = Store.open(store)
@@ -113,7 +113,7 @@ def packed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     store = tmp_path_factory.mktemp("packed") / "tree.memvec"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("memvec.packrun.COMMIT_SECONDS", math.inf)  # or a slow machine makes more shards
+        patched.setattr("memvec.packing.exact.COMMIT_SECONDS", math.inf)  # or a slow machine makes more shards
         memvec.pack([tree], store, model=str(TINY), settings=PackSettings(**TINY_SETTINGS), dtype="float32")
     return store
 
@@ -131,9 +131,9 @@ def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import numpy as np
 
-    from memvec.locking import writing
-    from memvec.records import context_record
-    from memvec.store import Store
+    from memvec.packing.records import context_record
+    from memvec.store.lock import writing
+    from memvec.store.store import Store
     from memvec.types import Conditioning, Document
 
     store = Path(shutil.copytree(packed, tmp_path_factory.mktemp("remembering") / "tree.memvec"))
@@ -184,7 +184,7 @@ def disorder() -> str:
 def few(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of three documents of the packed one, quick to decode as a whole. Not to be changed."""
     from memvec.formats.manifest import Manifest
-    from memvec.store import Store
+    from memvec.store.store import Store
 
     whole = Store.open(packed)
     state = Manifest(whole.manifest.fingerprint, whole.manifest.vocabulary)

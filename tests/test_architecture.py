@@ -40,7 +40,7 @@ def test_importing_memvec_loads_nothing_heavy() -> None:
 def test_formats_work_without_any_model_library(packed: Path) -> None:
     program = (
         f"import sys\nfor name in {(*HEAVY, 'click')!r}: sys.modules[name] = None\n"
-        "from memvec.store import Store; import memvec.formats.shard, memvec.formats.manifest\n"
+        "from memvec.store.store import Store; import memvec.formats.shard, memvec.formats.manifest\n"
         "print(len(list(Store.open(sys.argv[1]).shard(0))))"
     )
     assert int(python(program, packed)) > 10

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memvec.cli.main import run
-from memvec.store import Store
+from memvec.store.store import Store
 
 
 def call(capsys: Any, *arguments: object) -> tuple[int, str, str]:
