@@ -82,8 +82,9 @@ def contents(store: Path) -> dict[str, bytes]:
 @contextmanager
 def decoded_once() -> Iterator[None]:
     """Within: the tiny LM is loaded once, and what was decoded before is not decoded again."""
+    from memvec.checkpoints.identify import fingerprint_folder
     from memvec.decoding import greedy as module
-    from memvec.identity.fingerprint import check_fingerprint, fingerprint_folder
+    from memvec.identity.fingerprint import check_fingerprint
     from memvec.lm.frozen import FrozenLM
 
     lm, own, real = FrozenLM(TINY), fingerprint_folder(TINY), module.decode

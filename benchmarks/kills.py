@@ -33,10 +33,10 @@ from killable import TINY, Case, Documents, cases, finish, forked
 import memvec.decoding.reader
 import memvec.packing.exact
 import memvec.packing.pack
+from memvec.checkpoints.identify import fingerprint_folder
 from memvec.decoding.unpack import read
 from memvec.decoding.verify import verify
 from memvec.errors import NotFoundError, StoreDamagedError
-from memvec.identity.fingerprint import fingerprint_folder
 from memvec.lm.frozen import FrozenLM
 from memvec.maintenance.gc import gc
 from memvec.retrieval.embedders import DEFAULT, maker

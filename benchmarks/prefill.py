@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
-from memvec.evaluation.controls import embedded
 from memvec.evaluation.costs import measure_costs
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.scoring import embedded
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
 QUESTION = 20

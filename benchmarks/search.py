@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from memvec.checkpoints.identify import fingerprint_folder
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.evaluation.questions import read_questions
 from memvec.filesystem.sources import Source
 from memvec.formats.manifest import Manifest
-from memvec.identity.fingerprint import fingerprint_folder
 from memvec.lm.frozen import FrozenLM
 from memvec.off_topic import choices, passages
 from memvec.packing.plan import baseline

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from memvec.guard import loading_alone as _loading_alone
-
-__version__ = "0.1.0"
+from memvec.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from memvec.checkpoints.resolve import models as models

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tree import ROOT, modules
+from tree import ROOT, modules, packages
 
 import memvec
 
@@ -74,6 +74,24 @@ def test_all_depths_are_checked() -> None:
     found = {file.relative_to(ROOT).as_posix() for file in modules()}
     assert {"memvec/errors.py", "cli/main.py", "formats/shard.py", "integrations/peft_adapter.py"} <= found
     assert not any(name.startswith("memvec/cli/") for name in found)
+
+
+def test_no_package_hides_an_exported_function() -> None:
+    """Importing `memvec.models.x` would replace the function `memvec.models` by a package."""
+    assert not {name.removeprefix("memvec.") for name in packages()} & set(memvec._EXPORTS)
+
+
+def test_folders_stay_small() -> None:
+    for folder in {file.parent for file in modules("memvec")}:
+        assert len([f for f in modules("memvec") if f.parent == folder and f.name != "__init__.py"]) <= 12, folder
+
+
+def test_packages_load_nothing() -> None:
+    """A re-export in `__init__.py` would load torch on `memvec list`."""
+    for name, folder in packages().items():
+        if folder.parent == ROOT / "memvec":
+            (docstring,) = ast.parse((folder / "__init__.py").read_text()).body
+            assert isinstance(docstring, ast.Expr), name
 
 
 def test_modules_and_functions_stay_small() -> None:

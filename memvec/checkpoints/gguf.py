@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from memvec.causes import readable
 from memvec.checkpoints import cache as identity_cache
+from memvec.checkpoints.files import quiet
 from memvec.checkpoints.traits import sha256
 from memvec.errors import MemvecError, WriteError
 from memvec.filesystem.cache_folder import roots
@@ -105,8 +106,6 @@ def seal(folder: Path) -> None:
 
 def _write(gguf: Path, scratch: Path) -> None:
     """The checkpoint of a GGUF file, in `scratch`. WriteError."""
-    from memvec.lm.frozen import convert_gguf
-
     with readable(gguf):
         try:
             convert_gguf(gguf, scratch)
@@ -118,6 +117,27 @@ def _write(gguf: Path, scratch: Path) -> None:
             if isinstance(error, MemvecError):
                 raise
             raise WriteError(str(scratch.parent), getattr(error, "strerror", None) or str(error)) from error
+
+
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write the model and tokenizer in a GGUF file as a float32 safetensors checkpoint into `folder`."""
+    with loading_alone(), quiet():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
+
+        source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent, "trust_remote_code": False}
+        drawn = getattr(modeling_gguf_pytorch_utils, "tqdm", None)  # a bar that no setting turns off
+        modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
+        try:
+            with readable(file):
+                tokenizer = AutoTokenizer.from_pretrained(**source)
+                model = AutoModelForCausalLM.from_pretrained(
+                    **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+                )
+        finally:
+            modeling_gguf_pytorch_utils.tqdm = drawn
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _listed(target: Path) -> Mapping[str, str] | None:

@@ -195,7 +195,7 @@ def _adopted(target: Path, fingerprint: str) -> bool:
 
 def _fingerprint(target: Path) -> str:
     """The id of a checkpoint's fingerprint; empty when it cannot be read."""
-    from memvec.identity.fingerprint import fingerprint_folder
+    from memvec.checkpoints.identify import fingerprint_folder
 
     try:
         return fingerprint_folder(target).id

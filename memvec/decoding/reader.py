@@ -26,10 +26,10 @@ from memvec.decoding.escalation import (
     text_bytes,
 )
 from memvec.errors import ReconstructionError, UsageError
+from memvec.formats.raw import raw_bytes
 from memvec.guard import loading_alone
 from memvec.identity.match import load_lm
 from memvec.identity.verdict import Verdict, stored_identity
-from memvec.packing.records import raw_bytes
 from memvec.progress import Progress, Watch, enter
 from memvec.store.store import RecordRef, Store, StoredDocument, refused
 from memvec.types import Kind, Record

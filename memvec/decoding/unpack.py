@@ -30,13 +30,13 @@ from memvec.filesystem.paths import outside
 from memvec.identity.verdict import Verdict
 from memvec.maintenance.sound import Broken, open_salvaged
 from memvec.progress import Watch, unwatched
+from memvec.store.documents import INCOMPLETE
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import UnpackReport
 
 Allow = Literal["identical", "precision", "relative"]
 OnError = Literal["fail", "skip", "partial"]
 LOST = "what it held is not known: documents are missing, and of others an older version may have come out"
-INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
 @checked(allow=literal(Allow), on_error=literal(OnError))

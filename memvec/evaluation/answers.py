@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memvec.evaluation.controls import embedded
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.scoring import CACHE_AT_ONCE, Row, sample
+from memvec.lm.scoring import CACHE_AT_ONCE, Row, embedded, sample
 from memvec.retrieval.bm25 import UNSPACED
 
 NEW_TOKENS = 32

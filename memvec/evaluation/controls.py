@@ -6,12 +6,12 @@ Letters: M vectors, N tokens, D width.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.scoring import embedded
 
 EQUAL_POSITIONS = ("first", "last", "sentences")  # the arms that are text at as many positions as the memory takes
 
@@ -38,11 +38,6 @@ def control_arms(
     if exact is not None:
         arms["exact"] = exact
     return arms
-
-
-def embedded(lm: FrozenLM, ids: Sequence[int]) -> Tensor:
-    """Input embeddings (N, D) of ids."""
-    return lm.embed(torch.tensor(list(ids), dtype=torch.long, device=lm.device))
 
 
 def spaced_sentences(lm: FrozenLM, text: str, positions: int) -> list[int]:

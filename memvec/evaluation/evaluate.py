@@ -22,14 +22,14 @@ from memvec.decoding.reader import Decoder
 from memvec.decoding.unpack import content
 from memvec.errors import NotFoundError, UsageError
 from memvec.evaluation.answers import Prompt, right
-from memvec.evaluation.controls import EQUAL_POSITIONS, control_arms, embedded, text_arms
+from memvec.evaluation.controls import EQUAL_POSITIONS, control_arms, text_arms
 from memvec.evaluation.costs import Costs, measure_costs
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, interval, per_token, share
 from memvec.evaluation.questions import Question, read_questions
 from memvec.identity.fingerprint import check_fingerprint
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.scoring import Row, score
+from memvec.lm.scoring import Row, embedded, score
 from memvec.memory.memory import load
 from memvec.memory.prompt import tensor
 from memvec.progress import Progress, Watch, enter, unwatched

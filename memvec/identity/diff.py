@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from memvec.arguments import checked
+from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.resolve import lasting_name, resolve
 from memvec.guard import loading_alone
-from memvec.identity.fingerprint import compared, identify_folder
+from memvec.identity.fingerprint import compared
 from memvec.identity.verdict import OUTPUTS, Comparison, Verdict, stored_identity
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.store.store import Store

@@ -50,7 +50,7 @@ def load_lm(
         folder = find_model(known, model, notify)
         notify("loading the model")
         return shared(folder, torch.float32, chosen, known.fingerprint.id)
-    from memvec.identity.fingerprint import identify_folder
+    from memvec.checkpoints.identify import identify_folder
     from memvec.identity.probe import probed
 
     name = model or known.fingerprint.source
@@ -66,7 +66,8 @@ def load_lm(
 
 def find_model(expected: Fingerprint | Identity, model: str | None = None, notify: Notify = silent) -> Path:
     """The checkpoint folder of a fingerprint, compared with it. NotFoundError, FingerprintError."""
-    from memvec.identity.fingerprint import check_identity, identify_folder
+    from memvec.checkpoints.identify import identify_folder
+    from memvec.identity.fingerprint import check_identity
 
     known = _known(expected)
     name = model or known.fingerprint.source

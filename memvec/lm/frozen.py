@@ -1,15 +1,14 @@
-"""FrozenLM: a causal language model that is only read. The one module that touches transformers' model classes.
+"""FrozenLM: a causal language model that is only read. The one module that runs transformers' models.
 
 Letters: B rows, L positions, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from memvec.causes import enough_memory, out_of_memory, readable
+from memvec.checkpoints.files import quiet
 from memvec.errors import UsageError
 from memvec.guard import loading_alone
 from memvec.lm.compat import cache_argument, cache_of, recurrent
@@ -57,7 +57,7 @@ class FrozenLM:
         from memvec.lm import attention  # imports transformers
 
         check_config(folder)
-        with _quiet(), readable(folder):
+        with quiet(), readable(folder):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -263,37 +263,3 @@ def pick_dtype(name: str | None, device: str) -> torch.dtype:
     if name not in kinds:
         raise UsageError(f"dtype is {name!r}, expected bfloat16 or float32.")
     return kinds[name]
-
-
-def convert_gguf(file: Path, folder: Path) -> None:
-    """Write the model and tokenizer in a GGUF file as a float32 safetensors checkpoint into `folder`."""
-    with loading_alone(), _quiet():
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
-
-        source = {"gguf_file": file.name, "pretrained_model_name_or_path": file.parent, "trust_remote_code": False}
-        drawn = getattr(modeling_gguf_pytorch_utils, "tqdm", None)  # a bar that no setting turns off
-        modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
-        try:
-            with readable(file):
-                tokenizer = AutoTokenizer.from_pretrained(**source)
-                model = AutoModelForCausalLM.from_pretrained(
-                    **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-                )
-        finally:
-            modeling_gguf_pytorch_utils.tqdm = drawn
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars; memvec draws its own. Only within `loading_alone`."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -177,3 +177,8 @@ def _drawn(logits: Tensor, chance: torch.Generator) -> Tensor:
     reached = logits.float().softmax(1).cumsum(1, dtype=torch.float64)
     level = torch.rand(len(logits), 1, generator=chance, device=logits.device, dtype=torch.float64) * reached[:, -1:]
     return torch.searchsorted(reached, level, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+def embedded(lm: FrozenLM, ids: Sequence[int]) -> Tensor:
+    """Input embeddings (N, D) of ids."""
+    return lm.embed(torch.tensor(list(ids), dtype=torch.long, device=lm.device))

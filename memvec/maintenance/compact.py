@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memvec import __version__
 from memvec.arguments import checked
 from memvec.formats.manifest import KeysEntry, Manifest
 from memvec.maintenance.rewrite import (
@@ -22,6 +21,7 @@ from memvec.maintenance.rewrite import (
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import Store, StoredDocument
+from memvec.version import TOOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
         after = _compacted(opened, keep, draft)
         changed = after != before
         if changed and not dry_run:
-            opened.switch(replace(after, generation=before.generation + 1, tool=f"memvec {__version__}"))
+            opened.switch(replace(after, generation=before.generation + 1, tool=TOOL))
             catalogue.refresh(opened)
     return _report(before, after, len(versions) - len(keep), changed, dry_run)
 

@@ -11,14 +11,12 @@ from memvec.arguments import checked
 from memvec.formats import files
 from memvec.formats.refusal import Refusal
 from memvec.maintenance.rewrite import open_to_write
-from memvec.retrieval import faiss_index as index
-from memvec.retrieval.lookup import fits
+from memvec.store import index_files
 from memvec.store.lock import writing
 from memvec.store.store import Store
 
-FOLDERS = ("", "shards", "keys", index.FOLDER, "damaged")
+FOLDERS = ("", "shards", "keys", index_files.FOLDER, "damaged")
 IMMUTABLE = re.compile(r"[0-9a-f]{64}\.safetensors")
-INDEXED = re.compile(r"([0-9a-f]{16})\.(json|faiss|space)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,8 @@ def _stale(store: Store) -> Iterator[Path]:
     for folder in ("shards", "keys"):
         there = (file for file in _regular(store, folder, "*") if IMMUTABLE.fullmatch(file.name))
         yield from (file for file in there if file not in named)
-    for file in _regular(store, index.FOLDER, "*"):
-        parts = INDEXED.fullmatch(file.name)
+    for file in _regular(store, index_files.FOLDER, "*"):
+        parts = index_files.NAMED.fullmatch(file.name)
         if parts and not _fitting(store, parts[1]):
             yield file
 
@@ -87,6 +85,6 @@ def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
 
 def _fitting(store: Store, embedder_id: str) -> bool:
     """Is there an index of keys of that embedder, all of which the store still has?"""
-    info = index.describe(store.path / index.FOLDER, embedder_id)
+    info = index_files.describe(store.path / index_files.FOLDER, embedder_id)
     entries = [entry for entry in store.manifest.keys if entry.embedder_id == embedder_id]
-    return info is not None and fits(info, entries)
+    return info is not None and index_files.fits(info, entries)

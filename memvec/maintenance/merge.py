@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memvec import __version__
 from memvec.arguments import checked
 from memvec.errors import StoresDifferError, UsageError
 from memvec.filesystem.sources import check_together
@@ -17,6 +16,7 @@ from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, op
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import RecordRef, Store, StoredDocument
+from memvec.version import TOOL
 
 Version = tuple[str, str]  # name, sha256
 
@@ -99,7 +99,7 @@ def merge(
         before = target.manifest
         changed = new or after != before
         if changed and not dry_run:
-            tool = f"memvec {__version__}"
+            tool = TOOL
             target.switch(replace(after, generation=before.generation + 1, tool=tool))
             catalogue.refresh(target)
     others = {version for version, merged in versions.items() if merged.usable} - set(live.values())

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memvec import __version__
 from memvec.arguments import checked
 from memvec.errors import UsageError
 from memvec.filesystem.names import select, several
@@ -14,6 +13,7 @@ from memvec.maintenance.rewrite import open_to_write, refs_of
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.version import TOOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def rm(
         report, removed = _chosen(opened, documents, dry_run)
         opened.commit(
             [],
-            f"memvec {__version__}",
+            TOOL,
             meta={name: {} for name in report.documents},
             removed=removed | set(opened.manifest.removed),
         )

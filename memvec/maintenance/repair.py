@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memvec import __version__
 from memvec.arguments import checked
 from memvec.errors import FingerprintError, NotFoundError, ReadError, StoreDamagedError, UsageError
 from memvec.formats import files, manifest
@@ -25,6 +24,7 @@ from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import Store, damaged, refused, unreadable
 from memvec.types import Fingerprint, Problem
+from memvec.version import TOOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def _apply(path: Path, found: _Findings) -> None:
         shards=tuple(dict.fromkeys(shards)),
         keys=tuple(part.entry for part in found.keys if part.entry is not None),
         generation=found.state.generation + 1,
-        tool=f"memvec {__version__}",
+        tool=TOOL,
     )
     store.switch(state)
     catalogue.refresh(store)

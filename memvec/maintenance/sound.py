@@ -10,8 +10,8 @@ from pathlib import Path
 from memvec.errors import ReadError, StoreDamagedError
 from memvec.formats import files, shard
 from memvec.formats.manifest import Manifest, ShardEntry
+from memvec.formats.raw import raw_bytes
 from memvec.formats.shard import Shard
-from memvec.packing.records import raw_bytes
 from memvec.store.store import PARSE_ERRORS, Store, StoredDocument, damaged, unreadable
 from memvec.types import Document, Kind, Problem, Record
 

@@ -17,8 +17,18 @@ from memvec.lm.adapters import unwrapped
 from memvec.lm.compat import cache_argument, cache_of, recurrent, sliding
 from memvec.memory import options
 from memvec.memory.dispatch import mark
-from memvec.memory.memory import Memory
-from memvec.memory.prompt import Embedded, Owners, Prompt, Prompts, Template, as_memories, embed, pad_id, tensor
+from memvec.memory.prompt import (
+    Embedded,
+    HasVectors,
+    Owners,
+    Prompt,
+    Prompts,
+    Template,
+    as_memories,
+    embed,
+    pad_id,
+    tensor,
+)
 from memvec.memory.prompt_input import as_prompts
 from memvec.templates.template import Frame, frame
 
@@ -30,7 +40,7 @@ class CachedMemory:
         self,
         model: Any,
         tokenizer: Any,
-        memory: Memory,
+        memory: HasVectors,
         template: Template = "auto",
         check: bool = True,
         *,

@@ -20,9 +20,9 @@ from memvec.arguments import checked, literal
 from memvec.decoding.reader import Decoder
 from memvec.decoding.unpack import content
 from memvec.errors import ConditioningError, NoContentError, UsageError
-from memvec.evaluation.controls import embedded
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics, sampling
+from memvec.lm.scoring import embedded
 from memvec.memory.memory import load
 from memvec.memory.prompt import Template, embed, pad_id, tensor
 from memvec.memory.prompt_input import one_prompt

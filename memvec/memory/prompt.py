@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +21,32 @@ from memvec.identity.fingerprint import check_model
 from memvec.lm.adapters import unwrapped
 from memvec.memory import options
 from memvec.memory.dispatch import READY, install, mark
-from memvec.memory.memory import Memory
 from memvec.memory.prompt_input import as_prompts
 from memvec.templates.template import Frame, Messages, frame
-from memvec.types import Identity
+from memvec.types import Identity, Vectors
 
 Prompts = str | Messages | Sequence[str] | Sequence[Messages]
-Memories = Memory | None | Sequence[Memory | None]
 Template = Literal["auto", "chat", "text"]
 PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
+
+
+class HasVectors(Protocol):
+    """What can stand in front of a prompt: `memvec.Memory`, or anything like it."""
+
+    @property
+    def vectors(self) -> Vectors:
+        """(M, D) float16, in the order in which they stand."""
+
+    @property
+    def identity(self) -> Identity:
+        """What the vectors belong to."""
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """Names of the documents that they stand for."""
+
+
+Memories = HasVectors | None | Sequence[HasVectors | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ class Owners:
     allow_adapters: bool
 
     @classmethod
-    def of(cls, tokenizer: Any, memories: Sequence[Memory | None], allow_adapters: bool) -> Owners:
+    def of(cls, tokenizer: Any, memories: Sequence[HasVectors | None], allow_adapters: bool) -> Owners:
         """Those of some memories."""
         different = {id(memory): memory.identity for memory in memories if memory is not None}
         return cls(tokenizer, tuple(different.values()), allow_adapters)
@@ -126,9 +143,9 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
     return Embedded(tokens, embeds, mask, pad)
 
 
-def as_memories(memories: Any) -> list[Memory | None]:
+def as_memories(memories: Any) -> list[HasVectors | None]:
     """Make a list of memories out of one (or None) or several, also of an iterator. UsageError for anything else."""
-    if memories is None or isinstance(memories, Memory):
+    if memories is None or is_memory(memories):
         return [memories]
     many = (
         isinstance(memories, Iterable)
@@ -136,13 +153,18 @@ def as_memories(memories: Any) -> list[Memory | None]:
         and not hasattr(memories, "dtype")
     )
     found = list(memories) if many else [memories]
-    wrong = next((item for item in found if item is not None and not isinstance(item, Memory)), None)
+    wrong = next((item for item in found if item is not None and not is_memory(item)), None)
     if wrong is not None:
         raise UsageError(
             f"found a {type(wrong).__name__} in place of a memory, expected what memvec.load_memory returns, None, or a list of "
             "these."
         )
     return found
+
+
+def is_memory(value: Any) -> bool:
+    """Does it have vectors and say what these belong to? The class is asked, as reading the vectors joins them."""
+    return all(hasattr(type(value), name) for name in ("vectors", "identity"))
 
 
 def prompts_with(
@@ -172,7 +194,7 @@ def prompts_with(
     """
     texts = as_prompts(prompts)
     given = as_memories(memories)
-    if memories is None or isinstance(memories, Memory):
+    if memories is None or is_memory(memories):
         given *= len(texts)
     if len(given) != len(texts):
         raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
@@ -193,7 +215,7 @@ def generate_kwargs(
     return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
 
 
-def tensor(memory: Memory) -> Tensor:
+def tensor(memory: HasVectors) -> Tensor:
     """The vectors (M, D) as a float32 tensor."""
     return torch.from_numpy(memory.vectors.astype("float32"))
 

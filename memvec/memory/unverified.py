@@ -13,10 +13,10 @@ import torch
 from memvec.decoding.reader import Decoder
 from memvec.decoding.unpack import missing
 from memvec.errors import NoContentError, UsageError
+from memvec.formats.raw import raw_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics
 from memvec.memory.prompt import embed, pad_id
-from memvec.packing.records import raw_bytes
 from memvec.progress import enter
 from memvec.settings import DECODE_BATCH
 from memvec.templates.template import Frame

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from memvec.arguments import checked, instance, literal
+from memvec.checkpoints.identify import fingerprint_folder
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import certify
 from memvec.errors import NotFoundError, UsageError
@@ -22,7 +23,6 @@ from memvec.evaluation.samples import handbook, passages
 from memvec.filesystem.cache_folder import cache_root
 from memvec.filesystem.sources import Source
 from memvec.formats import files
-from memvec.identity.fingerprint import fingerprint_folder
 from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
 from memvec.packing.plan import plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from memvec import off_topic
-from memvec.evaluation.controls import EQUAL_POSITIONS, embedded, text_arms
+from memvec.evaluation.controls import EQUAL_POSITIONS, text_arms
 from memvec.evaluation.forms import question_row, templates
 from memvec.evaluation.gain import Sums, per_token, share
 from memvec.evaluation.questions import Question, cloze_questions
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.neighbours import Thesaurus
-from memvec.lm.scoring import Row, sample, score
+from memvec.lm.scoring import Row, embedded, sample, score
 from memvec.packing.keywords import keyword_questions
 from memvec.packing.records import context_record
 from memvec.packing.windows import Window

@@ -9,10 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from memvec.arguments import checked, instance, literal
+from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.resolve import DEFAULT_MODEL, lasting_name, resolve
 from memvec.decoding.greedy import certify, rows_at_once
 from memvec.filesystem.sources import Source
-from memvec.identity.fingerprint import check_identity, identify_folder
+from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
 from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
 from memvec.maintenance.rewrite import open_to_write

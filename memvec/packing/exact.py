@@ -15,7 +15,6 @@ from typing import Literal
 
 import torch
 
-from memvec import __version__
 from memvec.decoding.greedy import Certificate, certify
 from memvec.evaluation.questions import Question
 from memvec.filesystem.sources import Source
@@ -35,13 +34,13 @@ from memvec.store.store import Store
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Fitted
 from memvec.types import Document, FitReport, RawReason, Record
+from memvec.version import TOOL
 
 PackKind = Literal["exact", "context", "both"]
 
 COMMIT_SECONDS = 120.0  # finished records wait about this long for a commit
 COMMIT_RECORDS, COMMIT_BYTES = 1024, 256 * 1024 * 1024  # of one shard
 CERTIFY_AT_ONCE, CERTIFY_AT_ONCE_GPU = DECODE_BATCH, 4096  # segments; those of one M are decoded together
-TOOL = f"memvec {__version__}"
 GROWTH = 1.5  # vectors of a refit to those of the attempt before
 
 

@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from memvec.arguments import checked, instance, literal, several
+from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.named import folder_named
 from memvec.checkpoints.resolve import DEFAULT_MODEL, KNOWN, lasting_name, resolve
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.evaluation.questions import Question
 from memvec.filesystem.sources import Gathered, Source, check_given, check_together, gather
 from memvec.formats.manifest import Manifest
-from memvec.identity.fingerprint import check_identity, identify_folder
+from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
 from memvec.interrupts import held_back
 from memvec.lm.frozen import pick_device, pick_dtype
 from memvec.maintenance.rewrite import open_to_write
 from memvec.packing.calibrate import Preset, with_preset
 from memvec.packing.context import Generate
-from memvec.packing.exact import TOOL, PackKind, PackRun, Wanted
+from memvec.packing.exact import PackKind, PackRun, Wanted
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, check_embedder
 from memvec.settings import ContextSettings, PackSettings
@@ -33,6 +34,7 @@ from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.totals import summarise
 from memvec.types import Identity, PackReport
+from memvec.version import TOOL
 
 
 @checked(

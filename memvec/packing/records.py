@@ -1,4 +1,4 @@
-"""Records from what packing found, and the bytes of raw ones back. Knows no model."""
+"""Records from what packing found. Knows no model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from memvec.formats import conditioning as conditioning_format
 from memvec.formats import raw
-from memvec.formats.refusal import Refusal
 from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
 
 if TYPE_CHECKING:
@@ -101,11 +100,3 @@ def raw_records(
         )
         for number, piece in enumerate(pieces)
     ]
-
-
-def raw_bytes(record: Record) -> bytes:
-    """The bytes of a raw record; Refusal when the frame is damaged or not as long as the record says."""
-    data = raw.decompress(record.payload)
-    if len(data) != record.length or hashlib.sha256(data).digest() != record.text_sha256:
-        raise Refusal("wrong-text", "the zstd frame does not hold the packed bytes")
-    return data

@@ -18,9 +18,9 @@ from memvec.decoding.escalation import text_bytes
 from memvec.decoding.greedy import decode
 from memvec.errors import StoreDamagedError
 from memvec.filesystem.sources import Source
+from memvec.formats.raw import raw_bytes
 from memvec.formats.refusal import Refusal
 from memvec.lm.frozen import FrozenLM
-from memvec.packing.records import raw_bytes
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, Kind, Record

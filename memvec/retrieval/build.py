@@ -8,21 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from memvec import __version__
 from memvec.arguments import checked
 from memvec.decoding.reader import Decoder
 from memvec.errors import UsageError
 from memvec.formats.manifest import KeysEntry
 from memvec.maintenance.rewrite import open_to_write
 from memvec.progress import Progress, Watch, enter, unwatched
-from memvec.retrieval import faiss_index as index
+from memvec.retrieval import faiss_index
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, Embeds
 from memvec.retrieval.faiss_index import VectorIndex
-from memvec.retrieval.lookup import check_keys, fits
+from memvec.retrieval.lookup import check_keys
 from memvec.retrieval.search import live_places, make
+from memvec.store import index_files
 from memvec.store.lock import writing
 from memvec.store.store import Store, StoredDocument
 from memvec.types import Kind, RawReason
+from memvec.version import TOOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ def index_info(store: str | Path) -> list[IndexReport]:
         entries = _entries(opened, identity)
         parts = [opened.keys(entry) for entry in entries]
         keyed = live & {text.tobytes() for part in parts for text in part.texts}
-        kept = index.describe(opened.path / index.FOLDER, identity)
-        kept = kept if kept is not None and fits(kept, entries) and index.own(kept) else None
+        kept = index_files.describe(opened.path / index_files.FOLDER, identity)
+        kept = kept if kept is not None and index_files.fits(kept, entries) and faiss_index.own(kept) else None
         out.append(
             IndexReport(
                 embedder=entries[0].embedder,
@@ -105,10 +106,10 @@ def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     Store.open(store)  # NotFoundError before a lock is made
     with writing(store, lock_wait):
         opened = open_to_write(store)
-        folder = opened.path / index.FOLDER
-        found = index.kept(folder)
+        folder = opened.path / index_files.FOLDER
+        found = index_files.kept(folder)
         for embedder_id in found:
-            index.drop(folder, embedder_id)
+            faiss_index.drop(folder, embedder_id)
     return len(found)
 
 
@@ -122,7 +123,7 @@ def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> No
         return
     parts = [store.keys(entry) for entry in entries]
     values = np.concatenate([part.values for part in parts]).astype(np.float32)
-    chosen = factory or index.choose(len(values))
+    chosen = factory or faiss_index.choose(len(values))
     made = {
         "embedder": entries[0].embedder,
         "embedder_id": entries[0].embedder_id,
@@ -131,7 +132,7 @@ def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> No
         "width": values.shape[1],
         "keys": tuple(entry.sha256 for entry in entries),
     }
-    index.save(store.path / index.FOLDER, VectorIndex.build(values, chosen), made)
+    faiss_index.save(store.path / index_files.FOLDER, VectorIndex.build(values, chosen), made)
 
 
 def _add_missing(store: Store, makers: Sequence[Embeds], decoder: Decoder) -> None:
@@ -150,7 +151,7 @@ def _add_missing(store: Store, makers: Sequence[Embeds], decoder: Decoder) -> No
         made.keys({digest: text for digest, text in texts.items() if digest in lacking[made.embedder.id]})
         for made in makers
     ]
-    store.commit([], f"memvec {__version__}", [part for part in new if len(part)])
+    store.commit([], TOOL, [part for part in new if len(part)])
 
 
 def _texts(decoder: Decoder, documents: Sequence[StoredDocument]) -> dict[bytes, str]:

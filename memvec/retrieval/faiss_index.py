@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -26,6 +25,7 @@ from memvec.errors import UsageError
 from memvec.filesystem.cache_folder import cache_root
 from memvec.formats import canonical, files
 from memvec.retrieval.embedders import unit
+from memvec.store.index_files import IndexInfo, read_part
 
 Array = npt.NDArray[np.float32]
 
@@ -35,9 +35,6 @@ AXES = 3  # directions that most texts of a store share, taken out of keys
 LEAST_TEXTS = 64  # from which on these are known well enough
 PROBES = 32  # cells looked at of an inverted file
 POINTS_PER_CELL = 64  # texts that a centre is trained on, at most; FAISS by itself takes 256
-FOLDER = "index"
-NAMED = re.compile(r"([0-9a-f]{16})\.(json|faiss|space)")
-MOST_DESCRIBED = 1 << 24  # bytes of a description
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +59,6 @@ class Space:
         """Keys (n, W) float32 without what is common, of unit length."""
         rest = values - self.middle
         return unit(rest - rest @ self.axes.T @ self.axes)
-
-
-@dataclass(frozen=True, slots=True)
-class IndexInfo:
-    """A kept index: what it was made of, and how."""
-
-    embedder: str
-    embedder_id: str
-    factory: str
-    texts: int
-    width: int
-    keys: tuple[str, ...]  # digests of the files of keys in it, in order
-    sha256: str  # of the FAISS file
-    space: str  # of the file of the space
 
 
 class VectorIndex:
@@ -172,18 +155,6 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
     return info
 
 
-def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
-    """The description of a kept index, whoever built it; None when there is none or it cannot be read."""
-    try:
-        value = json.loads(_read(folder, embedder_id, "json", MOST_DESCRIBED))
-        info = IndexInfo(**value | {"keys": tuple(value["keys"])})
-        sizes = type(info.texts) is type(info.width) is int and info.texts > 0 < info.width
-        texts = all(type(text) is str for text in (info.factory, info.sha256, info.space, *info.keys))
-        return info if sizes and texts and info.embedder_id == embedder_id else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-
-
 def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
     """Map a kept index into memory. None if another user built it, or its files differ from its description."""
     import faiss
@@ -193,7 +164,7 @@ def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
     file = folder / f"{info.embedder_id}.faiss"
     try:
         files.size_of(folder.parent, f"{folder.name}/{file.name}")
-        data = _read(folder, info.embedder_id, "space", 4 * info.width * (1 + AXES))
+        data = read_part(folder, info.embedder_id, "space", 4 * info.width * (1 + AXES))
         if hashlib.sha256(data).hexdigest() != info.space or files.sha256_of(file) != info.sha256:
             return None  # FAISS itself reads a changed file without a word
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
@@ -207,13 +178,6 @@ def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
 def own(info: IndexInfo) -> bool:
     """Was this index built with this cache? FAISS is given no other."""
     return _mark(info).is_file()
-
-
-def kept(folder: Path) -> list[str]:
-    """The ids of all embedders with a kept index in the folder, whoever built it."""
-    if folder.is_symlink():  # what lies behind it is not the store's
-        return []
-    return sorted({found[1] for file in folder.glob("*.json") if (found := NAMED.fullmatch(file.name))})
 
 
 def drop(folder: Path, embedder_id: str) -> None:
@@ -232,16 +196,6 @@ def _make_way(file: Path) -> None:
     """Remove a folder in the place of a file: an index is made again at any time."""
     if file.is_dir() and not file.is_symlink():
         shutil.rmtree(file)
-
-
-def _read(folder: Path, embedder_id: str, ending: str, most: int) -> bytes:
-    """The bytes of a small file of an index. ValueError for a link, for anything but a file, and for more than `most` bytes."""
-    name = f"{embedder_id}.{ending}"
-    if not NAMED.fullmatch(name):
-        raise ValueError(f"{embedder_id!r} is no id of an embedder")
-    if files.size_of(folder.parent, f"{folder.name}/{name}") > most:
-        raise ValueError(f"{name} is too large")
-    return (folder / name).read_bytes()
 
 
 def _mark(info: IndexInfo) -> Path:

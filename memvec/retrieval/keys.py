@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from memvec.formats.keys import Keys
-from memvec.packing.records import raw_bytes
+from memvec.formats.raw import raw_bytes
 from memvec.retrieval.embedders import Embeds
 from memvec.types import Kind, RawReason, Record
 

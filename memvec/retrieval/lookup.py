@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from memvec.formats.keys import Embedder, Keys
 from memvec.formats.manifest import KeysEntry
-from memvec.retrieval import faiss_index as index
+from memvec.retrieval import faiss_index
 from memvec.retrieval.bm25 import TermIndex
-from memvec.retrieval.faiss_index import FLAT, IndexInfo, VectorIndex
+from memvec.retrieval.faiss_index import FLAT, VectorIndex
+from memvec.store import index_files
+from memvec.store.index_files import fits
 from memvec.store.store import Store, damaged
 
 Rows = npt.NDArray[np.int64]
@@ -34,9 +36,9 @@ class VectorLookup:
         self.count = len(rows)
         self.kept: VectorIndex | None = None
         self._kept_rows: Rows = NONE  # of each key of the kept index, its row or -1
-        info = index.describe(store.path / index.FOLDER, entries[0].embedder_id) if entries else None
+        info = index_files.describe(store.path / index_files.FOLDER, entries[0].embedder_id) if entries else None
         if info is not None and fits(info, entries):
-            self.kept = index.load(store.path / index.FOLDER, info)
+            self.kept = faiss_index.load(store.path / index_files.FOLDER, info)
         inside = set(info.keys) if info is not None and self.kept is not None else set()
         self._kept_numbers = np.full(self.count, -1, np.int64)
         if info is not None and inside:
@@ -130,11 +132,6 @@ def check_keys(store: Store, entries: list[KeysEntry], embedder: Embedder) -> No
             raise damaged(
                 entry.path, "invalid_value", f"keys of {embedder.name} are {embedder.width} wide, these are {width}"
             )
-
-
-def fits(info: IndexInfo, entries: list[KeysEntry]) -> bool:
-    """Are all keys in a kept index still part of the store?"""
-    return bool(info.keys) and set(info.keys) <= {entry.sha256 for entry in entries}
 
 
 def _rows(texts: npt.NDArray[np.uint8], rows: Mapping[bytes, int]) -> Rows:

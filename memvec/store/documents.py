@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from memvec.types import Document
 
+INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
+
 
 @dataclass(frozen=True, slots=True)
 class RecordRef:

@@ -9,11 +9,11 @@ from string import hexdigits
 from typing import Any
 
 from memvec.arguments import checked
-from memvec.decoding.unpack import INCOMPLETE
 from memvec.errors import NotFoundError, UsageError
 from memvec.filesystem.names import no_document, select
 from memvec.store.catalogue import KEY_DIGITS, Catalogue, answer
 from memvec.store.catalogue_file import UnreliableError
+from memvec.store.documents import INCOMPLETE
 from memvec.store.store import RecordRef, Store
 from memvec.store.totals import report
 from memvec.types import PackReport

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, ReadError, StoreChangedError, StoreDamagedError
@@ -25,9 +25,6 @@ from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, assemble
 from memvec.store.files import keys_file, shard_file
 from memvec.types import Document, Kind, Problem, ProblemKind, Record
-
-if TYPE_CHECKING:
-    from memvec.retrieval.search import Hit
 
 __all__ = ["PARSE_ERRORS", "RecordRef", "Store", "StoredDocument", "damaged"]
 
@@ -206,12 +203,6 @@ class Store:
         """
         live = {stored.document.name: stored for stored in self.versions() if stored.usable}
         return dict(sorted(live.items()))
-
-    def search(self, query: str, k: int = 5, **options: Any) -> list[Hit]:
-        """The `k` records that fit a query best; see `searching.search`."""
-        from memvec.retrieval.search import search
-
-        return search(self, query, k, **options)
 
     def size(self) -> int:
         """Bytes of the manifest and the files it names."""

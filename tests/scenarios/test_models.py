@@ -16,9 +16,9 @@ import pytest
 
 import memvec
 from memvec.checkpoints import resolve as model_cache
+from memvec.checkpoints.identify import fingerprint_folder
 from memvec.checkpoints.resolve import KNOWN, resolve
 from memvec.errors import NotFoundError, ReadError
-from memvec.identity.fingerprint import fingerprint_folder
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_default_model_is_converted_once(known: Path, monkeypatch: pytest.Mo
         made.append(file)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr("memvec.lm.frozen.convert_gguf", convert)
+    monkeypatch.setattr("memvec.checkpoints.gguf.convert_gguf", convert)
     assert not memvec.models()[0].cached
     first, second = resolve("smollm2-135m"), resolve("smollm2-135m")
     assert first == second and (first / "config.json").is_file()
@@ -133,7 +133,7 @@ def test_a_conversion_that_fails_leaves_nothing(known: Path, monkeypatch: pytest
         (folder / "config.json").write_text("{}")
         raise RuntimeError("out of disk")
 
-    monkeypatch.setattr("memvec.lm.frozen.convert_gguf", convert)
+    monkeypatch.setattr("memvec.checkpoints.gguf.convert_gguf", convert)
     with pytest.raises(NotFoundError, match="disk"):
         resolve("smollm2-135m")
     assert not memvec.models()[0].cached
@@ -158,7 +158,7 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
         "import sys, time, pathlib, memvec.lm, memvec.model_cache as c\n"
         "def convert(file, folder):\n"
         "    time.sleep(0.5); (folder / 'config.json').write_text('{}'); print('converted', flush=True)\n"
-        "memvec.lm.frozen.convert_gguf = convert\n"
+        "memvec.checkpoints.gguf.convert_gguf = convert\n"
         "print(c.resolve(sys.argv[1]))\n"
     )
     gguf = tmp_path / "m.gguf"

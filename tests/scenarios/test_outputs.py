@@ -15,8 +15,9 @@ from made import TEXT, content, exact, files, filled, put, raw
 
 import memvec
 from memvec.errors import StoreDamagedError, UsageError
-from memvec.retrieval import faiss_index as index
+from memvec.retrieval import faiss_index
 from memvec.retrieval.faiss_index import FOLDER
+from memvec.store import index_files
 from memvec.store.lock import LOCK_NAME
 
 
@@ -134,11 +135,11 @@ def test_a_folder_in_the_place_of_an_index_gives_way(tmp_path: Path) -> None:
     made = {"embedder": "noise", "embedder_id": "0" * 16, "factory": "Flat", "texts": 50, "width": 8, "keys": ()}
     for ending in ("json", "faiss", "space"):
         (tmp_path / f"{'0' * 16}.{ending}" / "inside").mkdir(parents=True)
-    index.save(tmp_path, index.VectorIndex.build(values, "Flat"), made)
-    assert index.describe(tmp_path, "0" * 16) is not None
+    faiss_index.save(tmp_path, faiss_index.VectorIndex.build(values, "Flat"), made)
+    assert index_files.describe(tmp_path, "0" * 16) is not None
     (tmp_path / f"{'0' * 16}.space").unlink()
     (tmp_path / f"{'0' * 16}.space").mkdir()
-    index.drop(tmp_path, "0" * 16)
+    faiss_index.drop(tmp_path, "0" * 16)
     assert not os.listdir(tmp_path)
 
 
@@ -147,12 +148,13 @@ def test_a_full_disk_leaves_no_index(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     store = filled(tmp_path / "s")
     program = (
-        "import json, resource, sys, numpy as np; from pathlib import Path; from memvec.retrieval import faiss_index as index\n"
+        "import json, resource, sys, numpy as np; from pathlib import Path\n"
+        "from memvec.retrieval import faiss_index; from memvec.store import index_files\n"
         "values = np.random.default_rng(0).standard_normal((5000, 8)).astype('f4')\n"
         "made = {'embedder': 'noise', 'embedder_id': '0' * 16, 'factory': 'Flat', 'texts': 5000, 'width': 8, 'keys': ()}\n"
-        "built = index.VectorIndex.build(values, 'Flat')\n"
+        "built = faiss_index.VectorIndex.build(values, 'Flat')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "try: index.save(Path(sys.argv[1]) / index.FOLDER, built, made)\n"
+        "try: faiss_index.save(Path(sys.argv[1]) / index_files.FOLDER, built, made)\n"
         "except Exception as error: print(json.dumps([type(error).__name__, str(error)]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, store], capture_output=True, text=True, check=True)

@@ -28,11 +28,11 @@ from memvec.formats.manifest import KeysEntry
 from memvec.identity.match import find_model
 from memvec.identity.verdict import stored_identity
 from memvec.packing.pack import model_for
-from memvec.retrieval import faiss_index as index
 from memvec.retrieval.build import build_index, drop_index, index_info
 from memvec.retrieval.embedders import Words
 from memvec.retrieval.search import Searcher, make, retrieve, search
 from memvec.settings import PackSettings
+from memvec.store import index_files
 from memvec.store.files import keys_file
 from memvec.store.store import Store
 
@@ -216,7 +216,7 @@ class TestIndex:
             patched.setattr(faiss, "read_index", lambda *_: pytest.fail("read"))
             assert search(indexed, "ferry") == expected and index_info(indexed)[0].factory is None
             memvec.gc(indexed)
-        assert next((indexed / index.FOLDER).glob("*.faiss"))  # theirs is left alone
+        assert next((indexed / index_files.FOLDER).glob("*.faiss"))  # theirs is left alone
         build_index(indexed)
         assert index_info(indexed)[0].factory == "Flat"
 
@@ -227,7 +227,7 @@ class TestIndex:
     )  # fmt: skip
     def test_a_description_that_says_nonsense(self, indexed: Path, changes: dict[str, Any] | None) -> None:
         expected = search(indexed, "ferry")
-        file = next((indexed / index.FOLDER).glob("*.json"))
+        file = next((indexed / index_files.FOLDER).glob("*.json"))
         value = json.loads(file.read_text())
         file.write_text("[" * 100_000 if changes is None else json.dumps(value | changes))
         assert search(indexed, "ferry") == expected and index_info(indexed)[0].factory is None
@@ -236,7 +236,7 @@ class TestIndex:
     @pytest.mark.parametrize("name", ["json", "faiss", "space"])
     def test_a_pipe_or_link_in_its_place(self, indexed: Path, name: str, tmp_path: Path) -> None:
         expected = search(indexed, "ferry")
-        file = next((indexed / index.FOLDER).glob(f"*.{name}"))
+        file = next((indexed / index_files.FOLDER).glob(f"*.{name}"))
         file.rename(tmp_path / "moved")
         file.symlink_to(tmp_path / "moved")
         assert search(indexed, "ferry") == expected
@@ -248,7 +248,7 @@ class TestIndex:
         entry = dataclasses.replace(Store.open(store).manifest.keys[0], embedder_id="../../secret")
         change(store, keys=(entry,))
         (tmp_path / "secret.json").write_text("{}")
-        assert index.describe(store / index.FOLDER, "../../secret") is None
+        assert index_files.describe(store / index_files.FOLDER, "../../secret") is None
 
     def test_a_linked_folder_is_left_alone(self, store: Path, tmp_path: Path) -> None:
         mine = tmp_path / "mine"
@@ -269,6 +269,6 @@ class TestIndex:
         assert sorted(file.name for file in mine.iterdir()) == sorted(names)
 
     def test_drop_takes_what_is_an_index(self, indexed: Path) -> None:
-        (indexed / index.FOLDER / "notes.json").write_text("{}")
+        (indexed / index_files.FOLDER / "notes.json").write_text("{}")
         assert drop_index(indexed) == 1
-        assert [file.name for file in (indexed / index.FOLDER).iterdir()] == ["notes.json"]
+        assert [file.name for file in (indexed / index_files.FOLDER).iterdir()] == ["notes.json"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from memvec.decoding.verify import verify
 from memvec.errors import FormatTooNewError
-from memvec.packing.records import raw_bytes
+from memvec.formats.raw import raw_bytes
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind
 

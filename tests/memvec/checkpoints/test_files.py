@@ -13,8 +13,8 @@ import torch
 
 import memvec
 from memvec.checkpoints.files import embedding_table, weight_files
+from memvec.checkpoints.identify import identify_folder
 from memvec.errors import NotFoundError, UnsupportedModelError
-from memvec.identity.fingerprint import identify_folder
 from memvec.lm.frozen import FrozenLM
 
 

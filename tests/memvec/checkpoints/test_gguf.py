@@ -46,7 +46,7 @@ def made(tiny: str, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         for part in Path(tiny).iterdir():
             shutil.copyfile(part, folder / part.name)
 
-    monkeypatch.setattr("memvec.lm.frozen.convert_gguf", convert)
+    monkeypatch.setattr("memvec.checkpoints.gguf.convert_gguf", convert)
     return folders
 
 
@@ -178,7 +178,7 @@ class TestConversion:
                 shutil.copyfile(file, folder / file.name)
                 (folder / file.name).chmod(0o600)  # as some writers do
 
-        monkeypatch.setattr("memvec.lm.frozen.convert_gguf", convert)
+        monkeypatch.setattr("memvec.checkpoints.gguf.convert_gguf", convert)
         before = os.umask(0o027)
         try:
             folder = resolve(gguf)
@@ -192,7 +192,7 @@ class TestConversion:
             "import os, sys, memvec.lm, memvec.model_cache as c\n"
             "def convert(file, folder):\n"
             "    (folder / 'config.json').write_text('{}'); os._exit(9)\n"
-            "memvec.lm.frozen.convert_gguf = convert\n"
+            "memvec.checkpoints.gguf.convert_gguf = convert\n"
             "c.resolve(sys.argv[1])\n"
         )
         done = subprocess.run([sys.executable, "-c", program, gguf], check=False)
@@ -221,7 +221,7 @@ class TestConversion:
         def convert(file: Path, folder: Path) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("memvec.lm.frozen.convert_gguf", convert)
+        monkeypatch.setattr("memvec.checkpoints.gguf.convert_gguf", convert)
         with pytest.raises(WriteError, match=r"could not write .*models': No space left") as caught:
             resolve(gguf)
         assert caught.value.exit_code == 10
@@ -231,7 +231,7 @@ class TestConversion:
         def convert(file: Path, folder: Path) -> None:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")
 
-        monkeypatch.setattr("memvec.lm.frozen.convert_gguf", convert)
+        monkeypatch.setattr("memvec.checkpoints.gguf.convert_gguf", convert)
         with pytest.raises(OutOfMemoryError):
             resolve(gguf)
 
@@ -320,7 +320,7 @@ class TestIdentities:
         """A model of gigabytes must not be read for every query because the cache is read-only."""
         cache.write_text("a file")
         first = memvec.fingerprint(tiny)
-        monkeypatch.setattr("memvec.identity.fingerprint._read", lambda folder: pytest.fail("read again"))
+        monkeypatch.setattr("memvec.checkpoints.identify._read", lambda folder: pytest.fail("read again"))
         assert memvec.fingerprint(tiny) == first
 
     def test_without_any_place_the_process_remembers(
@@ -329,7 +329,7 @@ class TestIdentities:
         cache.write_text("a file")
         monkeypatch.setattr(cache_folder, "_base", lambda: cache)
         first = memvec.fingerprint(tiny)
-        monkeypatch.setattr("memvec.identity.fingerprint._read", lambda folder: pytest.fail("read again"))
+        monkeypatch.setattr("memvec.checkpoints.identify._read", lambda folder: pytest.fail("read again"))
         assert memvec.fingerprint(tiny) == first
         monkeypatch.setattr(identity_cache, "_unwritten", {})
         with pytest.raises(pytest.fail.Exception):

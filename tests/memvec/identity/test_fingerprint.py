@@ -14,10 +14,10 @@ import pytest
 import memvec
 from memvec.checkpoints import cache as identity_cache
 from memvec.checkpoints import files as checkpoint
+from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.resolve import silent
 from memvec.errors import FingerprintError
 from memvec.formats import manifest
-from memvec.identity.fingerprint import identify_folder
 from memvec.identity.match import find_model, load_lm
 from memvec.identity.verdict import Verdict, stored_identity
 from memvec.store.store import Store

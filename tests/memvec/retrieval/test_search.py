@@ -15,11 +15,12 @@ import torch
 
 import memvec
 from memvec.errors import MissingExtraError, NotFoundError, StoreDamagedError, UsageError
-from memvec.retrieval import faiss_index as index
+from memvec.retrieval import faiss_index
 from memvec.retrieval.build import build_index, drop_index, index_info
 from memvec.retrieval.embedders import Table
 from memvec.retrieval.search import Searcher, search
 from memvec.settings import PackSettings
+from memvec.store import index_files
 from memvec.store.store import Store
 
 TEXTS = {
@@ -102,19 +103,19 @@ def test_a_kept_index_finds_what_a_scan_finds(store: Path, factory: str) -> None
 def test_a_damaged_index_is_not_used(store: Path) -> None:
     build_index(store)
     expected = search(store, "ferry", 3)
-    file = next((store / index.FOLDER).glob("*.faiss"))
+    file = next((store / index_files.FOLDER).glob("*.faiss"))
     data = bytearray(file.read_bytes())
     data[-9] ^= 0x40  # FAISS reads it without a word
     file.write_bytes(data)
     assert faiss.read_index(str(file)).ntotal
-    info = index.describe(store / index.FOLDER, file.stem)
-    assert info is not None and index.load(store / index.FOLDER, info) is None
+    info = index_files.describe(store / index_files.FOLDER, file.stem)
+    assert info is not None and faiss_index.load(store / index_files.FOLDER, info) is None
     assert search(store, "ferry", 3) == expected
 
 
 def test_an_index_of_keys_that_are_gone_is_not_used(store: Path) -> None:
     build_index(store)
-    file = next((store / index.FOLDER).glob("*.json"))
+    file = next((store / index_files.FOLDER).glob("*.json"))
     file.write_text(file.read_text().replace('"keys":["', '"keys":["0'))
     assert index_info(store)[0].factory is None
     assert search(store, "ferry", 1)[0].document == "ferry.txt"
