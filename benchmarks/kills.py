@@ -176,8 +176,8 @@ def preload() -> None:
     lm, fingerprint = FrozenLM(TINY), fingerprint_folder(TINY, source=str(TINY))
     makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
     memvec.decoder.load_lm = lambda *_: lm
-    memvec.packrun.FrozenLM = lambda *_: lm  # type: ignore[assignment, misc]
-    memvec.packrun.maker = lambda name, *_: makers[name]
+    memvec.packing.pack.FrozenLM = lambda *_: lm  # type: ignore[assignment, misc]
+    memvec.packing.pack.maker = lambda name, *_: makers[name]
     memvec.packing.fingerprint_folder = lambda *_, **__: fingerprint
 
 

@@ -178,13 +178,16 @@ def run_pack(
             _read(sources, name), store, model=model, kind=kind, settings=settings, preset=preset, context=context,
             questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, reuse=reuse, device=device, dtype=dtype, lock_wait=lock_wait, watch=output.watch,
         )  # fmt: skip
-    except (PartialError, InterruptedPackError) as error:
-        why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}
-        if isinstance(error.report, PackReport):
-            output.result(asdict(error.report) | why, totals(error.report), notice=True)
-            _warn(error.report.unmatched)
+    except InterruptedPackError as error:
+        _say(error.report, output, interrupted=True)
         raise
-    output.result(asdict(report), f"packed into {store}\n{totals(report)}", notice=True)
+    _say(report, output, f"packed into {store}\n")
+    if report.skipped:
+        raise PartialError(report.skipped, report)
+
+
+def _say(report: PackReport, output: Output, title: str = "", **more: bool) -> None:
+    output.result(asdict(report) | {"skipped": dict(report.skipped)} | more, title + totals(report), notice=True)
     _warn(report.unmatched)
 
 
