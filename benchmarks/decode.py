@@ -25,7 +25,8 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import decode
-from memvec.lm.frozen import FrozenLM, pick_device
+from memvec.lm.device import pick_device
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics
 from memvec.types import Vectors
 

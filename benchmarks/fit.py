@@ -31,7 +31,8 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import certify, decode
-from memvec.lm.frozen import FrozenLM, fast_dtype, pick_device
+from memvec.lm.device import fast_dtype, pick_device
+from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Task

@@ -28,7 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.lm.compile import PAYS_AFTER
-from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import chunk_rows
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.filesystem.sources import Source
-from memvec.lm.frozen import FrozenLM, fast_dtype
+from memvec.lm.device import fast_dtype
+from memvec.lm.frozen import FrozenLM
 from memvec.packing.calibrate import trial
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory

@@ -31,7 +31,8 @@ import torch
 
 import memvec
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
-from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
 from memvec.progress import Progress
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"

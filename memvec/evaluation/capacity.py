@@ -23,7 +23,8 @@ from memvec.errors import UsageError
 from memvec.evaluation.capacity_report import Capacity, Held, Stage
 from memvec.evaluation.samples import passages
 from memvec.evaluation.samples import random_words as drawn_words
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM, in_float32
 from memvec.lm.head import head_pass
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings, check_fields

@@ -36,7 +36,8 @@ def diff(
         import torch
 
         from memvec.identity.probe import probed
-        from memvec.lm.frozen import FrozenLM, pick_device
+        from memvec.lm.device import pick_device
+        from memvec.lm.frozen import FrozenLM
 
     enter("loading the model", progress, watch)
     lm = FrozenLM(folder, torch.float32, pick_device(device))

@@ -43,7 +43,7 @@ def load_lm(
     with loading_alone():  # the first import of torch
         import torch
 
-        from memvec.lm.frozen import pick_device
+        from memvec.lm.device import pick_device
 
     chosen, known = pick_device(device), _known(expected)
     if allow is Verdict.IDENTICAL:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.causes import enough_memory, out_of_memory, readable
+from memvec.causes import enough_memory, readable
 from memvec.checkpoints.files import quiet
-from memvec.errors import UsageError
 from memvec.guard import loading_alone
 from memvec.lm.compat import cache_argument, cache_of, recurrent
 from memvec.lm.compile import Fused
@@ -228,38 +226,3 @@ def _text(tokenizer: Any, ids: Sequence[int]) -> str:
 def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
     """The LM of `folder` that certifies what was fitted with `lm`: `lm` itself where it is float32 already."""
     return lm if lm.dtype == torch.float32 else FrozenLM(folder, torch.float32, str(lm.device))
-
-
-def fast_dtype(device: str = "cpu") -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware, else float32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes of a GPU's memory that a program can still take, those that torch keeps for it among them."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + kept
-
-
-def pick_device(name: str | None) -> str:
-    """`name` if there is such a device, by default cuda or else cpu. UsageError otherwise."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.ones(1, device=name).sum().item()  # a device that cannot compute shows it here
-    except (RuntimeError, AssertionError) as error:
-        if out_of_memory(error):
-            raise
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
-    return name
-
-
-def pick_dtype(name: str | None, device: str) -> torch.dtype:
-    """The dtype to fit in: `name`, by default bfloat16 where it is fast. UsageError for any other."""
-    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32, None: fast_dtype(device)}
-    if name not in kinds:
-        raise UsageError(f"dtype is {name!r}, expected bfloat16 or float32.")
-    return kinds[name]

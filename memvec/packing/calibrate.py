@@ -23,7 +23,8 @@ from memvec.evaluation.samples import handbook, passages
 from memvec.filesystem.cache_folder import cache_root
 from memvec.filesystem.sources import Source
 from memvec.formats import files
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM, in_float32
 from memvec.packing.plan import plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import NATS_PER_DIMENSION, PackSettings

@@ -15,7 +15,8 @@ from memvec.decoding.greedy import certify, rows_at_once
 from memvec.filesystem.sources import Source
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM, in_float32
 from memvec.maintenance.rewrite import open_to_write
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.pack import gathered, outstanding
