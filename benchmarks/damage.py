@@ -86,8 +86,9 @@ def decoded_once() -> Iterator[None]:
     from memvec.decoding import greedy as module
     from memvec.identity.fingerprint import check_fingerprint
     from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
-    lm, own, real = FrozenLM(TINY), fingerprint_folder(TINY), module.decode
+    lm, own, real = load(TINY), fingerprint_folder(TINY), module.decode
     known: dict[Any, list[int]] = {}
 
     def load_lm(expected: Any, *_: Any) -> FrozenLM:

@@ -24,8 +24,9 @@ from memvec.evaluation.capacity_report import Capacity, Held, Stage
 from memvec.evaluation.samples import passages
 from memvec.evaluation.samples import random_words as drawn_words
 from memvec.lm.device import pick_device, pick_dtype
-from memvec.lm.frozen import FrozenLM, in_float32
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
+from memvec.lm.load import in_float32, load
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings, check_fields
 from memvec.training.allocator import keeping_memory
@@ -95,7 +96,7 @@ def capacity(
         raise UsageError(f"a text is named {RANDOM!r}, as drawn words are in the result. Rename it.")
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
-    fast = FrozenLM(folder, kind, device)
+    fast = load(folder, kind, device)
     exact = in_float32(fast, folder)
     held: list[Held] = []
     finished = True

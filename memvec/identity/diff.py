@@ -37,9 +37,9 @@ def diff(
 
         from memvec.identity.probe import probed
         from memvec.lm.device import pick_device
-        from memvec.lm.frozen import FrozenLM
+        from memvec.lm.load import load
 
     enter("loading the model", progress, watch)
-    lm = FrozenLM(folder, torch.float32, pick_device(device))
+    lm = load(folder, torch.float32, pick_device(device))
     enter("asking the model", progress, watch)
     return compared(stored, probed(found, lm, stored.probe), folder)
