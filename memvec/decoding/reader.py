@@ -31,7 +31,8 @@ from memvec.guard import loading_alone
 from memvec.identity.match import load_lm
 from memvec.identity.verdict import Verdict, stored_identity
 from memvec.progress import Progress, Watch, enter
-from memvec.store.store import RecordRef, Store, StoredDocument, refused
+from memvec.store.problems import refused
+from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind, Record
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from memvec.arguments import anything, checked
 from memvec.decoding.reader import RECORDS_AT_ONCE, Decoder, Piece
 from memvec.errors import ReadError, StoreDamagedError, UsageError
 from memvec.progress import Progress, Watch, unwatched
-from memvec.store.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem, unreadable
+from memvec.store.problems import PARSE_ERRORS, problem
+from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind, Problem
 
 FEW_AT_ONCE = 32  # records
@@ -146,7 +147,7 @@ class _Run:
                 self.problems += error.problems
                 continue
             except ReadError as error:
-                self.problems.append(unreadable(entry.path, error))
+                self.problems.append(problem(entry.path, error))
                 continue
             for row in range(len(shard)):
                 if row % 1024 == 0:
@@ -163,7 +164,7 @@ class _Run:
             except StoreDamagedError as error:
                 self.problems += error.problems
             except ReadError as error:
-                self.problems.append(unreadable(keys.path, error))
+                self.problems.append(problem(keys.path, error))
 
     def contents(self, decoder: Decoder, parts: Sequence[_Part], decode: bool) -> None:
         """Every record that gives other bytes than were packed, and every document whose records do not join to it."""
