@@ -8,7 +8,7 @@ the digest that fits it, as no accident does, so that only the checks inside can
 
 A case fails, and with it the run, when a document comes out other than it was packed, when an error is raised that is not memvec's, or when
 verify finds nothing although a file that counts is changed, or reading fails. A resealed shard may hide a version of a document, as if
-its pack had been interrupted, if verify finds that: whoever can make digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
+its pack had been interrupted, if verify finds that: an author of digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
 loaded once: of the program only that is replaced.
 """
 

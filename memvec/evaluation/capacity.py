@@ -155,7 +155,7 @@ class _Filling:
         self.rows = vectors + len(fast.anchor) * settings.anchor
         rate = settings.learning_rate
         stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))  # so that the last is whole, too
-        # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
+        # Only the argmax decides, so no margin is needed beyond the engine's own reserve. A fit stops at half its cap.
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
             cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,

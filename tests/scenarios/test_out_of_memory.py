@@ -1,4 +1,4 @@
-"""Running out of memory is one error, in whichever verb it happens and whoever says so."""
+"""Every function raises the same error when memory runs out, whichever library reports it first."""
 
 from __future__ import annotations
 
