@@ -54,7 +54,7 @@ check test: setup setup-docs
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 docs: setup-docs
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 figures: setup
 	$(BIN)/python docs/hooks/figures.py README.md

@@ -18,8 +18,7 @@ def json_output(folder: Path) -> str:
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         schema = json.loads(file.read_text("utf-8"))
         rows = list(_rows(schema, schema, ""))
-        lines = markdown(["field", "type", "always there", "meaning"], rows).splitlines()
-        table = "\n".join([lines[0], "| --- | --- | --- | --- |", *lines[2:]])
+        table = markdown(["field", "type", "always there", "meaning"], rows, right=False)
         whole = json.dumps(schema, indent=2, ensure_ascii=False)
         indented = "\n".join(f"    {line}" for line in ["```json", *whole.splitlines(), "```"])
         title = f"## `memvec {file.stem.replace('_', ' ')}`"

@@ -81,9 +81,14 @@ def settings(name: str) -> str:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         low_high = bounds.get(field.name)
         span = f"{_short(low_high[0])} to {_short(low_high[1])}" if low_high else ""
-        rows.append([f"`{field.name}`", f"`{field.type}`", f"`{default!r}`", span, comments.get(field.name, "")])
-    lines = markdown(["setting", "type", "default", "range", "meaning"], rows).splitlines()
-    return "\n".join([lines[0], "| --- | --- | --- | --- | --- |", *lines[2:]])
+        rows.append(
+            [f"`{field.name}`", f"`{_plain(field.type)}`", f"`{default!r}`", span, comments.get(field.name, "")]
+        )
+    return markdown(["setting", "type", "default", "range", "meaning"], rows, right=False)
+
+
+def _plain(kind: Any) -> str:
+    return str(kind).replace(" | ", "` or `")
 
 
 def _short(value: float) -> str:

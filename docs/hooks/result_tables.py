@@ -13,10 +13,17 @@ Row = Sequence[str]
 NOTHING = "–"
 
 
-def markdown(head: Row, rows: Sequence[Row]) -> str:
-    """A Markdown table; every column but the first is flush right."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+def markdown(head: Row, rows: Sequence[Row], right: bool = True) -> str:
+    """A Markdown table; every column but the first is flush right, unless it holds words."""
+    lines = [head, ["---"] + ["---:" if right else "---"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A bar outside code would end the cell; in code it does not, and an escape would be shown."""
+    parts = text.split("`")
+    parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def bars(rows: Sequence[tuple[str, float, str]], caption: str) -> str:

@@ -56,3 +56,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return figures.fill(markdown, FUNCTIONS)
     except figures.FigureError as error:
         raise figures.FigureError(f"docs/{page.file.src_uri}: {error}") from error
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """mkdocs-click shows click's marker for "no default"; leave the cell empty."""
+    return html.replace("<code>Sentinel.UNSET</code>", "") if page.file.src_uri == "reference/cli.md" else html

@@ -64,7 +64,9 @@ def roundtrip(raw: Results) -> dict[str, Any]:
         "corrected": totals["corrected_tokens"] / totals["fitted_tokens"],
         "token_steps_per_token": totals["token_steps"] / totals["fitted_tokens"],
         "bytes_per_vector": totals["vector_bytes"] / totals["vectors"],
-        "times_bytes": {name: totals[f"{name}_bytes"] / totals["source_bytes"] for name in ("zstd", "vector", "store")},
+        "times_bytes": {
+            name: totals[f"{name}_bytes"] / totals["source_bytes"] for name in ("source", "zstd", "vector", "store")
+        },
     }
 
 
