@@ -18,7 +18,7 @@ from result_tables import markdown
 
 ROOT = Path(__file__).parents[2]
 # Where names stand that are no part of the API and may move.
-GENERATE_TABLE = ("memvec.options", "table")
+GENERATE_TABLE = ("memvec.memory.options", "table")
 EXIT_CODES_TABLE = ("memvec.cli.exit_codes", "table")
 SCHEMAS = ROOT / "cli" / "schemas"
 

@@ -13,6 +13,7 @@ from json_output import json_output
 
 import memvec
 from memvec import errors
+from memvec.memory.options import table
 
 
 def cells(table: str) -> list[list[str]]:
@@ -73,7 +74,7 @@ def test_generate_arguments_are_those_that_memvec_knows() -> None:
         "**refused**",
         "**refused**",
     )
-    assert len(rows) > 80
+    assert reference.generate_arguments() == table() and len(rows) > 80
 
 
 def test_included_files_have_no_second_title_and_no_dead_link() -> None:
