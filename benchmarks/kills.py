@@ -4,7 +4,7 @@ Each run copies a prepared store, starts the verb in a process of its own and ki
 after a random one of the system calls that change files. Then the store is verified, everything in it is decoded and
 compared, the same command runs again to its end, and what it leaves is compared with what an unkilled one leaves.
 
-    python benchmarks/kills.py --kills 240 --seed 0 --json docs/kills.json
+    python benchmarks/kills.py --kills 240 --seed 0 --json benchmarks/results/kills.json
 """
 
 from __future__ import annotations
