@@ -20,23 +20,23 @@ def exact_record(
     document: Document, start: int, data: bytes, fitted: Fitted, certificate: Certificate, nats: float
 ) -> Record:
     """The record of a certified segment; `nats` is its surprisal without vectors."""
-    task = fitted.task
+    cost = fitted.cost
     report = FitReport(
-        steps=task.steps,
-        token_steps=task.token_steps,
+        steps=cost.steps,
+        token_steps=cost.token_steps,
         nats_before=nats,
         nats_after=certificate.nats,
         corrected_wrong=certificate.wrong,
         corrected_margin=len(certificate.corrections) - certificate.wrong,
         least_margin=certificate.least_margin,
-        seconds=task.seconds,
+        seconds=cost.seconds,
     )
     return Record(
         document=document,
         kind=Kind.EXACT,
         start=start,
         length=len(data),
-        tokens=len(task.ids),
+        tokens=len(fitted.task.ids),
         vectors=fitted.vectors,
         corrections=certificate.corrections,
         payload=b"",

@@ -26,6 +26,7 @@ from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Row, padded, passes, run_prefixes, run_rows
 from memvec.settings import ContextSettings
 from memvec.training.adam import SlotAdam
+from memvec.training.cost import NOTHING, Cost
 from memvec.training.fit import memory_of, positions_for
 from memvec.training.lessons import Lesson, Manner, combs, teach
 from memvec.training.segments import surprisal
@@ -38,18 +39,15 @@ STRANGERS = 0.5  # share of the rows aside that are questions about other docume
 FOREIGN = 32  # questions about a document that other memories are asked too
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DistilTask:
-    """A window of a document waiting for its vectors, and what they cost so far."""
+    """A window of a document that waits for its vectors."""
 
     key: int  # the caller's name for it
     ids: tuple[int, ...]  # N tokens
     vectors: int  # M
     document: str = ""  # windows of one are no strangers to each other
     questions: tuple[tuple[Row, ...], ...] = ()  # about the text, for each beginning a memory may stand behind
-    steps: int = 0
-    token_steps: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,7 @@ class Distilled:
 
     task: DistilTask
     vectors: Vectors  # (M, D) float16
+    cost: Cost = NOTHING
 
 
 @dataclass(slots=True)
@@ -70,6 +69,7 @@ class _Slot:
         Lesson
     ]  # some of the same, as the LM answers without the text: what other memories should leave alone
     chance: random.Random
+    cost: Cost
     age: int = 0
     left: dict[int, list[int]] = field(default_factory=dict)  # by beginning, questions not asked yet in this round
 
@@ -170,8 +170,8 @@ class DistilEngine:
             teach(self.lm, before, rows[:FOREIGN], self._apart)
             for before, rows in zip(self.befores, task.questions, strict=False)
         ]
-        task.seconds += time.perf_counter() - begun
-        return _Slot(task, phases, lesson, asked, foreign, random.Random(f"{s.seed} {task.ids}"))
+        chance = random.Random(f"{s.seed} {task.ids}")
+        return _Slot(task, phases, lesson, asked, foreign, chance, Cost(seconds=time.perf_counter() - begun))
 
     def _fits(self, task: DistilTask) -> bool:
         """Is there room for one more? For one alone there always is."""
@@ -200,9 +200,7 @@ class DistilEngine:
         share = (time.perf_counter() - begun) / len(self.slots)
         for slot in self.slots:
             slot.age += 1
-            slot.task.steps += 1
-            slot.task.token_steps += positions // len(self.slots)
-            slot.task.seconds += share
+            slot.cost += Cost(1, positions // len(self.slots), share)
         return positions
 
     def _beside(self) -> list[int | None]:
@@ -268,7 +266,7 @@ class DistilEngine:
         sizes = [slot.task.vectors for slot in self.slots]
         pieces = torch.split(self._adam.vectors.half().cpu(), sizes)
         out = [
-            Distilled(slot.task, np.ascontiguousarray(piece.numpy()))
+            Distilled(slot.task, np.ascontiguousarray(piece.numpy()), slot.cost)
             for slot, piece, done in zip(self.slots, pieces, over, strict=True)
             if done
         ]

@@ -22,6 +22,7 @@ from memvec.lm.device import free_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
 from memvec.training.batch import Batch, RaggedBatch
+from memvec.training.cost import NOTHING, Cost
 from memvec.training.layout import row_length
 from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked, scale_of
 from memvec.training.static_batch import StaticBatch
@@ -39,9 +40,9 @@ GROW_EVERY = 4  # steps between which it grows; a batch is laid out anew each ti
 LOST = 0.7  # share of what is shown that is wrong, halfway through the growth, in a fit that begins anew
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Task:
-    """A segment waiting for its vectors, and what earlier attempts cost."""
+    """A segment that waits for its vectors."""
 
     key: int  # the caller's name for it
     ids: tuple[int, ...]  # N tokens
@@ -49,9 +50,7 @@ class Task:
     attempt: int = 0
     start: Tensor | None = None  # (M, D) float32 to begin with; None: noise that depends on the segment alone
     most: int | None = None  # steps of this attempt; None: those of the settings
-    steps: int = 0
-    token_steps: int = 0
-    seconds: float = 0.0
+    spent: Cost = NOTHING  # on earlier attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,7 @@ class Fitted:
     task: Task
     vectors: Vectors  # (M, D) float16
     corrections: int  # positions wrong or under margin, as the fit measured them
+    cost: Cost = NOTHING  # of this attempt and of those before it
 
 
 @dataclass(slots=True)
@@ -70,6 +70,7 @@ class _Slot:
     task: Task
     starts: list[Tensor]  # (M, D) float32 that it may still begin from
     left: int  # steps that may still be taken
+    cost: Cost
     age: int = 0  # steps since its start
 
     def shown(self, grown: int) -> int:
@@ -134,6 +135,7 @@ class FitEngine:
                 task,
                 [] if task.start is None else [task.start.to(self.lm.device)],
                 task.most or self.settings.max_steps,
+                task.spent,
             )
             for task in tasks
         ]
@@ -161,9 +163,8 @@ class FitEngine:
             begins_anew = self.grown == self.settings.growth  # of few steps there are none to spare
             slot.starts = list(found[: 1 + begins_anew])
         share = (time.perf_counter() - begun) / sum(costs)
-        for task, cost in zip(tasks, costs, strict=True):
-            task.token_steps += cost
-            task.seconds += share * cost
+        for slot, cost in zip(slots, costs, strict=True):
+            slot.cost += Cost(token_steps=cost, seconds=share * cost)
         return sum(costs)
 
     def _fixed(self, task: Task) -> int:
@@ -203,9 +204,7 @@ class FitEngine:
         """Share out what a step took."""
         a_position = seconds / sum(self.batch.lengths)
         for slot, length in zip(self.slots, self.batch.lengths, strict=True):
-            slot.task.steps += 1
-            slot.task.token_steps += length
-            slot.task.seconds += a_position * length
+            slot.cost += Cost(1, length, a_position * length)
 
     def _is_done(self, slot: _Slot, wrong: float, thin: float) -> bool:
         settled = thin <= self.settings.enough(len(slot.task.ids), slot.age) and not (self.settings.strict and wrong)
@@ -218,11 +217,11 @@ class FitEngine:
         slot.age = 0
 
     def _retire(self, done: list[bool]) -> list[Fitted]:
-        over = [slot.task for slot, gone in zip(self.slots, done, strict=True) if gone]
+        over = [slot for slot, gone in zip(self.slots, done, strict=True) if gone]
         self.slots = [slot for slot, gone in zip(self.slots, done, strict=True) if not gone]
         return [
-            Fitted(task, vectors, score.thin)
-            for task, (vectors, score) in zip(over, self.batch.take(done), strict=True)
+            Fitted(slot.task, vectors, score.thin, slot.cost)
+            for slot, (vectors, score) in zip(over, self.batch.take(done), strict=True)
         ]
 
 

@@ -80,7 +80,7 @@ def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny_lm: Any, texts: 
     engine.add(DistilTask(i, ids, 18) for i, ids in enumerate(texts))
     batches = list(engine.run())
     assert [len(batch) for batch in batches] == [1, 1, 1]
-    assert all(done.task.steps == 3 and done.task.token_steps > 3 * 72 for batch in batches for done in batch)
+    assert all(done.cost.steps == 3 and done.cost.token_steps > 3 * 72 for batch in batches for done in batch)
 
 
 def test_rows_aside_keep_the_model_as_it_was(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:

@@ -41,7 +41,7 @@ def test_static_rows_take_the_steps_of_ragged_ones(
     ragged, static = (fit(tiny_lm, chosen, kind) for kind in (False, True))
     assert sorted(static) == sorted(ragged) == list(range(12))
     for key, one in ragged.items():
-        assert (static[key].task.steps, static[key].vectors.shape) == (one.task.steps, one.vectors.shape)
+        assert (static[key].cost.steps, static[key].vectors.shape) == (one.cost.steps, one.vectors.shape)
         np.testing.assert_allclose(static[key].vectors, one.vectors, atol=0.02)
         assert abs(static[key].corrections - one.corrections) <= 1
 
@@ -312,7 +312,7 @@ def test_steps_after_a_shapes_first_are_its_graph_if_there_can_be_one(
     engine.add(tasks(12))
     done = {fitted.task.key: fitted for some in engine.run() for fitted in some}
     for key, one in plain.items():
-        assert done[key].task.steps == one.task.steps
+        assert done[key].cost.steps == one.cost.steps
         np.testing.assert_array_equal(done[key].vectors, one.vectors)
     if way is refused:
         assert not tiny_lm.graphs and not Recorded.made and batch._graph is None
