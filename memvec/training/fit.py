@@ -21,7 +21,7 @@ from torch import Tensor
 from memvec.lm.device import free_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
-from memvec.training.batch import Batch, RaggedBatch
+from memvec.training.batch import Batch, RaggedBatch, Score
 from memvec.training.cost import NOTHING, Cost
 from memvec.training.layout import row_length
 from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked, scale_of
@@ -185,18 +185,13 @@ class FitEngine:
         """One step of every slot; which of them it shows to be done. These keep what was measured."""
         begun, slots = time.perf_counter(), self.slots
         shown = [slot.shown(self.grown) for slot in slots]
-        counts = self.batch.measure(shown)
+        scores = self.batch.step(shown)
         for slot in slots:
             slot.age, slot.left = slot.age + 1, slot.left - 1
-        done = [
-            n == len(slot.task.ids) and self._is_done(slot, *row)
-            for n, slot, row in zip(shown, slots, counts, strict=True)
-        ]
-        if not all(done):
-            self.batch.descend()
-            for number, slot in enumerate(slots):
-                if slot.starts and slot.age == self.grown // 2 and counts[number][0] > LOST * shown[number]:
-                    self._begin_anew(number)
+        done = [self._is_done(slot, score) for slot, score in zip(slots, scores, strict=True)]
+        for number, (slot, score) in enumerate(zip(slots, scores, strict=True)):
+            if slot.starts and slot.age == self.grown // 2 and score.wrong > LOST * shown[number]:
+                self._begin_anew(number)
         self._charge(time.perf_counter() - begun)
         return done
 
@@ -206,9 +201,10 @@ class FitEngine:
         for slot, length in zip(self.slots, self.batch.lengths, strict=True):
             slot.cost += Cost(1, length, a_position * length)
 
-    def _is_done(self, slot: _Slot, wrong: float, thin: float) -> bool:
-        settled = thin <= self.settings.enough(len(slot.task.ids), slot.age) and not (self.settings.strict and wrong)
-        return settled or slot.left <= 0
+    def _is_done(self, slot: _Slot, score: Score) -> bool:
+        enough = self.settings.enough(len(slot.task.ids), slot.age)
+        settled = score.thin <= enough and not (self.settings.strict and score.wrong)
+        return score.whole and (settled or slot.left <= 0)
 
     def _begin_anew(self, number: int) -> None:
         """Put a slot back to its second start."""

@@ -81,7 +81,7 @@ def test_rates_warm_up_and_cool_by_the_age_of_each_slot(
         margin=100.0,
     )  # fmt: skip
     fit(tiny_lm, settings, [Task(0, tuple(tiny_lm.encode(TEXTS[0])[:24]), 3)])
-    ways = [min(1, age / 10) for age in range(1, 13)]
+    ways = [min(1, age / 10) for age in range(1, 14)]
     cooled = [0.5**way if geometric else 1 - 0.5 * way for way in ways]
     want = [2.0 * min(1, age / 4) * share for age, share in enumerate(cooled, 1)]
     assert rates == [pytest.approx([rate] * 3) for rate in want]
