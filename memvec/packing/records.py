@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memvec.chunks import chunked
 from memvec.formats import conditioning as conditioning_format
 from memvec.formats import raw
 from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
@@ -83,7 +84,7 @@ def raw_records(
 ) -> list[Record]:
     """Raw records over `data`, as many as the frame limit asks for; one even when it is empty."""
     size = raw.MAX_RAW_BYTES
-    pieces = [data[begin : begin + size] for begin in range(0, len(data), size)] or [b""]
+    pieces = list(chunked(data, size)) or [b""]
     return [
         Record(
             document=document,

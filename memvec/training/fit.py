@@ -18,6 +18,7 @@ from itertools import chain
 
 from torch import Tensor
 
+from memvec.chunks import chunked
 from memvec.lm.device import free_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
@@ -143,7 +144,7 @@ class FitEngine:
         rows = (row_length(shown_at(len(slot.task.ids), 0, 1), slot.task.vectors) for slot in todo)
         fitting = self.positions * WITHOUT_GRADIENT // (TRIED * max(rows, default=1))
         at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), fitting))
-        looked = sum(self._look(todo[at : at + at_once]) for at in range(0, len(todo), at_once))
+        looked = sum(map(self._look, chunked(todo, at_once)))
         self.ready += fresh
         return looked
 
