@@ -144,9 +144,9 @@ def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, o
 
     begun, made = time.perf_counter(), []
     for text, fitted in ours(fast, chosen, vectors, settings):
-        task = fitted.task
-        solved = fitted.corrections <= settings.enough(len(task.ids), task.steps)
-        made.append((text, fitted.vectors, task.steps, task.token_steps, task.seconds, solved))
+        task, cost = fitted.task, fitted.cost
+        solved = fitted.corrections <= settings.enough(len(task.ids), cost.steps)
+        made.append((text, fitted.vectors, cost.steps, cost.token_steps, cost.seconds, solved))
     yield judged(MEMVEC, made, begun)
     a_step = statistics.median(rivals.alone(fast, chosen[0].ids, vectors, TIMED + 1)[1:])
     for recipe in [] if options.alone else recipes(options.budget, options.grow):
