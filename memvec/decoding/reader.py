@@ -111,7 +111,7 @@ class Decoder:
     def at_once(self) -> int:
         """Records to read ahead: as many as the device likes."""
         with loading_alone():  # the first import of torch
-            from memvec.lm.frozen import pick_device
+            from memvec.lm.device import pick_device
 
         return RECORDS_AT_ONCE_GPU if pick_device(self.device).startswith("cuda") else RECORDS_AT_ONCE
 

@@ -36,9 +36,10 @@ def diff(
         import torch
 
         from memvec.identity.probe import probed
-        from memvec.lm.frozen import FrozenLM, pick_device
+        from memvec.lm.device import pick_device
+        from memvec.lm.load import load
 
     enter("loading the model", progress, watch)
-    lm = FrozenLM(folder, torch.float32, pick_device(device))
+    lm = load(folder, torch.float32, pick_device(device))
     enter("asking the model", progress, watch)
     return compared(stored, probed(found, lm, stored.probe), folder)

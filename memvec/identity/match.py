@@ -43,7 +43,7 @@ def load_lm(
     with loading_alone():  # the first import of torch
         import torch
 
-        from memvec.lm.frozen import pick_device
+        from memvec.lm.device import pick_device
 
     chosen, known = pick_device(device), _known(expected)
     if allow is Verdict.IDENTICAL:
@@ -82,7 +82,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
 
     A folder whose files have changed since is loaded anew. OutOfMemoryError, NotFoundError.
     """
-    from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
     where = str(folder.resolve())
     with readable(folder):
@@ -97,7 +97,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
             for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
                 del _models[old]
             _trim(MOST_MODELS - 1)  # before loading: memory need not hold one more
-        lm = FrozenLM(folder, dtype, device)
+        lm = load(folder, dtype, device)
         if identity_cache.stamp(folder) == stamp:  # else it may be of files that were not compared
             with _models_lock():
                 _models[key] = lm
