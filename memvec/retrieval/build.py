@@ -12,7 +12,6 @@ from memvec.arguments import checked
 from memvec.decoding.reader import Decoder
 from memvec.errors import UsageError
 from memvec.formats.manifest import KeysEntry
-from memvec.maintenance.rewrite import open_to_write
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.retrieval import faiss_index
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, Embeds
@@ -20,8 +19,8 @@ from memvec.retrieval.faiss_index import VectorIndex
 from memvec.retrieval.lookup import check_keys
 from memvec.retrieval.search import live_places, make
 from memvec.store import index_files
-from memvec.store.lock import writing
 from memvec.store.store import Store, StoredDocument
+from memvec.store.transaction import Transaction, changing
 from memvec.types import Kind, RawReason
 from memvec.version import TOOL
 
@@ -56,13 +55,13 @@ def build_index(
     MissingExtraError, StoreLockedError, StoreDamagedError.
     """
     progress = Progress(stage="opening")
-    Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait):
-        opened = open_to_write(store)
+    with changing(store, lock_wait) as transaction:
+        opened = transaction.store
         there = {entry.embedder for entry in opened.manifest.keys}
         names = (embedder,) if embedder else tuple(name for name in DEFAULT if name in there) or DEFAULT
         makers = [make(name, opened, model, lambda stage: enter(stage, progress, watch)) for name in names]
-        _add_missing(opened, makers, Decoder(opened, model, None, device, watch))
+        _add_missing(transaction, makers, Decoder(opened, model, None, device, watch))
+        opened = transaction.store
         for made in makers:
             entries = _entries(opened, made.embedder.id)
             check_keys(opened, entries, made.embedder)
@@ -103,10 +102,8 @@ def index_info(store: str | Path) -> list[IndexReport]:
 @checked()
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
-    Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait):
-        opened = open_to_write(store)
-        folder = opened.path / index_files.FOLDER
+    with changing(store, lock_wait) as transaction:
+        folder = transaction.path / index_files.FOLDER
         found = index_files.kept(folder)
         for embedder_id in found:
             faiss_index.drop(folder, embedder_id)
@@ -135,8 +132,9 @@ def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> No
     faiss_index.save(store.path / index_files.FOLDER, VectorIndex.build(values, chosen), made)
 
 
-def _add_missing(store: Store, makers: Sequence[Embeds], decoder: Decoder) -> None:
+def _add_missing(transaction: Transaction, makers: Sequence[Embeds], decoder: Decoder) -> None:
     """Commit keys of the live texts that have none by one of the makers."""
+    store = transaction.store
     live = live_places(store)
     lacking = {}
     for made in makers:
@@ -151,7 +149,7 @@ def _add_missing(store: Store, makers: Sequence[Embeds], decoder: Decoder) -> No
         made.keys({digest: text for digest, text in texts.items() if digest in lacking[made.embedder.id]})
         for made in makers
     ]
-    store.commit([], TOOL, [part for part in new if len(part)])
+    transaction.commit([], TOOL, [part for part in new if len(part)])
 
 
 def _texts(decoder: Decoder, documents: Sequence[StoredDocument]) -> dict[bytes, str]:
