@@ -30,13 +30,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from killable import TINY, Case, Documents, cases, finish, forked
 
-import memvec.decoding.reader
 import memvec.packing.exact
 import memvec.packing.pack
 from memvec.checkpoints.identify import fingerprint_folder
 from memvec.decoding.unpack import read
 from memvec.decoding.verify import verify
 from memvec.errors import NotFoundError, StoreDamagedError
+from memvec.identity.runtime import Runtime
 from memvec.lm.frozen import FrozenLM
 from memvec.maintenance.gc import gc
 from memvec.retrieval.embedders import DEFAULT, maker
@@ -175,7 +175,7 @@ def preload() -> None:
     torch.set_num_threads(1)
     lm, fingerprint = FrozenLM(TINY), fingerprint_folder(TINY, source=str(TINY))
     makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
-    memvec.decoder.load_lm = lambda *_: lm
+    Runtime.load = lambda *_: lm  # type: ignore[method-assign]
     memvec.packrun.FrozenLM = lambda *_: lm  # type: ignore[assignment, misc]
     memvec.packrun.maker = lambda name, *_: makers[name]
     memvec.packing.fingerprint_folder = lambda *_, **__: fingerprint
