@@ -31,7 +31,9 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import certify, decode
-from memvec.lm.frozen import FrozenLM, fast_dtype, pick_device
+from memvec.lm.device import fast_dtype, pick_device
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Task
@@ -208,7 +210,7 @@ def main() -> None:
     if options.quick:
         options.texts, options.vectors, options.grow, options.budget = 1, "8", 8, options.budget or 400
     folder, device = resolve(DEFAULT_MODEL), pick_device(None)
-    fast, exact = FrozenLM(folder, fast_dtype(device), device), FrozenLM(folder, device=device)
+    fast, exact = load(folder, fast_dtype(device), device), load(folder, device=device)
     chosen = texts(fast, options.part, options.texts)
     machine = (
         f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}, "

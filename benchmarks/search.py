@@ -34,6 +34,7 @@ from memvec.evaluation.questions import read_questions
 from memvec.filesystem.sources import Source
 from memvec.formats.manifest import Manifest
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.off_topic import choices, passages
 from memvec.packing.plan import baseline
 from memvec.packing.records import raw_records
@@ -249,7 +250,7 @@ def main() -> None:
         scale(args.scale, args.width)
         return
     folder = resolve(DEFAULT_MODEL)
-    lm = FrozenLM(folder)
+    lm = load(folder)
     found = {
         name: judge(name, collection(args.part), lm, folder, args.minilm)
         for name, collection in (("facts", facts), ("handbook", handbook))

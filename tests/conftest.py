@@ -77,9 +77,9 @@ def tiny() -> str:
 @pytest.fixture(scope="session")
 def tiny_lm() -> Any:
     """The tiny LM in float32."""
-    from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
-    return FrozenLM(TINY)
+    return load(TINY)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from memvec.formats.raw import raw_bytes
 from memvec.guard import loading_alone
 from memvec.identity.runtime import Runtime
 from memvec.progress import Progress, enter
-from memvec.store.store import RecordRef, StoredDocument, refused
+from memvec.store.problems import refused
+from memvec.store.store import RecordRef, StoredDocument
 from memvec.types import Kind, Record
 
 RECORDS_AT_ONCE, RECORDS_AT_ONCE_GPU = 128, 4096  # read ahead, so that rows of one shape find each other
@@ -63,7 +64,7 @@ class Reader:
     def at_once(self) -> int:
         """Records to read ahead: a GPU takes more of them."""
         with loading_alone():  # the first import of torch
-            from memvec.lm.frozen import pick_device
+            from memvec.lm.device import pick_device
 
         return RECORDS_AT_ONCE_GPU if pick_device(self.runtime.device).startswith("cuda") else RECORDS_AT_ONCE
 

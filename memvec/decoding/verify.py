@@ -16,7 +16,8 @@ from memvec.decoding.reader import RECORDS_AT_ONCE, Piece, Reader
 from memvec.errors import ReadError, StoreDamagedError, UsageError
 from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
 from memvec.progress import Progress, Watch
-from memvec.store.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem, unreadable
+from memvec.store.problems import PARSE_ERRORS, problem
+from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind, Problem
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class _Run:
                 self.problems += error.problems
                 continue
             except ReadError as error:
-                self.problems.append(unreadable(entry.path, error))
+                self.problems.append(problem(entry.path, error))
                 continue
             for row in range(len(shard)):
                 if row % 1024 == 0:
@@ -187,7 +188,7 @@ class _Run:
             except StoreDamagedError as error:
                 self.problems += error.problems
             except ReadError as error:
-                self.problems.append(unreadable(keys.path, error))
+                self.problems.append(problem(keys.path, error))
 
     def contents(self, reader: Reader, parts: Sequence[_Part], decode: bool) -> None:
         """Every record that gives other bytes than were packed, and every document whose records do not join to it."""

@@ -23,8 +23,10 @@ from memvec.errors import UsageError
 from memvec.evaluation.capacity_report import Capacity, Held, Stage
 from memvec.evaluation.samples import passages
 from memvec.evaluation.samples import random_words as drawn_words
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
+from memvec.lm.load import in_float32, load
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings, check_fields
 from memvec.training.allocator import keeping_memory
@@ -94,7 +96,7 @@ def capacity(
         raise UsageError(f"a text is named {RANDOM!r}, as drawn words are in the result. Rename it.")
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
-    fast = FrozenLM(folder, kind, device)
+    fast = load(folder, kind, device)
     exact = in_float32(fast, folder)
     held: list[Held] = []
     finished = True
@@ -153,7 +155,7 @@ class _Filling:
         self.rows = vectors + len(fast.anchor) * settings.anchor
         rate = settings.learning_rate
         stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))  # so that the last is whole, too
-        # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
+        # Only the argmax decides, so no margin is needed beyond the engine's own reserve. A fit stops at half its cap.
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
             cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,

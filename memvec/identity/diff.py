@@ -56,9 +56,10 @@ def diff(
         import torch
 
         from memvec.identity.probe import probed
-        from memvec.lm.frozen import FrozenLM, pick_device
+        from memvec.lm.device import pick_device
+        from memvec.lm.load import load
 
     notify("loading the model")
-    lm = FrozenLM(folder, torch.float32, pick_device(runtime.device))
+    lm = load(folder, torch.float32, pick_device(runtime.device))
     notify("asking the model")
     return compared(stored, probed(found, lm, stored.probe), folder)

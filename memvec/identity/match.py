@@ -57,7 +57,7 @@ def load_lm(
     with loading_alone():  # the first import of torch
         import torch
 
-        from memvec.lm.frozen import pick_device
+        from memvec.lm.device import pick_device
     from memvec.checkpoints.identify import identify_folder
     from memvec.identity.probe import probed
 
@@ -77,7 +77,7 @@ def load_found(folder: Path, known: Identity, device: str | None = None, notify:
     with loading_alone():  # the first import of torch
         import torch
 
-        from memvec.lm.frozen import pick_device
+        from memvec.lm.device import pick_device
     chosen = pick_device(device)
     notify("loading the model")
     return shared(folder, torch.float32, chosen, known.fingerprint.id)
@@ -101,7 +101,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
 
     A folder whose files have changed since is loaded anew. OutOfMemoryError, NotFoundError.
     """
-    from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
     where = str(folder.resolve())
     with readable(folder):
@@ -116,7 +116,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
             for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
                 del _models[old]
             _trim(MOST_MODELS - 1)  # before loading: memory need not hold one more
-        lm = FrozenLM(folder, dtype, device)
+        lm = load(folder, dtype, device)
         if identity_cache.stamp(folder) == stamp:  # else it may be of files that were not compared
             with _models_lock():
                 _models[key] = lm

@@ -24,7 +24,8 @@ from memvec.formats.shard import Shard
 from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_write, refs_of
 from memvec.store import catalogue
 from memvec.store.files import keys_file, shard_file
-from memvec.store.store import PARSE_ERRORS, Store, refused
+from memvec.store.problems import PARSE_ERRORS, refused
+from memvec.store.store import Store
 from memvec.types import Record
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _read(file: Path) -> bytes:
             raise NotFoundError(f"{str(file)!r} is no regular file, expected one that export wrote.") from refusal
         raise refused(str(file), refusal) from refusal
     except OSError as error:
-        raise error if isinstance(error, MemvecError) else files.unreadable(file, error) from error
+        raise error if isinstance(error, MemvecError) else files.read_error(file, error) from error
 
 
 class _Held(Draft):
@@ -171,4 +172,4 @@ def _rename(scratch: Path, output: Path) -> None:
         os.rename(scratch, output)
         files.sync_folder(output.parent)
     except OSError as error:
-        raise files.refused(output, error) from error
+        raise files.write_error(output, error) from error

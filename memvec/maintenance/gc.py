@@ -45,12 +45,12 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
                 try:
                     file.unlink(missing_ok=True)
                 except OSError as error:
-                    raise files.refused(file, error) from error
+                    raise files.write_error(file, error) from error
             for folder in {file.parent for file in found}:
                 try:
                     files.sync_folder(folder)
                 except OSError as error:
-                    raise files.refused(folder, error) from error
+                    raise files.write_error(folder, error) from error
     return CollectReport(tuple(file.relative_to(opened.path).as_posix() for file in found), size, dry_run)
 
 

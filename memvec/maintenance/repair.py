@@ -22,7 +22,8 @@ from memvec.maintenance.rewrite import Draft, open_to_write
 from memvec.maintenance.salvage import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.store import catalogue
 from memvec.store.lock import writing
-from memvec.store.store import Store, damaged, refused, unreadable
+from memvec.store.problems import damaged, problem, refused
+from memvec.store.store import Store
 from memvec.types import Fingerprint, Problem
 from memvec.version import TOOL
 
@@ -55,7 +56,7 @@ class _Findings:
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is damaged, the manifest first."""
         every = [self.broken, *(part.problem for part in self.shards), *(part.problem for part in self.keys)]
-        return tuple(problem for problem in every if problem is not None)
+        return tuple(found for found in every if found is not None)
 
     @property
     def set_apart(self) -> tuple[str, ...]:
@@ -112,7 +113,7 @@ def _examine(path: Path, model: str | None) -> _Findings:
     except ReadError as error:
         if error.errno in (errno.EACCES, errno.EPERM):  # it is there and whole as far as anybody knows
             raise
-        return _rebuilt(path, unreadable(manifest.FILE_NAME, error), model)
+        return _rebuilt(path, problem(manifest.FILE_NAME, error), model)
     shards = [examine(path, entry.path, entry, state) for entry in state.shards]
     return _Findings(state, None, shards, [examine_keys(path, entry.path, entry) for entry in state.keys])
 
@@ -199,4 +200,4 @@ def _apply(path: Path, found: _Findings) -> None:
             try:
                 (path / location).unlink(missing_ok=True)
             except OSError as error:
-                raise files.refused(path / location, error) from error
+                raise files.write_error(path / location, error) from error

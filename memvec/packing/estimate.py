@@ -15,7 +15,9 @@ from memvec.decoding.greedy import certify, rows_at_once
 from memvec.filesystem.sources import Source
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.maintenance.rewrite import open_to_write
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.pack import gathered, outstanding
@@ -89,7 +91,7 @@ def estimate(
     settings = with_preset(settings or PackSettings(), preset, found.id, model)
     fresh, partial, held = _outstanding(Path(store), documents, identity, folder)
     enter("measuring surprisal and cutting segments", progress, watch)
-    fast = FrozenLM(folder, kind, device)
+    fast = load(folder, kind, device)
     made = plan(fresh, partial, fast, settings, held if reuse else None)
     profile = profile_of(found.id)
     per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS

@@ -20,7 +20,8 @@ from memvec.evaluation.questions import Question
 from memvec.filesystem.sources import Source
 from memvec.identity.probe import remember
 from memvec.interrupts import held_back
-from memvec.lm.frozen import FrozenLM, in_float32
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.packing.context import RECIPE, Distilling, Generate
 from memvec.packing.plan import Waiting, plan, tasks
 from memvec.packing.records import exact_record, raw_records
@@ -78,7 +79,7 @@ class PackRun:
         if not fresh:
             return
         enter("loading the model", self.progress, self.watch)
-        fast = FrozenLM(folder, kind, device)
+        fast = load(folder, kind, device)
         self.makers = [maker(name, folder, self.store.manifest.fingerprint) for name in self.wanted.keys]
         with keeping_memory():
             if self.wanted.kind != "context":

@@ -21,7 +21,7 @@ from memvec.formats.manifest import Manifest
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
 from memvec.interrupts import held_back
-from memvec.lm.frozen import pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
 from memvec.maintenance.rewrite import open_to_write
 from memvec.packing.calibrate import Preset, with_preset
 from memvec.packing.context import Generate

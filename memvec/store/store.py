@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from memvec.arguments import checked
-from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, ReadError, StoreChangedError, StoreDamagedError
+from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
@@ -24,16 +24,12 @@ from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, assemble
 from memvec.store.files import keys_file, shard_file
-from memvec.types import Document, Kind, Problem, ProblemKind, Record
+from memvec.store.problems import PARSE_ERRORS, damaged, refused
+from memvec.types import Document, Kind, Record
 
-__all__ = ["PARSE_ERRORS", "RecordRef", "Store", "StoredDocument", "damaged"]
+__all__ = ["RecordRef", "Store", "StoredDocument"]
 
 Entry = TypeVar("Entry", ShardEntry, KeysEntry)
-
-# A file that no reader may use is a Refusal, which is a ValueError; should a parser fail otherwise, it means the same.
-PARSE_ERRORS = (ValueError, OverflowError, RecursionError)
-
-KINDS: dict[str, ProblemKind] = {"missing-file": "missing_file", "digest-mismatch": "digest_mismatch"}
 
 
 class Store:
@@ -273,25 +269,3 @@ class Store:
                 "feature-not-named",
                 f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}",
             )
-
-
-def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:
-    """StoreDamagedError with one problem."""
-    return StoreDamagedError([Problem(location, kind, message)])
-
-
-def problem(location: str, error: Exception) -> Problem:
-    """What a parser said of the file, or record, at `location`."""
-    return Problem(location, KINDS.get(code_of(error), "invalid_value"), str(error), code_of(error))
-
-
-def unreadable(location: str, error: ReadError) -> Problem:
-    """The problem of a file that the system cannot read. Raises `error` if it is about this process, not the file."""
-    if error.errno in files.OUT_OF_HANDLES:
-        raise error
-    return Problem(location, "unreadable", f"the system could not read it ({error.reason})")
-
-
-def refused(location: str, error: Exception) -> StoreDamagedError:
-    """StoreDamagedError with what a parser said of `location`."""
-    return StoreDamagedError([problem(location, error)])

@@ -18,7 +18,8 @@ from itertools import chain
 
 from torch import Tensor
 
-from memvec.lm.frozen import FrozenLM, free_bytes
+from memvec.lm.device import free_bytes
+from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
 from memvec.training.batch import Batch, RaggedBatch
 from memvec.training.layout import row_length

@@ -13,6 +13,7 @@ import torch
 from memvec.decoding.greedy import certify, decode
 from memvec.lm.compile import PAYS_AFTER
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.batch import RaggedBatch
 from memvec.training.fit import FitEngine, Task
@@ -26,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture
 def on_gpu(tiny: str) -> FrozenLM:
-    return FrozenLM(Path(tiny), torch.float32, "cuda")
+    return load(Path(tiny), torch.float32, "cuda")
 
 
 def fit(lm: FrozenLM, settings: PackSettings, batch: Any) -> dict[int, Any]:

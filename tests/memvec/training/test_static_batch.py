@@ -15,7 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from memvec.decoding.greedy import certify
 from memvec.lm.compile import PAYS_AFTER, Fused
-from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.batch import UNSEEN, RaggedBatch, Score, fewer
 from memvec.training.fit import FitEngine, Task
@@ -343,7 +343,7 @@ def test_a_batch_takes_no_more_positions_than_it_may(tiny_lm: Any, tiny_settings
 def test_families_take_the_same_steps_in_static_rows(
     family: str, tmp_path: Path, tiny_settings: Callable[..., PackSettings]
 ) -> None:
-    lm = FrozenLM(make(family, tmp_path))
+    lm = load(make(family, tmp_path))
     chosen = tiny_settings(max_steps=3, max_corrections=0.0, growth=0)
     ragged, static = (fit(lm, chosen, kind, count=4) for kind in (False, True))
     for key, one in ragged.items():
