@@ -85,14 +85,15 @@ def decoded_once() -> Iterator[None]:
     from memvec.checkpoints.identify import fingerprint_folder
     from memvec.decoding import greedy as module
     from memvec.identity.fingerprint import check_fingerprint
+    from memvec.identity.runtime import Runtime
     from memvec.lm.frozen import FrozenLM
     from memvec.lm.load import load
 
     lm, own, real = load(TINY), fingerprint_folder(TINY), module.decode
     known: dict[Any, list[int]] = {}
 
-    def load_lm(expected: Any, *_: Any) -> FrozenLM:
-        check_fingerprint(expected.fingerprint, own)
+    def load(runtime: Runtime, device: str | None) -> FrozenLM:
+        check_fingerprint(runtime.identity.fingerprint, own)
         return lm
 
     def decode(lm: Any, vectors: Any, lengths: Any, corrections: Any, batch: int = 1, *_: Any) -> list[list[int]]:
@@ -102,7 +103,7 @@ def decoded_once() -> Iterator[None]:
                 (known[key],) = real(lm, *([part] for part in row), 1)
         return [known[key] for key in keys]
 
-    with mock.patch("memvec.decoding.reader.load_lm", load_lm), mock.patch.object(module, "decode", decode):
+    with mock.patch.object(Runtime, "load", load), mock.patch.object(module, "decode", decode):
         yield
 
 

@@ -28,8 +28,7 @@ from memvec.packing.records import exact_record, raw_records
 from memvec.packing.reuse import Held, moved
 from memvec.packing.windows import Window, windows
 from memvec.progress import Progress, Watch, enter
-from memvec.retrieval.embedders import DEFAULT, Embeds, maker
-from memvec.retrieval.keys import keys_of
+from memvec.retrieval.embedders import DEFAULT, Embeds, keys_of, maker
 from memvec.settings import DECODE_BATCH, ContextSettings, PackSettings
 from memvec.store.transaction import Transaction
 from memvec.training.allocator import keeping_memory
