@@ -32,7 +32,6 @@ from killable import TINY, Case, Documents, cases, finish, forked
 
 import memvec.decoding.reader
 import memvec.packing.exact
-import memvec.packing.pack
 from memvec.checkpoints.identify import fingerprint_folder
 from memvec.decoding.unpack import read
 from memvec.decoding.verify import verify
@@ -175,10 +174,9 @@ def preload() -> None:
     torch.set_num_threads(1)
     lm, fingerprint = FrozenLM(TINY), fingerprint_folder(TINY, source=str(TINY))
     makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
-    memvec.decoder.load_lm = lambda *_: lm
-    memvec.packrun.FrozenLM = lambda *_: lm  # type: ignore[assignment, misc]
-    memvec.packrun.maker = lambda name, *_: makers[name]
-    memvec.packing.fingerprint_folder = lambda *_, **__: fingerprint
+    memvec.decoding.reader.load_lm = lambda *_: lm
+    memvec.packing.exact.FrozenLM = lambda *_: lm  # type: ignore[assignment, misc]
+    memvec.packing.exact.maker = lambda name, *_: makers[name]
 
 
 def measure(kills: int, seed: int) -> dict[str, Any]:
