@@ -30,11 +30,11 @@ from typing import Any
 import torch
 
 import memvec
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.cli.render_evaluation import evaluation as table
-from memvec.evaluation import Evaluation, evaluate
-from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.evaluation.evaluate import Evaluation, evaluate
+from memvec.evaluation.questions import Question, cloze_questions, read_questions
 from memvec.progress import Progress
-from memvec.questions import Question, cloze_questions, read_questions
 from memvec.settings import ContextSettings
 
 HERE = Path(__file__).parent

@@ -82,9 +82,10 @@ def contents(store: Path) -> dict[str, bytes]:
 @contextmanager
 def decoded_once() -> Iterator[None]:
     """Within: the tiny LM is loaded once, and what was decoded before is not decoded again."""
-    from memvec import decode as module
-    from memvec.identity import check_fingerprint, fingerprint_folder
-    from memvec.lm import FrozenLM
+    from memvec.checkpoints.identify import fingerprint_folder
+    from memvec.decoding import greedy as module
+    from memvec.identity.fingerprint import check_fingerprint
+    from memvec.lm.frozen import FrozenLM
 
     lm, own, real = FrozenLM(TINY), fingerprint_folder(TINY), module.decode
     known: dict[Any, list[int]] = {}
@@ -100,7 +101,7 @@ def decoded_once() -> Iterator[None]:
                 (known[key],) = real(lm, *([part] for part in row), 1)
         return [known[key] for key in keys]
 
-    with mock.patch("memvec.decoder.load_lm", load_lm), mock.patch.object(module, "decode", decode):
+    with mock.patch("memvec.decoding.reader.load_lm", load_lm), mock.patch.object(module, "decode", decode):
         yield
 
 

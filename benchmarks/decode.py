@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from memvec.decode import decode
-from memvec.lm import FrozenLM, pick_device
-from memvec.model_cache import DEFAULT_MODEL, resolve
-from memvec.numerics import declared_numerics
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.decoding.greedy import decode
+from memvec.lm.frozen import FrozenLM, pick_device
+from memvec.lm.numerics import declared_numerics
 from memvec.types import Vectors
 
 

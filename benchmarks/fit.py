@@ -29,12 +29,12 @@ from typing import Any
 import rivals
 import torch
 
-from memvec.allocator import keeping_memory
-from memvec.decode import certify, decode
-from memvec.fit import FitEngine, Task
-from memvec.lm import FrozenLM, fast_dtype, pick_device
-from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.decoding.greedy import certify, decode
+from memvec.lm.frozen import FrozenLM, fast_dtype, pick_device
 from memvec.settings import PackSettings
+from memvec.training.allocator import keeping_memory
+from memvec.training.fit import FitEngine, Task
 
 HERE = Path(__file__).parent
 TOKENS = 64

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from memvec.attach import attached
-from memvec.memory import Memory
+from memvec.memory.attach import attached
+from memvec.memory.memory import Memory
 
 PROMPT = "The feelings or views of such a man may be on"
 Answer = tuple[int, ...]
@@ -314,7 +314,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import memvec
-    from memvec.model_cache import DEFAULT_MODEL, resolve
+    from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import memvec.packrun
-from memvec.collecting import gc
-from memvec.compacting import compact
+import memvec.packing.exact
 from memvec.errors import NotFoundError
-from memvec.merging import merge
-from memvec.packing import pack
-from memvec.removing import rm
-from memvec.repairing import repair
+from memvec.filesystem.sources import Source
+from memvec.maintenance.compact import compact
+from memvec.maintenance.gc import gc
+from memvec.maintenance.merge import merge
+from memvec.maintenance.remove import rm
+from memvec.maintenance.repair import repair
+from memvec.packing.pack import pack
 from memvec.settings import PackSettings
-from memvec.sources import Source
-from memvec.store import Store
+from memvec.store.store import Store
 
 TINY = Path(__file__).parents[1] / "tests" / "tiny" / "model"
 SETTINGS = PackSettings(

@@ -30,17 +30,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from killable import TINY, Case, Documents, cases, finish, forked
 
-import memvec.decoder
-import memvec.packing
-import memvec.packrun
-from memvec.collecting import gc
-from memvec.embedders import DEFAULT, maker
+import memvec.decoding.reader
+import memvec.packing.exact
+import memvec.packing.pack
+from memvec.checkpoints.identify import fingerprint_folder
+from memvec.decoding.unpack import read
+from memvec.decoding.verify import verify
 from memvec.errors import NotFoundError, StoreDamagedError
-from memvec.identity import fingerprint_folder
-from memvec.lm import FrozenLM
-from memvec.store import Store
-from memvec.unpacking import read
-from memvec.verification import verify
+from memvec.lm.frozen import FrozenLM
+from memvec.maintenance.gc import gc
+from memvec.retrieval.embedders import DEFAULT, maker
+from memvec.store.store import Store
 
 SHARES = {"pack": 3, "rm": 2, "compact": 4, "gc": 2, "merge": 4, "repair": 3}  # of all kills
 CALLS = ("open", "fsync", "replace", "unlink", "mkdir")  # what changes files, by name in `os`

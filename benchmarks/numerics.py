@@ -28,11 +28,11 @@ import roundtrip
 import torch
 
 import memvec
-from memvec.decode import decode, measure
-from memvec.escalation import ALONE, CANONICAL, Attempt, attempt, text_bytes
-from memvec.lm import FrozenLM
-from memvec.model_cache import DEFAULT_MODEL, resolve
-from memvec.store import Store
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.decoding.escalation import ALONE, CANONICAL, Attempt, attempt, text_bytes
+from memvec.decoding.greedy import decode, measure
+from memvec.lm.frozen import FrozenLM
+from memvec.store.store import Store
 from memvec.types import Kind, Record
 
 BATCHES, THREADS, ATTENTIONS = (16, 3, 1), (1, 2), ("sdpa", "eager")

@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from memvec.capacities import Capacity, Held, summaries
 from memvec.cli.render_capacity import draw
+from memvec.evaluation.capacity_report import Capacity, Held, summaries
 
 DOCS = Path(__file__).parents[1] / "docs"
 

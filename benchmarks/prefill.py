@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from memvec.arms import embedded
-from memvec.costs import measure_costs
-from memvec.lm import FrozenLM
-from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.evaluation.costs import measure_costs
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.scoring import embedded
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
 QUESTION = 20

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from memvec.adam import BETA, SlotAdam
-from memvec.lm import FrozenLM
-from memvec.objective import head_pass
-from memvec.starts import A_LOOK
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.head import head_pass
+from memvec.training.adam import BETA, SlotAdam
+from memvec.training.starts import A_LOOK
 
 WEIGHT_DECAY = 0.01
 MOST_STEPS, PATIENCE = 5000, 2000

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 import memvec
-from memvec.model_cache import DEFAULT_MODEL
+from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.types import PackReport
 
 HERE = Path(__file__).parent

@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from memvec import catalogue
 from memvec.formats import container, files, manifest, raw, shard
 from memvec.formats.documents import encode_documents
 from memvec.formats.manifest import Manifest, ShardEntry
-from memvec.store import Store
+from memvec.store import catalogue
+from memvec.store.store import Store
 from memvec.types import Document, Fingerprint, Kind
 
 WIDTH, VOCABULARY = 576, 49152
@@ -52,8 +52,8 @@ print(json.dumps({"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "byt
 """
 READS = """
 import random, sys
-from memvec import catalogue
-from memvec.store import Store
+from memvec.store import catalogue
+from memvec.store.store import Store
 store, chance, count = Store.open(sys.argv[1]), random.Random(0), int(sys.argv[2])
 def read(known):
     total = known.columns.length("shard")
@@ -63,8 +63,8 @@ catalogue.answer(store, read)
 """
 REFRESH = """
 import sys
-from memvec import catalogue
-from memvec.store import Store
+from memvec.store import catalogue
+from memvec.store.store import Store
 catalogue.refresh(Store.open(sys.argv[1]))
 """
 
@@ -192,7 +192,12 @@ def scale(folder: Path, records: int, per_document: int, reads: int, rounds: int
         path = Path(scratch) / "s.memvec"
         store = make(path, records, per_document)
         small = _run(
-            [sys.executable, "-c", "from memvec.store import Store; import sys; Store.open(sys.argv[1])", str(path)]
+            [
+                sys.executable,
+                "-c",
+                "from memvec.store.store import Store; import sys; Store.open(sys.argv[1])",
+                str(path),
+            ]
         )
         without = {what: _run(command) for what, command in list(commands(path, reads).items())[:3]}
         writing = _run([sys.executable, "-c", REFRESH, str(path)])

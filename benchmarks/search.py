@@ -28,22 +28,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from memvec.embedders import DEFAULT, maker, unit
+from memvec.checkpoints.identify import fingerprint_folder
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.evaluation.questions import read_questions
+from memvec.filesystem.sources import Source
 from memvec.formats.manifest import Manifest
-from memvec.identity import fingerprint_folder
-from memvec.index import VectorIndex, choose
-from memvec.keys import keys_of
-from memvec.lm import FrozenLM
-from memvec.locking import writing
-from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.lm.frozen import FrozenLM
 from memvec.off_topic import choices, passages
-from memvec.planning import baseline
-from memvec.questions import read_questions
-from memvec.records import raw_records
-from memvec.searching import Searcher
-from memvec.segment import tile
-from memvec.sources import Source
-from memvec.store import Store
+from memvec.packing.plan import baseline
+from memvec.packing.records import raw_records
+from memvec.retrieval.embedders import DEFAULT, maker, unit
+from memvec.retrieval.faiss_index import VectorIndex, choose
+from memvec.retrieval.keys import keys_of
+from memvec.retrieval.search import Searcher
+from memvec.store.lock import writing
+from memvec.store.store import Store
+from memvec.training.segments import tile
 from memvec.types import RawReason
 
 FACTS = Path(__file__).parent / "facts"

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from memvec.allocator import keeping_memory
-from memvec.fit import FitEngine, Task
-from memvec.fused import PAYS_AFTER
-from memvec.layout import row_length
-from memvec.lm import FrozenLM, pick_device, pick_dtype
-from memvec.model_cache import DEFAULT_MODEL, resolve
-from memvec.objective import chunk_rows
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.lm.compile import PAYS_AFTER
+from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
+from memvec.lm.head import chunk_rows
 from memvec.settings import PackSettings
+from memvec.training.allocator import keeping_memory
+from memvec.training.fit import FitEngine, Task
+from memvec.training.layout import row_length
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
 TOKENS, VECTORS = 64, 8

@@ -18,12 +18,12 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from memvec.allocator import keeping_memory
-from memvec.calibration import trial
-from memvec.lm import FrozenLM, fast_dtype
-from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.filesystem.sources import Source
+from memvec.lm.frozen import FrozenLM, fast_dtype
+from memvec.packing.calibrate import trial
 from memvec.settings import PackSettings
-from memvec.sources import Source
+from memvec.training.allocator import keeping_memory
 
 HERE = Path(__file__).parent
 

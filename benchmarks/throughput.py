@@ -30,8 +30,8 @@ import rivals
 import torch
 
 import memvec
-from memvec.lm import FrozenLM, pick_device, pick_dtype
-from memvec.model_cache import DEFAULT_MODEL, resolve
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
 from memvec.progress import Progress
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"

@@ -18,7 +18,7 @@ def command(**given: Any) -> None:
 
     The model is by default the one that the store names.
     """
-    from memvec.packing import model_for, pack
+    from memvec.packing.pack import model_for, pack
 
     given["model"] = model_for(given["store"], given["model"])  # refuses a store that is not there
     run_pack(pack, **given)

@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
+from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.cli.output import Output, common
 from memvec.cli.render import profile as table
 from memvec.cli.texts import read_texts
-from memvec.model_cache import DEFAULT_MODEL
 
 
 @click.command("calibrate")
@@ -28,7 +28,7 @@ def command(
 
     Fits the sample six times: for the default model a quarter of an hour on two cores with AVX512-BF16, more without.
     """
-    from memvec.calibration import calibrate
+    from memvec.packing.calibrate import calibrate
 
     found = calibrate(
         model, read_texts(texts) or None, segments=segments, device=device, dtype=dtype, watch=output.watch

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 from click.exceptions import Exit
 
+from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.cli import signals
 from memvec.cli.output import Output, common
 from memvec.cli.texts import read_texts
 from memvec.errors import UsageError
-from memvec.model_cache import DEFAULT_MODEL
 
 
 @click.command("capacity")
@@ -62,10 +62,10 @@ def command(
     With neither --text nor --random-words, passages are taken from Python's own handbook. Ctrl-C gives what is held
     by then, once the first beginnings of all texts are through.
     """
-    from memvec.capacities import summaries
     from memvec.cli.render_capacity import check_plot, draw, table
-    from memvec.filling import CapacitySettings, capacity
-    from memvec.samples import handbook
+    from memvec.evaluation.capacity import CapacitySettings, capacity
+    from memvec.evaluation.capacity_report import summaries
+    from memvec.evaluation.samples import handbook
 
     if plot:
         check_plot(Path(plot))  # before the hours of work

@@ -27,7 +27,7 @@ def command(
     store: str, document: str, model: str | None, batch: int | None, device: str | None, output: Output
 ) -> None:
     """Write one document of STORE to standard output, verified. With --json: its bytes in base64."""
-    from memvec.unpacking import cat
+    from memvec.decoding.unpack import cat
 
     data = cat(store, document, model=model, batch=batch, device=device, watch=output.watch)
     output.clear()

@@ -19,7 +19,7 @@ def command(store: str, dry_run: bool, lock_wait: float, output: Output) -> None
 
     Unfinished packs can still go on. Old files stay on disk for whoever reads them; `memvec gc` removes them.
     """
-    from memvec.compacting import compact
+    from memvec.maintenance.compact import compact
 
     report = compact(store, dry_run=dry_run, lock_wait=lock_wait)
     if not report.changed:

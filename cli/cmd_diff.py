@@ -11,10 +11,10 @@ from click.exceptions import Exit
 
 from memvec.cli.output import Output, common
 from memvec.errors import FingerprintError
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
-    from memvec.verdicts import Comparison
+    from memvec.identity.verdict import Comparison
 
 SHOWN = 5
 
@@ -30,7 +30,7 @@ def command(store: str, model: str, no_probe: bool, device: str | None, output: 
 
     Exit 0 when records can be expected to decode with it, 4 otherwise.
     """
-    from memvec.diffing import diff
+    from memvec.identity.diff import diff
 
     made = diff(store, model, probe=not no_probe, device=device, watch=output.watch)
     value = {

@@ -10,7 +10,7 @@ import click
 from memvec.cli.output import Output, common
 from memvec.cli.render_evaluation import evaluation
 from memvec.errors import NotFoundError
-from memvec.questions import read_questions
+from memvec.evaluation.questions import read_questions
 
 
 @click.command("evaluate")
@@ -41,7 +41,7 @@ def command(
     output: Output,
 ) -> None:
     """Judge the memories of STORE by questions: the share of the text's gain they keep, beside every control."""
-    from memvec.evaluation import evaluate
+    from memvec.evaluation.evaluate import evaluate
 
     asked = read_questions(questions)
     given = None if texts is None else _texts(Path(texts), {question.document for question in asked})

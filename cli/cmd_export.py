@@ -12,12 +12,12 @@ import click
 
 from memvec.cli.output import Output, common
 from memvec.errors import UsageError
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
-    from memvec.lm import FrozenLM
-    from memvec.memory import Memory
-    from memvec.prefix import Template
+    from memvec.lm.frozen import FrozenLM
+    from memvec.memory.memory import Memory
+    from memvec.memory.prompt import Template
 
 STORE = "store"
 NOTES = {
@@ -97,16 +97,16 @@ def command(
     PEFT adapters and embedded prompts, no training. The model must be the one the store was packed with; memories mean
     nothing to another.
     """
-    from memvec.paths import outside
+    from memvec.filesystem.paths import outside
 
     outside(path, "output", store)
     if target == STORE:
         _whole(store, path, documents, prompt, overwrite, output)
         return
-    from memvec.loading import load_lm
-    from memvec.memory import load
+    from memvec.identity.match import load_lm
+    from memvec.memory.memory import load
     from memvec.progress import Progress, enter
-    from memvec.store import Store
+    from memvec.store.store import Store
 
     if not documents:
         raise UsageError(f"{target} is of documents, expected their names. Pass --id.")
@@ -138,7 +138,7 @@ def _whole(
     store: str, path: str, documents: tuple[str, ...], prompt: str | None, overwrite: bool, output: Output
 ) -> None:
     """Write everything that counts in a store as one file."""
-    from memvec.single_file import export_store
+    from memvec.maintenance.archive import export_store
 
     if documents or prompt is not None:
         raise UsageError("a whole store takes no --id and no --prompt. Leave them out, or say --to what.")
@@ -166,7 +166,7 @@ def _check(target: str, path: Path, prompt: str | None, bare: bool, overwrite: b
 
 def _peft_prompt(request: _Request) -> None:
     from memvec.integrations.peft_adapter import export_prompt_tuning
-    from memvec.template import frame
+    from memvec.templates.template import frame
 
     lm = request.load()
     before = () if request.bare else frame(lm.tokenizer, "", request.template).before

@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import click
 
+from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.cli.output import Output, common
-from memvec.model_cache import DEFAULT_MODEL
 from memvec.progress import Progress, enter
 
 
@@ -21,7 +21,7 @@ def command(model: str, tensors: bool, output: Output) -> None:
 
     Files are read once: after that only a changed file is noticed, by its size, dates and inode.
     """
-    from memvec.identity import identify
+    from memvec.identity.fingerprint import identify
 
     made = identify(model, lambda message: enter(message, Progress(), output.watch))
     value = {"id": made.fingerprint.id, **asdict(made.fingerprint)}

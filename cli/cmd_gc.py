@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common, dry_run, lock_wait
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 
 
 @click.command("gc")
@@ -20,7 +20,7 @@ def command(store: str, dry_run: bool, lock_wait: float, output: Output) -> None
 
     Who reads an older generation meanwhile is told to start again (exit 7). Files of other programs are left alone.
     """
-    from memvec.collecting import gc
+    from memvec.maintenance.gc import gc
 
     report = gc(store, dry_run=dry_run, lock_wait=lock_wait)
     verb = "would delete" if dry_run else "deleted"

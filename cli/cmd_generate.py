@@ -11,10 +11,10 @@ import click
 from memvec.cli.output import Output, aligned, common, print_json
 from memvec.cli.streams import emit
 from memvec.errors import UsageError
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
-    from memvec.generation import Arm
+    from memvec.memory.generate import Arm
 
 HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
 
@@ -65,7 +65,8 @@ def command(
     **options: Any,
 ) -> None:
     """Answer PROMPT with documents of STORE in front of it, as their vectors or as their text."""
-    from memvec import generation, searching
+    from memvec.memory import generate as generation
+    from memvec.retrieval import search as searching
 
     if bool(documents) == bool(retrieve):
         raise UsageError("expected documents by --id, or --retrieve N to find them. Pass one of the two.")

@@ -15,7 +15,7 @@ from memvec.cli.output import Output, common
 @common
 def command(file: str, store: str, output: Output) -> None:
     """Make a store of FILE, which `memvec export STORE -o FILE` wrote. All of it is checked first."""
-    from memvec.single_file import import_store
+    from memvec.maintenance.archive import import_store
 
     report = import_store(file, store)
     text = f"{report.documents:,} documents, {report.records:,} records from {file} in {store}"

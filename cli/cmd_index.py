@@ -11,7 +11,7 @@ import click
 from memvec.cli.output import Output, common, lock_wait
 
 if TYPE_CHECKING:
-    from memvec.indexing import IndexReport
+    from memvec.retrieval.build import IndexReport
 
 
 @click.group("index")
@@ -29,7 +29,7 @@ def command() -> None:
 @common
 def build(store: str, output: Output, **options: Any) -> None:
     """Make keys that are missing and keep an index of vectors; texts are decoded where they have to be."""
-    from memvec.indexing import build_index
+    from memvec.retrieval.build import build_index
 
     made = build_index(store, watch=output.watch, **options)
     output.result({"indexes": [asdict(one) for one in made]}, _table(made))
@@ -40,7 +40,7 @@ def build(store: str, output: Output, **options: Any) -> None:
 @common
 def info(store: str, output: Output) -> None:
     """The keys of a store by embedder, and what is indexed."""
-    from memvec.indexing import index_info
+    from memvec.retrieval.build import index_info
 
     found = index_info(store)
     output.result({"indexes": [asdict(one) for one in found]}, _table(found) or "no keys")
@@ -52,7 +52,7 @@ def info(store: str, output: Output) -> None:
 @common
 def drop(store: str, lock_wait: float, output: Output) -> None:
     """Remove the kept index; keys stay, and it can be built again without a model."""
-    from memvec.indexing import drop_index
+    from memvec.retrieval.build import drop_index
 
     count = drop_index(store, lock_wait=lock_wait)
     output.result({"dropped": count}, f"{count} index(es) dropped; the keys stay", notice=True)

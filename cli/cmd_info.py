@@ -8,7 +8,7 @@ import click
 
 from memvec.cli.output import Output, common
 from memvec.cli.render import totals
-from memvec.inspection import info
+from memvec.store.listing import info
 
 
 @click.command("info")

@@ -8,8 +8,8 @@ import click
 
 from memvec.cli.output import Output, common, documents
 from memvec.cli.render import documents as table
-from memvec.inspection import listing
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
+from memvec.store.listing import listing
 
 
 @click.command("list")

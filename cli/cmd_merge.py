@@ -20,7 +20,7 @@ def command(stores: tuple[str, ...], target: str, dry_run: bool, lock_wait: floa
 
     The stores that are named first stay as they are; what was removed from one is not taken from it.
     """
-    from memvec.merging import merge
+    from memvec.maintenance.merge import merge
 
     report = merge(stores, target, dry_run=dry_run, lock_wait=lock_wait)
     if not report.changed:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import click
 
+from memvec.checkpoints.resolve import cache_folder, models
 from memvec.cli.output import Output, common
-from memvec.model_cache import cache_folder, models
 
 
 @click.command("models")

@@ -11,16 +11,16 @@ from typing import Any
 
 import click
 
+from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.cli.output import F, Output, common, lock_wait, pairs
 from memvec.cli.render import estimated, totals
 from memvec.cli.streams import emit, read_input
-from memvec.embedders import DEFAULT
 from memvec.errors import InterruptedPackError, PartialError, UsageError
-from memvec.model_cache import DEFAULT_MODEL
-from memvec.plain_text import printable
-from memvec.questions import read_questions
+from memvec.evaluation.questions import read_questions
+from memvec.filesystem.plain_text import printable
+from memvec.filesystem.sources import Source
+from memvec.retrieval.embedders import DEFAULT
 from memvec.settings import ContextSettings, PackSettings
-from memvec.sources import Source
 from memvec.types import PackReport
 
 C, D = ContextSettings(), PackSettings()
@@ -124,7 +124,7 @@ def command(**given: Any) -> None:
 
     Names are relative to each folder given. Documents that are in STORE already are left as they are.
     """
-    from memvec.packing import pack
+    from memvec.packing.pack import pack
 
     run_pack(pack, **given)
 
@@ -195,7 +195,7 @@ def _warn(unmatched: Sequence[str]) -> None:
 
 
 def _estimate(kind: str, output: Output, *arguments: Any, **options: Any) -> None:
-    from memvec.estimating import estimate
+    from memvec.packing.estimate import estimate
 
     if kind != "exact":
         raise UsageError(

@@ -9,8 +9,8 @@ from click.exceptions import Exit
 
 from memvec.cli.output import Output, common, lock_wait
 from memvec.errors import StoreDamagedError
-from memvec.plain_text import printable
-from memvec.repairing import RepairReport
+from memvec.filesystem.plain_text import printable
+from memvec.maintenance.repair import RepairReport
 
 
 @click.command("repair")
@@ -24,7 +24,7 @@ def command(store: str, yes: bool, model: str | None, lock_wait: float, output: 
 
     Exit 0 when it is repaired or there is nothing to repair, 3 when there is and --yes was not given.
     """
-    from memvec.repairing import repair
+    from memvec.maintenance.repair import repair
 
     report = repair(store, yes=yes, model=model, lock_wait=lock_wait)
     output.result(asdict(report), "\n".join(_lines(report, store)), notice=report.ok or yes)

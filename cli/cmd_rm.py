@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from memvec.cli.output import Output, common, dry_run, lock_wait
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 
 
 @click.command("rm")
@@ -21,7 +21,7 @@ def command(store: str, documents: tuple[str, ...], dry_run: bool, lock_wait: fl
 
     The exact name of a document means that document alone; anything else is a pattern as in .gitignore.
     """
-    from memvec.removing import rm
+    from memvec.maintenance.remove import rm
 
     report = rm(store, documents, dry_run=dry_run, lock_wait=lock_wait)
     verb = "would remove" if dry_run else "removed"

@@ -10,10 +10,10 @@ import click
 
 from memvec.cli.output import Output, common, documents, pairs
 from memvec.errors import UsageError
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
-    from memvec.searching import Hit
+    from memvec.retrieval.search import Hit
 
 SHOWN = 72  # characters of a hit's text
 
@@ -44,7 +44,7 @@ def command(
     output: Output,
 ) -> None:
     """Find the records of STORE that say what QUERY asks about."""
-    from memvec.searching import search
+    from memvec.retrieval.search import search
 
     hits = search(
         store, query, k, documents=documents, where=pairs(where, "--where"), min_score=_least(min_score), embedder=embedder, model=model,

@@ -8,8 +8,8 @@ import click
 
 from memvec.cli.output import Output, common
 from memvec.cli.render import gain
-from memvec.inspection import show
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
+from memvec.store.listing import show
 
 
 @click.command("show")

@@ -10,12 +10,12 @@ import click
 from memvec.cli.output import Output, clock, common, documents
 from memvec.cli.streams import emit
 from memvec.errors import PartialError, UsageError
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import UnpackReport
 
 if TYPE_CHECKING:
-    from memvec.unpacking import Allow, OnError
+    from memvec.decoding.unpack import Allow, OnError
 
 
 @click.command("unpack")
@@ -69,7 +69,7 @@ def command(
     output: Output,
 ) -> None:
     """Write the documents of STORE back, byte for byte; each is verified before a byte of it is written."""
-    from memvec.unpacking import read, unpack
+    from memvec.decoding.unpack import read, unpack
 
     if stdout == (folder is not None):
         raise UsageError("expected either -o DIR or --stdout.")

@@ -10,11 +10,11 @@ from click.exceptions import Exit
 
 from memvec.cli.output import Output, clock, common
 from memvec.errors import ReconstructionError, StoreDamagedError
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 if TYPE_CHECKING:
-    from memvec.verification import VerifyReport
+    from memvec.decoding.verify import VerifyReport
 
 
 @click.command("verify")
@@ -48,7 +48,7 @@ def command(
     establishes that this model on this machine gives every document back; with --sample or --max-seconds it does so of
     what was looked at, and says that this was not all.
     """
-    from memvec.verification import verify
+    from memvec.decoding.verify import verify
 
     report = verify(
         store, decode=decode, sample=sample, seed=seed, max_seconds=max_seconds, model=model, batch=batch,

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import click
 
-from memvec import __version__
 from memvec.cli import signals
 from memvec.cli.failures import typed
 from memvec.cli.output import Call, print_error
@@ -18,6 +17,7 @@ from memvec.cli.streams import CLOSED_PIPE, ReaderGoneError, emit, prepare
 from memvec.cli.wording import in_flags
 from memvec.cli.words import checked
 from memvec.errors import InterruptedPackError, MemvecError
+from memvec.version import __version__
 
 COMMANDS = {
     "add": "pack files and folders into a store that is there",

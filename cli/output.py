@@ -17,7 +17,7 @@ import click
 
 from memvec.cli.streams import ReaderGoneError, emit, is_terminal
 from memvec.errors import UsageError, WriteError
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 from memvec.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., None])

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from memvec.cli.output import aligned, clock
-from memvec.inspection import DocumentRow
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
+from memvec.store.listing import DocumentRow
 from memvec.types import PackReport
 
 if TYPE_CHECKING:
-    from memvec.calibration import Profile
-    from memvec.estimating import Estimate
+    from memvec.packing.calibrate import Profile
+    from memvec.packing.estimate import Estimate
 
 
 def totals(r: PackReport) -> str:
@@ -56,7 +56,7 @@ def estimated(e: Estimate) -> str:
 
 def profile(p: Profile) -> str:
     """What `calibrate` found: the curve, and which points the presets are."""
-    from memvec.calibration import Preset
+    from memvec.packing.calibrate import Preset
 
     chosen = {name: p.point(name) for name in get_args(Preset)}
     lines = [("nats a vector", "tokens/vector", "token-steps/token", "steps", "corrected", "unsolved", "preset")]

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.cli.output import aligned
 from memvec.errors import MissingExtraError, UsageError
+from memvec.filesystem.paths import outside
+from memvec.filesystem.plain_text import printable
 from memvec.formats.files import write_atomically
-from memvec.model_cache import DEFAULT_MODEL
-from memvec.paths import outside
-from memvec.plain_text import printable
 
 if TYPE_CHECKING:
-    from memvec.capacities import Capacity, Summary
+    from memvec.evaluation.capacity_report import Capacity, Summary
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # One vector, PG-19, exact when the text is fed back (Tarasov et al. 2026).

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memvec.cli.output import aligned, clock
 
 if TYPE_CHECKING:
-    from memvec.evaluation import Evaluation
+    from memvec.evaluation.evaluate import Evaluation
 
 LEGEND = "gain: share of what the whole text saves on the right answers; 1 is as good as the text, 0 as nothing"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memvec.errors import UsageError
-from memvec.text_files import read_text
+from memvec.filesystem.text_files import read_text
 
 
 def read_texts(paths: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ python examples/chat_with_a_document.py STORE DOCUMENT [QUESTION ...]     (the s
 import sys
 
 import memvec
-from memvec.loading import load_lm
+from memvec.identity.match import load_lm
 
 store, document, *questions = sys.argv[1:]
 memory = memvec.load_memory(store, document)

@@ -13,9 +13,9 @@ import torch
 from peft import PeftModel
 
 import memvec
+from memvec.identity.match import load_lm
 from memvec.integrations.peft_adapter import export_prefix_tuning, export_prompt_tuning, import_prompt_tuning
-from memvec.loading import load_lm
-from memvec.template import frame
+from memvec.templates.template import frame
 
 # PEFT's own: it asks transformers for an old name, and says at each step that padded prompt tuning goes wrong.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing|Position ids are not supported")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import zstandard
 
 from memvec.formats import limits
 from memvec.formats.refusal import Refusal
+from memvec.types import Record
 
 MAX_RAW_BYTES = limits.CONTENT_BYTES  # of one record or documents table, before compression
 LEVEL = 19
@@ -74,3 +76,11 @@ def stream_size(pieces: Iterable[bytes]) -> int:
     """Bytes of one zstd -19 stream over all pieces: what a byte compressor needs for the same documents."""
     stream = zstandard.ZstdCompressor(level=LEVEL).compressobj()
     return sum(len(stream.compress(piece)) for piece in pieces) + len(stream.flush())
+
+
+def raw_bytes(record: Record) -> bytes:
+    """The bytes of a raw record; Refusal when the frame is damaged or not as long as the record says."""
+    data = decompress(record.payload)
+    if len(data) != record.length or hashlib.sha256(data).digest() != record.text_sha256:
+        raise Refusal("wrong-text", "the zstd frame does not hold the packed bytes")
+    return data

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from memvec.errors import MissingExtraError, UsageError
 from memvec.guard import loading_alone
-from memvec.searching import Searcher, with_text
-from memvec.store import Store
+from memvec.retrieval.search import Searcher, with_text
+from memvec.store.store import Store
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun

@@ -10,7 +10,7 @@ and documents it is of. `PeftModel.from_pretrained(model, folder)` loads it; not
 
 PEFT puts an adapter before everything, where memvec puts a memory behind BOS and the chat template's first words. What
 stands before the memory therefore goes into the adapter (`before`), and only what comes after it into the prompt:
-`frame(tokenizer, prompt).after` of `memvec.template`. All rows of a batch have one memory.
+`frame(tokenizer, prompt).after` of `memvec.templates.template`. All rows of a batch have one memory.
 
 Letters: M vectors, D width, P positions of `before` and the memory.
 """
@@ -27,17 +27,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.adapters import unwrapped
 from memvec.arguments import anything, checked, instance, literal
-from memvec.cached import CachedMemory
 from memvec.errors import FingerprintError, MissingExtraError, UnsupportedModelError, UsageError
+from memvec.filesystem.paths import outside
 from memvec.formats import files
 from memvec.guard import loading_alone
-from memvec.identity import check_model
+from memvec.identity.fingerprint import check_model
 from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS, import_prompt_tuning
-from memvec.memory import Memory
-from memvec.paths import outside
-from memvec.prefix import Template, device_of, tensor
+from memvec.lm.adapters import unwrapped
+from memvec.memory.cached import CachedMemory
+from memvec.memory.memory import Memory
+from memvec.memory.prompt import Template, device_of, tensor
 
 __all__ = [
     "export_cartridge",

@@ -10,8 +10,8 @@ import numpy as np
 
 from memvec.errors import FingerprintError, NotFoundError, UsageError
 from memvec.formats import fields, limits
-from memvec.identity import check_fingerprint
-from memvec.memory import Memory
+from memvec.identity.fingerprint import check_fingerprint
+from memvec.memory.memory import Memory
 from memvec.types import Fingerprint
 
 CONFIG, WEIGHTS, ORIGIN = "adapter_config.json", "adapter_model.safetensors", "memvec.json"

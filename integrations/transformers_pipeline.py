@@ -16,14 +16,13 @@ from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils.chat_template_utils import Chat
 
-from memvec.adapters import unwrapped
-from memvec.attach import mask_of, own_ids
 from memvec.errors import UsageError
-from memvec.identity import check_model
-from memvec.memory import Memory
-from memvec.prefix import Memories, as_memories, embed, pad_id, tensor
-from memvec.rendering import refusals
-from memvec.template import Frame, chat_frame, places, readable
+from memvec.identity.fingerprint import check_model
+from memvec.lm.adapters import unwrapped
+from memvec.memory.attach import mask_of, own_ids
+from memvec.memory.prompt import HasVectors, Memories, as_memories, embed, is_memory, pad_id, tensor
+from memvec.templates.rendering import refusals
+from memvec.templates.template import Frame, chat_frame, places, readable
 
 TASK = "memvec-text-generation"
 
@@ -33,13 +32,13 @@ class _Row:
     """A prompt with a memory of its own."""
 
     prompt: Any
-    memory: Memory | None
+    memory: HasVectors | None
 
 
 class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc]
     """transformers' text generation with `memory=`, given at construction for every call or at one call.
 
-    A memory goes where `memvec.prefix` puts it: at the start of the user's first message in chats, behind BOS in text.
+    A memory goes where `memvec.memory.prompt` puts it: at the start of the user's first message in chats, behind BOS in text.
     Everything else is as in the base class.
     """
 
@@ -58,7 +57,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         """
         memory: Memories = options.get("memory", self._preprocess_params.get("memory"))
         memories = as_memories(memory)
-        if memory is not None and not isinstance(memory, Memory):
+        if memory is not None and not is_memory(memory):
             prompts = _as_list(text_inputs)
             if len(prompts) != len(memories):
                 raise UsageError(
@@ -73,7 +72,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         preprocess, forward, postprocess = super()._sanitize_parameters(**options)
         return {**preprocess, **given}, forward, postprocess
 
-    def preprocess(self, prompt_text: Any, memory: Memory | None = None, **options: Any) -> Any:
+    def preprocess(self, prompt_text: Any, memory: HasVectors | None = None, **options: Any) -> Any:
         """Token ids of one prompt, its memory and, as "frame", the tokens before and after the memory.
 
         UsageError for a chat in which the memory has no place.
@@ -90,7 +89,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
 
     def _forward(self, model_inputs: Any, **options: Any) -> Any:
         memory, frames = model_inputs.pop("memory"), model_inputs.pop("frame")  # of a batch: lists
-        memories = [memory] if memory is None or isinstance(memory, Memory) else list(memory)
+        memories = [memory] if memory is None or is_memory(memory) else list(memory)
         if all(own is None for own in memories):
             return super()._forward(model_inputs, **options)
         for own in memories:

@@ -18,92 +18,91 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from memvec.guard import loading_alone as _loading_alone
-
-__version__ = "0.1.0"
+from memvec.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from memvec.attach import attached as attached
-    from memvec.calibration import calibrate as calibrate
-    from memvec.collecting import gc as gc
-    from memvec.compacting import compact as compact
-    from memvec.diffing import diff as diff
+    from memvec.checkpoints.resolve import models as models
+    from memvec.decoding.unpack import cat as cat
+    from memvec.decoding.unpack import read as read
+    from memvec.decoding.unpack import unpack as unpack
+    from memvec.decoding.verify import verify as verify
     from memvec.errors import MemvecError as MemvecError
-    from memvec.estimating import estimate as estimate
-    from memvec.evaluation import evaluate as evaluate
-    from memvec.filling import CapacitySettings as CapacitySettings
-    from memvec.filling import capacity as capacity
-    from memvec.generation import compare as compare
-    from memvec.generation import generate as generate
-    from memvec.identity import fingerprint as fingerprint
-    from memvec.indexing import build_index as build_index
-    from memvec.inspection import info as info
-    from memvec.inspection import list_documents as documents
-    from memvec.inspection import list_documents as list  # noqa: F401  # an attribute, not in __all__
-    from memvec.inspection import show as show
-    from memvec.loading import unload as unload
-    from memvec.memory import Memory as Memory
-    from memvec.memory import load as load_memory
-    from memvec.merging import merge as merge
-    from memvec.model_cache import models as models
-    from memvec.packing import add as add
-    from memvec.packing import pack as pack
-    from memvec.questions import Question as Question
-    from memvec.removing import rm as rm
-    from memvec.repairing import repair as repair
-    from memvec.searching import Searcher as Searcher
-    from memvec.searching import search as search
+    from memvec.evaluation.capacity import CapacitySettings as CapacitySettings
+    from memvec.evaluation.capacity import capacity as capacity
+    from memvec.evaluation.evaluate import evaluate as evaluate
+    from memvec.evaluation.questions import Question as Question
+    from memvec.filesystem.sources import Source as Source
+    from memvec.identity.diff import diff as diff
+    from memvec.identity.fingerprint import fingerprint as fingerprint
+    from memvec.identity.match import unload as unload
+    from memvec.maintenance.archive import export_store as export_store
+    from memvec.maintenance.archive import import_store as import_store
+    from memvec.maintenance.compact import compact as compact
+    from memvec.maintenance.gc import gc as gc
+    from memvec.maintenance.merge import merge as merge
+    from memvec.maintenance.remove import rm as rm
+    from memvec.maintenance.repair import repair as repair
+    from memvec.memory.attach import attached as attached
+    from memvec.memory.generate import compare as compare
+    from memvec.memory.generate import generate as generate
+    from memvec.memory.memory import Memory as Memory
+    from memvec.memory.memory import load as load_memory
+    from memvec.packing.calibrate import calibrate as calibrate
+    from memvec.packing.estimate import estimate as estimate
+    from memvec.packing.pack import add as add
+    from memvec.packing.pack import pack as pack
+    from memvec.retrieval.build import build_index as build_index
+    from memvec.retrieval.search import Searcher as Searcher
+    from memvec.retrieval.search import search as search
     from memvec.settings import ContextSettings as ContextSettings
     from memvec.settings import PackSettings as PackSettings
-    from memvec.single_file import export_store as export_store
-    from memvec.single_file import import_store as import_store
-    from memvec.sources import Source as Source
-    from memvec.store import Store as Store
-    from memvec.unpacking import cat as cat
-    from memvec.unpacking import read as read
-    from memvec.unpacking import unpack as unpack
-    from memvec.verification import verify as verify
+    from memvec.store.listing import info as info
+    from memvec.store.listing import list_documents as documents
+    from memvec.store.listing import list_documents as list  # noqa: F401  # an attribute, not in __all__
+    from memvec.store.listing import show as show
+    from memvec.store.store import Store as Store
 
 _EXPORTS = {
-    "CapacitySettings": ("memvec.filling", "CapacitySettings"),
+    "CapacitySettings": ("memvec.evaluation.capacity", "CapacitySettings"),
     "ContextSettings": ("memvec.settings", "ContextSettings"),
-    "Memory": ("memvec.memory", "Memory"),
+    "Memory": ("memvec.memory.memory", "Memory"),
     "MemvecError": ("memvec.errors", "MemvecError"),
     "PackSettings": ("memvec.settings", "PackSettings"),
-    "Question": ("memvec.questions", "Question"),
-    "Searcher": ("memvec.searching", "Searcher"),
-    "Source": ("memvec.sources", "Source"),
-    "Store": ("memvec.store", "Store"),
-    "add": ("memvec.packing", "add"),
-    "attached": ("memvec.attach", "attached"),
-    "build_index": ("memvec.indexing", "build_index"),
-    "calibrate": ("memvec.calibration", "calibrate"),
-    "capacity": ("memvec.filling", "capacity"),
-    "cat": ("memvec.unpacking", "cat"),
-    "compact": ("memvec.compacting", "compact"),
-    "compare": ("memvec.generation", "compare"),
-    "diff": ("memvec.diffing", "diff"),
-    "documents": ("memvec.inspection", "list_documents"),
-    "estimate": ("memvec.estimating", "estimate"),
-    "evaluate": ("memvec.evaluation", "evaluate"),
-    "export_store": ("memvec.single_file", "export_store"),
-    "fingerprint": ("memvec.identity", "fingerprint"),
-    "gc": ("memvec.collecting", "gc"),
-    "generate": ("memvec.generation", "generate"),
-    "import_store": ("memvec.single_file", "import_store"),
-    "info": ("memvec.inspection", "info"),
-    "list": ("memvec.inspection", "list_documents"),
-    "load_memory": ("memvec.memory", "load"),
-    "merge": ("memvec.merging", "merge"),
-    "models": ("memvec.model_cache", "models"),
-    "pack": ("memvec.packing", "pack"),
-    "read": ("memvec.unpacking", "read"),
-    "repair": ("memvec.repairing", "repair"),
-    "rm": ("memvec.removing", "rm"),
-    "search": ("memvec.searching", "search"),
-    "show": ("memvec.inspection", "show"),
-    "unload": ("memvec.loading", "unload"),
-    "unpack": ("memvec.unpacking", "unpack"),
-    "verify": ("memvec.verification", "verify"),
+    "Question": ("memvec.evaluation.questions", "Question"),
+    "Searcher": ("memvec.retrieval.search", "Searcher"),
+    "Source": ("memvec.filesystem.sources", "Source"),
+    "Store": ("memvec.store.store", "Store"),
+    "add": ("memvec.packing.pack", "add"),
+    "attached": ("memvec.memory.attach", "attached"),
+    "build_index": ("memvec.retrieval.build", "build_index"),
+    "calibrate": ("memvec.packing.calibrate", "calibrate"),
+    "capacity": ("memvec.evaluation.capacity", "capacity"),
+    "cat": ("memvec.decoding.unpack", "cat"),
+    "compact": ("memvec.maintenance.compact", "compact"),
+    "compare": ("memvec.memory.generate", "compare"),
+    "diff": ("memvec.identity.diff", "diff"),
+    "documents": ("memvec.store.listing", "list_documents"),
+    "estimate": ("memvec.packing.estimate", "estimate"),
+    "evaluate": ("memvec.evaluation.evaluate", "evaluate"),
+    "export_store": ("memvec.maintenance.archive", "export_store"),
+    "fingerprint": ("memvec.identity.fingerprint", "fingerprint"),
+    "gc": ("memvec.maintenance.gc", "gc"),
+    "generate": ("memvec.memory.generate", "generate"),
+    "import_store": ("memvec.maintenance.archive", "import_store"),
+    "info": ("memvec.store.listing", "info"),
+    "list": ("memvec.store.listing", "list_documents"),
+    "load_memory": ("memvec.memory.memory", "load"),
+    "merge": ("memvec.maintenance.merge", "merge"),
+    "models": ("memvec.checkpoints.resolve", "models"),
+    "pack": ("memvec.packing.pack", "pack"),
+    "read": ("memvec.decoding.unpack", "read"),
+    "repair": ("memvec.maintenance.repair", "repair"),
+    "rm": ("memvec.maintenance.remove", "rm"),
+    "search": ("memvec.retrieval.search", "search"),
+    "show": ("memvec.store.listing", "show"),
+    "unload": ("memvec.identity.match", "unload"),
+    "unpack": ("memvec.decoding.unpack", "unpack"),
+    "verify": ("memvec.decoding.verify", "verify"),
 }
 
 # Without "list": `from memvec import *` must not replace Python's. `memvec.list` is the same as `memvec.documents`.

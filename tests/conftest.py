@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers each has one threa
 
 import pytest
 
-from memvec.settings import PackSettings
+import memvec
+from memvec.filesystem.sources import Source
+from memvec.settings import ContextSettings, PackSettings
 
 TESTS = Path(__file__).parent
 TINY = TESTS / "tiny" / "model"
@@ -73,7 +77,7 @@ def tiny() -> str:
 @pytest.fixture(scope="session")
 def tiny_lm() -> Any:
     """The tiny LM in float32."""
-    from memvec.lm import FrozenLM
+    from memvec.lm.frozen import FrozenLM
 
     return FrozenLM(TINY)
 
@@ -87,7 +91,7 @@ def tiny_settings() -> Callable[..., PackSettings]:
 @pytest.fixture(scope="session")
 def records_of() -> Callable[[Path], list[Any]]:
     """Every record of a store, of every version, complete or not."""
-    from memvec.store import Store
+    from memvec.store.store import Store
 
     def records(store: Path) -> list[Any]:
         opened = Store.open(store)
@@ -109,7 +113,7 @@ def packed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     store = tmp_path_factory.mktemp("packed") / "tree.memvec"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("memvec.packrun.COMMIT_SECONDS", math.inf)  # or a slow machine makes more shards
+        patched.setattr("memvec.packing.exact.COMMIT_SECONDS", math.inf)  # or a slow machine makes more shards
         memvec.pack([tree], store, model=str(TINY), settings=PackSettings(**TINY_SETTINGS), dtype="float32")
     return store
 
@@ -127,9 +131,9 @@ def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import numpy as np
 
-    from memvec.locking import writing
-    from memvec.records import context_record
-    from memvec.store import Store
+    from memvec.packing.records import context_record
+    from memvec.store.lock import writing
+    from memvec.store.store import Store
     from memvec.types import Conditioning, Document
 
     store = Path(shutil.copytree(packed, tmp_path_factory.mktemp("remembering") / "tree.memvec"))
@@ -145,4 +149,88 @@ def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         records.append(context_record(live[name], 0, texts[name], live[name].tokens, noise.astype(np.float16), report))
     with writing(store):
         opened.commit(records)
+    return store
+
+
+CHAT = (
+    "{% if messages[0]['role'] != 'system' %}be kind\n{% endif %}"
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer(tiny_lm: Any) -> Iterator[Any]:
+    """Without a chat template, with a BOS."""
+    changed = copy.deepcopy(tiny_lm.tokenizer)
+    changed.bos_token = "<|end|>"
+    return changed
+
+
+@pytest.fixture
+def chat(tokenizer: Any) -> Any:
+    """With a chat template."""
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def disorder() -> str:
+    """The book with its words in any order: the tiny LM knows the book, but not this."""
+    words = (TESTS / "tiny" / "corpus.txt").read_text().split()
+    return " ".join(random.Random(0).sample(words, len(words)))
+
+
+@pytest.fixture(scope="session")
+def few(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three documents of the packed one, quick to decode as a whole. Not to be changed."""
+    from memvec.formats.manifest import Manifest
+    from memvec.store.store import Store
+
+    whole = Store.open(packed)
+    state = Manifest(whole.manifest.fingerprint, whole.manifest.vocabulary)
+    store = Store.create(tmp_path_factory.mktemp("few") / "few.memvec", state)
+    names = ("prose.txt", "crlf.txt", "image.png")
+    store.commit([whole.record(ref) for name in names for ref in whole.documents()[name].records])
+    return store.path
+
+
+@pytest.fixture
+def few_copy(few: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(few, tmp_path / "few.memvec"))
+
+
+@pytest.fixture(scope="session")
+def passages(disorder: str) -> dict[str, str]:
+    """Three documents by name."""
+    return {"a.txt": disorder[30_000:30_330], "b.txt": disorder[60_000:60_300], "c/d.txt": disorder[90_000:90_350]}
+
+
+@pytest.fixture(scope="session")
+def packed_bytes(passages: dict[str, str]) -> dict[str, bytes]:
+    """Their bytes."""
+    return {name: text.encode() for name, text in passages.items()}
+
+
+@pytest.fixture(scope="session")
+def sources(packed_bytes: dict[str, bytes]) -> list[Source]:
+    """The same as sources of a pack."""
+    return [Source(name, data) for name, data in packed_bytes.items()]
+
+
+@pytest.fixture(scope="session")
+def quick() -> ContextSettings:
+    """For the tiny LM, which never saw a question, but goes on with a text it has before it."""
+    return ContextSettings(
+        steps=30, aside_rows=1, question_rows=2, span=16, span_share=1.0, span_weight=1.0, learning_rate=0.1
+    )
+
+
+@pytest.fixture(scope="session")
+def memories(
+    sources: list[Source], quick: ContextSettings, tiny: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A store of memories alone. Not to be changed."""
+    store = tmp_path_factory.mktemp("memories") / "m.memvec"
+    memvec.pack(sources, store, model=tiny, kind="context", context=quick, dtype="float32")
     return store

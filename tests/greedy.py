@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from memvec.memory import Memory
-from memvec.prefix import tensor
+from memvec.memory.memory import Memory
+from memvec.memory.prompt import tensor
 
 
 def reference(model: Any, before: Any, memory: Memory | None, after: Any, new: int = 8) -> list[int]:

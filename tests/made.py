@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from memvec.embedders import Words
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Embedder
 from memvec.formats.manifest import Manifest
-from memvec.keys import keys_of
-from memvec.locking import writing
-from memvec.records import context_record, raw_records
-from memvec.removing import rm
-from memvec.store import Store
+from memvec.maintenance.remove import rm
+from memvec.packing.records import context_record, raw_records
+from memvec.retrieval.embedders import Words
+from memvec.retrieval.keys import keys_of
+from memvec.store.lock import writing
+from memvec.store.store import Store
 from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 WIDTH, VOCABULARY, PIECE = 8, 100, 10

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tree import ROOT, modules, packages
 
 import memvec
 
-ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "faiss", "peft")
 
 
@@ -40,7 +40,7 @@ def test_importing_memvec_loads_nothing_heavy() -> None:
 def test_formats_work_without_any_model_library(packed: Path) -> None:
     program = (
         f"import sys\nfor name in {(*HEAVY, 'click')!r}: sys.modules[name] = None\n"
-        "from memvec.store import Store; import memvec.formats.shard, memvec.formats.manifest\n"
+        "from memvec.store.store import Store; import memvec.formats.shard, memvec.formats.manifest\n"
         "print(len(list(Store.open(sys.argv[1]).shard(0))))"
     )
     assert int(python(program, packed)) > 10
@@ -70,13 +70,33 @@ def test_a_star_import_replaces_nothing_of_python() -> None:
     assert not set(memvec.__all__) & set(dir(builtins)) and "documents" in memvec.__all__
 
 
-def sources() -> list[Path]:
-    return [f for folder in ("memvec", "cli", "formats", "integrations") for f in sorted((ROOT / folder).glob("*.py"))]
+def test_all_depths_are_checked() -> None:
+    found = {file.relative_to(ROOT).as_posix() for file in modules()}
+    assert {"memvec/errors.py", "cli/main.py", "formats/shard.py", "integrations/peft_adapter.py"} <= found
+    assert not any(name.startswith("memvec/cli/") for name in found)
+
+
+def test_no_package_hides_an_exported_function() -> None:
+    """Importing `memvec.models.x` would replace the function `memvec.models` by a package."""
+    assert not {name.removeprefix("memvec.") for name in packages()} & set(memvec._EXPORTS)
+
+
+def test_folders_stay_small() -> None:
+    for folder in {file.parent for file in modules("memvec")}:
+        assert len([f for f in modules("memvec") if f.parent == folder and f.name != "__init__.py"]) <= 12, folder
+
+
+def test_packages_load_nothing() -> None:
+    """A re-export in `__init__.py` would load torch on `memvec list`."""
+    for name, folder in packages().items():
+        if folder.parent == ROOT / "memvec":
+            (docstring,) = ast.parse((folder / "__init__.py").read_text()).body
+            assert isinstance(docstring, ast.Expr), name
 
 
 def test_modules_and_functions_stay_small() -> None:
     lengths = []
-    for file in sources():
+    for file in modules():
         text = file.read_text()
         assert len(text.splitlines()) <= 400, file
         for node in ast.walk(ast.parse(text)):
@@ -86,7 +106,7 @@ def test_modules_and_functions_stay_small() -> None:
 
 
 def test_public_functions_say_what_they_do() -> None:
-    for file in sources():
+    for file in modules():
         tree = ast.parse(file.read_text())
         assert ast.get_docstring(tree), file
         for node in ast.walk(tree):
@@ -98,6 +118,6 @@ def test_public_functions_say_what_they_do() -> None:
 
 
 def test_no_pickle_anywhere() -> None:
-    for file in sources():
+    for file in modules():
         text = file.read_text()
         assert "torch.load" not in text and "pickle" not in text, file

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import memvec
-from memvec.evaluation import evaluate
-from memvec.model_cache import DEFAULT_MODEL
-from memvec.questions import Question
+from memvec.checkpoints.resolve import DEFAULT_MODEL
+from memvec.evaluation.evaluate import evaluate
+from memvec.evaluation.questions import Question
 from memvec.settings import ContextSettings
 
 FINGERPRINT = "b774fc7952d6f201"  # of the pinned GGUF, converted; a change means old stores would be refused

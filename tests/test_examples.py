@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memvec.store import Store
+from memvec.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 CLI = (sys.executable, "-m", "memvec.cli")

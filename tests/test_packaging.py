@@ -1,4 +1,4 @@
-"""What is installed: the wheel and the sdist hold the four packages under `memvec` and nothing else."""
+"""What is installed: the wheel and the sdist hold every module under `memvec` and nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-FOLDERS = {"memvec": "memvec", "memvec.cli": "cli", "memvec.formats": "formats", "memvec.integrations": "integrations"}
+from tree import ROOT, modules, packages
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,10 @@ def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"memvec"}
-    for package, folder in FOLDERS.items():
-        assert len(names) == len(set(names))
-        there = {n.rsplit("/", 1)[1] for n in names if n.rsplit("/", 1)[0] == package.replace(".", "/")}
-        assert {f.name for f in (ROOT / folder).glob("*.py")} <= there
+    assert len(names) == len(set(names))
+    installed = {file.relative_to(ROOT).as_posix() for file in modules()}
+    wanted = {name if name.startswith("memvec/") else f"memvec/{name}" for name in installed}
+    assert wanted == {name for name in names if name.endswith(".py")}
     assert {"memvec/py.typed", "memvec/formats/SPEC.md", "memvec/formats/schemas/manifest.json"} <= set(names)
 
 
@@ -45,8 +43,7 @@ def test_the_sdist_holds_the_sources(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    for folder in FOLDERS.values():
-        assert {f"{folder}/{f.name}" for f in (ROOT / folder).glob("*.py")} <= names
+    assert {file.relative_to(ROOT).as_posix() for file in modules()} <= names
     assert not any(name.startswith(("memvec/cli", "memvec/formats", "memvec/integrations")) for name in names)
     assert {"tests/conftest.py", "examples/quickstart.py", "LICENSE"} <= names
 
@@ -54,9 +51,7 @@ def test_the_sdist_holds_the_sources(built: Path) -> None:
 def test_every_package_is_listed() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {p.parent.resolve() for folder in FOLDERS.values() for p in (ROOT / folder).rglob("__init__.py")}
-    assert found == {ROOT / folder for folder in FOLDERS.values()}
-    assert set(listed) == set(FOLDERS)
+    assert set(listed) == set(packages())
 
 
 @pytest.mark.parametrize("folder", ["cli", "formats", "integrations"])

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, pipeline
 
-from memvec.attach import attached
 from memvec.integrations.transformers_pipeline import TASK
-from memvec.memory import Memory
-from memvec.template import frame
+from memvec.memory.attach import attached
+from memvec.memory.memory import Memory
+from memvec.templates.template import frame
 
 TEXT = "It is a truth universally acknowledged, that a single man"
 QUESTION = "The feelings or views of such a man may be on"

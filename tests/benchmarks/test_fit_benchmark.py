@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from fit import FULL, MEMVEC, TOKENS, Result, Text, judge, run, table, texts
 
-from memvec.decode import decode
-from memvec.lm import FrozenLM
+from memvec.decoding.greedy import decode
+from memvec.lm.frozen import FrozenLM
 
 
 def test_no_text_serves_both_to_tune_and_to_report(tiny_lm: FrozenLM) -> None:

@@ -9,7 +9,7 @@ import numerics
 import pytest
 import torch
 
-from memvec.store import Store
+from memvec.store.store import Store
 
 
 def test_every_configuration_is_decoded_and_compared(packed: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

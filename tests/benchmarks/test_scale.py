@@ -7,7 +7,7 @@ from pathlib import Path
 import scale
 
 import memvec
-from memvec import catalogue
+from memvec.store import catalogue
 
 
 def test_the_store_it_makes_is_a_store(tmp_path: Path) -> None:

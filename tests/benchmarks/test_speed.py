@@ -8,7 +8,7 @@ from typing import Any
 import speed
 import torch
 
-from memvec.lm import FrozenLM
+from memvec.lm.frozen import FrozenLM
 
 
 def test_a_step_and_its_products_are_of_one_batch(tiny_lm: FrozenLM) -> None:

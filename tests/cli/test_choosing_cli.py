@@ -13,8 +13,8 @@ from made import exact, put, raw
 
 import memvec
 from memvec.cli.main import run
-from memvec.searching import search
-from memvec.store import Store
+from memvec.retrieval.search import search
+from memvec.store.store import Store
 
 NAMES = ("notes", "sub/notes", "[x].bin", "x.bin", "a.txt", "sub/deep/a.txt")
 Call = Callable[..., tuple[int, str, str]]
@@ -104,7 +104,7 @@ class TestRemoving:
         assert len(Store.open(store).documents()) == len(NAMES)
 
     def test_a_dry_run_needs_no_lock(self, store: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("memvec.removing.writing", None)
+        monkeypatch.setattr("memvec.maintenance.remove.writing", None)
         assert call("rm", store, "notes", "--dry-run")[0] == 0
 
     def test_a_lone_string_is_no_list_of_letters(self, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ import pytest
 from memvec import errors
 from memvec.cli.main import COMMANDS, run
 from memvec.cli.output import aligned, clock, describe
-from memvec.locking import writing
-from memvec.plain_text import printable
+from memvec.filesystem.plain_text import printable
 from memvec.progress import Progress
-from memvec.store import Store
+from memvec.store.lock import writing
+from memvec.store.store import Store
 
 FIELDS = [
     "documents", "records", "raw_records", "source_bytes", "source_tokens", "fitted_tokens", "vectors",
@@ -191,7 +191,7 @@ def test_interrupt_exits_130_and_keeps_what_was_finished(tmp_path: Path, tiny: s
     (tmp_path / "short.txt").write_text(text[:60])
     program = (
         "import sys, memvec.packrun, memvec.cli.output as output; from memvec.cli.main import run\n"
-        "memvec.packrun.CERTIFY_AT_ONCE = 1; output.LINE_SECONDS = 0.0\n"
+        "memvec.packing.exact.CERTIFY_AT_ONCE = 1; output.LINE_SECONDS = 0.0\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )
     store = tmp_path / "s"

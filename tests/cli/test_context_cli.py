@@ -16,8 +16,8 @@ import pytest
 
 from memvec.cli.main import run
 from memvec.formats.manifest import Manifest
-from memvec.records import context_record, raw_records
-from memvec.store import Store
+from memvec.packing.records import context_record, raw_records
+from memvec.store.store import Store
 from memvec.types import Conditioning, Document, Fingerprint, RawReason, Record
 
 WIDTH = 4

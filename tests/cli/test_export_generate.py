@@ -18,7 +18,7 @@ from memvec.cli.main import run
 from memvec.errors import FingerprintError
 from memvec.integrations.embeds_export import prompt_embeds
 from memvec.integrations.peft_adapter import import_prompt_tuning
-from memvec.memory import load
+from memvec.memory.memory import load
 
 PROMPT = "However little"
 DOCUMENT = "prose.txt"
@@ -33,8 +33,8 @@ def loaded(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             raise FingerprintError([("weights", "a", "b")])
         return tiny_lm
 
-    monkeypatch.setattr("memvec.decoder.load_lm", load_lm)
-    monkeypatch.setattr("memvec.loading.load_lm", load_lm)
+    monkeypatch.setattr("memvec.decoding.reader.load_lm", load_lm)
+    monkeypatch.setattr("memvec.identity.match.load_lm", load_lm)
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:

@@ -12,8 +12,8 @@ import pytest
 from made import content, exact, memory, put, raw
 
 from memvec.cli.main import COMMANDS, run
-from memvec.locking import writing
-from memvec.store import Store
+from memvec.store.lock import writing
+from memvec.store.store import Store
 
 TEXT = b"a text of some length, cut into pieces of ten bytes each"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from memvec.capacities import Capacity, Held, summaries
+from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.cli.main import run
 from memvec.cli.render_capacity import draw, table
-from memvec.filling import _Filling
-from memvec.model_cache import DEFAULT_MODEL
+from memvec.evaluation.capacity import _Filling
+from memvec.evaluation.capacity_report import Capacity, Held, summaries
 
 
 def call(capsysbinary: Any, *args: object) -> tuple[int, str, str]:
@@ -131,8 +131,8 @@ def test_calibrate_keeps_a_profile_that_a_dry_run_uses(
     pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--preset", "fast", "--segment-tokens", 16)
     code, _, err = call(capsysbinary, *pack)
     assert code == 6 and "Run memvec" in err and "calibrate" in err
-    monkeypatch.setattr("memvec.calibration.RATES", (0.3,))
-    monkeypatch.setattr("memvec.calibration.BUDGETS", (1.0,))
+    monkeypatch.setattr("memvec.packing.calibrate.RATES", (0.3,))
+    monkeypatch.setattr("memvec.packing.calibrate.BUDGETS", (1.0,))
     code, out, _ = call(capsysbinary, "calibrate", "-m", tiny, "--text", text, "--segments", 1, "-q")
     assert code == 0 and "fast, balanced, dense" in out
     code, out, _ = call(capsysbinary, *pack, "--dry-run", "--json")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from memvec.cli.main import run
-from memvec.store import Store
 
 
 def call(capsys: Any, *arguments: object) -> tuple[int, str, str]:
@@ -82,7 +81,3 @@ def test_generate_finds_the_document_and_cites_it(remembering: Path, capsys: Any
     code, out, _ = call(capsys, "generate", remembering, "Suggest a healthy breakfast.", "--retrieve", 2, "--json")
     value = json.loads(out)
     assert code == 0 and (value["documents"], value["text"], value["missing"]) == ([], None, "nothing fits")
-
-
-def test_a_store_finds_its_records(packed: Path) -> None:
-    assert Store.open(packed).search("a wife", 1)[0].document == "prose.txt"

@@ -10,7 +10,7 @@ from made import TEXT, exact, memory, put, raw
 
 from memvec.cli.main import run
 from memvec.formats import manifest
-from memvec.store import Store
+from memvec.store.store import Store
 
 STEERING = "\x1b]0;title\x07\u202e\x9b2J"
 

@@ -76,7 +76,7 @@ def test_the_program_says_flags(
     def refuse(*_: object, **__: object) -> None:
         raise UsageError("it is there. Pass overwrite=True to replace it.")
 
-    monkeypatch.setattr("memvec.single_file.export_store", refuse)
+    monkeypatch.setattr("memvec.maintenance.archive.export_store", refuse)
     assert run(["export", "s", "-o", "f", *["--json"] * as_json]) == 2
     out, err = capsys.readouterr()
     assert "--overwrite to replace" in err and "overwrite=True" not in err + out

@@ -90,8 +90,8 @@ class TestPathsThatAreNotUtf8:
 
     def test_a_model(self, tmp_path: Path) -> None:
         """The store would have to keep the model's path in JSON."""
+        from memvec.checkpoints.resolve import lasting_name
         from memvec.errors import UsageError
-        from memvec.model_cache import lasting_name
 
         (tmp_path / BAD).mkdir()
         with pytest.raises(UsageError, match="not UTF-8"):

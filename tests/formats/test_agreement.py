@@ -12,8 +12,8 @@ import second_reader
 from second_bytes import Refused
 from vectors.building import canonical, sha
 
+from memvec.decoding.verify import verify
 from memvec.errors import FormatTooNewError
-from memvec.verification import verify
 
 CORPUS = Path(__file__).parents[1] / "vectors" / "v1" / "accepted"
 TELLING = b'0123456789"[]{},:-e'  # of JSON; other bytes are seldom more than no JSON

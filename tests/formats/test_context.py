@@ -16,7 +16,7 @@ from memvec.errors import FormatTooNewError
 from memvec.formats import canonical, conditioning, manifest, raw, shard
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.refusal import Refusal
-from memvec.records import context_record, raw_records
+from memvec.packing.records import context_record, raw_records
 from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 WIDTH, VOCABULARY = 6, 500

@@ -19,7 +19,7 @@ from vectors.reading import refusals
 
 from memvec.cli.main import run
 from memvec.formats import raw
-from memvec.store import Store
+from memvec.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests" / "vectors" / "v1"

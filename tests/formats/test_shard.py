@@ -17,8 +17,9 @@ from memvec.errors import FormatTooNewError
 from memvec.formats import canonical, container, manifest, shard
 from memvec.formats.documents import decode_documents
 from memvec.formats.manifest import Manifest, ShardEntry
+from memvec.formats.raw import raw_bytes
 from memvec.formats.refusal import Refusal
-from memvec.records import raw_bytes, raw_records
+from memvec.packing.records import raw_records
 from memvec.types import Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 WIDTH, VOCABULARY = 6, 500

@@ -16,7 +16,7 @@ from vectors.reading import reading, refusals
 from memvec.errors import FormatTooNewError, StoreDamagedError
 from memvec.formats import limits, refusal
 from memvec.formats.manifest import FEATURES
-from memvec.store import Store
+from memvec.store.store import Store
 from memvec.types import Kind, RawReason
 
 ROOT = Path(__file__).parents[2]

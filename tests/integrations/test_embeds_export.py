@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from memvec.errors import FingerprintError, UsageError
-from memvec.identity import fingerprint
+from memvec.identity.fingerprint import fingerprint
 from memvec.integrations import embeds_export
 from memvec.integrations.embeds_export import (
     encode_tensor,
@@ -25,9 +25,9 @@ from memvec.integrations.embeds_export import (
     vllm_completion_body,
     vllm_inputs,
 )
-from memvec.memory import Memory
-from memvec.prefix import generate_kwargs
-from memvec.template import frame
+from memvec.memory.memory import Memory
+from memvec.memory.prompt import generate_kwargs
+from memvec.templates.template import frame
 
 CHAT = (
     "{% if messages[0]['role'] != 'system' %}be kind\n{% endif %}"

@@ -131,7 +131,7 @@ class TestCopies:
 
 def test_the_model_is_loaded_once(retriever: MemvecRetriever, monkeypatch: pytest.MonkeyPatch) -> None:
     import memvec
-    from memvec.lm import FrozenLM
+    from memvec.lm.frozen import FrozenLM
 
     loads: list[Path] = []
     original = FrozenLM._load

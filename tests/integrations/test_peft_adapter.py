@@ -17,7 +17,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from memvec.errors import FingerprintError, MissingExtraError, NotFoundError, UsageError
-from memvec.identity import fingerprint
+from memvec.identity.fingerprint import fingerprint
 from memvec.integrations import peft_adapter
 from memvec.integrations.peft_adapter import (
     export_cartridge,
@@ -25,9 +25,9 @@ from memvec.integrations.peft_adapter import (
     export_prompt_tuning,
     import_prompt_tuning,
 )
-from memvec.memory import Memory, load
-from memvec.prefix import embed, generate_kwargs
-from memvec.template import Frame, frame
+from memvec.memory.memory import Memory, load
+from memvec.memory.prompt import embed, generate_kwargs
+from memvec.templates.template import Frame, frame
 
 CHAT = (
     "{% if messages[0]['role'] != 'system' %}be kind\n{% endif %}"
@@ -139,7 +139,7 @@ def test_the_trap_of_padded_prompt_tuning_is_there_and_told(
 
 
 def generate_kwargs_for_logits(model: Any, tokenizer: Any, memory: Memory) -> dict[str, Any]:
-    from memvec.prefix import prompts_with
+    from memvec.memory.prompt import prompts_with
 
     made = prompts_with(model, tokenizer, PROMPTS, memory)
     return {

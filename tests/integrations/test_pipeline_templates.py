@@ -13,10 +13,10 @@ from chat_shapes import SHAPES, with_specials
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from memvec.errors import UsageError
-from memvec.identity import fingerprint
+from memvec.identity.fingerprint import fingerprint
 from memvec.integrations.transformers_pipeline import TASK
-from memvec.memory import Memory
-from memvec.template import frame
+from memvec.memory.memory import Memory
+from memvec.templates.template import frame
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8}
 SYSTEM = {"role": "system", "content": "be brief"}

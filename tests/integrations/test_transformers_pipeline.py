@@ -13,10 +13,10 @@ from transformers import TextStreamer, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from memvec.errors import FingerprintError, UsageError
-from memvec.identity import fingerprint
+from memvec.identity.fingerprint import fingerprint
 from memvec.integrations.transformers_pipeline import TASK, MemoryTextGenerationPipeline, register
-from memvec.memory import Memory
-from memvec.prefix import generate_kwargs
+from memvec.memory.memory import Memory
+from memvec.memory.prompt import generate_kwargs
 
 CHAT = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
 PROMPTS = ["However little", "The feelings or views of such a man may be on", "wife"]

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import memvec
-from memvec import arguments, indexing, searching
+from memvec import arguments
 from memvec.arguments import LARGEST_SEED, checked
 from memvec.cli.main import run
 from memvec.errors import NotFoundError, UsageError
+from memvec.retrieval import build as indexing
+from memvec.retrieval import search as searching
 
 EXPORTED = {name: getattr(memvec, name) for name in memvec._EXPORTS if inspect.isfunction(getattr(memvec, name))}
 OTHERS = {

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tree import ROOT, modules
 
-ROOT = Path(__file__).parents[2]
-LIBRARY = [file for folder in ("memvec", "formats", "integrations") for file in sorted((ROOT / folder).glob("*.py"))]
-PROGRAM = sorted((ROOT / "cli").glob("*.py"))
+LIBRARY = modules("memvec", "formats", "integrations")
+PROGRAM = modules("cli")
 
 # Where a cause is left out: (file, function): why.
 WITHOUT_CAUSE = {

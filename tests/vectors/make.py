@@ -57,7 +57,7 @@ def _pack(store: Path) -> None:
     sources = [memvec.Source("prose.txt", text), memvec.Source("bytes.bin", bytes(range(256)))]
     settings = PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0, last_rate=1.0)
     model = Path(__file__).parents[1] / "tiny" / "model"
-    with mock.patch("memvec.packing.lasting_name", lambda _: "tests/tiny/model"):  # no path of this machine
+    with mock.patch("memvec.packing.pack.lasting_name", lambda _: "tests/tiny/model"):  # no path of this machine
         memvec.pack(sources, store, model=str(model), settings=settings, dtype="float32")
     (store / "LOCK").unlink(missing_ok=True)
 

@@ -7,11 +7,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from memvec.decoding.verify import verify
 from memvec.errors import FormatTooNewError
-from memvec.records import raw_bytes
-from memvec.store import RecordRef, Store, StoredDocument
+from memvec.formats.raw import raw_bytes
+from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind
-from memvec.verification import verify
 
 
 def refusals(path: Path) -> set[str]:

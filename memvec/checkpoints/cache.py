@@ -1,0 +1,103 @@
+"""Results of reading a checkpoint's files, kept so that the next call compares only the files' dates.
+
+An entry is valid while every file in the folder has the same path, size, inode and times of change (of content and of
+inode). This detects a file that was replaced or written to, even if its date was set back. It cannot detect a change that
+keeps all of these: damage below the file system, or a write while the clock is set back to the earlier moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from memvec.checkpoints.traits import sha256
+from memvec.filesystem.cache_folder import roots
+from memvec.formats import canonical, files
+
+RECENT_NS = 2_000_000_000  # a file changed within this may change again without a new date, on coarse file systems
+MOST = 100  # entries; the oldest go
+FINGERPRINTS = "fingerprints"
+
+Stamp = list[list[Any]]  # [name, size, mtime_ns, ctime_ns, inode] of each file
+
+_unwritten: dict[str, Mapping[str, Any]] = {}  # entries by name, where no place could be written to
+
+
+def kept(
+    folder: Path, version: str, make: Callable[[], Mapping[str, Any]], shelf: str = FINGERPRINTS
+) -> dict[str, Any]:
+    """Return what `make` reads from the files in `folder`, from the cache if none has changed.
+
+    `version` is that of `make`. Each `shelf` has its own entry for a folder. OSError if the folder cannot be read.
+    """
+    before = stamp(folder)
+    head = {"folder": ascii(str(folder.resolve())), "version": version, "files": before}
+    name = f"{shelf}/{sha256(head['folder'])[:32]}.json"
+    for root in roots():
+        if (found := _read(root / name, head)) is not None:
+            return found
+    if (body := _unwritten.get(name)) is not None and _fits(body, head):
+        return dict(body["value"])
+    value = dict(make())
+    youngest = max((max(entry[2], entry[3]) for entry in before), default=0)
+    if stamp(folder) == before and time.time_ns() - youngest > RECENT_NS:
+        _keep(name, head | {"value": value})
+    return value
+
+
+def stamp(folder: Path) -> Stamp:
+    """A value that changes when a file in `folder` is changed, added or removed. OSError."""
+    # Names as ASCII: JSON has no place for bytes that are no UTF-8.
+    found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return [[ascii(name), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in found]
+
+
+def _fits(body: Mapping[str, Any], head: Mapping[str, Any]) -> bool:
+    return all(body[name] == value for name, value in head.items())
+
+
+def _read(file: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The value in an entry; None unless it is whole, of this code and of these files."""
+    try:
+        if not file.is_file():  # reading a pipe would wait for ever
+            return None
+        envelope = json.loads(file.read_bytes())
+        body = envelope["entry"]
+        if sha256(body) != envelope["sha256"] or not _fits(body, head):
+            return None
+        value: dict[str, Any] = body["value"]
+        return value
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _keep(name: str, body: Mapping[str, Any]) -> None:
+    """Keep an entry in the first place that can be written to, else for this process."""
+    for root in roots():
+        try:
+            _write(root / name, body)
+            return
+        except OSError:
+            continue
+    _unwritten[name] = body
+    for old in list(_unwritten)[:-MOST]:
+        _unwritten.pop(old, None)
+
+
+def _write(file: Path, body: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(file, canonical.dumps({"entry": body, "sha256": sha256(body)}))
+    entries = sorted(file.parent.glob("*.json"), key=_date)
+    for old in entries[:-MOST]:
+        old.unlink(missing_ok=True)
+
+
+def _date(file: Path) -> float:
+    try:
+        return os.path.getmtime(file)
+    except OSError:  # another process took it away
+        return 0.0

@@ -1,0 +1,188 @@
+"""A checkpoint's files: digests of its tensors, its embedding table and its tokenizer, without loading the model."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memvec.causes import readable
+from memvec.errors import NotFoundError, UnsupportedModelError
+from memvec.formats import canonical
+from memvec.guard import loading_alone
+
+EMBEDDING_NAMES = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "embeddings.weight",
+    "word_embeddings.weight",
+)
+BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
+SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+RULES = 2  # of which files and tensors count; a change makes what was kept of checkpoints be read again
+THREADS = min(8, os.cpu_count() or 1)  # hashlib lets others run while it hashes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDigest:
+    """One tensor of a checkpoint: its sha256 over name, dtype, shape and bytes, and its dtype as safetensors spells it."""
+
+    sha256: str
+    dtype: str
+
+
+def tensor_digests(folder: Path) -> dict[str, TensorDigest]:
+    """Every tensor of the checkpoint by name, in order, buffers left out. NotFoundError, UnsupportedModelError."""
+    found: dict[str, TensorDigest] = {}
+    for file in weight_files(folder):
+        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            part = digests(data)
+        if twice := sorted(found.keys() & part.keys()):
+            raise NotFoundError(f"tensor {twice[0]!r} is in two files of {str(folder)!r}. Save the model again.")
+        found |= part
+    return dict(sorted(found.items()))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers loads as the weights of the checkpoint in `folder`, in order of name.
+
+    Other *.safetensors may lie beside them: a second copy, weights in another layout, an adapter's.
+
+    Raises:
+        NotFoundError: There are no weights as safetensors, or a file that the index names is missing.
+        UnsupportedModelError: transformers would load an adapter on top of the weights.
+    """
+    if (folder / ADAPTER).is_file():
+        raise UnsupportedModelError(
+            f"{str(folder)!r} holds a PEFT adapter ({ADAPTER}), which transformers would load on top of the model. "
+            "Merge it into the model, or move it to a folder of its own"
+        )
+    chosen = json.loads((folder / "config.json").read_bytes()).get("transformers_weights")
+    for name in (chosen,) if chosen is not None else (SINGLE, INDEX):
+        if not _plain(name) or not name.endswith((".safetensors", ".safetensors.index.json")):
+            raise NotFoundError(
+                f"config.json in {str(folder)!r} names {name!r} as the weights, expected safetensors in it."
+            )
+        if (folder / name).is_file():
+            return _indexed(folder, name) if name.endswith(".json") else [folder / name]
+    raise NotFoundError(
+        f"no {chosen or f'{SINGLE} and no {INDEX}'} in {str(folder)!r}. Save the model with save_pretrained() first."
+    )
+
+
+def digests(data: bytes | mmap.mmap) -> dict[str, TensorDigest]:
+    """Every tensor in the bytes of a safetensors file by name, buffers left out."""
+    with memoryview(data) as view, ThreadPoolExecutor(THREADS) as threads:
+        made = [
+            (name, threads.submit(digest, view[begin:end], [name, dtype, shape]), dtype)
+            for name, dtype, shape, begin, end in _entries(data)
+        ]
+        return {name: TensorDigest(found.result(), dtype) for name, found, dtype in made}
+
+
+def embedding_name(names: Iterable[str]) -> str | None:
+    """The name among `names` that an input-embedding tensor has; None where there is none."""
+    there = list(names)
+    return next((name for suffix in EMBEDDING_NAMES for name in there if name.endswith(suffix)), None)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the checkpoint in `folder`. NotFoundError when it cannot be read."""
+    with loading_alone(), readable(folder):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_config(folder: Path) -> Any:
+    """The configuration of the checkpoint in `folder`. NotFoundError when it cannot be read."""
+    with loading_alone(), readable(folder):
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def embedding_table(folder: Path) -> Any:
+    """The input embeddings (V, D) of the checkpoint in `folder`, as float16 numpy, nothing else of it loaded."""
+    with loading_alone():  # the first import of torch, which safetensors would do by itself
+        import torch  # noqa: F401
+        from safetensors import safe_open
+
+    with readable(folder):
+        for file in weight_files(folder):
+            with safe_open(file, "pt") as tensors:  # numpy has no bfloat16
+                name = embedding_name(list(tensors.keys()))
+                if name is not None:
+                    return tensors.get_tensor(name).half().numpy()
+    raise UnsupportedModelError(f"{str(folder)!r} shows no token embedding")
+
+
+def _indexed(folder: Path, index: str) -> list[Path]:
+    """The files that an index names. NotFoundError unless all of them are there."""
+    found = json.loads((folder / index).read_bytes())
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{index} maps no tensors to files")
+    names = sorted(set(places.values()))
+    for name in names:
+        if not _plain(name) or not name.endswith(".safetensors"):
+            raise NotFoundError(f"{index} in {str(folder)!r} names {name!r}, expected *.safetensors beside it.")
+        if not (folder / name).is_file():
+            raise NotFoundError(
+                f"{name!r} is missing in {str(folder)!r}, which {index} names. Download the model again."
+            )
+    return [folder / name for name in names]
+
+
+def _plain(name: Any) -> bool:
+    """Is this the name of a file in the same folder?"""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[str, str, list[int], int, int]]:
+    """(name, dtype, shape, first byte, end) of every tensor that counts."""
+    if len(data) < 8:
+        raise ValueError("a safetensors file of under 8 bytes")
+    (size,) = struct.unpack("<Q", data[:8])
+    entries = json.loads(data[8 : 8 + size])
+    if not isinstance(entries, dict):
+        raise ValueError("a safetensors file without a header")  # noqa: TRY004 - of its bytes, not of an argument
+    for name, entry in entries.items():
+        if name == "__metadata__" or name.endswith(BUFFER_NAMES):
+            continue
+        match entry:
+            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+                yield name, dtype, shape, 8 + size + begin, 8 + size + end
+            case _:
+                raise ValueError(f"a safetensors file with a header that says too little of {name!r}")
+
+
+def digest(part: memoryview, head: list[Any]) -> str:
+    """The digest of a tensor: its bytes behind its [name, dtype, shape]."""
+    with part:
+        made = hashlib.sha256(canonical.dumps(head))
+        made.update(part)
+        return made.hexdigest()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars; memvec draws its own. Only within `loading_alone`."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

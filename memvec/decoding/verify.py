@@ -1,0 +1,255 @@
+"""`verify`: is a store what was written (no model needed), and with `decode`, does it still give its documents back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from memvec.arguments import anything, checked
+from memvec.decoding.reader import RECORDS_AT_ONCE, Decoder, Piece
+from memvec.errors import ReadError, StoreDamagedError, UsageError
+from memvec.progress import Progress, Watch, unwatched
+from memvec.store.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem, unreadable
+from memvec.types import Kind, Problem
+
+FEW_AT_ONCE = 32  # records
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verify looked at and found; the field names are those of `--json`."""
+
+    ok: bool  # nothing that was looked at is wrong; with `partial` not everything was looked at
+    shards: int
+    records: int
+    documents: int
+    incomplete: tuple[str, ...]  # documents of an interrupted pack; no damage
+    decoded: int  # records turned back to bytes and compared; never context ones
+    seconds: float
+    problems: tuple[Problem, ...]
+    context_records: int = 0  # checked as far as digests and their report go; they do not decode
+    checked: int = 0  # records of which the digest was compared
+    decodable: int = 0  # records that a whole `decode` turns back to bytes
+    escalated: int = 0  # records that came out right only when they were decoded again
+    sampled: bool = False  # only a sample was to be decoded
+    partial: bool = False  # something that was asked for was not looked at, for the sample or for want of time
+
+
+@checked(sample=anything)
+def verify(
+    store: str | Path,
+    *,
+    decode: bool = False,
+    sample: str | int | None = None,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    model: str | None = None,
+    batch: int | None = None,
+    device: str | None = None,
+    watch: Watch = unwatched,
+) -> VerifyReport:
+    """Check every file, digest and record of a store; with `decode`, decode all content and compare it too.
+
+    `sample` is how many records are decoded, a number or a share as "5%", drawn by `seed`; raw ones are all compared.
+    After `max_seconds` it stops where it is. What is wrong is in the report's `problems`, all of it. Raises only
+    NotFoundError, FormatTooNewError, UsageError, ReadError for the manifest and, with `decode`, FingerprintError.
+    """
+    begun = time.perf_counter()
+    _check(decode, sample, max_seconds)
+    try:
+        opened = Store.open(store)
+    except StoreDamagedError as error:
+        return VerifyReport(False, 0, 0, 0, (), 0, round(time.perf_counter() - begun, 3), error.problems)
+    run = _Run(opened, None if max_seconds is None else begun + max_seconds, watch)
+    decoder = Decoder(opened, model, batch, device, run.watch_time)
+    versions: list[StoredDocument] = []
+    try:
+        run.structure()
+        versions = opened.versions() if not run.problems else []
+        run.contents(
+            decoder,
+            _parts(opened, versions, decode, sample, seed, run.at_once(decoder, decode), max_seconds is not None),
+            decode,
+        )
+    except _TimeIsUp:
+        pass
+    decodable = sum(len(v.records) for v in versions)
+    return VerifyReport(
+        ok=not run.problems,
+        shards=len(opened.manifest.shards),
+        records=sum(entry.records for entry in opened.manifest.shards),
+        documents=len(opened.documents()) if versions else 0,
+        incomplete=tuple(v.document.name for v in versions if v.unfinished),
+        decoded=run.decoded,
+        seconds=round(time.perf_counter() - begun, 3),
+        problems=tuple(run.problems),
+        context_records=sum(len(v.memory) + len(v.unjoined) for v in versions),
+        checked=run.checked,
+        decodable=decodable,
+        escalated=decoder.escalated,
+        sampled=sample is not None,
+        partial=not run.finished or (decode and run.decoded < decodable),
+    )
+
+
+class _TimeIsUp(Exception):
+    """Raised in the middle of things; what was finished counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Records of one version that are decoded together."""
+
+    version: StoredDocument
+    records: tuple[RecordRef, ...]
+    begins: bool  # with the first record of the version
+    ends: bool  # with the last one, and all others came before
+
+
+@dataclass(slots=True)
+class _Run:
+    """A verify while it goes on."""
+
+    store: Store
+    until: float | None  # on the clock of perf_counter [s]
+    watch: Watch
+    problems: list[Problem] = field(default_factory=list)
+    checked: int = 0
+    decoded: int = 0
+    finished: bool = False
+
+    def at_once(self, decoder: Decoder, decode: bool) -> int:
+        """Records taken together: few where time may run out, as those that are not finished do not count."""
+        if self.until is not None:
+            return FEW_AT_ONCE
+        return decoder.at_once if decode else RECORDS_AT_ONCE  # to know the device is to load torch
+
+    def watch_time(self, progress: Progress) -> None:
+        """As `watch`, with an end."""
+        self.watch(progress)
+        if self.until is not None and time.perf_counter() > self.until:
+            raise _TimeIsUp
+
+    def structure(self) -> None:
+        """Everything wrong with shards and keys, as far as it can be told without joining documents."""
+        progress = Progress(stage="checking digests")
+        for number, entry in enumerate(self.store.manifest.shards):
+            self.watch_time(progress)
+            try:
+                shard = self.store.shard(number)
+            except StoreDamagedError as error:
+                self.problems += error.problems
+                continue
+            except ReadError as error:
+                self.problems.append(unreadable(entry.path, error))
+                continue
+            for row in range(len(shard)):
+                if row % 1024 == 0:
+                    self.watch_time(progress)
+                try:
+                    shard.record(row)
+                except PARSE_ERRORS as error:
+                    self.problems.append(problem(f"{entry.path} record {row}", error))
+                self.checked += 1
+        for keys in self.store.manifest.keys:
+            self.watch_time(progress)
+            try:
+                self.store.keys(keys)
+            except StoreDamagedError as error:
+                self.problems += error.problems
+            except ReadError as error:
+                self.problems.append(unreadable(keys.path, error))
+
+    def contents(self, decoder: Decoder, parts: Sequence[_Part], decode: bool) -> None:
+        """Every record that gives other bytes than were packed, and every document whose records do not join to it."""
+        joined, wrong, left = hashlib.sha256(), False, len(parts)
+        self.finished = not left
+        chosen = [replace(part.version, records=part.records) for part in parts]
+        try:
+            for part, (_, pieces) in zip(parts, decoder.documents(chosen, self.at_once(decoder, decode)), strict=True):
+                if part.begins:
+                    joined, wrong = hashlib.sha256(), False
+                bad = [piece for piece in pieces if piece.mismatch()]
+                self.problems += [self._wrong(part.version, piece) for piece in bad]
+                self.decoded += len(pieces) if decode else 0
+                wrong = wrong or bool(bad)
+                for piece in pieces:
+                    joined.update(piece.data)
+                document = part.version.document
+                if part.ends and part.version.complete and not wrong and joined.hexdigest() != document.sha256:
+                    self.problems.append(
+                        Problem(document.name, "wrong_text", "the joined records are not the document")
+                    )
+                left -= 1
+                self.finished = not left
+        except StoreDamagedError as error:
+            self.problems += error.problems
+
+    def _wrong(self, version: StoredDocument, piece: Piece) -> Problem:
+        place = f"{self.store.manifest.shards[piece.ref.shard].path} record {piece.ref.row}"
+        why = f"{version.document.name}: gives other bytes than were packed"
+        if piece.failure is not None:
+            at = "" if piece.failure.position is None else f"token {piece.failure.position}: "
+            why += f" ({', then '.join(piece.failure.tried)}; {at}{piece.failure.evidence})"
+        return Problem(place, "wrong_text", why)
+
+
+def sample_size(sample: str | int, records: int) -> int:
+    """How many of `records` "5%" or 20 is: at least one, at most all. UsageError."""
+    text = str(sample).strip()
+    if not re.fullmatch(r"[0-9]{1,18}|[0-9]{0,3}\.?[0-9]{1,18}\s*%", text):
+        raise UsageError(f"sample is {text!r}, expected a number of records, or a share as in 5%.")
+    number, share = float(text.rstrip("% ")), text.endswith("%")
+    if number == 0 or (share and number > 100):
+        raise UsageError(f"sample is {text!r}, expected at least one record and at most 100%.")
+    return min(records, max(1, round(number / 100 * records)) if share else int(number))
+
+
+def _check(decode: bool, sample: str | int | None, max_seconds: float | None) -> None:
+    if sample is not None:
+        sample_size(sample, 1)
+        if not decode:
+            raise UsageError("a sample is of records to decode; digests are always compared. Pass decode=True with it.")
+    if max_seconds is not None and not max_seconds > 0:
+        raise UsageError(f"max_seconds is {max_seconds}, expected more than 0.")
+
+
+def _parts(
+    store: Store,
+    versions: Sequence[StoredDocument],
+    decode: bool,
+    sample: str | int | None,
+    seed: int,
+    at_once: int,
+    shuffled: bool,
+) -> list[_Part]:
+    """What is to be turned back to bytes, in the order that it is done in."""
+    chance, drawn = random.Random(seed), None
+    versions = [v for v in versions if v.records]
+    if not decode:
+        # Without a model only what is raw as a whole can be joined and compared; with it, all content. A memory has no
+        # bytes to compare: its digests and its report are all there is.
+        versions = [v for v in versions if all(_is_raw(store, ref) for ref in v.records)]
+    if sample is not None:
+        fitted = [ref for v in versions for ref in v.records if not _is_raw(store, ref)]
+        drawn = set(chance.sample(fitted, sample_size(sample, len(fitted))))
+        drawn |= {ref for v in versions for ref in v.records if _is_raw(store, ref)}
+    if shuffled:
+        chance.shuffle(versions)  # so that runs with other seeds reach other documents before time is up
+    return [part for version in versions for part in _cut(version, drawn, at_once)]
+
+
+def _cut(version: StoredDocument, drawn: set[RecordRef] | None, size: int) -> Iterator[_Part]:
+    refs = tuple(ref for ref in version.records if drawn is None or ref in drawn)
+    whole = len(refs) == len(version.records)
+    for at in range(0, len(refs), size):
+        yield _Part(version, refs[at : at + size], begins=at == 0, ends=whole and at + size >= len(refs))
+
+
+def _is_raw(store: Store, ref: RecordRef) -> bool:
+    return bool(store.value(ref, "kind") == Kind.RAW)

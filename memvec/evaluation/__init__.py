@@ -1,0 +1,1 @@
+"""Evaluation: what vectors hold, and what memories are worth."""

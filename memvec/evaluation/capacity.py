@@ -1,0 +1,267 @@
+"""How much one, two, … vectors can hold: for each text the longest beginning that comes out exactly.
+
+The measurements of Kuratov et al. 2025, with a decoder that runs freely and is given what a pack would store beside the
+vectors: corrections of at most 3 % of the tokens, rounded up to a whole one. A text's beginning is fitted, and goes on
+from the vectors it had: longer once it is held, the same again where it is nearly, shorter where it is not, until the
+steps are spent. Fits are chaotic: of several, of beginnings a little shorter and longer, each from noise of its own, the most
+promising goes on. Letters: M vectors, D width, N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
+
+import torch
+
+from memvec.arguments import LARGEST_SEED, checked, instance
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.decoding.greedy import measure
+from memvec.errors import UsageError
+from memvec.evaluation.capacity_report import Capacity, Held, Stage
+from memvec.evaluation.samples import passages
+from memvec.evaluation.samples import random_words as drawn_words
+from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.head import head_pass
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.settings import PackSettings, check_fields
+from memvec.training.allocator import keeping_memory
+from memvec.training.fit import FitEngine, Fitted, Task
+
+FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
+PUBLISHED_ACCURACY = 0.99  # teacher-forced, that they call lossless
+LEAST_GROWTH = 4  # tokens
+FAR_OFF = 0.08  # share of a beginning that is wrong, from which on a second fit of it mends little (docs/LOG.md)
+A_WRONG_ONE = 2  # tokens by which a beginning is too long, for each that is wrong
+SPREAD = 0.2  # share by which the first beginnings of several starts are shorter and longer
+FIRST = 5.5  # budgets of a pack that the first beginning asks for: some 420 nats a vector of width 576
+GROWTH = 0.5  # of the first stage's steps until it has the whole of that
+LAST_RATE = 0.04  # of a stage, as a share of the first stage's first
+GOING_ON = 0.24  # the first rate of later stages, as a share of the same
+MOST_TOKENS = 384  # of a text, for each vector
+RANDOM = "random words"
+
+
+@dataclass(frozen=True, slots=True)
+class CapacitySettings:
+    """How hard is tried. One vector's budget of steps is for a whole text, not for a stage of its growth."""
+
+    steps: int = 1000  # most optimiser steps for a text
+    stage: int = 400  # most optimiser steps for a beginning
+    learning_rate: float = 5.0
+    starts: int = 1  # fits of a text's first beginnings, from different noise; the most promising goes on
+    grow: float = 0.25  # by which share a beginning that is held grows
+    corrected: float = 0.03  # share of a beginning's tokens that may be corrected, as in a pack [0..1]
+    anchor: bool = True  # the vectors stand behind the embedding of the model's BOS token, as in a pack
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """UsageError when a value is out of its range or of another type."""
+        bounds = {
+            "steps": (1, 10**6), "stage": (1, 10**6), "starts": (1, 10**4), "learning_rate": (1e-9, 1e9), "grow": (0.001, 4.0), "corrected": (0, 0.5), "seed": (0, LARGEST_SEED),
+        }  # fmt: skip
+        check_fields(self, bounds)
+
+
+@checked(settings=instance(CapacitySettings))
+def capacity(
+    texts: Mapping[str, str],
+    vectors: Sequence[int] = (1,),
+    *,
+    count: int = 10,
+    random_words: bool = False,
+    model: str = DEFAULT_MODEL,
+    settings: CapacitySettings | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    watch: Watch = unwatched,
+) -> Capacity:
+    """Measure what each number in `vectors` holds of `count` passages of every text, and of random words if asked.
+
+    `texts` are named texts, long enough to take passages from. A passage that is too short is held whole and counts as
+    `exhausted`. Fits run in `dtype` (default: bfloat16 where the processor has it), judging in float32. Ctrl-C ends it with
+    what is held by then, if the first beginnings of all texts are through. Raises UsageError, NotFoundError.
+    """
+    settings, progress = settings or CapacitySettings(), Progress(stage="loading the model")
+    watch(progress)
+    if not texts and not random_words:
+        raise UsageError("there is no text. Pass one, or ask for random words.")
+    if count < 1 or not vectors or min(vectors) < 1:
+        raise UsageError("expected at least one text and one vector.")
+    if RANDOM in texts:
+        raise UsageError(f"a text is named {RANDOM!r}, as drawn words are in the result. Rename it.")
+    device = pick_device(device)
+    folder, kind = resolve(model), pick_dtype(dtype, device)
+    fast = FrozenLM(folder, kind, device)
+    exact = in_float32(fast, folder)
+    held: list[Held] = []
+    finished = True
+    with keeping_memory():
+        for m in vectors:
+            most = _most_tokens(exact, m)
+            chosen = [(name, ids) for name, text in texts.items() for ids in passages(exact, text, count, most)]
+            if random_words:
+                chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
+            try:
+                enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
+                filling = _Filling(fast, exact, m, settings)
+                held += filling.run(chosen, progress, watch)
+                finished = not filling.stopped
+            except KeyboardInterrupt:  # what took hours is not thrown away
+                if not held:
+                    raise
+                finished = False
+            if not finished:
+                break
+    bound = fast.width * FLOAT_BITS / math.log2(fast.vocabulary)
+    anchored = settings.anchor and len(fast.anchor) > 0
+    return Capacity(model, anchored, fast.width, fast.vocabulary, bound, tuple(held), finished)
+
+
+def _most_tokens(lm: FrozenLM, vectors: int) -> int:
+    """Tokens of a text for M = `vectors`, all of which the model has positions for. UsageError."""
+    room = getattr(lm.model.config, "max_position_embeddings", None) or math.inf
+    most = min(vectors * MOST_TOKENS, room - vectors - len(lm.anchor))
+    if most < LEAST_GROWTH:
+        raise UsageError(f"{vectors} vectors leave no room for a text: the model has {room} positions. Ask for fewer.")
+    return int(most)
+
+
+@dataclass(slots=True)
+class _Trial:
+    """One text being filled in."""
+
+    source: str
+    ids: tuple[int, ...]
+    best: Fitted | None = None  # of the longest beginning held, as the fit measured it
+    last: Fitted | None = None  # of the beginning after it, which was too long
+    others: tuple[Fitted, ...] = ()  # from other starts, left where they were
+    stages: tuple[Stage, ...] = ()
+    steps: int = 0
+    token_steps: int = 0
+    seconds: float = 0.0
+
+
+class _Filling:
+    """Texts whose beginnings grow in the slots of one engine, all with M vectors."""
+
+    def __init__(self, fast: FrozenLM, exact: FrozenLM, vectors: int, settings: CapacitySettings) -> None:
+        self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
+        self.stopped = False  # by Ctrl-C
+        self.rows = vectors + len(fast.anchor) * settings.anchor
+        rate = settings.learning_rate
+        stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))  # so that the last is whole, too
+        # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
+        fit = PackSettings(
+            max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
+            cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,
+        )  # fmt: skip
+        self.first = FitEngine(fast, fit)
+        going_on = replace(fit, learning_rate=GOING_ON * rate, last_rate=LAST_RATE / GOING_ON)
+        self.later = FitEngine(fast, going_on)  # hotter it would lose what is held
+        self.budget = FIRST * fit.budget(fast.width) * vectors
+        self.allowed = PackSettings(max_corrections=settings.corrected).allowed
+
+    def run(self, chosen: Sequence[tuple[str, tuple[int, ...]]], progress: Progress, watch: Watch) -> list[Held]:
+        """What is held of each (source, ids)."""
+        trials = [_Trial(source, ids) for source, ids in chosen]
+        progress.documents, progress.documents_done = len(trials), 0
+        for number, trial in enumerate(trials):
+            lengths = self._beginnings(trial.ids)
+            self.first.add(Task(number, trial.ids[:n], self.rows, attempt=start) for start, n in enumerate(lengths))
+        begun: list[list[Fitted]] = [[] for _ in trials]
+        for fitted in chain.from_iterable(self.first.run(lambda _: watch(progress))):
+            begun[fitted.task.key].append(fitted)
+        for trial, fits in zip(trials, begun, strict=True):
+            best, *others = sorted(fits, key=_promised, reverse=True)
+            trial.others = tuple(others)
+            progress.documents_done += not self._grow(trial, best)
+        try:
+            for fitted in chain.from_iterable(self.later.run(lambda _: watch(progress))):
+                progress.documents_done += not self._grow(trials[fitted.task.key], fitted)
+        except KeyboardInterrupt:
+            self.stopped = True
+        return [self._judge(trial) for trial in trials]
+
+    def _beginnings(self, ids: tuple[int, ...]) -> list[int]:
+        """Tokens of each start's first beginning: those of a few packs' budgets, more or less."""
+        nats, starts = list(accumulate(_plain(self.fast, ids)[0])), self.settings.starts
+        budgets = [self.budget * (1 + SPREAD * ((2 * start + 1) / starts - 1)) for start in range(starts)]
+        return [max(min(len(ids), LEAST_GROWTH), sum(so_far <= budget for so_far in nats)) for budget in budgets]
+
+    def _grow(self, trial: _Trial, fitted: Fitted) -> bool:
+        """Take note of a fit; whether there is another try: of a longer beginning where it was held, from its vectors."""
+        task = fitted.task
+        trial.steps, trial.token_steps, trial.seconds = task.steps, task.token_steps, task.seconds
+        trial.stages += (_stage(fitted),)
+        held = fitted.corrections <= self.first.settings.enough(len(task.ids))
+        if held:
+            trial.best, trial.last = fitted, None
+        elif trial.last is None or _promised(fitted) > _promised(trial.last):
+            trial.last = fitted
+        if task.steps >= self.settings.steps or (held and len(task.ids) == len(trial.ids)):
+            return False
+        length = len(task.ids)
+        if held:
+            length += max(LEAST_GROWTH, int(length * self.settings.grow))
+        elif fitted.corrections > FAR_OFF * length:
+            length = max(LEAST_GROWTH, _promised(fitted))
+        # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
+        start = torch.from_numpy(fitted.vectors).float()
+        most = min(self.first.settings.max_steps, self.settings.steps - task.steps)
+        self.later.add([replace(task, ids=trial.ids[:length], start=start, most=most)])
+        return True
+
+    def _judge(self, trial: _Trial) -> Held:
+        """The best, in float32, of the vectors that held a beginning, those that failed at a longer one and other starts'."""
+        fits = [fitted for fitted in (trial.best, trial.last, *trial.others) if fitted]
+        ids = trial.ids[: max(len(fitted.task.ids) for fitted in fits)]
+        before, known = _plain(self.exact, ids)
+        judged = measure(self.exact, [fitted.vectors for fitted in fits], [ids] * len(fits))
+        leads, after = max(judged, key=lambda one: _longest([lead > 0 for lead in one[0]], self.allowed))
+        right = [lead > 0 for lead in leads]
+        tokens = _longest(right, self.allowed)
+        return Held(
+            trial.source,
+            self.vectors,
+            tokens=tokens,
+            corrected=tokens - sum(right[:tokens]),
+            alone=_longest(right, lambda _: 0),
+            published=1 + _longest(right[1:], lambda n: (1 - PUBLISHED_ACCURACY) * n + 1e-9),
+            gain=sum(right[:tokens]) - sum(known[:tokens]),
+            bits=(sum(before[:tokens]) - sum(after[:tokens])) / math.log(2),
+            nats_before=sum(before[:tokens]),
+            nats_after=sum(after[:tokens]),
+            steps=trial.steps,
+            token_steps=trial.token_steps + sum(fitted.task.token_steps for fitted in trial.others),
+            seconds=trial.seconds + sum(fitted.task.seconds for fitted in trial.others),
+            exhausted=tokens == len(trial.ids),
+            stages=trial.stages,
+            others=tuple(_stage(fitted) for fitted in trial.others),
+        )
+
+
+def _stage(fitted: Fitted) -> Stage:
+    task = fitted.task
+    return Stage(len(task.ids), fitted.corrections, task.steps, task.token_steps)
+
+
+def _promised(fitted: Fitted) -> int:
+    """Tokens of a beginning that the vectors of a fit are likely to come to hold."""
+    return len(fitted.task.ids) - A_WRONG_ONE * fitted.corrections
+
+
+def _longest(right: Sequence[bool], allowed: Callable[[int], float]) -> int:
+    """Tokens of the longest beginning of which no more are wrong than are allowed for its length."""
+    wrong = accumulate(not good for good in right)
+    return max((n for n, missed in enumerate(wrong, 1) if missed <= allowed(n)), default=0)
+
+
+@torch.inference_mode()
+def _plain(lm: FrozenLM, ids: Sequence[int]) -> tuple[list[float], list[bool]]:
+    """(surprisal [nats], is it the argmax) of every token with nothing in front; log V and False for the first."""
+    row = torch.tensor(ids, device=lm.device)
+    passed = head_pass(lm.hidden(lm.embed(row[None]))[0, :-1], lm.head, row[1:], gradient=False)
+    return [math.log(lm.vocabulary), *passed.nats.tolist()], [False, *(passed.margin > 0).tolist()]

@@ -1,0 +1,292 @@
+"""`evaluate`: what the memories of a store are worth on questions, beside every control, and what they cost elsewhere.
+
+G = (none − memory) / (none − text) on the surprisal of the right answers: a ratio of means, so that no document with a
+tiny denominator decides. Letters: M vectors, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memvec import arguments, off_topic
+from memvec.arguments import BYTES, checked, instance, path_or, several
+from memvec.decoding.reader import Decoder
+from memvec.decoding.unpack import content
+from memvec.errors import NotFoundError, UsageError
+from memvec.evaluation.answers import Prompt, right
+from memvec.evaluation.controls import EQUAL_POSITIONS, control_arms, text_arms
+from memvec.evaluation.costs import Costs, measure_costs
+from memvec.evaluation.forms import question_row
+from memvec.evaluation.gain import Sums, interval, per_token, share
+from memvec.evaluation.questions import Question, read_questions
+from memvec.identity.fingerprint import check_fingerprint
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.scoring import Row, embedded, score
+from memvec.memory.memory import load
+from memvec.memory.prompt import tensor
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.store.store import Store, StoredDocument
+from memvec.templates.template import frame
+from memvec.types import Document, Kind
+
+COMPANY = (2, 4, 8)  # memories in front at once
+FRONTS = ("none", "text", "memory")  # tried off-topic
+TIMED = 4  # documents whose prefill is timed
+QUESTIONS = path_or(several(instance(Question), "Questions", ()))
+PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
+
+
+@dataclass(frozen=True, slots=True)
+class OffTopic:
+    """What is in front does to prompts that have nothing to do with it."""
+
+    nll: Mapping[str, float]  # by none, text, memory [nats per token]
+    accuracy: Mapping[str, float]  # of multiple choice, by none, text, memory [0..1]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found; the field names are those of `--json`. Gains are shares of the text's gain."""
+
+    gain: float | None
+    gain_low: float | None  # bounds of a 95 % bootstrap interval over documents
+    gain_high: float | None
+    shuffled: float | None  # with another document's memory
+    shuffled_text: float | None  # with another document's text: what a shuffled memory may be worth by its manner alone
+    random: float | None  # with noise of the same norms
+    exact: float | None  # with the vectors fitted to reproduce
+    text_at_equal_positions: Mapping[str, float | None]  # first, last, sentences
+    company: Mapping[str, float | None]  # with 2, 4, 8 memories in front, the right one somewhere among them
+    harm: float | None  # off-topic surprisal with the memory, above that with the text [nats per token]
+    off_topic: OffTopic | None
+    nll: Mapping[str, float | None]  # of the answers by what is in front [nats per token]
+    answered: Mapping[str, float]  # share of questions answered rightly, greedily, by none, text, memory [0..1]
+    documents: int  # that count
+    questions: int
+    skipped: int  # documents that the model itself cannot use: its gain from the text is under 0.1 nats per token
+    template: str
+    costs: Costs
+    by_document: Mapping[str, float | None] = field(default_factory=dict)
+    elsewhere: int = 0  # questions about documents that are not in the store
+
+
+@dataclass(slots=True)
+class _Subject:
+    """One document on trial."""
+
+    name: str
+    text: str
+    memory: Tensor  # (M, D)
+    exact: Tensor | None
+    rows: list[Row]
+    answers: list[str]  # right ones
+
+
+@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice("auto", "chat", "text", "plain"))
+def evaluate(
+    store: str | Path,
+    questions: str | Path | Sequence[Question],
+    *,
+    texts: Mapping[str, bytes] | None = None,
+    exact: str | Path | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    template: str = "text",
+    off_topic: bool = True,
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> Evaluation:
+    """Judge the context vectors of `store` by questions about its documents.
+
+    The texts are decoded from the store's exact records, or given by name in `texts`. `exact` is a store whose exact
+    vectors serve as a control, by default this one where it has them. `off_topic`: also try prompts that have nothing to do
+    with the documents, which takes most of the time. Raises NotFoundError, UsageError,
+    ConditioningError, FingerprintError.
+    """
+    asked = read_questions(questions) if isinstance(questions, str | Path) else list(questions)
+    progress = Progress(stage="reading the documents")
+    watch(progress)
+    opened, control = Store.open(store), Store.open(exact or store)
+    check_fingerprint(opened.manifest.fingerprint, control.manifest.fingerprint)
+    live = opened.documents()
+    names = [name for name in dict.fromkeys(q.document for q in asked) if name in live]
+    if not names:
+        raise NotFoundError(f"no question is about a document of {str(store)!r}. `memvec list` shows the names.")
+    decoder = Decoder(opened, model, None, device, watch)
+    given = {name: _text(decoder, live[name], texts) for name in names}
+    lm = decoder.load()
+    subjects = [
+        _Subject(
+            name=name,
+            text=given[name],
+            memory=tensor(load(opened, name)).to(lm.device),
+            exact=tensor(load(control, name, "exact")).to(lm.device)
+            if _has_exact(control, live[name].document)
+            else None,
+            rows=[question_row(lm.tokenizer, q.question, q.answer, template) for q in asked if q.document == name],
+            answers=[q.answer for q in asked if q.document == name],
+        )
+        for name in names
+    ]
+    trial = _Trial(lm, subjects, template, off_topic, seed)
+    progress.documents = len(subjects)
+    for number, subject in enumerate(subjects):
+        enter("asking", progress, watch)
+        trial.ask(number, subject)
+        progress.documents_done += 1
+    enter("timing", progress, watch)
+    elsewhere = sum(question.document not in live for question in asked)
+    return replace(trial.report(_write_seconds(opened, names)), elsewhere=elsewhere)
+
+
+class _Trial:
+    """Every document asked with each thing in front, and what came of it."""
+
+    def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, off_topic: bool, seed: int) -> None:
+        self.lm, self.subjects, self.template, self.off_topic = lm, subjects, template, off_topic
+        self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
+        self.chance, self.seed = random.Random(seed), seed
+        self.sums: list[Sums] = []
+        self.prompts: list[tuple[str, Sums, Prompt]] = []  # to be answered: what is in front, whose question, all of it
+        self.aside: list[Sums] = []  # the same of off-topic passages
+        self.right: Counter[str] = Counter()  # off-topic choices got right
+        self.tried = 0
+        self.alone: dict[Row, float] = {}  # nats of off-topic rows with nothing in front: the same for every document
+
+    def ask(self, number: int, subject: _Subject) -> None:
+        """Put everything in front of the questions about one document."""
+        others = [s for i, s in enumerate(self.subjects) if i != number]
+        other = self.chance.choice(others) if others else None
+        arms = {"none": subject.memory[:0], **text_arms(self.lm, subject.text, len(subject.memory))}
+        shuffled = other.memory if other else None
+        arms |= control_arms(self.lm, subject.memory, shuffled, subject.exact, self.seed + number)
+        if other:
+            arms["shuffled_text"] = embedded(self.lm, self.lm.encode(other.text))
+        for count in COMPANY:
+            if count <= len(self.subjects):
+                company = [subject, *self.chance.sample(others, count - 1)]
+                self.chance.shuffle(company)
+                arms[f"{count}"] = torch.cat([s.memory for s in company])
+        nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
+        self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
+        fronts = FRONTS if self.template != "plain" else ()  # how a text goes on is no answer
+        self.prompts += [
+            (name, self.sums[-1], (self._behind(arms[name]), row, answer))
+            for name in fronts
+            for row, answer in zip(subject.rows, subject.answers, strict=True)
+        ]
+        if self.off_topic:
+            self._ask_aside({name: arms[name] for name in FRONTS})
+
+    def _ask_aside(self, arms: Mapping[str, Tensor]) -> None:
+        passages = self.chance.sample(off_topic.passages(), PASSAGES)
+        rows = [question_row(self.lm.tokenizer, p.prompt, p.continuation, self.template) for p in passages]
+        nats = {name: sum(self._score_aside(arm, rows)) for name, arm in arms.items()}
+        self.aside.append(Sums(nats, sum(row.scored for row in rows)))
+        choices = self.chance.sample(off_topic.choices(), CHOICES)
+        options = [
+            question_row(self.lm.tokenizer, c.question, option, self.template) for c in choices for option in c.choices
+        ]
+        for name, arm in arms.items():
+            scores = iter([n / row.scored for n, row in zip(self._score_aside(arm, options), options, strict=True)])
+            for choice in choices:
+                given = [next(scores) for _ in choice.choices]
+                self.right[name] += given.index(min(given)) == choice.answer
+        self.tried += len(choices)
+
+    def _behind(self, arm: Tensor) -> Tensor:
+        """The prefix (P, D) with an arm at the memory's place."""
+        return torch.cat([self.before, arm.to(self.before.dtype)])
+
+    def _score(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
+        return score(self.lm, self._behind(arm), rows)
+
+    def _score_aside(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
+        if len(arm):
+            return self._score(arm, rows)
+        new = [row for row in dict.fromkeys(rows) if row not in self.alone]
+        self.alone.update(zip(new, self._score(arm, new) if new else [], strict=True))
+        return [self.alone[row] for row in rows]
+
+    def report(self, write_seconds: float | None) -> Evaluation:
+        """What all of it comes to."""
+        counted = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
+        sums = [pair[1] for pair in counted]
+        questions = sum(len(s.rows) for s, _ in counted)
+        low, high = interval(sums, "memory") or (None, None)
+        aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS} if self.off_topic else None
+        arms = list(dict.fromkeys(name for s in sums for name in s.nats))
+        return Evaluation(
+            gain=share(sums, "memory"),
+            gain_low=low,
+            gain_high=high,
+            shuffled=share(sums, "shuffled"),
+            shuffled_text=share(sums, "shuffled_text"),
+            random=share(sums, "random"),
+            exact=share(sums, "exact"),
+            text_at_equal_positions={name: share(sums, name) for name in EQUAL_POSITIONS},
+            company={f"{count}": share(sums, f"{count}") for count in COMPANY},
+            harm=None if aside is None else aside["memory"] - aside["text"],
+            off_topic=None
+            if aside is None
+            else OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
+            nll={name: per_token(sums, name) for name in arms},
+            documents=len(sums),
+            answered={name: count / questions for name, count in self._answered().items()},
+            questions=questions,
+            skipped=len(self.subjects) - len(sums),
+            template=self.template,
+            costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], write_seconds),
+            by_document={s.name: share([one], "memory") for s, one in counted},
+        )
+
+    def _answered(self) -> Counter[str]:
+        """How many questions were answered rightly with each thing in front; all documents' together, which is faster."""
+        counted = [(name, prompt) for name, sums, prompt in self.prompts if sums.usable]
+        found = right(self.lm, [prompt for _, prompt in counted])
+        rights = Counter({name: 0 for name, _ in counted})
+        rights.update(name for (name, _), one in zip(counted, found, strict=True) if one)
+        return rights
+
+    def _query(self, subject: _Subject) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        row = subject.rows[0]
+        text = embedded(self.lm, self.lm.encode(subject.text))
+        return self.before, text, subject.memory, embedded(self.lm, row.ids[: row.start])
+
+
+def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
+    """The text of a document, given or else decoded; UsageError unless it is what was packed and is text."""
+    name = stored.document.name
+    if texts is None and not stored.complete:
+        raise UsageError(f"the store holds no content of {name!r}. Give the texts of all documents in texts=….")
+    if texts is not None and name not in texts:
+        raise UsageError(f"the text of {name!r} was not given. Give the texts of all documents or of none.")
+    data = texts[name] if texts is not None else content(decoder, name)
+    if hashlib.sha256(data).hexdigest() != stored.document.sha256:
+        raise UsageError(f"the text given of {name!r} is not the one that was packed. Give the packed one.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name!r} is no text. Ask about documents that are.") from error
+
+
+def _has_exact(store: Store, document: Document) -> bool:
+    """Is this very document there in exact records alone?"""
+    stored = store.documents().get(document.name)
+    if stored is None or stored.document.sha256 != document.sha256 or not stored.complete:
+        return False
+    return all(store.record(ref).kind == Kind.EXACT for ref in stored.records)
+
+
+def _write_seconds(store: Store, names: Sequence[str]) -> float:
+    """What distilling took for one document, on average [s]."""
+    live = store.documents()
+    return sum(store.record(ref).report.seconds for name in names for ref in live[name].memory) / len(names)

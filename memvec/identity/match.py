@@ -1,0 +1,156 @@
+"""Find the model that a store was packed with, check it, and load it once for all callers."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memvec.arguments import checked
+from memvec.causes import readable
+from memvec.checkpoints import cache as identity_cache
+from memvec.checkpoints.named import folder_named
+from memvec.checkpoints.resolve import Notify, resolve, silent
+from memvec.guard import Lock, loading_alone
+from memvec.identity.verdict import Verdict, compare
+from memvec.types import Fingerprint, Identity
+
+if TYPE_CHECKING:
+    import torch
+
+    from memvec.lm.frozen import FrozenLM
+
+MOST_MODELS = 2  # kept loaded; the least recently used one is dropped first
+
+_models: OrderedDict[tuple[Any, ...], FrozenLM] = OrderedDict()  # the newest use last
+_models_lock = Lock()  # held for moments only; taken after `loading_alone`, never before it
+
+
+def load_lm(
+    expected: Fingerprint | Identity,
+    model: str | None = None,
+    device: str | None = None,
+    notify: Notify = silent,
+    allow: Verdict = Verdict.IDENTICAL,
+) -> FrozenLM:
+    """The model of a fingerprint in float32, the numerics stores are certified in. NotFoundError, FingerprintError.
+
+    `model` is by default the one that the fingerprint names. With another `allow` a model of that verdict is given too.
+    Other callers share it, so do not change it.
+    """
+    with loading_alone():  # the first import of torch
+        import torch
+
+        from memvec.lm.frozen import pick_device
+
+    chosen, known = pick_device(device), _known(expected)
+    if allow is Verdict.IDENTICAL:
+        folder = find_model(known, model, notify)
+        notify("loading the model")
+        return shared(folder, torch.float32, chosen, known.fingerprint.id)
+    from memvec.checkpoints.identify import identify_folder
+    from memvec.identity.probe import probed
+
+    name = model or known.fingerprint.source
+    folder = resolve(model, notify) if model else folder_named(name, notify)
+    notify("loading the model")
+    found = identify_folder(folder, name)
+    lm = shared(folder, torch.float32, chosen, found.fingerprint.id)
+    made = compare(known, probed(found, lm, known.probe))
+    if not made.verdict.within(allow):
+        raise made.error()
+    return lm
+
+
+def find_model(expected: Fingerprint | Identity, model: str | None = None, notify: Notify = silent) -> Path:
+    """The checkpoint folder of a fingerprint, compared with it. NotFoundError, FingerprintError."""
+    from memvec.checkpoints.identify import identify_folder
+    from memvec.identity.fingerprint import check_identity
+
+    known = _known(expected)
+    name = model or known.fingerprint.source
+    folder = resolve(model, notify) if model else folder_named(name, notify)
+    notify("fingerprinting the model")
+    check_identity(known, identify_folder(folder, source=name), folder)
+    return folder
+
+
+def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> FrozenLM:
+    """The model in `folder`, loaded once in a process for all callers; `fingerprint` is its id, read from the files now.
+
+    A folder whose files have changed since is loaded anew. OutOfMemoryError, NotFoundError.
+    """
+    from memvec.lm.frozen import FrozenLM
+
+    where = str(folder.resolve())
+    with readable(folder):
+        stamp = identity_cache.stamp(folder)
+    key = (where, fingerprint, repr(stamp), dtype, _device(device))
+    if (found := _kept(key)) is not None:
+        return found
+    with loading_alone():
+        if (found := _kept(key)) is not None:  # by a thread that was waited for
+            return found
+        with _models_lock():
+            for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
+                del _models[old]
+            _trim(MOST_MODELS - 1)  # before loading: memory need not hold one more
+        lm = FrozenLM(folder, dtype, device)
+        if identity_cache.stamp(folder) == stamp:  # else it may be of files that were not compared
+            with _models_lock():
+                _models[key] = lm
+        return lm
+
+
+@checked()
+def unload(keep: int = 0) -> int:
+    """Drop the models that memvec keeps loaded, so that their memory is free again once no call uses them.
+
+    memvec keeps the two models that `generate`, `cat`, `search` and others used last. Calls that are running go on.
+
+    Args:
+        keep: How many of the models stay, those that were used last.
+
+    Returns:
+        How many models were dropped.
+
+    Raises:
+        UsageError: `keep` is negative or no whole number.
+    """
+    with _models_lock():
+        dropped = _trim(keep)
+    if dropped:
+        gc.collect()  # modules refer to each other
+        torch = sys.modules["torch"]
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    return dropped
+
+
+def _kept(key: tuple[Any, ...]) -> FrozenLM | None:
+    with _models_lock():
+        if key in _models:
+            _models.move_to_end(key)
+        return _models.get(key)
+
+
+def _trim(most: int) -> int:
+    """Drop all but the `most` models that were used last. How many."""
+    dropped = max(0, len(_models) - most)
+    for _ in range(dropped):
+        _models.popitem(last=False)
+    return dropped
+
+
+def _device(name: str) -> str:
+    """A device by one name: "cuda" is the current one."""
+    import torch
+
+    device = torch.device(name)
+    return f"cuda:{torch.cuda.current_device()}" if device.type == "cuda" and device.index is None else str(device)
+
+
+def _known(expected: Fingerprint | Identity) -> Identity:
+    return expected if isinstance(expected, Identity) else Identity(expected)

@@ -1,0 +1,179 @@
+"""Verdicts: how far another model is from the one a store was packed with, what that allows, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from memvec.checkpoints.traits import PROBES, vocabulary_of
+from memvec.errors import FingerprintError
+from memvec.formats.manifest import Manifest
+from memvec.types import Identity
+
+SAME_ANSWERS = 0.9  # share of positions at which a relative must agree
+# What rounding weights to 16 bits is taken to explain [nats]: no log-probability changes by more, and a token may come first
+# that trailed by no more. bfloat16 changes those of the default model by up to 0.2.
+ROUNDING = 0.5
+SHOWN_TOKENS = 5
+OUTPUTS = ("text", "noise")  # parts of a probe that hold what the model said
+
+
+class Verdict(Enum):
+    """How far a model is from that of a store, nearest first. The values are what users read."""
+
+    IDENTICAL = "identical"
+    PRECISION = "same weights, other precision or container"
+    RELATIVE = "re-quantised or fine-tuned relative"
+    UNTOLD = "same architecture and tokenizer, other weights"  # how far they are apart was not measured
+    DIFFERENT = "different model"
+
+    @property
+    def allows(self) -> str:
+        """What may be done with the store and this model, in words."""
+        return {
+            Verdict.IDENTICAL: "decoding and conditioning",
+            Verdict.PRECISION: "decoding with memvec.unpack(…, allow='precision'), where every record is verified as ever",
+            Verdict.RELATIVE: "conditioning without the check, attached(…, check=False); decoding with memvec.unpack(…, allow='relative') may fail",
+            Verdict.UNTOLD: "nothing, until the probe has told more",
+            Verdict.DIFFERENT: "nothing",
+        }[self]
+
+    def within(self, limit: Verdict) -> bool:
+        """Is this verdict at least as near as `limit`?"""
+        order = list(Verdict)
+        return order.index(self) <= order.index(limit)
+
+    @property
+    def decodes(self) -> bool:
+        """Can records be expected to decode with such a model?"""
+        return self in (Verdict.IDENTICAL, Verdict.PRECISION)
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far two probes are from each other."""
+
+    positions: int
+    agreeing: int  # of them, those where the found model's likeliest token is the store's, or a tie with it
+    furthest: float  # largest change of a log-probability that both hold [nats]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A store's model and another one, compared."""
+
+    verdict: Verdict
+    why: str  # one sentence
+    differences: tuple[tuple[str, str, str], ...]  # (field of the fingerprint, the store's, the model's)
+    tensors: tuple[str, ...]  # names of those that differ or that one of the two lacks; empty when that is not known
+    distance: Distance | None  # None: not measured, on one side or the other
+    hints: tuple[str, ...] = ()  # sentences about the tokenizer
+
+    def error(self) -> FingerprintError:
+        """What to raise where this verdict is not enough."""
+        return FingerprintError(self.differences, self.verdict.value, self.tensors, self.hints)
+
+
+def stored_identity(state: Manifest) -> Identity:
+    """What a store knows of the model it was packed with."""
+    return Identity(state.fingerprint, state.tensors, state.probe)
+
+
+def compare(stored: Identity, found: Identity, vocabulary: Mapping[str, int] | None = None) -> Comparison:
+    """The verdict on model `found` for a store packed with `stored`; the less is known of either, the less it allows.
+
+    `vocabulary`, the found tokenizer's tokens and ids, helps to say what differs in it.
+    """
+    differences = tuple(stored.fingerprint.differences(found.fingerprint))
+    tensors = differing(stored.tensors, found.tensors)
+    distance = measured(stored.probe, found.probe)
+    verdict, why = _judge(stored, found, [field for field, _, _ in differences], tensors, distance)
+    return Comparison(verdict, why, differences, tensors, distance, tuple(_hints(stored, found, vocabulary or {})))
+
+
+def differing(stored: Mapping[str, str], found: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of tensors that differ or that one table lacks, in order; none when either table is empty."""
+    if not stored or not found:
+        return ()
+    return tuple(name for name in sorted({*stored, *found}) if stored.get(name) != found.get(name))
+
+
+def measured(stored: Mapping[str, Any], found: Mapping[str, Any]) -> Distance | None:
+    """How far apart two probes are; None unless both hold what a model said to the same input."""
+    if any(part not in probe for probe in (stored, found) for part in OUTPUTS) or stored.get("ids") != found.get("ids"):
+        return None
+    agreeing = positions = 0
+    furthest = 0.0
+    try:
+        for part in OUTPUTS:
+            for mine, other in zip(_rows(stored[part]), _rows(found[part]), strict=True):
+                positions += 1
+                agreeing += mine.get(next(iter(other)), -math.inf) >= max(mine.values()) - ROUNDING
+                furthest = max([furthest, *(abs(mine[token] - other[token]) for token in mine.keys() & other.keys())])
+    except (KeyError, TypeError, ValueError, StopIteration):
+        return None  # of a writer that measures otherwise
+    return Distance(positions, agreeing, round(furthest, 4)) if positions else None
+
+
+def _rows(part: Mapping[str, Sequence[Sequence[Any]]]) -> list[dict[int, float]]:
+    """{token: log-probability}, likeliest first, of every position."""
+    return [dict(zip(*row, strict=True)) for row in zip(part["tokens"], part["logs"], strict=True)]
+
+
+def _judge(
+    stored: Identity, found: Identity, fields: Sequence[str], tensors: Sequence[str], distance: Distance | None
+) -> tuple[Verdict, str]:
+    if not fields:
+        return Verdict.IDENTICAL, "weights, architecture and tokenizer are those the store was packed with"
+    if other := [field for field in fields if field not in ("weights", "embedding")]:
+        weights = "weights and " if "weights" in fields else "the weights are the same, but "
+        return (
+            Verdict.DIFFERENT,
+            f"{weights}{', '.join(other[:3])} differ, so that vectors or tokens mean something else",
+        )
+    if distance is not None:
+        return _by_probe(distance, _other_dtype(stored, found))
+    total = len({*stored.tensors, *found.tensors})
+    if tensors and len(tensors) <= total / 2:
+        return Verdict.RELATIVE, f"{total - len(tensors)} of {total} tensors are the same, the others are not"
+    known = "the store holds no probe" if not all(part in stored.probe for part in OUTPUTS) else "the probe was not run"
+    return Verdict.UNTOLD, f"the weights differ, and how much they do cannot be told: {known}"
+
+
+def _hints(stored: Identity, found: Identity, vocabulary: Mapping[str, int]) -> Iterator[str]:
+    """What differs in the tokenizer, in sentences."""
+    mine, other = stored.probe.get("tokens"), found.probe.get("tokens")
+    if isinstance(mine, int) and isinstance(other, int) and mine != other:
+        first = dict(sorted(vocabulary.items(), key=lambda pair: pair[1])[:mine])
+        if first and other > mine and vocabulary_of(first) == stored.fingerprint.vocabulary:
+            added = [f"{token!r} ({number})" for token, number in vocabulary.items() if token not in first]
+            count = "1 token" if len(added) == 1 else f"{len(added)} tokens"
+            yield f"the model's tokenizer has {count} more: {', '.join(added[:SHOWN_TOKENS])}"
+        else:
+            yield f"the store's tokenizer has {mine} tokens, the model's has {other}"
+    ours, theirs = stored.probe.get("pieces"), found.probe.get("pieces")
+    if all(isinstance(pieces, list) and len(pieces) == len(PROBES) for pieces in (ours, theirs)):
+        split = [text for text, one, two in zip(PROBES, ours or (), theirs or (), strict=True) if one != two]
+        if split:
+            yield f"{len(split)} of {len(PROBES)} probes are split otherwise, the first is {split[0]!r}"
+
+
+def _by_probe(distance: Distance, other_dtype: bool) -> tuple[Verdict, str]:
+    said = (
+        f"the likeliest token agrees, ties aside, at {distance.agreeing} of {distance.positions} positions of the probe, "
+        f"and log-probabilities differ by up to {distance.furthest:.2g} nats"
+    )
+    same = distance.agreeing == distance.positions
+    if other_dtype and same and distance.furthest <= ROUNDING:
+        return Verdict.PRECISION, f"tensors are of another dtype, {said}: as far as a probe can tell they are rounded"
+    if distance.agreeing >= SAME_ANSWERS * distance.positions:
+        return Verdict.RELATIVE, f"the weights differ, but {said}"
+    return Verdict.DIFFERENT, f"the weights differ, and {said}"
+
+
+def _other_dtype(stored: Identity, found: Identity) -> bool:
+    ours, theirs = stored.probe.get("dtypes"), found.probe.get("dtypes")
+    return bool(ours and theirs and ours != theirs)

@@ -1,0 +1,1 @@
+"""The frozen LM: it is loaded and run here, and never changed."""

@@ -1,0 +1,77 @@
+"""A model's layers and its loss in few kernels, by torch.compile: on a GPU, once they have run for so long that it pays.
+
+Elementwise work takes most of a step there, and compiling some ten seconds (docs/LOG.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from memvec.lm.head import Weigh, weigh
+
+PAYS_AFTER = 1 << 21  # positions: some ten seconds of steps that are not compiled
+COMPILING, GAIN = 10.0, 2.5  # seconds, and how many times faster steps are then: on an H100 (docs/LOG.md)
+
+
+class Fused:
+    """Compiled layers of one model, which take the place of its own only where `layers` says so."""
+
+    def __init__(self, model: nn.Module, on: bool) -> None:
+        """The layers are the longest list of modules in `model`; with `on` False they are left alone for good."""
+        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        self._layers: list[Any] = list(max(lists, key=len, default=[]))
+        self._on = on
+        self._positions = 0
+        self._forwards: list[Callable[..., Any]] = []
+        self._weigh: Weigh = weigh
+
+    @property
+    def ready(self) -> bool:
+        """Is it used from now on?"""
+        return self._on and self._positions >= PAYS_AFTER
+
+    def ran(self, positions: int) -> None:
+        """So many positions were run in a step."""
+        self._positions += positions
+        if self.ready and self._weigh is weigh:
+            try:
+                self._weigh = torch.compile(weigh, dynamic=True)
+                self._forwards = [torch.compile(layer.forward, dynamic=True) for layer in self._layers]
+            except RuntimeError as error:  # on a Python that it does not support; nothing of ours runs here
+                self.give_up(error)
+
+    def seconds(self, positions: float, speed: float) -> float:
+        """What a fit of so many positions should take, of which `speed` a second run when they are not compiled."""
+        compiled = max(0.0, positions - PAYS_AFTER) if self._on else 0.0
+        return (positions - compiled + compiled / GAIN) / speed + COMPILING * (compiled > 0)
+
+    def give_up(self, error: RuntimeError) -> None:
+        """It does not work here: never again."""
+        self._on = False
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        warnings.warn(f"torch.compile failed, so fits go on without it, more slowly: {reason[0][:200]}", stacklevel=2)
+
+    @property
+    def weigh(self) -> Weigh | None:
+        """What `head_pass` weighs with; None: its own way."""
+        return self._weigh if self.ready else None
+
+    @contextlib.contextmanager
+    def layers(self) -> Iterator[None]:
+        """Within, the model runs its compiled layers if it is ready."""
+        if not self.ready:
+            yield
+            return
+        try:
+            for layer, forward in zip(self._layers, self._forwards, strict=True):
+                layer.forward = forward
+            yield
+        finally:
+            for layer in self._layers:
+                vars(layer).pop("forward", None)

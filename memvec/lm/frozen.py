@@ -1,0 +1,265 @@
+"""FrozenLM: a causal language model that is only read. The one module that runs transformers' models.
+
+Letters: B rows, L positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memvec.causes import enough_memory, out_of_memory, readable
+from memvec.checkpoints.files import quiet
+from memvec.errors import UsageError
+from memvec.guard import loading_alone
+from memvec.lm.compat import cache_argument, cache_of, recurrent
+from memvec.lm.compile import Fused
+from memvec.lm.rotary import isolate
+from memvec.lm.supported import check_config, check_model, open_embeddings, tied
+
+LEAD = "\n"  # what stands before texts whose tokenizer would change a space at their start
+
+
+@dataclass(frozen=True, slots=True)
+class Unrun:
+    """Prefixes of a recurrent model: what stands for their cache, as it has none to go on from with a gradient."""
+
+    embeds: Tensor  # (S, P, D), padded on the left
+    mask: Tensor  # (S, P)
+
+
+class FrozenLM:
+    """A frozen model and its tokenizer. No parameter of it ever has a gradient.
+
+    Many threads may read one at once: decode, generate, measure. A fit on a GPU changes it (`graphs`, `fused`), so that a
+    pack has its own.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+        """Load the checkpoint in `folder` as `dtype` onto `device`, one thread at a time. OutOfMemoryError."""
+        with (
+            loading_alone(),
+            enough_memory(f"load {str(folder)!r} as {str(dtype).removeprefix('torch.')} onto {device}"),
+        ):
+            self._load(folder, dtype, device)
+
+    def _load(self, folder: Path, dtype: torch.dtype, device: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from memvec.lm import attention  # imports transformers
+
+        check_config(folder)
+        with quiet(), readable(folder):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=attention.register(),
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        isolate(tied(self.model).eval().requires_grad_(False).to(device))
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.recurrent, self._cache = recurrent(self.model), cache_argument(self.model)
+        if self.recurrent and dtype != torch.float32:
+            self.model.float()  # transformers' scan of states multiplies float32 with the weights as they are
+            self.dtype = torch.float32
+        inputs, head = open_embeddings(self.model)
+        self.table: Tensor = inputs.weight  # (V, D)
+        # A bias stands as one more column, for which hidden states have a 1: then logits are a product for every model.
+        self._biased = getattr(head, "bias", None) is not None and bool(head.bias.any())
+        self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
+        self.vocabulary, self.width = self.table.shape
+        # Fast tokenizers keep how they split special tokens as a setting: with one for each way, no call changes it.
+        self._splitter = copy.deepcopy(self.tokenizer)
+        self._lead = _lead(self._splitter)
+        _ids(self._splitter, LEAD), self.tokenizer(LEAD)  # sets what else a first call sets
+        check_model(self)
+        self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?
+        self.fused = Fused(self.model.base_model, on=self.graphs)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, nothing added and special look-alikes split like any text."""
+        ids = _ids(self._splitter, LEAD + text if self._lead else text)
+        return ids[len(self._lead) :]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; half a character at an end comes out as U+FFFD."""
+        text = _text(self.tokenizer, [*self._lead, *ids])
+        return text[len(LEAD) :] if self._lead else text
+
+    @functools.cached_property
+    def cache_bytes(self) -> int:
+        """Bytes that one position takes in the cache; 0 where a state of one size stands for all."""
+        if self.recurrent:
+            return 0
+        _, cache = self.start(torch.zeros(1, 1, self.width, dtype=self.dtype, device=self.device))
+        kept = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    @functools.cached_property
+    def anchor(self) -> Tensor:
+        """Embedding (1, D) float32 of the token that texts of the model begin with: BOS or else EOS; (0, D) without either."""
+        tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        known = [token for token in tokens if token is not None][:1]
+        return self.embed(torch.tensor(known, dtype=torch.long, device=self.device)).float()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings (…, D) of ids (…)."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def hidden(self, embeds: Tensor) -> Tensor:
+        """Last hidden states (B, L, D) of input embeddings (B, L, D); causal, so padding on the right does no harm."""
+        hidden: Tensor = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return self._readable(hidden)
+
+    def _readable(self, hidden: Tensor) -> Tensor:
+        """Hidden states as the head takes them."""
+        return torch.nn.functional.pad(hidden, (0, 1), value=1.0) if self._biased else hidden
+
+    def prefill(self, embeds: Tensor, mask: Tensor) -> Any:
+        """The cache of left-padded input embeddings (S, P, D) under a mask (S, P). Differentiable."""
+        if self.recurrent:
+            return Unrun(embeds, mask)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        from transformers import DynamicCache
+
+        # An empty cache of plain layers: those of sliding windows drop keys that rows of other lengths still see.
+        kept = DynamicCache()
+        where = {"attention_mask": mask, "position_ids": positions, self._cache: kept}
+        self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
+        return kept
+
+    def branch(self, cache: Any, owner: Tensor) -> Any:
+        """A cache of rows owner (R,) of another, or of none; the gradient is kept but for recurrent models."""
+        from transformers import DynamicCache
+
+        if self.recurrent:
+            return cache and cache_of(
+                self.model.base_model(
+                    inputs_embeds=cache.embeds[owner], attention_mask=cache.mask[owner], use_cache=True
+                )
+            )
+
+        branches = DynamicCache()
+        for number, layer in enumerate(cache.layers if cache is not None else ()):
+            branches.update(layer.keys[owner], layer.values[owner], number)
+        return branches
+
+    def hidden_behind(self, cache: Any, held: Tensor, owner: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states (R, L, D) of rows of ids (R, L) behind the prefixes that `prefill` ran. Differentiable.
+
+        Row r continues prefix owner[r]; held (S, P) and mask (R, L) say which positions count.
+        """
+        whole = torch.cat([held[owner], mask], dim=1)
+        if self.recurrent:
+            # Their cache keeps no gradient and goes on by single tokens only: the prefix is run again with each row.
+            embeds = self.embed(ids) if cache is None else torch.cat([cache.embeds[owner], self.embed(ids)], dim=1)
+            behind: Tensor = self.model.base_model(inputs_embeds=embeds, attention_mask=whole).last_hidden_state
+            return self._readable(behind[:, held.shape[1] :])
+        branches = self.branch(cache, owner)
+        positions = (whole.cumsum(1) - 1).clamp(min=0)[:, held.shape[1] :]
+        hidden: Tensor = self.model.base_model(
+            inputs_embeds=self.embed(ids),
+            attention_mask=whole,
+            position_ids=positions,
+            use_cache=True,
+            **{self._cache: branches},
+        ).last_hidden_state
+        return self._readable(hidden)
+
+    @torch.inference_mode()
+    def start(self, embeds: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """(logits of the next token (B, V), cache) after input embeddings (B, L, D), in an empty `cache` if one is given."""
+        where = {} if cache is None else {self._cache: cache}
+        out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **where)
+        return out.logits[:, -1], cache_of(out)
+
+    @torch.inference_mode()
+    def advance(
+        self, ids: Tensor, cache: Any, mask: Tensor | None = None, place: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """(logits of the next token (B, V), cache) after one more token a row (B,).
+
+        mask (B, L) says which positions count, this one included; without one all do. `place` (1, 1) is the position
+        of the tokens, which the model need not work out then.
+        """
+        where: dict[str, Any] = {self._cache: cache} | ({} if place is None else {"position_ids": place})
+        if mask is not None and not self.recurrent:
+            where |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+        out = self.model(input_ids=ids[:, None], use_cache=True, **where)
+        return out.logits[:, -1], cache_of(out)
+
+
+def _lead(tokenizer: Any) -> list[int]:
+    """Ids put before every text where a tokenizer adds or drops a space at a text's start; else none.
+
+    Behind a line end such tokenizers leave spaces as they are, so that segments can begin with one.
+    """
+    ids, lead = _ids(tokenizer, "a a"), _ids(tokenizer, LEAD)
+    kept = all(_text(tokenizer, ids[:at]) + _text(tokenizer, ids[at:]) == "a a" for at in range(len(ids) + 1))
+    if kept or not lead:
+        return []
+    behind = _ids(tokenizer, f"{LEAD} a")
+    right = behind[: len(lead)] == lead and _text(tokenizer, behind) == f"{LEAD} a"
+    return lead if right and _text(tokenizer, lead) == LEAD else []
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
+    """The LM of `folder` that certifies what was fitted with `lm`: `lm` itself where it is float32 already."""
+    return lm if lm.dtype == torch.float32 else FrozenLM(folder, torch.float32, str(lm.device))
+
+
+def fast_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of a GPU's memory that a program can still take, those that torch keeps for it among them."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def pick_device(name: str | None) -> str:
+    """`name` if there is such a device, by default cuda or else cpu. UsageError otherwise."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.ones(1, device=name).sum().item()  # a device that cannot compute shows it here
+    except (RuntimeError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
+    return name
+
+
+def pick_dtype(name: str | None, device: str) -> torch.dtype:
+    """The dtype to fit in: `name`, by default bfloat16 where it is fast. UsageError for any other."""
+    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32, None: fast_dtype(device)}
+    if name not in kinds:
+        raise UsageError(f"dtype is {name!r}, expected bfloat16 or float32.")
+    return kinds[name]

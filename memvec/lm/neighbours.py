@@ -1,0 +1,44 @@
+"""Words of like meaning, from a frozen LM's own input embeddings: no model but the one at hand."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from memvec.lm.frozen import FrozenLM
+
+NEAREST = 16  # tokens looked at
+CHUNK = 8192  # of them at once
+LEAST, MOST = 0.34, 0.9  # cosine of embeddings, from which words are taken to mean alike
+
+
+class Thesaurus:
+    """Near words of words that are one token."""
+
+    def __init__(self, lm: FrozenLM) -> None:
+        self.lm = lm
+        self._middle: Tensor = lm.table.mean(0, dtype=torch.float32)
+        # Lengths from the middle, a chunk at a time: a copy of a large model's table would take gigabytes.
+        parts = [(part.float() - self._middle).norm(dim=1) for part in torch.split(lm.table, CHUNK)]
+        self._lengths = torch.cat(parts).clamp(min=1e-6)
+        self.near = lru_cache(4096)(self._near)
+
+    def _near(self, word: str) -> tuple[str, ...]:
+        """Other words, in lower case, whose embeddings point the way this word's does; none unless it is one token."""
+        ids = self.lm.encode(f" {word}")
+        if len(ids) != 1 or not word.isalpha():
+            return ()
+        own = self.lm.table[ids[0]].float() - self._middle
+        along = (self.lm.table @ own.to(self.lm.table.dtype)).float() - self._middle @ own
+        cosines = along / (self._lengths * self._lengths[ids[0]])
+        found = cosines.topk(min(NEAREST + 1, len(cosines)))
+        words: dict[str, None] = {}
+        for likeness, token in zip(found.values.tolist(), found.indices.tolist(), strict=True):
+            text = self.lm.decode([token])
+            other = text[1:].lower()
+            if LEAST <= likeness <= MOST and text[:1] == " " and other.isalpha() and len(other) > 2:
+                words[other] = None
+        words.pop(word.lower(), None)
+        return tuple(words)

@@ -1,0 +1,184 @@
+"""Rows of tokens behind shared prefixes: a prefix is run once, whatever the number of rows that go on from it.
+
+Teacher and student, training and measuring all use this: a prefix is BOS and template with the text, with its vectors
+or with neither. Letters: S prefixes, P positions of the longest, R rows, L tokens of the longest, T scored tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.head import head_pass
+
+ROWS_AT_ONCE = 64  # of a forward pass without gradient, and no more than fit in
+CACHE_AT_ONCE = 512 * 1024**2  # bytes of keys and values
+A_PASS_CPU, A_PASS = 32, 4096  # positions; see pass_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens behind a prefix; those from `start` on, at least one from the first, are what counts."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def scored(self) -> int:
+        """How many tokens count."""
+        return len(self.ids) - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """Prefixes that were run: keys and values to go on from."""
+
+    cache: object
+    held: Tensor  # (S, P) 1 where a position counts
+
+
+def run_prefixes(lm: FrozenLM, prefixes: Sequence[Tensor]) -> Prefixes:
+    """Run prefixes of input embeddings (P_i, D), padded on the left. Differentiable. All may be empty."""
+    length = max(map(len, prefixes))
+    if not length:  # a model without BOS and nothing in front
+        return Prefixes(None, torch.zeros(len(prefixes), 0, dtype=torch.long, device=lm.device))
+    held = torch.zeros(len(prefixes), length, dtype=torch.long, device=lm.device)
+    padded = []
+    for i, prefix in enumerate(prefixes):
+        held[i, length - len(prefix) :] = 1
+        padded.append(torch.nn.functional.pad(prefix.to(lm.dtype), (0, 0, length - len(prefix), 0)))
+    return Prefixes(lm.prefill(torch.stack(padded), held), held)
+
+
+def run_rows(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Sequence[Row]) -> Tensor:
+    """Hidden states (T, D) that predict the scored tokens of each row, in order; row r goes on from prefix owner[r]."""
+    pieces: dict[int, Tensor] = {}
+    for group in passes(lm, rows):
+        chosen = [rows[r] for r in group]
+        hidden = _run_group(lm, prefixes, [owner[r] for r in group], chosen)
+        pieces |= dict(zip(group, torch.split(hidden, [row.scored for row in chosen]), strict=True))
+    return torch.cat([pieces[r] for r in range(len(rows))])
+
+
+def passes(lm: FrozenLM, rows: Sequence[Row]) -> list[list[int]]:
+    """The passes that rows are run in: those of like length together, none longer than it must be."""
+    return alike([len(row.ids) for row in rows], pass_cost(lm))
+
+
+def pass_cost(lm: FrozenLM) -> int:
+    """What one more pass costs beside its rows, in positions that could be run in its time."""
+    return A_PASS_CPU if lm.device.type == "cpu" else A_PASS
+
+
+def padded(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> int:
+    """The positions that rows take in passes, padding included."""
+    return sum(len(group) * max(len(rows[r].ids) for r in group) for group in groups)
+
+
+def alike(lengths: Sequence[int], a_pass: int) -> list[list[int]]:
+    """Rows in groups of like length, with the least padding if each group costs `a_pass` positions by itself."""
+    order = sorted(range(len(lengths)), key=lambda r: lengths[r])
+    ends = [
+        n for n, r in enumerate(order, 1) if n == len(order) or lengths[order[n]] > lengths[r]
+    ]  # of rows of one length
+    best, cuts = {0: 0}, {0: 0}  # of the shortest rows: least cost, and where the last of their groups begins
+    for end in ends:
+        longest = lengths[order[end - 1]]
+        best[end], cuts[end] = min((best[begin] + (end - begin) * longest + a_pass, begin) for begin in best)
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.insert(0, order[cuts[end] : end])
+        end = cuts[end]
+    return groups
+
+
+def _run_group(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Sequence[Row]) -> Tensor:
+    length = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    places: list[int] = []
+    for r, row in enumerate(rows):
+        ids[r, : len(row.ids)] = torch.tensor(row.ids)
+        mask[r, : len(row.ids)] = 1
+        places += range(r * length + row.start - 1, r * length + len(row.ids) - 1)
+    device = lm.device
+    owners = torch.tensor(owner, device=device)
+    hidden = lm.hidden_behind(prefixes.cache, prefixes.held, owners, ids.to(device), mask.to(device))
+    return hidden.flatten(0, 1)[torch.tensor(places, device=device)]
+
+
+def targets(lm: FrozenLM, rows: Sequence[Row]) -> Tensor:
+    """The scored tokens (T,) of rows, in order."""
+    return torch.tensor([token for row in rows for token in row.ids[row.start :]], device=lm.device)
+
+
+def together(lm: FrozenLM, prefix: int, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows behind a prefix of so many positions, in lots whose keys and values fit in memory."""
+    longest = max((len(row.ids) for row in rows), default=0)
+    size = max(1, min(ROWS_AT_ONCE, CACHE_AT_ONCE // max(1, lm.cache_bytes * (prefix + longest))))
+    for begin in range(0, len(rows), size):
+        yield rows[begin : begin + size]
+
+
+@torch.inference_mode()
+def score(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> list[float]:
+    """Surprisal of each row's scored tokens behind a prefix (P, D) [nats, summed over the row]."""
+    run = run_prefixes(lm, [prefix])
+    out: list[float] = []
+    for chunk in together(lm, len(prefix), rows):
+        hidden = run_rows(lm, run, [0] * len(chunk), chunk)
+        nats = head_pass(hidden, lm.head, targets(lm, chunk), gradient=False).nats
+        out += [float(part.sum()) for part in torch.split(nats, [row.scored for row in chunk])]
+    return out
+
+
+@torch.inference_mode()
+def sample(
+    lm: FrozenLM,
+    prefixes: Sequence[Tensor],
+    owner: Sequence[int],
+    heads: Sequence[int],
+    new: int,
+    temperature: float,
+    seed: int = 0,
+    over: Callable[[Sequence[int]], bool] | None = None,
+) -> list[list[int]]:
+    """What the LM goes on with behind prefix owner[r] and the head token of each row: the head and `new` drawn tokens.
+
+    At a `temperature` of 0 the likeliest; fewer once all that was drawn of every row is `over`.
+    """
+    chance = torch.Generator(lm.device).manual_seed(seed)
+    run = run_prefixes(lm, prefixes)
+    owners = torch.tensor(owner, device=lm.device)
+    cache, mask = lm.branch(run.cache, owners), run.held[owners]
+    drawn = torch.tensor(heads, device=lm.device)
+    out, going = [drawn], set(range(len(heads)))
+    for _ in range(new):
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        logits, cache = lm.advance(drawn, cache, mask)
+        drawn = _drawn(logits / temperature, chance) if temperature else logits.argmax(1)
+        out.append(drawn)
+        if over is not None:
+            said = torch.stack(out[1:], dim=1).tolist()
+            going -= {r for r in going if over(said[r])}
+            if not going:
+                break
+    rows: list[list[int]] = torch.stack(out, dim=1).tolist()
+    return rows
+
+
+def _drawn(logits: Tensor, chance: torch.Generator) -> Tensor:
+    """A token (R,) of each row of logits (R, V); torch.multinomial takes several times as long on a CPU."""
+    reached = logits.float().softmax(1).cumsum(1, dtype=torch.float64)
+    level = torch.rand(len(logits), 1, generator=chance, device=logits.device, dtype=torch.float64) * reached[:, -1:]
+    return torch.searchsorted(reached, level, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+def embedded(lm: FrozenLM, ids: Sequence[int]) -> Tensor:
+    """Input embeddings (N, D) of ids."""
+    return lm.embed(torch.tensor(list(ids), dtype=torch.long, device=lm.device))

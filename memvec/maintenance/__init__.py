@@ -1,0 +1,1 @@
+"""Maintenance: rewrite, merge, export and repair a store. Loads no model."""

@@ -1,0 +1,174 @@
+"""`export --to store` and `import`: a whole store as one safetensors file, and back. SPEC §16."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memvec.arguments import checked
+from memvec.errors import MemvecError, NotFoundError, UsageError
+from memvec.filesystem.paths import outside
+from memvec.formats import container, files, limits, manifest, shard
+from memvec.formats import keys as keys_format
+from memvec.formats.keys import Keys
+from memvec.formats.manifest import Manifest
+from memvec.formats.refusal import Refusal
+from memvec.formats.shard import Shard
+from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_write, refs_of
+from memvec.store import catalogue
+from memvec.store.files import keys_file, shard_file
+from memvec.store.store import PARSE_ERRORS, Store, refused
+from memvec.types import Record
+
+if TYPE_CHECKING:
+    from memvec.store.store import Entry
+
+MANIFEST, KEYS = "manifest", "keys."  # tensors beside those of a shard: the manifest, and files of keys by digest
+WRITTEN_ANEW = ("digests", "version")  # of a header's metadata
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What went into one file, or came out of it; the field names are those of `--json`."""
+
+    documents: int  # live ones
+    records: int
+    bytes: int  # of the file
+
+
+@checked()
+def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False) -> FileReport:
+    """Write everything that counts in a store as one file; what was removed or superseded is left out.
+
+    Takes as much memory as the store. UsageError when the file is there and `overwrite` is not set, or lies in a store;
+    StoreDamagedError, ReadError, WriteError.
+    """
+    opened, path = open_to_write(store), outside(path, "path", store)  # the file would lose what is new in it
+    if os.path.lexists(path) and not (overwrite and path.is_file()):
+        raise UsageError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another path.")
+    keep = kept(opened.versions())
+    records = [opened.record(ref) for stored in keep for ref in refs_of(stored)]
+    held = _Held(opened)
+    texts = {record.text_sha256 for record in records}
+    for entries in by_embedder(opened.manifest.keys).values():
+        held.add_keys(chosen_keys([(opened, entry) for entry in entries], texts))
+    names = {stored.document.name for stored in keep}
+    said = {name: about for name, about in opened.manifest.meta.items() if name in names}
+    state = replace(opened.manifest, shards=(), keys=tuple(held.keys), removed=(), meta=said)
+    data = _encode(state, records, held.files)
+    files.write_atomically(path, data)
+    return FileReport(len(opened.documents()), len(records), len(data))
+
+
+@checked()
+def import_store(file: str | Path, output: str | Path) -> FileReport:
+    """Make a store of a file that `export_store` wrote; everything in it is checked before anything is written.
+
+    Takes as much memory as the store. Raises NotFoundError, UsageError where something lies at `output`, `output` is in
+    another store or `file` is something else, StoreDamagedError, FormatTooNewError, ReadError, WriteError; then there
+    is nothing at `output`.
+    """
+    file, output = Path(file), Path(output)
+    if os.path.lexists(output):
+        raise UsageError(f"{str(output)!r} exists. Import into a new one; `memvec merge` puts both together.")
+    outside(output, "output")
+    data = _read(file)
+    try:
+        state, records, parts = _decode(data)
+    except MemvecError:  # some are ValueErrors too
+        raise
+    except PARSE_ERRORS as error:
+        raise refused(str(file), error) from error
+    scratch = output.parent / f"{files.SCRATCH}{secrets.token_hex(8)}"
+    try:  # beside its place and renamed, as every file of a store: whole or absent
+        store = Store.create(scratch, replace(state, shards=(), keys=()))
+        draft = Draft(store)
+        draft.add(records, state.generation)
+        keys = tuple(store.write(*keys_file(part)) for part in parts)
+        store.switch(replace(state, shards=tuple(draft.shards), keys=keys))
+        catalogue.refresh(store)
+        _rename(scratch, output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return FileReport(len(Store.open(output).documents()), len(records), len(data))
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a file that the user named, which may be a link. NotFoundError, StoreDamagedError, ReadError."""
+    try:
+        real = Path(os.path.realpath(file, strict=True))
+        size = files.size_of(real.parent, real.name)
+        if size > limits.FILE_BYTES:
+            raise Refusal("file-too-large", f"it is {size} bytes, at most {limits.FILE_BYTES} are read")
+        return files.read(real.parent, real.name)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"no file {str(file)!r} to import.") from error
+    except Refusal as refusal:
+        if refusal.code == "not-a-file":
+            raise NotFoundError(f"{str(file)!r} is no regular file, expected one that export wrote.") from refusal
+        raise refused(str(file), refusal) from refusal
+    except OSError as error:
+        raise error if isinstance(error, MemvecError) else files.unreadable(file, error) from error
+
+
+class _Held(Draft):
+    """Files of a generation to come, kept in memory."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.files: dict[str, bytes] = {}  # by digest
+
+    def put(self, entry: Entry, data: bytes) -> Entry:
+        """Keep one file."""
+        self.files[entry.sha256] = data
+        return entry
+
+
+def _encode(state: Manifest, records: list[Record], parts: dict[str, bytes]) -> bytes:
+    """A shard of all `records` with the manifest and files of keys as further tensors."""
+    _, data = shard_file(state, records, state.generation)
+    entries, metadata = container.read_header(data, shard.FORMAT_NAME)
+    tensors = container.read_tensors(data, entries, shard.TENSORS)
+    more = {MANIFEST: manifest.encode(state)} | {f"{KEYS}{digest}": part for digest, part in parts.items()}
+    tensors |= {name: np.frombuffer(part, np.uint8) for name, part in more.items()}
+    return container.encode(tensors, {name: value for name, value in metadata.items() if name not in WRITTEN_ANEW})
+
+
+def _decode(data: bytes) -> tuple[Manifest, list[Record], list[Keys]]:
+    """Manifest, records and keys in one file, all of them checked. UsageError, FormatTooNewError, else ValueError."""
+    entries, metadata = container.read_header(data, shard.FORMAT_NAME)
+    tensors = container.tensor_bytes(data, entries)
+    found = dict(tensors)
+    if MANIFEST not in found:
+        raise UsageError("this is one shard and no whole store. memvec.export_store(…) writes one.")
+    for name, digest in metadata["digests"].items():
+        if hashlib.sha256(found.pop(name, b"")).hexdigest() != digest:
+            raise Refusal("digest-mismatch", f"tensor {name!r} does not match its digest")
+    if found:
+        raise Refusal("bad-metadata", f"tensor {min(found)!r} has no digest")
+    state = manifest.decode(bytes(tensors[MANIFEST]))
+    part = Shard(data)
+    expected = (state.fingerprint.id, state.fingerprint.width, state.vocabulary, state.generation)
+    if tuple(metadata.get(name) for name in ("fingerprint", "width", "vocabulary", "generation")) != expected:
+        raise Refusal("manifest-mismatch", "the records are not of the store that the manifest describes")
+    if lacking := [entry.path for entry in state.keys if f"{KEYS}{entry.sha256}" not in tensors]:
+        raise Refusal("missing-tensor", f"the file lacks {lacking[0]}, which its manifest names")
+    keys = [keys_format.decode(bytes(tensors[f"{KEYS}{entry.sha256}"])) for entry in state.keys]
+    if tuple(keys_file(one)[0] for one in keys) != state.keys:
+        raise Refusal("manifest-mismatch", "the keys are not what the manifest says")
+    return state, list(part), keys
+
+
+def _rename(scratch: Path, output: Path) -> None:
+    try:
+        os.rename(scratch, output)
+        files.sync_folder(output.parent)
+    except OSError as error:
+        raise files.refused(output, error) from error

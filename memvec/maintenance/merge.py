@@ -1,0 +1,177 @@
+"""`merge`: the documents of several stores in one. Their records are written anew, so that generations stay in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memvec.arguments import checked
+from memvec.errors import StoresDifferError, UsageError
+from memvec.filesystem.sources import check_together
+from memvec.formats import manifest
+from memvec.formats.keys import Keys
+from memvec.formats.manifest import Manifest
+from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_write
+from memvec.store import catalogue
+from memvec.store.lock import writing
+from memvec.store.store import RecordRef, Store, StoredDocument
+from memvec.version import TOOL
+
+Version = tuple[str, str]  # name, sha256
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge did; the field names are those of `--json`."""
+
+    changed: bool  # False: everything was there already
+    documents: int  # live ones of the merged store
+    replaced: int  # documents of which an earlier store has another version
+    records: int  # that were added
+    bytes: int  # of the files that were added
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Content or memory of a version, and where its records lie."""
+
+    records: tuple[tuple[Store, RecordRef], ...]
+    whole: bool
+
+    def joined(self, later: _Part) -> _Part:
+        """With that of another store: the first that is whole, else what both have."""
+        if self.whole or not later.records:
+            return self
+        if later.whole:
+            return later
+        known = {store.record_id(ref) for store, ref in self.records}
+        return _Part(self.records + tuple(r for r in later.records if r[0].record_id(r[1]) not in known), False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """A version as the stores have it together."""
+
+    content: _Part
+    memory: _Part
+
+    @property
+    def usable(self) -> bool:
+        """Is its content whole, or its memory?"""
+        return self.content.whole or self.memory.whole
+
+    def outside(self, target: Store) -> Iterator[tuple[Store, RecordRef]]:
+        """Where its records lie that the target lacks."""
+        every = (*self.content.records, *self.memory.records)
+        return ((store, ref) for store, ref in every if store is not target)
+
+
+@checked()
+def merge(
+    stores: Sequence[str | Path], output: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0
+) -> MergeReport:
+    """Put the documents of `stores` into the store at `output`, made or added to; of one name the last store's counts.
+
+    What was removed from a store is not taken from it. Raises StoresDifferError where the stores belong to different
+    models, UsageError, NotFoundError, StoreDamagedError, StoreLockedError, WriteError.
+    """
+    sources = [open_to_write(path) for path in stores]  # the copy would lose what is new in them
+    if not sources:
+        raise UsageError("there is nothing to merge. Name the stores.")
+    for source in sources[1:]:
+        _check_same(sources[0], source)
+    with writing(output, lock_wait, dry_run):
+        new = not Store.exists(Path(output))
+        target = _new(Path(output), sources, dry_run) if new else open_to_write(output)
+        _check_same(target, sources[0])
+        versions = _merged([target, *sources])
+        live = {name: version for version, merged in versions.items() for name in [version[0]] if merged.usable}
+        check_together(live)
+        chosen = _kept(versions, live)
+        draft = Draft(target, dry_run)
+        draft.add(store.record(ref) for merged in chosen.values() for store, ref in merged.outside(target))
+        for entries in by_embedder(entry for source in sources for entry in source.manifest.keys):
+            draft.add_keys(_lacking(entries, target, sources, draft.texts))
+        written = {version for version, merged in chosen.items() if any(merged.outside(target))}
+        after = _following(target, sources, draft, written)
+        before = target.manifest
+        changed = new or after != before
+        if changed and not dry_run:
+            tool = TOOL
+            target.switch(replace(after, generation=before.generation + 1, tool=tool))
+            catalogue.refresh(target)
+    others = {version for version, merged in versions.items() if merged.usable} - set(live.values())
+    records = sum(entry.records for entry in draft.shards)
+    size = sum(entry.bytes for entry in after.named) - sum(entry.bytes for entry in before.named)
+    return MergeReport(changed, len(live), len({name for name, _ in others}), records, size, dry_run)
+
+
+def _new(path: Path, sources: Sequence[Store], dry_run: bool) -> Store:
+    """An empty store of the first one's model; of a dry run it is nowhere."""
+    first = sources[0].manifest
+    explained = next((s.manifest for s in sources if s.manifest.tensors or s.manifest.probe), first)
+    state = Manifest(first.fingerprint, first.vocabulary, tensors=explained.tensors, probe=explained.probe)
+    return Store(path, state) if dry_run else Store.create(path, state)
+
+
+def _check_same(first: Store, second: Store) -> None:
+    differences = first.manifest.fingerprint.differences(second.manifest.fingerprint)
+    if differences:
+        raise StoresDifferError(str(first.path), str(second.path), differences)
+
+
+def _merged(stores: Iterable[Store]) -> dict[Version, _Merged]:
+    """Every version that counts in one of the stores, the newest of the last store last."""
+    found: dict[Version, _Merged] = {}
+    for store in stores:
+        for stored in kept(store.versions()):
+            version = stored.document.name, stored.document.sha256
+            there, here = found.pop(version, None), _of(store, stored)
+            if there is not None:
+                here = _Merged(there.content.joined(here.content), there.memory.joined(here.memory))
+            found[version] = here
+    return found
+
+
+def _of(store: Store, stored: StoredDocument) -> _Merged:
+    memory = stored.memory or stored.unjoined
+    return _Merged(
+        _Part(tuple((store, ref) for ref in stored.records), stored.complete),
+        _Part(tuple((store, ref) for ref in memory), bool(stored.memory)),
+    )
+
+
+def _kept(versions: dict[Version, _Merged], live: dict[str, Version]) -> dict[Version, _Merged]:
+    """Live versions, and newer ones that a pack has yet to finish."""
+    places = {version: place for place, version in enumerate(versions)}
+    return {
+        version: merged
+        for version, merged in versions.items()
+        if version[0] not in live or places[version] >= places[live[version[0]]]
+    }
+
+
+def _lacking(embedder_id: str, target: Store, sources: Sequence[Store], texts: set[bytes]) -> list[Keys]:
+    """The keys by one embedder of `texts`, of those that the target has none of."""
+    own = [entry for entry in target.manifest.keys if entry.embedder_id == embedder_id]
+    there = {text.tobytes() for entry in own for text in target.keys(entry).texts}
+    files = [(s, entry) for s in sources for entry in s.manifest.keys if entry.embedder_id == embedder_id]
+    return list(chosen_keys(files, texts - there))
+
+
+def _following(target: Store, sources: Sequence[Store], draft: Draft, written: set[Version]) -> Manifest:
+    """What the manifest should name; the same as before where there is nothing new."""
+    state, said = target.manifest, {}
+    for source in sources:
+        names = {stored.document.name for stored in source.documents().values()}
+        said.update({name: about for name, about in source.manifest.meta.items() if name in names})
+    return replace(
+        state,
+        shards=(*state.shards, *draft.shards),
+        keys=(*state.keys, *draft.keys),
+        required=tuple(sorted({*state.required, *([manifest.CONTEXT] if draft.context else [])})),
+        meta={**state.meta, **said},
+        removed=tuple(version for version in state.removed if version not in written),
+    )

@@ -1,0 +1,132 @@
+"""What stays of a store when its records are written anew, and the files of the generation that will name them.
+
+Letters: n texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from memvec.formats.keys import Keys
+from memvec.formats.manifest import KeysEntry, ShardEntry
+from memvec.store.files import KEYS_TEXTS, SHARD_BYTES, SHARD_RECORDS, bounded, keys_file, shard_file
+from memvec.store.store import RecordRef, Store, StoredDocument
+from memvec.types import Kind, Record
+
+if TYPE_CHECKING:
+    from memvec.store.store import Entry
+
+
+def open_to_write(path: str | Path) -> Store:
+    """The store at `path`, to be changed or copied. FormatTooNewError also where that would lose something."""
+    store = Store.open(path)
+    store.manifest.check_writable()
+    return store
+
+
+def kept(versions: Sequence[StoredDocument]) -> list[StoredDocument]:
+    """Of versions in order of their newest record the live ones, and newer ones that a pack has yet to finish."""
+    live = {stored.document.name: number for number, stored in enumerate(versions) if stored.usable}
+    return [stored for number, stored in enumerate(versions) if number >= live.get(stored.document.name, 0)]
+
+
+def refs_of(stored: StoredDocument) -> tuple[RecordRef, ...]:
+    """Every record of a version that counts, or that a pack which goes on will need."""
+    return stored.records + stored.memory + stored.unjoined
+
+
+class Draft:
+    """The files of a generation to come: written as they are made, or in a dry run only counted."""
+
+    def __init__(self, store: Store, dry_run: bool = False) -> None:
+        self.store, self.dry_run = store, dry_run
+        self.shards: list[ShardEntry] = []
+        self.keys: list[KeysEntry] = []
+        self.texts: set[bytes] = set()  # sha256 of the texts of all records added
+        self.context = False  # is one of them of kind context?
+
+    def add(self, records: Iterable[Record], generation: int | None = None) -> None:
+        """Put records into shards, by default of the next generation."""
+        generation = self.store.manifest.generation + 1 if generation is None else generation
+        for group in bounded(records):
+            self.shards.append(self.put(*shard_file(self.store.manifest, group, generation)))
+            self.texts.update(record.text_sha256 for record in group)
+            self.context |= any(record.kind == Kind.CONTEXT for record in group)
+
+    def add_keys(self, parts: Iterable[Keys]) -> None:
+        """Put the keys of one embedder into files, as many at once as one may hold."""
+        group: list[Keys] = []
+        for part in parts:
+            if group and sum(map(len, group)) + len(part) > KEYS_TEXTS:
+                self.keys.append(self.put(*keys_file(_joined(group))))
+                group = []
+            group += [part] * bool(len(part))
+        if group:
+            self.keys.append(self.put(*keys_file(_joined(group))))
+
+    def put(self, entry: Entry, data: bytes) -> Entry:
+        """Put one file where it belongs."""
+        return entry if self.dry_run else self.store.write(entry, data)
+
+
+def scattered(entries: Sequence[ShardEntry]) -> bool:
+    """Do any two neighbours fit into one shard?"""
+    return any(
+        a.records + b.records <= SHARD_RECORDS and a.bytes + b.bytes <= SHARD_BYTES for a, b in pairwise(entries)
+    )
+
+
+def scattered_keys(entries: Sequence[KeysEntry]) -> bool:
+    """Do any two neighbours of one embedder fit into one file?"""
+    return any(a.texts + b.texts <= KEYS_TEXTS for a, b in pairwise(entries))
+
+
+def by_embedder(entries: Iterable[KeysEntry]) -> dict[str, list[KeysEntry]]:
+    """Files of keys by the id of their embedder, in their order."""
+    found: dict[str, list[KeysEntry]] = {}
+    for entry in entries:
+        found.setdefault(entry.embedder_id, []).append(entry)
+    return found
+
+
+def chosen_keys(files: Iterable[tuple[Store, KeysEntry]], texts: set[bytes]) -> Iterator[Keys]:
+    """The keys of `texts` by one embedder, each once; of several the last."""
+    left = set(texts)
+    parts = []
+    for store, entry in reversed(list(files)):
+        part = store.keys(entry)
+        digests = [text.tobytes() for text in part.texts]
+        last = {digest: row for row, digest in enumerate(digests) if digest in left}
+        left -= set(last)
+        parts.append(_rows(part, np.array(sorted(last.values()), np.int64)))
+    return reversed(parts)
+
+
+def _rows(part: Keys, rows: npt.NDArray[np.int64]) -> Keys:
+    """Some of the keys, by ascending row."""
+    starts, lengths = part.offsets[:-1].astype(np.int64)[rows], np.diff(part.offsets).astype(np.int64)[rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    terms, counts = part.terms[places], part.counts[places]
+    return Keys(part.embedder, part.texts[rows], part.values[rows], terms, counts, offsets.astype("<u8"))
+
+
+def _joined(parts: Sequence[Keys]) -> Keys:
+    """The keys of several files as one."""
+    ends = np.cumsum([0, *(int(part.offsets[-1]) for part in parts)])
+    return Keys(
+        embedder=parts[0].embedder,
+        texts=np.concatenate([part.texts for part in parts]),
+        values=np.concatenate([part.values for part in parts]),
+        terms=np.concatenate([part.terms for part in parts]),
+        counts=np.concatenate([part.counts for part in parts]),
+        offsets=np.concatenate(
+            [[0], *(part.offsets[1:].astype(np.int64) + end for part, end in zip(parts, ends, strict=False))]
+        ).astype("<u8"),
+    )

@@ -1,0 +1,1 @@
+"""Memories: context vectors of a store in front of prompts of a frozen LM."""

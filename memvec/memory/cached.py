@@ -1,0 +1,150 @@
+"""A memory run through a model once, to be used by many prompts.
+
+Letters: B rows, H positions that the cache holds, T prompt tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from memvec.errors import UsageError
+from memvec.lm.adapters import unwrapped
+from memvec.lm.compat import cache_argument, cache_of, recurrent, sliding
+from memvec.memory import options
+from memvec.memory.dispatch import mark
+from memvec.memory.prompt import (
+    Embedded,
+    HasVectors,
+    Owners,
+    Prompt,
+    Prompts,
+    Template,
+    as_memories,
+    embed,
+    pad_id,
+    tensor,
+)
+from memvec.memory.prompt_input import as_prompts
+from memvec.templates.template import Frame, frame
+
+
+class CachedMemory:
+    """A memory and what stands before it, run through the model once; prompts then cost only their own tokens."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        memory: HasVectors,
+        template: Template = "auto",
+        check: bool = True,
+        *,
+        allow_adapters: bool = False,
+    ) -> None:
+        """Prefill `memory` on `model`. The arguments are those of `prefix.prompts_with`.
+
+        Raises:
+            FingerprintError: The memory belongs to another model, or the model has active adapters.
+            UsageError: The model keeps no keys and values.
+        """
+        self._owners = Owners.of(tokenizer, as_memories(memory) if check else [], allow_adapters)
+        self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
+        if recurrent(self.model):
+            raise UsageError(
+                "a state-space model cannot go on from a state by several tokens at once in transformers. "
+                "Use memory.generate_kwargs, which puts the memory in front of each prompt."
+            )
+        self._owners.check(model)
+        options.check(self.model, {})
+        self.now = datetime.now()  # a template that writes the date goes on with that of the cache
+        self.before = frame(tokenizer, "", template, True, now=self.now).before
+        self.vectors = tensor(memory)
+        start = embed(self.model, [(Frame(self.before, ()), self.vectors)])
+        if not start.inputs_embeds.shape[1]:
+            raise UsageError(
+                f"{', '.join(memory.documents) or 'the memory'} has no vectors, and nothing stands before it, so there is "
+                "nothing to keep. Use memory.generate_kwargs."
+            )
+        with torch.inference_mode():
+            out = self.model(
+                inputs_embeds=start.inputs_embeds, attention_mask=start.attention_mask, use_cache=True, logits_to_keep=1
+            )
+        self.length = start.inputs_embeds.shape[1]  # H
+        self._cache = cache_of(out)
+        self.sliding = sliding(self._cache)
+
+    @property
+    def bytes(self) -> int:
+        """Size of its keys and values [bytes]."""
+        tensors = [t for layer in self._cache.layers for t in (layer.keys, layer.values)]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def copy(self, rows: int = 1) -> Any:
+        """Return the cache for `rows` rows; generating fills the copy, not this one."""
+        fresh = copy.deepcopy(self._cache)
+        fresh.batch_repeat_interleave(rows)
+        return fresh
+
+    def generate_kwargs(self, prompts: Prompts) -> dict[str, Any]:
+        """Return arguments for `model.generate`, to be used as often as wanted; only for the model this was made with.
+
+        Rows of unlike length are padded between memory and prompt. Layers with a sliding window count that padding, so
+        for a model that has such layers the memory is run again in front of such rows.
+
+        Raises:
+            FingerprintError: The model or the tokenizer was changed since.
+            UsageError: Other words stand before the memory than this cache was made with.
+        """
+        texts = as_prompts(prompts)
+        self._owners.check(self.model)  # before its embeddings are asked for tokens that were added since
+        frames = [frame(self.tokenizer, text, self.template, True, now=self.now) for text in texts]
+        if any(row.before != self.before for row in frames):
+            raise UsageError(
+                "a system message or other words before the memory are not those this cache was made with. "
+                "Use memory.generate_kwargs for such prompts."
+            )
+        whole = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
+        plain = self.sliding and len({len(row.after) for row in frames}) > 1
+        carrier = _CachedPrompt(self, whole, plain)
+        made = whole.generate_kwargs()
+        carried = {**made, "inputs_embeds": mark(made["inputs_embeds"], carrier)}
+        if plain:
+            return carried
+        # transformers takes of each row the last columns, those behind what the cache holds: padding stands between.
+        mask = whole.attention_mask.clone()
+        mask[:, : self.length] = 1
+        for seen, row in zip(mask, frames, strict=True):
+            seen[self.length : len(seen) - len(row.after)] = 0
+        return {**carried, "attention_mask": mask, cache_argument(self.model): mark(self.copy(len(frames)), carrier)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CachedPrompt:
+    """What the dispatcher does with a call that has prompts behind a cached memory."""
+
+    cached: CachedMemory
+    whole: Embedded
+    plain: bool  # without the cache
+
+    def __deepcopy__(self, memo: Any) -> _CachedPrompt:
+        """Copies of the embeddings share it: it holds the model."""
+        return self
+
+    def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """The call with a cache of its own, as many rows as its beams take. FingerprintError, UsageError."""
+        if model.dtype != (of := self.cached._cache.layers[0].keys.dtype):
+            raise UsageError(
+                f"the cache is in {of}, the model in {model.dtype}. Make the cache again: memory.as_cache(…)."
+            )
+        name = cache_argument(model)
+        given = {key: value for key, value in given.items() if key != name}
+        made = Prompt(self.whole.pad, self.cached._owners).arguments(model, given)
+        if self.plain or options.resolve(model, given, "cache_implementation"):
+            return {**made, "attention_mask": self.whole.attention_mask}
+        beams = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))
+        return {**made, name: self.cached.copy(len(made["input_ids"]) * max(beams))}

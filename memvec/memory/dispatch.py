@@ -1,0 +1,222 @@
+"""The one place where memvec meets a call of `model.generate`: a dispatcher on the model's class, put there once and for all.
+
+The dispatcher holds no memory. It changes a call only if a memory travels with it: in the call's own arguments (embeddings
+or a cache that memvec made), or by a block of `attached` that the call is made in. So nothing is stored on the model, a copy
+of it takes nothing along, and calls of other threads and tasks stay as they are.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import itertools
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from memvec.errors import UsageError
+from memvec.guard import Lock
+from memvec.lm.compat import CACHE_NAMES
+
+MARK = "_memvec_prompt"  # attribute of embeddings and caches that memvec made
+MANAGERS = ("contextlib", "_pytest", "pytest_asyncio")  # packages whose code runs generators as managers and fixtures
+READY = object()  # the mark of those that need nothing more
+AFTER_YIELD = (1, 2)  # the low bits of the argument of RESUME behind `yield` and `yield from`, see `dis`
+_LOCK = Lock()
+_ORDER = itertools.count()
+
+
+class Carrier(Protocol):
+    """Something that puts memories into a call of `generate`."""
+
+    def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what `generate` is called with, for a call with the arguments `given`. UsageError."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Block:
+    """An open `attached` block."""
+
+    model: Any  # the transformers model inside wrappers
+    carrier: Carrier
+    frame: types.FrameType  # of the code that the block is in
+    managed: bool  # is `frame` a generator that is run as a context manager, or as a fixture?
+    number: int = field(default_factory=lambda: next(_ORDER))
+    open: bool = True
+
+    @property
+    def inherited(self) -> bool:
+        """Does the block count for code that has its context, but is not called from its frame?
+
+        It does in tasks and threads that inherited the context, and behind a helper that opened the block and returned.
+        It does not while the block's code is a generator that has yielded: then the code is that of whoever takes the items.
+        """
+        return self.open and (self.managed or not _yielded(self.frame))
+
+
+_BY_FRAME: dict[types.FrameType, list[Block]] = {}
+_IN_CONTEXT: ContextVar[tuple[Block, ...]] = ContextVar("memvec_attached", default=())
+
+
+def open_block(model: Any, carrier: Carrier, frame: types.FrameType) -> Block:
+    """Open a block in the code that `frame` runs."""
+    resumer = frame.f_back
+    runs = "" if resumer is None else str(resumer.f_globals.get("__name__"))
+    block = Block(model, carrier, frame, runs.partition(".")[0] in MANAGERS)
+    with _LOCK():
+        _BY_FRAME.setdefault(frame, []).append(block)
+    _IN_CONTEXT.set((*_IN_CONTEXT.get(), block))
+    return block
+
+
+def close_block(block: Block) -> None:
+    """Close a block, from whatever thread, task or context; again, if need be."""
+    with _LOCK():
+        block.open = False
+        rest = [other for other in _BY_FRAME.pop(block.frame, []) if other is not block]
+        if rest:
+            _BY_FRAME[block.frame] = rest
+    _IN_CONTEXT.set(tuple(other for other in _IN_CONTEXT.get() if other.open))
+
+
+def block_of(model: Any) -> Block | None:
+    """Return the block of `attached` for this model that the calling code is in; None outside of any."""
+    if not _BY_FRAME:
+        return None
+    found: Block | None = None
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and found is None:
+        found = next((block for block in reversed(_BY_FRAME.get(frame, [])) if block.model is model), None)
+        frame = frame.f_back
+    context = (block for block in reversed(_IN_CONTEXT.get()) if block.model is model and block.inherited)
+    other = next(context, None)
+    return other if other is not None and (found is None or other.number > found.number) else found
+
+
+def mark(value: Any, carrier: Carrier | object) -> Any:
+    """Note on embeddings or a cache what puts them into a call. Return `value`."""
+    setattr(value, MARK, carrier)
+    return value
+
+
+def install(model: Any) -> None:
+    """Put the dispatcher on the class of a transformers model, if it is not there. Safe with many threads."""
+    _put_on(type(model))
+
+
+def install_early() -> None:
+    """Put the dispatcher on what all models of transformers inherit, once transformers is there.
+
+    Python takes `model.generate` before it makes the arguments of `model.generate(**memory.generate_kwargs(…))`, so that the
+    first call would have a method without it.
+    """
+    mixin = getattr(sys.modules.get("transformers.generation.utils"), "GenerationMixin", None)
+    if mixin is not None:
+        _put_on(mixin)
+
+
+def _put_on(cls: Any) -> None:
+    if all(isinstance(inspect.getattr_static(cls, name, None), _Entrance) for name in _ENTRANCES):
+        return
+    with _LOCK():
+        for name, dispatched in _ENTRANCES.items():
+            original = inspect.getattr_static(cls, name, None)
+            if callable(original) and not isinstance(original, _Entrance):
+                setattr(cls, name, _Entrance(original, dispatched))
+
+
+class _Entrance:
+    """A method of a model's class; bound in a block, it stays with that block also in another thread."""
+
+    def __init__(self, original: Any, dispatched: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self.original, self.dispatched = original, dispatched
+        self._plain = self._of(None)
+
+    def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call it as a function of the class."""
+        return self._plain(model, *args, **kwargs)
+
+    def __get__(self, model: Any, owner: Any = None) -> Any:
+        """Bind it to a model."""
+        if model is None:
+            return self
+        block = block_of(model)
+        return types.MethodType(self._plain if block is None else self._of(block), model)
+
+    def _of(self, bound_in: Block | None) -> Callable[..., Any]:
+        @functools.wraps(self.original)
+        def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+            block = block_of(model) or bound_in
+            if block is not None and not block.open:
+                raise UsageError(
+                    "this method of the model was taken inside a block of memvec.attached that has ended. "
+                    "Take it from the model again, or call it inside the block."
+                )
+            return self.dispatched(self.original, model, block, args, kwargs)
+
+        return call
+
+
+def _generate(original: Any, model: Any, block: Block | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    given = _named(original, model, args, kwargs)
+    marks = [getattr(given.get(name), MARK, None) for name in ("inputs_embeds", *CACHE_NAMES)]
+    own = next((found for found in marks if found is not None), None)
+    if own is READY or (own is None and block is None):
+        return original(model, *args, **kwargs)
+    if own is not None and block is not None:
+        raise UsageError(
+            "the call has a memory of its own inside a block of memvec.attached. Call it outside, or leave its memory out."
+        )
+    carrier: Any = own if block is None else block.carrier
+    return original(model, **carrier.arguments(model, given))
+
+
+def _ids_only(original: Any, model: Any, block: Block | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    if block is not None:
+        raise UsageError(
+            f"{original.__name__} cannot be used with a memory: continuous batching takes ids only, so the memory would be "
+            "left out. Call generate, or leave the block of memvec.attached."
+        )
+    return original(model, *args, **kwargs)
+
+
+_ENTRANCES: Mapping[str, Callable[..., Any]] = {
+    "generate": _generate,
+    "generate_batch": _ids_only,
+    "init_continuous_batching": _ids_only,
+}
+
+
+def _named(original: Any, model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name."""
+    if not args:
+        return dict(kwargs)
+    signature = inspect.signature(original)
+    if any(taken.kind is taken.VAR_POSITIONAL for taken in signature.parameters.values()):  # it passes them on
+        from transformers import GenerationMixin
+
+        signature = inspect.signature(GenerationMixin.generate)
+    bound = signature.bind_partial(model, *args).arguments
+    positional = list(bound.items())[1:]  # without the model
+    if twice := [name for name, _ in positional if name in kwargs]:
+        raise TypeError(f"generate() got multiple values for argument {twice[0]!r}")
+    return {**dict(positional), **kwargs}
+
+
+def _yielded(frame: types.FrameType) -> bool:
+    """Is this a generator that waits at a `yield`? One that runs, or waits at an `await`, is at work on its block."""
+    flags, code, at = frame.f_code.co_flags, frame.f_code.co_code, frame.f_lasti
+    if at < 0 or not flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return False
+    here, after = dis.opname[code[at]], dis.opname[code[at + 2]] if at + 2 < len(code) else ""
+    if sys.version_info < (3, 11):  # `await` and `yield from` are one there
+        return here == "YIELD_VALUE" or (after == "YIELD_FROM" and bool(flags & inspect.CO_GENERATOR))
+    if here == "YIELD_VALUE" and after == "RESUME":  # up to 3.12
+        return code[at + 3] & 3 in AFTER_YIELD
+    return here == "RESUME" and code[at + 1] & 3 in AFTER_YIELD

@@ -1,0 +1,242 @@
+"""The generation hook: memories in front of prompts of a frozen LM. Everything else stands on `embed`.
+
+A row is [before, memory, after]: `before` holds BOS and the chat template up to the user's first words, `after` a blank
+line, the question and the rest of the template. Rows are padded on the left. Vectors are what the model's embedding
+module gives (behind any scale of its own), so they go in as `inputs_embeds`.
+
+Letters: B rows, P positions of the longest row, T prompt tokens of the longest, M vectors, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from memvec.errors import UsageError
+from memvec.identity.fingerprint import check_model
+from memvec.lm.adapters import unwrapped
+from memvec.memory import options
+from memvec.memory.dispatch import READY, install, mark
+from memvec.memory.prompt_input import as_prompts
+from memvec.templates.template import Frame, Messages, frame
+from memvec.types import Identity, Vectors
+
+Prompts = str | Messages | Sequence[str] | Sequence[Messages]
+Template = Literal["auto", "chat", "text"]
+PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
+
+
+class HasVectors(Protocol):
+    """What can stand in front of a prompt: `memvec.Memory`, or anything like it."""
+
+    @property
+    def vectors(self) -> Vectors:
+        """(M, D) float16, in the order in which they stand."""
+
+    @property
+    def identity(self) -> Identity:
+        """What the vectors belong to."""
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """Names of the documents that they stand for."""
+
+
+Memories = HasVectors | None | Sequence[HasVectors | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Complete prompts, ready for a model. Padded on the left."""
+
+    input_ids: Tensor  # (B, T) the prompts' own tokens, without the memory, for logits processors and the output
+    inputs_embeds: Tensor  # (B, P, D) in the model's dtype
+    attention_mask: Tensor  # (B, P)
+    pad: int = 0  # id of the padding token
+    owners: Owners | None = None  # what the memories belong to, where that is to be checked
+
+    @property
+    def position_ids(self) -> Tensor:
+        """(B, P) positions from 0 at each row's first token; 0 where padded."""
+        return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
+
+    def generate_kwargs(self) -> dict[str, Tensor]:
+        """Return arguments for `model.generate`, whose output begins with `input_ids`."""
+        return {
+            "input_ids": self.input_ids,
+            "inputs_embeds": mark(self.inputs_embeds, Prompt(self.pad, self.owners)),
+            "attention_mask": self.attention_mask,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owners:
+    """What memories belong to, for a comparison with a model as it is in memory at that moment."""
+
+    tokenizer: Any
+    identities: tuple[Identity, ...]
+    allow_adapters: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, memories: Sequence[HasVectors | None], allow_adapters: bool) -> Owners:
+        """Those of some memories."""
+        different = {id(memory): memory.identity for memory in memories if memory is not None}
+        return cls(tokenizer, tuple(different.values()), allow_adapters)
+
+    def __deepcopy__(self, memo: Any) -> Owners:
+        """Copies of embeddings share it: it holds the tokenizer."""
+        return self
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that is another one, or has active adapters. FingerprintError."""
+        for identity in self.identities:
+            check_model(model, self.tokenizer, identity, allow_adapters=self.allow_adapters)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the dispatcher does with a call that has embedded prompts of `generate_kwargs`."""
+
+    pad: int
+    owners: Owners | None
+
+    def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """The call, its options checked and its lengths counted in new tokens. FingerprintError, UsageError."""
+        if self.owners is not None:
+            self.owners.check(model)  # it may be another one than the prompts were made for, or changed since
+        asked = {name: value for name, value in given.items() if name not in PROMPT_ARGUMENTS}
+        options.check(model, asked)
+        prompt = {name: given[name] for name in PROMPT_ARGUMENTS if given.get(name) is not None}
+        ids, embeds = prompt.get("input_ids"), prompt["inputs_embeds"]
+        length = 0 if ids is None else ids.shape[1]  # without ids the output is the new tokens alone
+        ready = {"inputs_embeds": mark(embeds.view_as(embeds), READY)}
+        return {**options.settle(model, asked, length, self.pad), **prompt, **ready}
+
+
+@torch.no_grad()
+def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0) -> Embedded:
+    """Rows of (frame, memory (M, D) or None) of any lengths as one left-padded batch."""
+    model = unwrapped(model)
+    install(model)
+    module = model.get_input_embeddings()
+    device, dtype = device_of(module), model.dtype
+    ids = [list(row.before) + list(row.after) for row, _ in rows]
+    pieces = []
+    for row, memory in rows:
+        before, after = (
+            module(torch.tensor(part, dtype=torch.long, device=device)) for part in (row.before, row.after)
+        )
+        middle = before[:0] if memory is None else memory.to(device, dtype)
+        pieces.append(torch.cat([before, middle, after]).to(dtype))
+    width, length = pieces[0].shape[1], max(map(len, pieces))
+    embeds = torch.zeros(len(rows), length, width, dtype=dtype, device=device)
+    mask = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+    tokens = torch.full((len(rows), max(map(len, ids))), pad, dtype=torch.long, device=device)
+    for i, (piece, own) in enumerate(zip(pieces, ids, strict=True)):
+        embeds[i, length - len(piece) :] = piece
+        mask[i, length - len(piece) :] = 1
+        tokens[i, tokens.shape[1] - len(own) :] = torch.tensor(own, dtype=torch.long, device=device)
+    return Embedded(tokens, embeds, mask, pad)
+
+
+def as_memories(memories: Any) -> list[HasVectors | None]:
+    """Make a list of memories out of one (or None) or several, also of an iterator. UsageError for anything else."""
+    if memories is None or is_memory(memories):
+        return [memories]
+    many = (
+        isinstance(memories, Iterable)
+        and not isinstance(memories, str | bytes | Mapping)
+        and not hasattr(memories, "dtype")
+    )
+    found = list(memories) if many else [memories]
+    wrong = next((item for item in found if item is not None and not is_memory(item)), None)
+    if wrong is not None:
+        raise UsageError(
+            f"found a {type(wrong).__name__} in place of a memory, expected what memvec.load_memory returns, None, or a list of "
+            "these."
+        )
+    return found
+
+
+def is_memory(value: Any) -> bool:
+    """Does it have vectors and say what these belong to? The class is asked, as reading the vectors joins them."""
+    return all(hasattr(type(value), name) for name in ("vectors", "identity"))
+
+
+def prompts_with(
+    model: Any,
+    tokenizer: Any,
+    prompts: Prompts,
+    memories: Memories,
+    template: Template = "auto",
+    check: bool = True,
+    *,
+    allow_adapters: bool = False,
+) -> Embedded:
+    """Put a memory in front of each prompt, or one in front of all, as one batch.
+
+    Args:
+        model: A transformers model, also inside PEFT, torch.compile or DataParallel.
+        tokenizer: Its tokenizer.
+        prompts: Text or chat messages, one prompt or several.
+        memories: One memory for all, None for none, or one (or None) for each prompt.
+        template: "chat", "text", or "auto" for a chat where the tokenizer has a template.
+        check: Compare the model, as it is in memory, with what the memories belong to.
+        allow_adapters: Take a model with active adapters, such as a LoRA, whose weights below them are right.
+
+    Raises:
+        FingerprintError: The model is another one, or has active adapters.
+        UsageError: The number of memories differs, a prompt is none, or the template has no place for a memory.
+    """
+    texts = as_prompts(prompts)
+    given = as_memories(memories)
+    if memories is None or is_memory(memories):
+        given *= len(texts)
+    if len(given) != len(texts):
+        raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
+    owners = Owners.of(tokenizer, given, allow_adapters) if check else None
+    if owners is not None:
+        owners.check(model)
+    rows = [
+        (frame(tokenizer, text, template, memory is not None), None if memory is None else tensor(memory))
+        for text, memory in zip(texts, given, strict=True)
+    ]
+    return replace(embed(model, rows, pad_id(tokenizer)), owners=owners)
+
+
+def generate_kwargs(
+    model: Any, tokenizer: Any, prompts: Prompts, memories: Memories, template: Template = "auto", **options: Any
+) -> dict[str, Any]:
+    """Return arguments for `model.generate`, which gives the prompts' ids and then what is new. As `prompts_with`."""
+    return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
+
+
+def tensor(memory: HasVectors) -> Tensor:
+    """The vectors (M, D) as a float32 tensor."""
+    return torch.from_numpy(memory.vectors.astype("float32"))
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id that fills rows up: the padding token, else the end token, else 0; masked, so any will do."""
+    for name in ("pad_token_id", "eos_token_id"):
+        value = getattr(tokenizer, name, None)
+        if value is not None:
+            return int(value)
+    return 0
+
+
+def device_of(module: Any) -> torch.device:
+    """The device on which a module with a weight takes its input, also where accelerate offloads it. UsageError."""
+    device: torch.device = module.weight.device
+    if device.type != "meta":
+        return device
+    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)  # accelerate's, loads it when run
+    if execution is None:
+        raise UsageError(
+            "the model's input embeddings are on the meta device, so it holds no weights. Load the checkpoint first."
+        )
+    return torch.device(execution)

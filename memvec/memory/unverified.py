@@ -1,0 +1,103 @@
+"""What exact vectors say by plain generation: greedy, no corrections, nothing compared. To look at; `cat` is for use.
+
+Letters: R records, M vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from memvec.decoding.reader import Decoder
+from memvec.decoding.unpack import missing
+from memvec.errors import NoContentError, UsageError
+from memvec.formats.raw import raw_bytes
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.numerics import declared_numerics
+from memvec.memory.prompt import embed, pad_id
+from memvec.progress import enter
+from memvec.settings import DECODE_BATCH
+from memvec.templates.template import Frame
+from memvec.types import Kind, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What came out, and what verified decoding would have put right."""
+
+    text: str
+    vectors: int
+    tokens: int
+    corrections: int  # stored tokens at the places decoded here, left out
+
+
+def draft(decoder: Decoder, names: Sequence[str], limit: int | None = None) -> Draft:
+    """Documents from their exact vectors alone, up to `limit` tokens; raw records are text as it is.
+
+    NotFoundError; NoContentError without exact vectors, UsageError for documents that are no text.
+    """
+    records = _records(decoder, names)
+    wanted, left = [], limit
+    for record in records:
+        count = record.tokens if record.kind == Kind.EXACT else 0
+        wanted.append(count if left is None else min(count, left))
+        left = None if left is None else left - wanted[-1]
+    lm = decoder.load()
+    enter("decoding", decoder.progress, decoder.watch)
+    fitted = [(record, count) for record, count in zip(records, wanted, strict=True) if count]
+    texts = iter([lm.decode(ids).encode() for ids in _greedy(lm, fitted, decoder.batch or DECODE_BATCH)])
+    pieces: list[bytes] = []
+    for record, count in zip(records, wanted, strict=True):
+        if record.kind == Kind.RAW:
+            pieces.append(raw_bytes(record))
+        elif count:
+            pieces.append(next(texts))
+        if record.kind == Kind.EXACT and count < record.tokens:
+            break  # the limit
+    return Draft(
+        text=_joined(pieces, names),
+        vectors=sum(len(record.vectors) for record, _ in fitted),
+        tokens=sum(count for _, count in fitted),
+        corrections=sum(place < count for record, count in fitted for place, _ in record.corrections),
+    )
+
+
+def _records(decoder: Decoder, names: Sequence[str]) -> list[Record]:
+    live = decoder.store.documents()
+    records: list[Record] = []
+    for name in names:
+        if name not in live:
+            raise missing(decoder.store, name)
+        if not live[name].complete:
+            raise NoContentError(name)
+        records += [decoder.store.record(ref) for ref in live[name].records]
+    return records
+
+
+def _greedy(lm: FrozenLM, fitted: Sequence[tuple[Record, int]], batch: int) -> list[list[int]]:
+    """The first `count` tokens that `model.generate` gives behind each record's vectors and nothing else."""
+    out: list[list[int]] = []
+    for begin in range(0, len(fitted), batch):
+        some = fitted[begin : begin + batch]
+        rows = [(Frame((), ()), torch.from_numpy(record.vectors.astype("float32"))) for record, _ in some]
+        made = embed(lm.model, rows)
+        with declared_numerics(lm.device):
+            ids = lm.model.generate(
+                inputs_embeds=made.inputs_embeds,
+                attention_mask=made.attention_mask,
+                max_new_tokens=max(count for _, count in some),
+                do_sample=False,
+                eos_token_id=None,  # a document may hold the text of an end token
+                pad_token_id=pad_id(lm.tokenizer),
+            )
+        out += [row[:count] for row, (_, count) in zip(ids.tolist(), some, strict=True)]
+    return out
+
+
+def _joined(pieces: Sequence[bytes], names: Sequence[str]) -> str:
+    try:
+        return b"".join(pieces).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{', '.join(names)}: not UTF-8 text throughout. `memvec cat` gives the bytes.") from error

@@ -1,0 +1,1 @@
+"""Packing: documents become certified or distilled records of a store."""

@@ -1,0 +1,231 @@
+"""`calibrate`: what a vector of a model can carry at which cost, measured on text; `pack --preset` takes its points.
+
+A profile belongs to a fingerprint. It says for several numbers of nats a vector how many tokens a vector then stands for
+and how many token-steps a token takes, on a sample; the default model's comes with the package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Literal
+
+from memvec.arguments import checked, instance, literal
+from memvec.checkpoints.identify import fingerprint_folder
+from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.decoding.greedy import certify
+from memvec.errors import NotFoundError, UsageError
+from memvec.evaluation.samples import handbook, passages
+from memvec.filesystem.cache_folder import cache_root
+from memvec.filesystem.sources import Source
+from memvec.formats import files
+from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.packing.plan import plan, tasks
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.settings import NATS_PER_DIMENSION, PackSettings
+from memvec.training.allocator import keeping_memory
+from memvec.training.fit import FitEngine
+
+Preset = Literal["fast", "balanced", "dense"]
+
+VERSION = 1
+SEGMENTS = 12  # that a trial fits
+PASSAGE = 200  # tokens of a passage of the sample
+RATES = (1.0, 1 / 3, 3.0)  # learning rates tried, to the one in the settings
+BUDGETS = (0.75, 1.0, 1.25, 1.5)  # nats a vector tried, to the default's for the width
+WORTH = {"fast": 1.0, "balanced": 1.1, "dense": 1.6}  # most cost of a token, to that of the cheapest point
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What one budget gave on the sample."""
+
+    nats_per_vector: float
+    tokens_per_vector: float
+    token_steps: float  # for each token that came out of the vectors; padding and failed attempts included
+    corrected: float  # share of tokens stored as corrections [0..1]
+    unsolved: float  # share of segments out of steps in their first attempt [0..1]
+    steps: int  # median of a segment
+    most_steps: int  # of any segment
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A model's curve. `points` are in order of nats a vector."""
+
+    fingerprint: str  # its id
+    model: str
+    learning_rate: float
+    segment_tokens: int
+    points: tuple[Point, ...]
+    sample: str  # what it was measured on
+    version: int = VERSION
+
+    def point(self, preset: Preset) -> Point:
+        """The densest point whose tokens cost no more than the preset allows, among those that solve their segments."""
+        literal(Preset)("preset", preset)
+        solved = [p for p in self.points if not p.unsolved] or [min(self.points, key=lambda p: p.unsolved)]
+        least = min(p.token_steps for p in solved)
+        return max((p for p in solved if p.token_steps <= WORTH[preset] * least), key=lambda p: p.tokens_per_vector)
+
+    def token_steps_at(self, nats_per_vector: float) -> float:
+        """Token-steps a token by the curve, drawn straight between points and level outside."""
+        points = sorted(self.points, key=lambda p: p.nats_per_vector)
+        for low, high in pairwise(points):
+            if low.nats_per_vector <= nats_per_vector <= high.nats_per_vector:
+                along = (nats_per_vector - low.nats_per_vector) / (high.nats_per_vector - low.nats_per_vector)
+                return low.token_steps + along * (high.token_steps - low.token_steps)
+        return points[0 if nats_per_vector < points[0].nats_per_vector else -1].token_steps
+
+
+@checked(settings=instance(PackSettings))
+def calibrate(
+    model: str = DEFAULT_MODEL,
+    texts: Mapping[str, str] | None = None,
+    *,
+    segments: int = SEGMENTS,
+    settings: PackSettings | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    watch: Watch = unwatched,
+) -> Profile:
+    """Measure a model's curve on `texts` (default: Python's handbook), keep it for `pack`, and give it back.
+
+    First the learning rate is chosen at the default budget, then budgets are tried from the least on until segments
+    stay unsolved. Raises UsageError, NotFoundError.
+    """
+    settings, progress = settings or PackSettings(), Progress(stage="loading the model")
+    watch(progress)
+    if segments < 1:
+        raise UsageError(f"segments is {segments}, expected at least 1.")
+    device = pick_device(device)
+    folder, kind = resolve(model), pick_dtype(dtype, device)
+    fast = FrozenLM(folder, kind, device)
+    exact = in_float32(fast, folder)
+    sources = sample(exact, texts or handbook(), segments)
+    usual, number = NATS_PER_DIMENSION * fast.width, count(1)
+
+    def measured(changed: PackSettings) -> Point:
+        budget, rate = changed.nats_per_vector, changed.learning_rate
+        what = f"{segments} segments at {budget:.0f} nats a vector, learning rate {rate:.2g}"
+        enter(f"fit {next(number)} of at most {len(RATES) + len(BUDGETS) - 1}: {what}", progress, watch)
+        return trial(fast, exact, sources, changed, segments, lambda _: watch(progress))
+
+    with keeping_memory():
+        rates = [settings.learning_rate * times for times in RATES]
+        found = {rate: measured(replace(settings, learning_rate=rate, nats_per_vector=usual)) for rate in rates}
+        best = min(found, key=lambda rate: (found[rate].unsolved, found[rate].token_steps))
+        settings = replace(settings, learning_rate=best)
+        points: list[Point] = []
+        for times in BUDGETS:
+            points.append(found[best] if times == 1 else measured(replace(settings, nats_per_vector=usual * times)))
+            if times > 1 and points[-1].unsolved:
+                break
+    profile = Profile(
+        fingerprint_folder(folder).id,
+        model,
+        best,
+        settings.segment_tokens,
+        tuple(points),
+        ", ".join(texts or handbook()),
+    )
+    try:
+        _keep(profile)
+    except OSError as error:  # what took minutes to measure is given back all the same
+        enter(f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE", progress, watch)
+    return profile
+
+
+def sample(lm: FrozenLM, texts: Mapping[str, str], segments: int) -> list[Source]:
+    """Passages of every text, enough for so many segments and evenly taken."""
+    each = max(1, -(-segments // len(texts)))
+    rows = [
+        (number, name, ids)
+        for name, text in texts.items()
+        for number, ids in enumerate(passages(lm, text, each, PASSAGE))
+    ]
+    # One of each text before the next of any: what a trial cuts off at the end is of no one text.
+    return [Source(f"{name}-{number:03}", lm.decode(ids).encode()) for number, name, ids in sorted(rows)]
+
+
+def trial(
+    fast: FrozenLM,
+    exact: FrozenLM,
+    sources: Sequence[Source],
+    settings: PackSettings,
+    segments: int,
+    tick: Callable[[int], None] = lambda token_steps: None,
+) -> Point:
+    """Fit `segments` segments, evenly from the sources, once each with these settings; certify them and count."""
+    every = plan(sources, {}, fast, settings).waiting
+    names = list(dict.fromkeys(w.document.name for w in every))
+    if not names:
+        raise UsageError("the text gives no segment to fit. Give a longer one.")
+    each = max(1, -(-segments // len(names)))
+    waiting = [w for name in names for w in [x for x in every if x.document.name == name][:each]][:segments]
+    engine = FitEngine(fast, settings)
+    engine.add(tasks(waiting, fast.width, settings))
+    done = [fitted for batch in engine.run(tick) for fitted in batch]
+    proofs = certify(exact, [f.vectors for f in done], [f.task.ids for f in done], settings.margin)
+    tokens = sum(len(f.task.ids) for f in done)
+    corrected = sum(len(p.corrections) for p in proofs)
+    unsolved = sum(
+        len(proof.corrections) > settings.allowed(len(f.task.ids)) for f, proof in zip(done, proofs, strict=True)
+    )
+    steps = sorted(f.task.steps for f in done)
+    return Point(
+        nats_per_vector=settings.budget(fast.width),
+        tokens_per_vector=tokens / sum(f.task.vectors for f in done),
+        token_steps=sum(f.task.token_steps for f in done) / max(1, tokens - corrected),
+        corrected=corrected / tokens,
+        unsolved=unsolved / len(done),
+        steps=steps[len(steps) // 2],
+        most_steps=steps[-1],
+    )
+
+
+def profile_of(fingerprint: str) -> Profile | None:
+    """The profile kept for a fingerprint's id: one's own before the one that comes with the package."""
+    for folder in (_folder(), resources.files("memvec") / "data" / "profiles"):
+        file = folder / f"{fingerprint}.json"
+        try:
+            found = json.loads(file.read_text("utf-8"))
+            if found.get("version") == VERSION and found["points"]:
+                return Profile(**found | {"points": tuple(Point(**point) for point in found["points"])})
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ):  # none, or none that can be read: as good as none
+            continue
+    return None
+
+
+def with_preset(settings: PackSettings, preset: str | None, fingerprint: str, model: str) -> PackSettings:
+    """The settings at a point of the model's curve, if one is asked for. UsageError; NotFoundError without a curve."""
+    if preset is None:
+        return settings
+    literal(Preset)("preset", preset)
+    profile = profile_of(fingerprint)
+    if profile is None:
+        raise NotFoundError(
+            f"no profile of {model!r} to take {preset!r} from. Run memvec.calibrate(model={model!r}) once."
+        )
+    point = profile.point(preset)  # type: ignore[arg-type]
+    return replace(settings, nats_per_vector=point.nats_per_vector, learning_rate=profile.learning_rate)
+
+
+def _folder() -> Path:
+    return cache_root() / "profiles"
+
+
+def _keep(profile: Profile) -> None:
+    file = _folder() / f"{profile.fingerprint}.json"
+    files.make_folder(file.parent)
+    files.write_atomically(file, (json.dumps(asdict(profile), indent=1) + "\n").encode())

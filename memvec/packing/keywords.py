@@ -1,0 +1,116 @@
+"""Questions made from a text by rule: some of the words around a fact behind a question word, and the fact. Knows no model.
+
+No grammar, but what a question is for. What makes the vectors answer people's questions too is that the words are put
+differently: left out, in another order, with words from elsewhere in the text among them, and with near ones instead.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+
+from memvec.evaluation.words import COMMON, MARKS, sentences, telling, telling_places
+
+Near = Callable[[str], Sequence[str]]  # words of like meaning, none when there are none
+
+MOST_ANSWER_WORDS = 6
+MOST_SENTENCE_WORDS = 40  # of a sentence that is an answer
+REWORDED = 0.4  # of the telling words of a question, where there are near ones
+ORDINARY = ("What", "Which", "What is", "What was", "What kind of", "How", "What did", "What does")
+NAMES = ("Who", "What", "Which", "What is the name of", "Who is", "Who was", "Which", "Whose")
+PLACES = ("Where", "Where", "In which place", "Where does", "Where is", "At what place")
+NUMBERS = ("How many", "How much", "What", "How", "What number of", "How long")
+DATES = ("When", "In which year", "On what date", "When did", "When was")
+REASONS = ("Why", "Why is", "Why was", "For what reason", "What made")
+AGENTS = ("Who", "By whom", "Who did", "Whose")
+WHERE = frozenset(["at", "in", "on", "near", "from", "to", "into", "under", "behind", "beneath", "beside", "off"])
+DATED = re.compile(
+    r"(1[0-9]{3}|20[0-9]{2}|.*\b(January|February|March|April|May|June|July|August|September|October|November|December))\b"
+)
+
+
+def keyword_questions(
+    text: str, count: int, seed: int = 0, near: Near = lambda word: (), sentences_share: float = 0.0
+) -> list[tuple[str, str]]:
+    """Up to `count` (question, answer) pairs, none twice. English question words.
+
+    The answer is the fact, and in a share of them [0..1] the whole sentence that says it.
+    """
+    chance = random.Random(f"{seed} {text}")
+    told = [words for words in sentences(text) if telling_places(words)]
+    if not told:
+        return []
+    weights = [len(words) for words in told]
+    drawn = []
+    for _ in range(count):
+        number = chance.choices(range(len(told)), weights)[0]
+        elsewhere = told[0] if chance.random() < 0.5 else told[max(0, number - 1)]
+        question, answer = _question(told[number], elsewhere, chance, near)
+        whole = chance.random() < sentences_share and len(told[number]) <= MOST_SENTENCE_WORDS
+        drawn.append((question, " ".join(told[number]) if whole else answer))
+    return list(dict.fromkeys(drawn))
+
+
+def _question(words: list[str], elsewhere: list[str], chance: random.Random, near: Near) -> tuple[str, str]:
+    begin, end = _phrase(words, chance)
+    answer = " ".join(words[begin:end]).strip(MARKS)
+    lead = chance.choice(_leads(answer, words[begin - 1].lower() if begin else ""))
+    if begin and words[begin - 1].lower() in ("a", "an", "the") and chance.random() < 0.3:
+        answer = f"{words[begin - 1]} {answer}"
+    asked = _stretch(words, begin, end, chance) if chance.random() < 0.3 else []
+    if not asked:  # an answer may be all there is in the stretch
+        asked = _some(words[:begin] + words[end:], chance, chance.randint(2, 6))
+        if chance.random() < 0.4:
+            asked = [*_some(elsewhere, chance, chance.randint(1, 2)), *asked]
+    asked = [_reworded(word.strip(MARKS), chance, near) for word in asked]
+    return f"{lead} {' '.join(asked)}".strip() + "?", answer or words[begin]
+
+
+def _phrase(words: Sequence[str], chance: random.Random) -> tuple[int, int]:
+    """(begin, end) of a run of words worth asking for that no mark or common word parts."""
+    places = [p for p in range(len(words)) if words[p].strip(MARKS).lower() not in COMMON]
+    named = telling_places(words)
+    place = chance.choice(named if chance.random() < 0.6 or not places else places)
+    begin, end = place, place + 1
+    while end < len(words) and end - begin < MOST_ANSWER_WORDS and words[end - 1][-1] not in MARKS and (
+        chance.random() < (0.85 if telling(words[end]) else 0.6)
+    ):  # fmt: skip
+        end += 1
+    while end - begin > 1 and words[end - 1].strip(MARKS).lower() in COMMON:
+        end -= 1
+    while begin and end - begin < MOST_ANSWER_WORDS and words[begin - 1][-1] not in MARKS and (
+        words[begin - 1].lower() not in COMMON and chance.random() < 0.5
+    ):  # fmt: skip
+        begin -= 1
+    return begin, end
+
+
+def _leads(answer: str, previous: str) -> Sequence[str]:
+    if DATED.match(answer):
+        return DATES
+    if answer[:1].isdigit():
+        return NUMBERS
+    if previous == "because":
+        return REASONS
+    if answer[:1].isupper():
+        return AGENTS if previous == "by" else PLACES if previous in WHERE else NAMES
+    return ORDINARY
+
+
+def _stretch(words: Sequence[str], begin: int, end: int, chance: random.Random) -> list[str]:
+    """Words around the answer as they stand, perhaps to the sentence's ends."""
+    before = words[max(0, begin - chance.choice((3, 5, 8))) : begin]
+    return [*before, *words[end : end + chance.choice((0, 2, 4, 6))]]
+
+
+def _some(words: Sequence[str], chance: random.Random, count: int) -> list[str]:
+    """Telling words and a few others, mostly in their order."""
+    told = [i for i, word in enumerate(words) if word.strip(MARKS).lower() not in COMMON or chance.random() < 0.3]
+    chosen = chance.sample(told, min(len(told), count))
+    return [words[i] for i in (sorted(chosen) if chance.random() < 0.6 else chosen)]
+
+
+def _reworded(word: str, chance: random.Random, near: Near) -> str:
+    others = near(word) if chance.random() < REWORDED and word.lower() not in COMMON else ()
+    return chance.choice(others) if others else word

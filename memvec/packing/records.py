@@ -1,0 +1,102 @@
+"""Records from what packing found. Knows no model."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memvec.formats import conditioning as conditioning_format
+from memvec.formats import raw
+from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
+
+if TYPE_CHECKING:
+    from memvec.decoding.greedy import Certificate
+    from memvec.training.fit import Fitted
+
+
+def exact_record(
+    document: Document, start: int, data: bytes, fitted: Fitted, certificate: Certificate, nats: float
+) -> Record:
+    """The record of a certified segment; `nats` is its surprisal without vectors."""
+    task = fitted.task
+    report = FitReport(
+        steps=task.steps,
+        token_steps=task.token_steps,
+        nats_before=nats,
+        nats_after=certificate.nats,
+        corrected_wrong=certificate.wrong,
+        corrected_margin=len(certificate.corrections) - certificate.wrong,
+        least_margin=certificate.least_margin,
+        seconds=task.seconds,
+    )
+    return Record(
+        document=document,
+        kind=Kind.EXACT,
+        start=start,
+        length=len(data),
+        tokens=len(task.ids),
+        vectors=fitted.vectors,
+        corrections=certificate.corrections,
+        payload=b"",
+        text_sha256=hashlib.sha256(data).digest(),
+        reason=RawReason.NONE,
+        report=report,
+    )
+
+
+def context_record(
+    document: Document,
+    start: int,
+    data: bytes,
+    tokens: int,
+    vectors: Vectors,
+    conditioning: Conditioning,
+    report: FitReport | None = None,
+) -> Record:
+    """The record of vectors distilled to stand for the text `data` of N = `tokens`; ValueError for a malformed report."""
+    return Record(
+        document=document,
+        kind=Kind.CONTEXT,
+        start=start,
+        length=len(data),
+        tokens=tokens,
+        vectors=vectors,
+        corrections=(),
+        payload=conditioning_format.encode(conditioning),
+        text_sha256=hashlib.sha256(data).digest(),
+        reason=RawReason.NONE,
+        report=report or FitReport(),
+        conditioning=conditioning,
+    )
+
+
+def raw_records(
+    document: Document,
+    start: int,
+    data: bytes,
+    tokens: int,
+    reason: RawReason,
+    width: int,
+    report: FitReport | None = None,
+) -> list[Record]:
+    """Raw records over `data`, as many as the frame limit asks for; one even when it is empty."""
+    size = raw.MAX_RAW_BYTES
+    pieces = [data[begin : begin + size] for begin in range(0, len(data), size)] or [b""]
+    return [
+        Record(
+            document=document,
+            kind=Kind.RAW,
+            start=start + number * size,
+            length=len(piece),
+            tokens=tokens if number == 0 else 0,
+            vectors=np.zeros((0, width), np.float16),
+            corrections=(),
+            payload=raw.compress(piece),
+            text_sha256=hashlib.sha256(piece).digest(),
+            reason=reason,
+            report=report or FitReport(),
+        )
+        for number, piece in enumerate(pieces)
+    ]

@@ -1,0 +1,1 @@
+"""Retrieval: find records by text, with keys of their own."""

@@ -1,0 +1,166 @@
+"""`index build|info|drop`: keys for records that have none, and a kept FAISS index where a scan would be slow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from memvec.arguments import checked
+from memvec.decoding.reader import Decoder
+from memvec.errors import UsageError
+from memvec.formats.manifest import KeysEntry
+from memvec.maintenance.rewrite import open_to_write
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.retrieval import faiss_index
+from memvec.retrieval.embedders import DEFAULT, LEXICAL, Embeds
+from memvec.retrieval.faiss_index import VectorIndex
+from memvec.retrieval.lookup import check_keys
+from memvec.retrieval.search import live_places, make
+from memvec.store import index_files
+from memvec.store.lock import writing
+from memvec.store.store import Store, StoredDocument
+from memvec.types import Kind, RawReason
+from memvec.version import TOOL
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """The keys of one embedder in a store, and its kept index; the field names are those of `--json`."""
+
+    embedder: str
+    embedder_id: str
+    texts: int  # live ones with a key
+    missing: int  # live ones without
+    width: int  # 0 for words
+    factory: str | None  # of the kept index; None: it is made when it is needed
+    indexed: int  # keys in the kept index
+
+
+@checked()
+def build_index(
+    store: str | Path,
+    *,
+    embedder: str | None = None,
+    factory: str | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    lock_wait: float = 0.0,
+    watch: Watch = unwatched,
+) -> list[IndexReport]:
+    """Make the keys that are missing, by default of the store's own model and of words, and keep a FAISS index of vectors.
+
+    Another model is loaded only where `embedder` names it, not because the store does. Texts are decoded from the store where they are not there. Raises NotFoundError, UsageError, FingerprintError,
+    MissingExtraError, StoreLockedError, StoreDamagedError.
+    """
+    progress = Progress(stage="opening")
+    Store.open(store)  # NotFoundError before a lock is made
+    with writing(store, lock_wait):
+        opened = open_to_write(store)
+        there = {entry.embedder for entry in opened.manifest.keys}
+        names = (embedder,) if embedder else tuple(name for name in DEFAULT if name in there) or DEFAULT
+        makers = [make(name, opened, model, lambda stage: enter(stage, progress, watch)) for name in names]
+        _add_missing(opened, makers, Decoder(opened, model, None, device, watch))
+        for made in makers:
+            entries = _entries(opened, made.embedder.id)
+            check_keys(opened, entries, made.embedder)
+            if made.embedder.name != LEXICAL:
+                enter(f"indexing the keys of {made.embedder.name}", progress, watch)
+                _keep(opened, entries, factory)
+            elif factory and embedder == LEXICAL:
+                raise UsageError(f"{LEXICAL} has words and no vectors: a FAISS factory cannot be used. Leave it out.")
+    return index_info(store)
+
+
+@checked()
+def index_info(store: str | Path) -> list[IndexReport]:
+    """What keys a store has, by embedder, and which of them are in a kept index. NotFoundError, StoreDamagedError."""
+    opened = Store.open(store)
+    live = set(live_places(opened))
+    out = []
+    for identity in dict.fromkeys(entry.embedder_id for entry in opened.manifest.keys):
+        entries = _entries(opened, identity)
+        parts = [opened.keys(entry) for entry in entries]
+        keyed = live & {text.tobytes() for part in parts for text in part.texts}
+        kept = index_files.describe(opened.path / index_files.FOLDER, identity)
+        kept = kept if kept is not None and index_files.fits(kept, entries) and faiss_index.own(kept) else None
+        out.append(
+            IndexReport(
+                embedder=entries[0].embedder,
+                embedder_id=identity,
+                texts=len(keyed),
+                missing=len(live - keyed),
+                width=parts[0].embedder.width,
+                factory=kept.factory if kept else None,
+                indexed=kept.texts if kept else 0,
+            )
+        )
+    return out
+
+
+@checked()
+def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
+    """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
+    Store.open(store)  # NotFoundError before a lock is made
+    with writing(store, lock_wait):
+        opened = open_to_write(store)
+        folder = opened.path / index_files.FOLDER
+        found = index_files.kept(folder)
+        for embedder_id in found:
+            faiss_index.drop(folder, embedder_id)
+    return len(found)
+
+
+def _entries(store: Store, identity: str) -> list[KeysEntry]:
+    return [entry for entry in store.manifest.keys if entry.embedder_id == identity]
+
+
+def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> None:
+    """Build an index of all keys of one embedder to the side and swap it in."""
+    if not entries:
+        return
+    parts = [store.keys(entry) for entry in entries]
+    values = np.concatenate([part.values for part in parts]).astype(np.float32)
+    chosen = factory or faiss_index.choose(len(values))
+    made = {
+        "embedder": entries[0].embedder,
+        "embedder_id": entries[0].embedder_id,
+        "factory": chosen,
+        "texts": len(values),
+        "width": values.shape[1],
+        "keys": tuple(entry.sha256 for entry in entries),
+    }
+    faiss_index.save(store.path / index_files.FOLDER, VectorIndex.build(values, chosen), made)
+
+
+def _add_missing(store: Store, makers: Sequence[Embeds], decoder: Decoder) -> None:
+    """Commit keys of the live texts that have none by one of the makers."""
+    live = live_places(store)
+    lacking = {}
+    for made in makers:
+        known = {t.tobytes() for entry in _entries(store, made.embedder.id) for t in store.keys(entry).texts}
+        lacking[made.embedder.id] = set(live) - known
+    documents = {place.document for texts in lacking.values() for text in texts for place in live[text]}
+    if not documents:
+        return
+    chosen = [stored for name, stored in store.documents().items() if name in documents and stored.complete]
+    texts = _texts(decoder, chosen)
+    new = [
+        made.keys({digest: text for digest, text in texts.items() if digest in lacking[made.embedder.id]})
+        for made in makers
+    ]
+    store.commit([], TOOL, [part for part in new if len(part)])
+
+
+def _texts(decoder: Decoder, documents: Sequence[StoredDocument]) -> dict[bytes, str]:
+    """The texts of documents' records by sha256, decoded and compared."""
+    found: dict[bytes, str] = {}
+    for _, pieces in decoder.documents(documents):
+        for piece in pieces:
+            if wrong := piece.mismatch():
+                raise wrong
+            if piece.record.kind != Kind.RAW or piece.record.reason != RawReason.NOT_TEXT:
+                found[piece.record.text_sha256] = piece.data.decode("utf-8", "replace")
+    return found

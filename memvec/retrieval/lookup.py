@@ -1,0 +1,139 @@
+"""The keys of a store's live texts, by vectors and by words: who is nearest, and how near are these.
+
+Rows number the live texts. Keys of texts that are gone are passed over and those that a kept index lacks are looked at
+beside it, so that what a store holds now is what is found.
+Letters: n live texts, W width of a key, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memvec.formats.keys import Embedder, Keys
+from memvec.formats.manifest import KeysEntry
+from memvec.retrieval import faiss_index
+from memvec.retrieval.bm25 import TermIndex
+from memvec.retrieval.faiss_index import FLAT, VectorIndex
+from memvec.store import index_files
+from memvec.store.index_files import fits
+from memvec.store.store import Store, damaged
+
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float32]
+NONE: Rows = np.zeros(0, np.int64)
+
+
+class VectorLookup:
+    """Vectors of the live texts, in a kept index as far as it goes."""
+
+    def __init__(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
+        """Read the keys of one embedder; `rows` numbers the live texts."""
+        self.count = len(rows)
+        self.kept: VectorIndex | None = None
+        self._kept_rows: Rows = NONE  # of each key of the kept index, its row or -1
+        info = index_files.describe(store.path / index_files.FOLDER, entries[0].embedder_id) if entries else None
+        if info is not None and fits(info, entries):
+            self.kept = faiss_index.load(store.path / index_files.FOLDER, info)
+        inside = set(info.keys) if info is not None and self.kept is not None else set()
+        self._kept_numbers = np.full(self.count, -1, np.int64)
+        if info is not None and inside:
+            ordered = {entry.sha256: entry for entry in entries}
+            found = np.concatenate([_rows(store.keys(ordered[digest]).texts, rows) for digest in info.keys])
+            numbers = np.flatnonzero(found >= 0)
+            self._kept_numbers[found[numbers]] = numbers  # of several keys of one text the last counts
+            self._kept_rows = np.full(len(found), -1, np.int64)
+            latest = np.flatnonzero(self._kept_numbers >= 0)
+            self._kept_rows[self._kept_numbers[latest]] = latest
+        self._rest(store, [entry for entry in entries if entry.sha256 not in inside], rows)
+
+    def _rest(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
+        """Index the live texts that the kept index lacks."""
+        values: dict[int, Any] = {}
+        for entry in entries:
+            part = store.keys(entry)
+            for number, row in enumerate(_rows(part.texts, rows).tolist()):
+                if row >= 0 and self._kept_numbers[row] < 0:
+                    values[row] = part.values[number]
+        self._rest_rows = np.array(sorted(values), np.int64)
+        self._rest_numbers = np.full(self.count, -1, np.int64)
+        self._rest_numbers[self._rest_rows] = np.arange(len(values))
+        self.rest: VectorIndex | None = None
+        if values:
+            stacked = np.stack([values[row] for row in self._rest_rows]).astype(np.float32)
+            self.rest = VectorIndex.build(stacked, FLAT, self.kept.space if self.kept else None)
+
+    def nearest(self, query: Keys, count: int, allowed: Mask) -> Rows:
+        """The rows of the nearest `count` texts or so, of those `allowed` (n,)."""
+        found = [NONE]
+        for part, numbers in ((self.kept, self._kept_rows), (self.rest, self._rest_rows)):
+            if part is not None:
+                mask = (numbers >= 0) & allowed[numbers]
+                if mask.any():
+                    near, _ = part.search(query.values[0].astype(np.float32), count, mask)
+                    found.append(numbers[near])
+        return np.concatenate(found)
+
+    def scores(self, query: Keys, rows: Rows) -> Scores:
+        """Cosines (K,) of texts by row; 0 of those without a key."""
+        out = np.zeros(len(rows), np.float32)
+        for part, numbers in ((self.kept, self._kept_numbers), (self.rest, self._rest_numbers)):
+            there = np.flatnonzero(numbers[rows] >= 0)
+            if part is not None and len(there):
+                placed = part.space.place(query.values[:1].astype(np.float32))[0]
+                out[there] = part.vectors(numbers[rows[there]]) @ placed
+        return out
+
+
+class TermLookup:
+    """Words of the live texts."""
+
+    def __init__(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
+        """Read the terms of all of them; `rows` numbers the live texts."""
+        parts = [store.keys(entry) for entry in entries]
+        chosen: dict[int, tuple[int, int]] = {}  # (file, number) by row
+        for number, part in enumerate(parts):
+            for place, row in enumerate(_rows(part.texts, rows).tolist()):
+                if row >= 0:
+                    chosen[row] = number, place
+        self._inverted = TermIndex(parts, [chosen.get(row) for row in range(len(rows))])
+        self._last: tuple[bytes, Scores] | None = None
+
+    def nearest(self, query: Keys, count: int, allowed: Mask) -> Rows:
+        """The rows of the `count` texts with the best scores, of those `allowed` (n,)."""
+        scores = np.where(allowed, self._all(query), 0)
+        best = np.argpartition(-scores, min(count, len(scores) - 1))[:count] if len(scores) else NONE
+        return best[scores[best] > 0].astype(np.int64)
+
+    def scores(self, query: Keys, rows: Rows) -> Scores:
+        """Share of BM25 (K,) of texts by row [0..1]."""
+        return self._all(query)[rows]
+
+    def _all(self, query: Keys) -> Scores:
+        mark = query.terms.tobytes()
+        last = self._last  # another thread may replace it
+        if last is None or last[0] != mark:
+            last = self._last = mark, self._inverted.scores(query.terms.tolist())
+        return last[1]
+
+
+def check_keys(store: Store, entries: list[KeysEntry], embedder: Embedder) -> None:
+    """StoreDamagedError for a file whose keys do not have the width of its embedder.
+
+    Memory grows with the square of the width, and a stranger's store may state any width.
+    """
+    for entry in entries:
+        width = store.keys(entry).embedder.width
+        if width != embedder.width:
+            raise damaged(
+                entry.path, "invalid_value", f"keys of {embedder.name} are {embedder.width} wide, these are {width}"
+            )
+
+
+def _rows(texts: npt.NDArray[np.uint8], rows: Mapping[bytes, int]) -> Rows:
+    """The row of each text (n, 32), -1 of those that are not live."""
+    return np.array([rows.get(text.tobytes(), -1) for text in texts], np.int64).reshape(-1)

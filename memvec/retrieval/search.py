@@ -1,0 +1,254 @@
+"""`search`: the records of a store that say what a query asks about, found by their keys.
+
+A record's key is made of its text, never of its vectors: two fits of one text are nearly orthogonal. Vectors and words are
+looked up separately and their scores added: the cosine of keys, and a share of BM25.
+Letters: n live texts, K hits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from memvec import arguments, off_topic
+from memvec.arguments import checked, optional
+from memvec.checkpoints.resolve import Notify, silent
+from memvec.decoding.reader import Decoder
+from memvec.errors import NotFoundError, UsageError
+from memvec.filesystem.names import select
+from memvec.identity.match import find_model
+from memvec.identity.verdict import stored_identity
+from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.retrieval import embedders
+from memvec.retrieval.embedders import DEFAULT, LEXICAL, TABLE, Embeds, maker
+from memvec.retrieval.lookup import TermLookup, VectorLookup, check_keys
+from memvec.store.store import RecordRef, Store
+from memvec.types import RawReason
+
+WORDS_SHARE = 0.6  # of BM25, beside the cosine; measured in docs/LOG.md
+CANDIDATES = 256  # that vectors and words each put up
+STRANGE = 0.05  # share of unrelated prompts that a score of "auto" lets pass
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A record that was found; the field names are those of `--json`."""
+
+    document: str
+    record: str  # its id, 64 hex digits
+    score: float
+    start: int  # first byte of the document that it stands for
+    length: int  # bytes
+    text: str | None = None  # decoded, where that was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a text is: a record of a live document."""
+
+    document: str
+    ref: RecordRef
+
+
+class Searcher:
+    """An opened store with its keys in memory, for many queries."""
+
+    @checked()
+    def __init__(
+        self, store: Store, embedder: str | None = None, model: str | None = None, notify: Notify = silent
+    ) -> None:
+        """Load what `embedder` names: by default the store's own model (`lm`) and words, where it has keys of both.
+
+        Keys of another model are searched only by its name, which is then loaded. NotFoundError, UsageError.
+        """
+        self.store = store
+        self.names = _chosen(store, embedder)
+        notify("reading the keys")
+        self._places = live_places(store)
+        self._texts = list(self._places)
+        self._names = {place.document for places in self._places.values() for place in places}
+        rows = {text: row for row, text in enumerate(self._texts)}
+        self._parts: list[tuple[Embeds, VectorLookup | TermLookup, float]] = []
+        for name in self.names:
+            made = make(name, store, model, notify)
+            entries = [e for e in store.manifest.keys if e.embedder_id == made.embedder.id]
+            check_keys(store, entries, made.embedder)
+            if not entries:
+                raise UsageError(
+                    f"the keys of {name!r} in {str(store.path)!r} were made with another version of it. "
+                    f"Make them again: memvec.build_index(…, embedder={name!r})."
+                )
+            lookup = TermLookup if name == LEXICAL else VectorLookup
+            share = WORDS_SHARE if name == LEXICAL and len(self.names) > 1 else 1.0
+            self._parts.append((made, lookup(store, entries, rows), share))
+        self._threshold: float | None = None
+
+    @checked()
+    def search(
+        self,
+        query: str,
+        k: int = 5,
+        documents: Sequence[str] = (),
+        min_score: float | Literal["auto"] | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> list[Hit]:
+        """The K = `k` best records, best first; of documents that `documents` names, exactly or by pattern, and of which `where` is said.
+
+        `min_score` "auto" gives no hit rather than a bad one. UsageError, NotFoundError for a document that is not there.
+        """
+        if not query.strip():
+            raise UsageError("the query is empty. Say what to look for.")
+        least = self.threshold if min_score == "auto" else min_score
+        chosen = self._names.intersection(select(documents, self.store.documents()).names) if documents else self._names
+        wanted = {name for name in chosen if self._said(name, where or {})}
+        allowed = np.ones(len(self._texts), bool)
+        if len(wanted) < len(self._names):
+            allowed[:] = [any(p.document in wanted for p in self._places[text]) for text in self._texts]
+        hits: list[Hit] = []
+        for score, row in self._ranked(query, max(k, CANDIDATES), allowed):
+            if len(hits) >= k or (least is not None and score < least):
+                break
+            hits += [
+                Hit(p.document, self.store.record_id(p.ref), round(score, 4), p.ref.start, p.ref.length)
+                for p in self._places[self._texts[row]]
+                if p.document in wanted
+            ]
+        return hits[:k]
+
+    def _said(self, name: str, where: Mapping[str, str]) -> bool:
+        said = self.store.manifest.meta.get(name, {})
+        return all(said.get(key) == value for key, value in where.items())
+
+    @property
+    def threshold(self) -> float:
+        """The score that all but a twentieth of unrelated prompts stay under in this store."""
+        if self._threshold is None:
+            whole = np.ones(len(self._texts), bool)
+            best = [next(self._ranked(prompt, 1, whole), (0.0, 0))[0] for prompt in off_topic.prompts()]
+            self._threshold = float(np.quantile(best, 1 - STRANGE))
+        return self._threshold
+
+    def _ranked(self, query: str, count: int, allowed: npt.NDArray[np.bool_]) -> Iterator[tuple[float, int]]:
+        """(score, row) of the best texts, best first."""
+        asked = [(made.query(query), lookup, share) for made, lookup, share in self._parts]
+        rows = np.unique(np.concatenate([lookup.nearest(key, count, allowed) for key, lookup, _ in asked]))
+        scores = np.zeros(len(rows), np.float32)
+        for key, lookup, share in asked:
+            scores += np.float32(share) * lookup.scores(key, rows)
+        for place in np.argsort(-scores, kind="stable")[:count].tolist():
+            yield float(scores[place]), int(rows[place])
+
+
+@checked()
+def search(
+    store: str | Path | Store,
+    query: str,
+    k: int = 5,
+    *,
+    documents: Sequence[str] = (),
+    where: Mapping[str, str] | None = None,
+    min_score: float | Literal["auto"] | None = None,
+    embedder: str | None = None,
+    model: str | None = None,
+    decode: bool = False,
+    device: str | None = None,
+    watch: Watch = unwatched,
+) -> list[Hit]:
+    """The `k` records of a store that fit a query best, best first; with `decode`, with their text.
+
+    See `Searcher` for many queries. Raises NotFoundError, UsageError, FingerprintError, StoreDamagedError.
+    """
+    opened = store if isinstance(store, Store) else Store.open(store)
+    progress = Progress()
+    searcher = Searcher(opened, embedder, model, lambda stage: enter(stage, progress, watch))
+    enter("searching", progress, watch)
+    hits = searcher.search(query, k, documents, min_score, where)
+    return with_text(opened, hits, model, device, watch) if decode and hits else hits
+
+
+@checked(min_score=optional(arguments.score))
+def retrieve(
+    store: str | Path,
+    query: str,
+    count: int,
+    *,
+    memories: bool = True,
+    min_score: float | Literal["auto"] | None = "auto",
+    model: str | None = None,
+    watch: Watch = unwatched,
+) -> tuple[str, ...]:
+    """Up to `count` documents that fit a query, best first; none when nothing fits.
+
+    `memories`: only documents that have one. Raises as `search`.
+    """
+    opened = Store.open(store)
+    live = opened.documents()
+    hits = search(opened, query, CANDIDATES, min_score=min_score, model=model, watch=watch)
+    fitting = dict.fromkeys(hit.document for hit in hits if live[hit.document].memory or not memories)
+    return tuple(fitting)[:count]
+
+
+def make(name: str, store: Store, model: str | None = None, notify: Notify = silent) -> Embeds:
+    """The embedder of that name for a store. UsageError, NotFoundError, FingerprintError, MissingExtraError."""
+    origin = store.manifest.fingerprint
+    known = stored_identity(store.manifest)
+    return maker(name, find_model(known, model, notify) if name == TABLE else store.path, origin)
+
+
+def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
+    there = list(dict.fromkeys(entry.embedder for entry in store.manifest.keys))
+    if not there:
+        raise NotFoundError(f"{str(store.path)!r} has no keys to search by. Make them: memvec.build_index(…).")
+    if embedder is None:
+        # No others: a model that a stranger's store names would be loaded, and run, before anything can be compared.
+        if own := tuple(name for name in DEFAULT if name in there):
+            return own
+        raise UsageError(
+            f"{str(store.path)!r} has only keys of {', '.join(map(repr, there))}, made by a model that the store names. "
+            f"Pass embedder={there[0]!r} to load it, or make keys of the store's own model: memvec.build_index(…)."
+        )
+    embedders.check_embedder(embedder)
+    if embedder not in there:
+        raise UsageError(
+            f"{str(store.path)!r} has keys of {', '.join(there)}, not of {embedder!r}. "
+            f"Make them: memvec.build_index(…, embedder={embedder!r})."
+        )
+    return (embedder,)
+
+
+def live_places(store: Store) -> dict[bytes, list[Place]]:
+    """Where each live text is: the records of a document's content or, where there is none, of its memory.
+
+    What is no text has no key and is not among them.
+    """
+    found: dict[bytes, list[Place]] = {}
+    for name, stored in store.documents().items():
+        for ref in stored.records if stored.complete else stored.memory:
+            if store.value(ref, "reason") != RawReason.NOT_TEXT:
+                text = store.value(ref, "text_sha256").tobytes()
+                found.setdefault(text, []).append(Place(name, ref))
+    return found
+
+
+def with_text(
+    store: Store, hits: Sequence[Hit], model: str | None = None, device: str | None = None, watch: Watch = unwatched
+) -> list[Hit]:
+    """Hits with the text that their records decode to; none where that is not what was packed."""
+    wanted: dict[str, list[RecordRef]] = {}
+    for hit in hits:
+        refs = store.documents()[hit.document].records
+        wanted.setdefault(hit.document, []).extend(ref for ref in refs if ref.start == hit.start)
+    decoder = Decoder(store, model, None, device, watch)
+    parts = [replace(store.documents()[name], records=tuple(refs)) for name, refs in wanted.items() if refs]
+    texts = {
+        piece.id: piece.data.decode("utf-8", "replace")
+        for _, pieces in decoder.documents(parts)
+        for piece in pieces
+        if not piece.mismatch()
+    }
+    return [replace(hit, text=texts.get(hit.record)) for hit in hits]

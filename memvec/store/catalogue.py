@@ -1,0 +1,230 @@
+"""The catalogue: what `list`, `show` and `info` answer from without reading every record. Knows no model.
+
+It is derived from the shards and may be removed at any time: `catalogue/<state>.safetensors`, `state` standing for the
+shards and what was removed of them. The blocks of it that are read are compared with their digests, so that a catalogue that
+was changed is passed over, and the same columns are made anew from the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from memvec.errors import StoreDamagedError
+from memvec.formats import canonical, files
+from memvec.formats.documents import check_name
+from memvec.formats.manifest import Manifest
+from memvec.store.catalogue_build import COLUMNS, build
+from memvec.store.catalogue_file import Columns, Kept, Made, UnreliableError, encode
+from memvec.store.documents import RecordRef, StoredDocument
+from memvec.store.store import Store
+from memvec.types import Document
+
+T = TypeVar("T")
+
+FOLDER = "catalogue"
+LEAST_RECORDS = 4096  # of a store that gets one; below, reading the columns of its shards is as fast
+ROWS_AT_ONCE = 4096
+KEY_DIGITS = 16  # hex digits of an id that are in the catalogue
+
+
+class Catalogue:
+    """The live documents of a store by name, their records, and totals. D documents, R records."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return self.columns.length("bytes")
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """The sums that `summary.report` takes."""
+        return dict(self._json("totals"))
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Names of documents that a pack left unfinished, ascending."""
+        return list(self._json("incomplete"))
+
+    def names(self, begin: int = 0, end: int | None = None) -> Iterator[str]:
+        """Names of the live documents `begin` to `end`, ascending."""
+        end = len(self) if end is None else min(end, len(self))
+        for low in range(begin, end, ROWS_AT_ONCE):
+            offsets = self._ints("name_offsets", low, min(low + ROWS_AT_ONCE, end) + 1)
+            data = self.columns.read("names", offsets[0], offsets[-1]).tobytes()
+            for start, stop in pairwise(offsets):
+                yield _name(data[start - offsets[0] : stop - offsets[0]])
+
+    def find(self, name: str) -> int | None:
+        """The number of the live document of that name."""
+        number = bisect_left(_View(len(self), lambda place: next(self.names(place, place + 1))), name)
+        return number if number < len(self) and next(self.names(number, number + 1)) == name else None
+
+    def rows(self, begin: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
+        """What `list` says of the live documents `begin` to `end`."""
+        end = len(self) if end is None else min(end, len(self))
+        fields = {
+            "bytes": "bytes",
+            "tokens": "tokens",
+            "records": "content",
+            "raw_records": "raw_records",
+            "vectors": "vectors",
+            "corrected_tokens": "corrected",
+            "memory": "memory_vectors",
+        }
+        for low in range(begin, end, ROWS_AT_ONCE):
+            high = min(low + ROWS_AT_ONCE, end)
+            columns = [self._ints(column, low, high) for column in fields.values()]
+            gains, digests = (self.columns.read(name, low, high) for name in ("gain", "sha256"))
+            named = zip(self.names(low, high), gains.tolist(), digests, *columns, strict=True)
+            for name, gain, digest, *values in named:
+                row = dict(zip(fields, values, strict=True))
+                yield row | {"name": name, "sha256": digest.tobytes().hex(), "gain": None if math.isnan(gain) else gain}
+
+    def stored(self, number: int) -> StoredDocument:
+        """The live document `number`, as `Store.documents` gives it."""
+        begin, end = self._ints("record_offsets", number, number + 2)
+        count, memory = (self._ints(name, number, number + 1)[0] for name in ("content", "memory"))
+        refs = self.refs(begin, end)
+        size, tokens, share = (self._ints(name, number, number + 1)[0] for name in ("bytes", "tokens", "zstd_bytes"))
+        digest = self.columns.read("sha256", number, number + 1).tobytes().hex()
+        return StoredDocument(
+            Document(next(self.names(number, number + 1)), size, digest, share, tokens),
+            records=tuple(refs[:count]),
+            complete=bool(self._ints("complete", number, number + 1)[0]),
+            memory=tuple(refs[count : count + memory]),
+            unjoined=tuple(refs[count + memory :]),
+        )
+
+    def refs(self, begin: int, end: int) -> list[RecordRef]:
+        """Where records `begin` to `end` lie, counted over the live documents by name."""
+        columns = [self._ints(name, begin, end) for name in ("shard", "row", "start", "length")]
+        return [RecordRef(*values) for values in zip(*columns, strict=True)]
+
+    def with_id(self, prefix: str) -> tuple[list[RecordRef], bool]:
+        """(records whose ids begin with `prefix`, in hex, by the digits the catalogue has; are these digits of one id?)."""
+        digits = prefix[:KEY_DIGITS]
+        low = int(digits.ljust(KEY_DIGITS, "0"), 16)
+        high = int(digits.ljust(KEY_DIGITS, "f"), 16)
+        keys = _View(self.columns.length("id_keys"), lambda place: self._ints("id_keys", place, place + 1)[0])
+        begin, end = bisect_left(keys, low), bisect_right(keys, high)
+        if begin == end:
+            return [], True
+        places = self._ints("id_places", begin, end)
+        return [self.refs(place, place + 1)[0] for place in places], keys[begin] == keys[end - 1]
+
+    def _ints(self, name: str, begin: int, end: int) -> list[int]:
+        return [int(value) for value in self.columns.read(name, begin, end).tolist()]
+
+    def _json(self, name: str) -> Any:
+        try:
+            return canonical.loads(self.columns.read(name, 0, self.columns.length(name)).tobytes())
+        except ValueError as error:
+            raise UnreliableError(str(error)) from error
+
+
+class _View(Sequence[Any]):
+    """A sorted column, of which a search reads what it looks at."""
+
+    def __init__(self, length: int, value: Callable[[int], Any]) -> None:
+        self._length, self._value = length, value
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self._value(number) for number in range(*place.indices(self._length))]
+        return self._value(place)
+
+
+def answer(store: Store, question: Callable[[Catalogue], T]) -> T:
+    """What `question` makes of the catalogue of a store: of the one kept beside it, else of one made from its shards.
+
+    StoreDamagedError when a shard is missing or of another size, or has to be read and is not what was written.
+    """
+    for entry in store.manifest.shards:
+        store.check_there(entry)
+    try:
+        return question(Catalogue(Kept(path_of(store), _state(store.manifest))))
+    except (UnreliableError, LookupError, TypeError):  # the latter from values that do not fit each other
+        return question(Catalogue(Made(build(store))))
+
+
+def refresh(store: Store) -> Path | None:
+    """Write the catalogue of a store where it is worth it, and drop those of other states; where it lies.
+
+    For the end of every verb that writes, under its lock. A catalogue is never needed: one that cannot be written, or
+    not be made because a shard is damaged, is left out.
+    """
+    path = path_of(store)
+    wanted = sum(entry.records for entry in store.manifest.shards) >= LEAST_RECORDS
+    try:
+        if path.parent.is_symlink():  # what lies behind it is not the store's to remove
+            return None
+        if wanted and not _usable(path, store):
+            path.parent.mkdir(exist_ok=True)
+            files.write_atomically(path, encode(build(store), _state(store.manifest)))
+        for other in [*path.parent.glob("*.safetensors"), *path.parent.glob(".tmp-*")]:
+            if other != path or not wanted:
+                other.unlink()
+        if not wanted and path.parent.is_dir():
+            path.parent.rmdir()
+    except (OSError, StoreDamagedError):
+        return None
+    return path if wanted else None
+
+
+def document(store: Store, name: str) -> StoredDocument | None:
+    """The live document of that name, found without reading the others. StoreDamagedError."""
+
+    def found(known: Catalogue) -> StoredDocument | None:
+        number = known.find(name)
+        return None if number is None else known.stored(number)
+
+    return answer(store, found)
+
+
+def path_of(store: Store) -> Path:
+    """Where the catalogue of a store's present state lies or would lie."""
+    return store.path / FOLDER / f"{_state(store.manifest)}.safetensors"
+
+
+def _state(manifest: Manifest) -> str:
+    """64 hex digits that stand for everything a catalogue depends on."""
+    parts = {
+        "shards": [entry.sha256 for entry in manifest.shards],
+        "removed": [list(version) for version in manifest.removed],
+        "required": list(manifest.required),
+        "fingerprint": manifest.fingerprint.id,
+        "vocabulary": manifest.vocabulary,
+        "columns": COLUMNS,
+    }
+    return hashlib.sha256(canonical.dumps(parts)).hexdigest()
+
+
+def _usable(path: Path, store: Store) -> bool:
+    try:
+        Kept(path, _state(store.manifest)).check()
+    except UnreliableError:
+        return False
+    return True
+
+
+def _name(data: bytes) -> str:
+    try:
+        name = data.decode()
+        check_name(name)
+    except ValueError as error:
+        raise UnreliableError(str(error)) from error
+    return name

@@ -1,0 +1,119 @@
+"""The file of a catalogue: its columns, read by blocks that are each compared with a digest. Knows no store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from memvec.formats import container, files
+from memvec.formats.container import Array
+from memvec.formats.partial import TensorFile
+from memvec.store.catalogue_build import COLUMNS
+
+FORMAT_NAME = "memvec-catalogue"
+BLOCK = 1 << 16  # bytes that are compared with a digest at once
+CACHED_BLOCKS = 256  # 16 MiB
+
+
+class UnreliableError(ValueError):
+    """A catalogue that is not what was written, or does not fit its store."""
+
+
+class Columns(Protocol):
+    """The columns of a catalogue, in memory or in a file."""
+
+    def length(self, name: str) -> int:
+        """Rows of a column."""
+
+    def read(self, name: str, begin: int, end: int) -> Array:
+        """Rows `begin` to `end`; UnreliableError when there are no such rows, or others than were written."""
+
+
+class Made:
+    """Columns in memory."""
+
+    def __init__(self, columns: Mapping[str, Array]) -> None:
+        self._columns = columns
+
+    def length(self, name: str) -> int:
+        """Rows of a column."""
+        return len(self._columns[name])
+
+    def read(self, name: str, begin: int, end: int) -> Array:
+        """Rows `begin` to `end`."""
+        return self._columns[name][begin:end]
+
+
+class Kept:
+    """Columns in a file, read by blocks."""
+
+    def __init__(self, path: Path, state: str) -> None:
+        """UnreliableError unless the file is a catalogue of the store's `state`."""
+        try:
+            files.size_of(path.parents[1], f"{path.parent.name}/{path.name}")  # no link on the way
+            self._file = TensorFile(path, FORMAT_NAME, {**COLUMNS, "blocks": "u1"})
+            if self._file.metadata.get("state") != state:
+                raise ValueError("it is of another state of the store")
+            digests = self._file.tensor("blocks")
+            container.compare_shapes({"blocks": digests.shape}, {"blocks": (sum(map(self._blocks, COLUMNS)), 32)})
+        except (ValueError, RecursionError, OverflowError, OSError) as error:
+            raise UnreliableError(str(error)) from error
+        self._digests = digests
+        counts = [0, *(self._blocks(name) for name in COLUMNS)]
+        self._first = dict(zip(COLUMNS, np.cumsum(counts).tolist(), strict=False))
+        self._block = lru_cache(maxsize=CACHED_BLOCKS)(self._read_block)
+
+    def length(self, name: str) -> int:
+        """Rows of a column."""
+        return int(self._file.shape(name)[0])
+
+    def read(self, name: str, begin: int, end: int) -> Array:
+        """Rows `begin` to `end`, each block they lie in compared with its digest."""
+        shape = self._file.shape(name)
+        if not 0 <= begin <= end <= shape[0]:
+            raise UnreliableError(f"{name} has no rows {begin} to {end}")
+        each = self._file.size(name) // max(1, shape[0])
+        low, high = begin * each, end * each
+        first = low // BLOCK
+        data = b"".join(self._block(name, number) for number in range(first, -(-high // BLOCK)))
+        data = data[low - first * BLOCK : high - first * BLOCK]
+        return np.frombuffer(data, f"<{COLUMNS[name]}").reshape(end - begin, *shape[1:])
+
+    def check(self) -> None:
+        """Read all of it; UnreliableError when anything was changed."""
+        try:
+            for name in COLUMNS:
+                self._file.tensor(name)
+        except (ValueError, OSError) as error:
+            raise UnreliableError(str(error)) from error
+
+    def _blocks(self, name: str) -> int:
+        return -(-self._file.size(name) // BLOCK)
+
+    def _read_block(self, name: str, number: int) -> bytes:
+        begin = number * BLOCK
+        try:
+            data = self._file.bytes(name, begin, min(begin + BLOCK, self._file.size(name)))
+        except (ValueError, OSError) as error:
+            raise UnreliableError(str(error)) from error
+        if hashlib.sha256(data).digest() != self._digests[self._first[name] + number].tobytes():
+            raise UnreliableError(f"block {number} of {name} does not match its digest")
+        return data
+
+
+def encode(columns: Mapping[str, Array], state: str) -> bytes:
+    """The bytes of a catalogue of a store's `state`."""
+    tensors = {name: np.ascontiguousarray(columns[name], f"<{code}") for name, code in COLUMNS.items()}
+    digests = []
+    for name in COLUMNS:
+        data = tensors[name].reshape(-1).view(np.uint8)
+        digests += [
+            hashlib.sha256(data[begin : begin + BLOCK].tobytes()).digest() for begin in range(0, len(data), BLOCK)
+        ]
+    tensors["blocks"] = container.digest_rows(digests)
+    return container.encode(tensors, {"format": FORMAT_NAME, "state": state})

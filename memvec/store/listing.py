@@ -1,0 +1,147 @@
+"""`list`, `show` and `info`: what is in a store. Knows no model and loads none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from string import hexdigits
+from typing import Any
+
+from memvec.arguments import checked
+from memvec.errors import NotFoundError, UsageError
+from memvec.filesystem.names import no_document, select
+from memvec.store.catalogue import KEY_DIGITS, Catalogue, answer
+from memvec.store.catalogue_file import UnreliableError
+from memvec.store.documents import INCOMPLETE
+from memvec.store.store import RecordRef, Store
+from memvec.store.totals import report
+from memvec.types import PackReport
+
+SHORTEST_ID = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """One line of `list`."""
+
+    name: str
+    bytes: int
+    tokens: int
+    records: int
+    raw_records: int
+    vectors: int
+    corrected_tokens: int
+    sha256: str
+    memory: int = 0  # vectors of its context records, when these make up a memory; the counts above leave them out
+    gain: float | None = None  # their mean share of the text's gain, weighted by tokens [1]
+    meta: Mapping[str, str] = field(default_factory=dict)  # what was said of it when it was packed
+
+
+@checked()
+def list_documents(
+    store: str | Path | Store, documents: str | Sequence[str] = (), limit: int | None = None
+) -> list[DocumentRow]:
+    """The live documents of a store, at most `limit` in order of name.
+
+    `documents` are exact names or patterns (see `memvec.filesystem.names`); none means all. NotFoundError for one that matches none.
+    """
+    rows, _ = listing(store, documents, limit)
+    return rows
+
+
+def listing(
+    store: str | Path | Store, documents: str | Sequence[str] = (), limit: int | None = None
+) -> tuple[list[DocumentRow], list[str]]:
+    """(what `list_documents` gives, what `incomplete_documents` gives), of one state of the store."""
+    opened = _opened(store)
+    rows, unfinished = answer(opened, lambda known: (_chosen(known, documents, limit), known.incomplete))
+    meta = opened.manifest.meta
+    return [DocumentRow(**row, meta=dict(meta.get(row["name"], {}))) for row in rows], unfinished
+
+
+@checked()
+def incomplete_documents(store: str | Path | Store) -> list[str]:
+    """Names of documents whose content or memory an interrupted pack left unfinished, and no other version is live."""
+    return answer(_opened(store), lambda known: known.incomplete)
+
+
+@checked()
+def info(store: str | Path | Store) -> PackReport:
+    """Totals over the live documents of a store; `seconds` is what their fits took."""
+    opened = _opened(store)
+    return answer(opened, lambda known: report(opened, known.totals))
+
+
+@checked()
+def show(store: str | Path | Store, name: str) -> dict[str, Any]:
+    """A document with its records, or one record by at least four hex digits of its id. NotFoundError, UsageError."""
+    opened = _opened(store)
+    return answer(opened, lambda known: _show(opened, known, name))
+
+
+def _opened(store: str | Path | Store) -> Store:
+    return store if isinstance(store, Store) else Store.open(store)
+
+
+def _chosen(known: Catalogue, asked: str | Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+    if not asked:
+        return list(known.rows(0, limit))
+    numbers = {name: number for number, name in enumerate(known.names())}
+    wanted = [numbers[name] for name in select(asked, numbers).names[:limit]]
+    return [row for number in wanted for row in known.rows(number, number + 1)]
+
+
+def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
+    number = known.find(name)
+    if number is not None:
+        stored = known.stored(number)
+        (row,) = known.rows(number, number + 1)
+        meta = dict(store.manifest.meta.get(name, {}))
+        parts = [_record(store, ref, name) for ref in stored.records + stored.memory]
+        return {**asdict(DocumentRow(**row, meta=meta)), "parts": parts}
+    found = _with_id(store, known, name.lower())
+    if found is not None:
+        return _record(store, found)
+    if name in known.incomplete:
+        raise NotFoundError(f"{name!r} is {INCOMPLETE}.")
+    raise no_document(name, known.names(), store.path)
+
+
+def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:
+    """The record whose id begins with `prefix`; UsageError when there are several."""
+    if len(prefix) < SHORTEST_ID or set(prefix) - set(hexdigits):
+        return None
+    refs, alike = known.with_id(prefix)
+    if alike:  # the catalogue has the first digits of ids: the shards have the others
+        ids = {ref: store.record_id(ref) for ref in refs}
+        if not all(found.startswith(prefix[:KEY_DIGITS]) for found in ids.values()):
+            raise UnreliableError("a record has another id than the catalogue says")
+        refs = [ref for ref in refs if ids[ref].startswith(prefix)]
+        alike = len({ids[ref] for ref in refs}) <= 1
+    if not alike:
+        raise UsageError(f"{prefix!r} is short for {len(refs)} records. Give more digits.")
+    return refs[0] if refs else None
+
+
+def _record(store: Store, ref: RecordRef, name: str | None = None) -> dict[str, Any]:
+    record = store.record(ref)
+    if name not in (None, record.document.name) or ref.start != record.start:
+        raise UnreliableError(f"the catalogue places a record of {record.document.name!r} wrongly")
+    return {
+        "id": store.record_id(ref),
+        "document": record.document.name,
+        "kind": record.kind.name.lower(),
+        "reason": record.reason.sentence,
+        "start": record.start,
+        "length": record.length,
+        "tokens": record.tokens,
+        "vectors": len(record.vectors),
+        "width": store.manifest.fingerprint.width,
+        "corrections": [list(pair) for pair in record.corrections],
+        "text_sha256": record.text_sha256.hex(),
+        "shard": store.manifest.shards[ref.shard].path,
+        "row": ref.row,
+        "report": asdict(record.report),
+        "conditioning": asdict(record.conditioning) if record.conditioning else None,
+    }

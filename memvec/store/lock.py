@@ -1,0 +1,126 @@
+"""The write lock of a store: one writer at a time, and a first pack that commits nothing leaves no trace."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from memvec.errors import MemvecError, StoreDamagedError, StoreLockedError, UsageError
+from memvec.filesystem import paths
+from memvec.formats import files, manifest
+from memvec.formats.refusal import Refusal
+from memvec.store.store import Store
+from memvec.types import Problem
+
+LOCK_NAME = "LOCK"
+LONGEST_WAIT = 1_000_000  # seconds; systems differ in how long they can wait
+OWN_NAMES = (
+    LOCK_NAME,
+    "shards",
+    "keys",
+    "catalogue",
+)  # what a first pack that was killed may leave beside unfinished writes
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, wait: float = 0.0, dry_run: bool = False) -> Iterator[None]:
+    """Hold the write lock of the store at `path`, made when missing, waiting up to `wait` seconds for it.
+
+    A dry run writes nothing, so it takes no lock: it reads one generation, also of a store that it may not write to.
+    StoreLockedError when another process has it still, UsageError when something else lies there or `path` is in another
+    store, StoreDamagedError for a link or a pipe in the lock's place, ReadError, WriteError.
+    """
+    path = Path(path)
+    if not 0 <= wait <= LONGEST_WAIT:
+        raise UsageError(f"lock_wait is {wait}, expected 0 to {LONGEST_WAIT} seconds.")
+    try:
+        _refuse_foreign(path)
+        made = not path.exists()
+    except OSError as error:
+        raise error if isinstance(error, MemvecError) else files.unreadable(path, error) from error
+    if dry_run:
+        yield
+        return
+    _check_lock(path)
+    lock = _acquire(path, wait)
+    try:
+        _sign(path / LOCK_NAME)
+        yield
+    finally:
+        if made and not _committed(path):
+            shutil.rmtree(path, ignore_errors=True)  # a first pack that committed nothing leaves no trace
+        lock.release()
+
+
+def _acquire(path: Path, wait: float) -> FileLock:
+    lock = FileLock(path / LOCK_NAME)
+    while True:
+        files.make_folder(path)
+        try:
+            lock.acquire(timeout=wait)
+            return lock
+        except Timeout as error:
+            waited = f" after {wait:g} s" if wait else ""
+            raise StoreLockedError(
+                f"another process is writing to {str(path)!r}{waited}: {_holder(path)}. Wait for it to end "
+                "and try again, or pass lock_wait=SECONDS."
+            ) from error
+        except OSError as error:
+            if path.is_dir():
+                raise files.refused(path / LOCK_NAME, error) from error
+            # else: a first pack that was waited for left no trace
+
+
+def _sign(file: Path) -> None:
+    """Say in the lock's file who holds it; for people, nothing depends on it."""
+    with contextlib.suppress(OSError):  # a full disk must not keep a writer from saying so itself
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+
+
+def _check_lock(path: Path) -> None:
+    """StoreDamagedError unless the lock's file is a regular one: what a link leads to would be emptied and signed."""
+    try:
+        files.size_of(path, LOCK_NAME)
+    except Refusal as refusal:
+        if refusal.code != "missing-file":
+            problem = Problem(LOCK_NAME, "invalid_value", f"{refusal}. Remove it", refusal.code)
+            raise StoreDamagedError([problem]) from refusal
+
+
+def _holder(path: Path) -> str:
+    try:
+        signed = files.read(path, LOCK_NAME, 1000).decode("utf-8").strip()
+    except (OSError, ValueError):
+        signed = ""
+    return signed[:200] if signed.isprintable() and signed else "it does not say which"
+
+
+def _committed(path: Path) -> bool:
+    """Was anything ever committed to the store at `path`, or may it hold what somebody wants back?"""
+    try:
+        if files.listing(path, "shards", "*.safetensors"):
+            return True
+        return manifest.decode(files.read(path, manifest.FILE_NAME, manifest.MAX_BYTES + 1)).generation > 0
+    except Refusal as refusal:
+        return refusal.code != "missing-file"
+    except (ValueError, RecursionError, MemvecError):  # damaged, or not for this reader: not ours to take away
+        return True
+
+
+def _refuse_foreign(path: Path) -> None:
+    """UsageError when something else than a store, an empty folder or nothing is at `path`."""
+    if Store.exists(path):
+        return
+    paths.outside(Path(os.path.realpath(path)).parent, "store")  # in another store it would be taken for a part of it
+    if not path.exists():
+        return
+    if not path.is_dir() or any(
+        entry.name not in OWN_NAMES and not entry.name.startswith(files.SCRATCH) for entry in path.iterdir()
+    ):
+        raise UsageError(f"{str(path)!r} exists and is no memvec store. Choose another name.")

@@ -1,0 +1,1 @@
+"""Training: vectors of many texts optimised at once against a frozen LM."""

@@ -1,0 +1,182 @@
+"""Segments that are fitted together: their vectors, and one step of all of them, in passes that are no longer than they must be.
+
+Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM rows of vectors, in order of the slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.head import head_pass
+from memvec.settings import PackSettings
+from memvec.training.adam import SlotAdam
+from memvec.training.layout import Layout, lay_out
+from memvec.types import Vectors
+
+MOMENTUM = 0.8  # Adam's first beta
+# Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
+MARGIN_RESERVE = 0.2
+UNSEEN = float("inf")  # counts of a slot whose whole text was never measured
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the best vectors of a slot miss of its whole text."""
+
+    wrong: int  # tokens that come out wrong
+    thin: int  # tokens that come out wrong or under margin
+    seen: bool  # False: the whole text was never measured, and all of it counts as missed
+
+    @classmethod
+    def of(cls, counts: Sequence[float], tokens: int) -> Score:
+        """The score of counts (2,), as a batch keeps them, for a text of N = `tokens`."""
+        if UNSEEN in counts:
+            return cls(tokens, tokens, False)
+        return cls(int(counts[0]), int(counts[1]), True)
+
+
+class Batch(Protocol):
+    """What the fit engine asks of the slots it fills. Slots are numbered in the order in which they came."""
+
+    lengths: list[int]  # positions that each slot took in the last step, padding included
+
+    def room(self, slots: int, length: int) -> int:
+        """Positions that so many slots of so many take, padding included."""
+
+    def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
+        """Be ready for these slots, each of (N, M); those that are there come first."""
+
+    def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
+        """One more slot: N tokens and the vectors (M, D) float32 it begins with, the first `fixed` of which stay."""
+
+    def measure(self, shown: Sequence[int]) -> list[list[float]]:
+        """How many tokens are (wrong, wrong or under margin) in each slot, of the first `shown` of its text.
+
+        The vectors of a slot that shows its whole text are kept where they are its best so far.
+        """
+
+    def descend(self) -> None:
+        """Take the step that the last measurement asks for, where measuring has not taken it already."""
+
+    def restart(self, slot: int, start: Tensor) -> None:
+        """Put a slot back to vectors (M, D), as if it had never taken a step. What was its best remains so."""
+
+    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
+        """Remove the slots that are over; of each its best vectors (M, D) float16 and their score."""
+
+
+def rates(age: Tensor, settings: PackSettings) -> Tensor:
+    """The learning rates of rows at ages [steps], warming up first and cooling by the whole time."""
+    warm = (age / max(1, settings.warmup)).clamp(max=1)
+    way = (age / settings.cooling).clamp(max=1)
+    cooled = settings.last_rate**way if settings.geometric else 1 - (1 - settings.last_rate) * way
+    return settings.learning_rate * warm * cooled
+
+
+def missed(margin: Tensor, settings: PackSettings) -> Tensor:
+    """(…, 2) float: is a target with this margin (…) wrong, and is it wrong or under margin? NaN misses both."""
+    return torch.stack([~(margin > least) for least in (0.0, settings.margin + MARGIN_RESERVE)], -1).float()
+
+
+def fewer(counts: Tensor, least: Tensor, strict: bool) -> Tensor:
+    """(B,) bool: are counts (B, 2) of `missed` targets better than the least so far? With `strict` no wrong one goes first."""
+    thinner = counts[:, 1] < least[:, 1]
+    if not strict:
+        return thinner
+    wrong, before = counts[:, 0] > 0, least[:, 0] > 0
+    return (~wrong & before) | ((wrong == before) & thinner)
+
+
+class RaggedBatch:
+    """Rows of like length run together, and a batch is laid out anew whenever a text comes, goes or grows."""
+
+    def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
+        self.lm, self.settings = lm, settings
+        self.lengths: list[int] = []
+        self._texts: list[Sequence[int]] = []
+        self._sizes: list[int] = []  # M of each slot
+        self._adam = SlotAdam(lm.width, lm.device, MOMENTUM)
+        self._best = self._adam.vectors.half()  # (R, D) float16, as they would be stored
+        self._fewest = self._adam.vectors.new_zeros(0, 2)  # (B, 2) what they miss
+        self._layout: Layout | None = None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # hidden (T, D), vectors (R, D), gradient (T, D)
+
+    def room(self, slots: int, length: int) -> int:
+        """See Batch. Padding is bounded by one length for all."""
+        return slots * length
+
+    def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
+        """Nothing: rows are laid out as they come."""
+
+    def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
+        """See Batch."""
+        self._texts.append(ids)
+        self._sizes.append(len(start))
+        self._adam.extend(start, fixed)
+        self._best = torch.cat([self._best, start.half()])
+        self._fewest = torch.cat([self._fewest, self._fewest.new_full((1, 2), UNSEEN)])
+        self._layout = None
+
+    def measure(self, shown: Sequence[int]) -> list[list[float]]:
+        """See Batch."""
+        layout = self._laid_out(shown)
+        vectors = self._adam.vectors.half().to(self.lm.dtype).requires_grad_(True)  # as they would be stored
+        hidden = layout.hidden(self.lm, vectors)
+        passed = head_pass(hidden.detach(), self.lm.head, layout.targets)
+        counts = self._counts(passed.margin, layout.owner)
+        whole = [n == len(ids) for n, ids in zip(shown, self._texts, strict=True)]
+        better = fewer(counts, self._fewest, self.settings.strict) & torch.tensor(whole, device=counts.device)
+        self._fewest = torch.where(better[:, None], counts, self._fewest)
+        self._best = torch.where(better[layout.slot_of_row, None], vectors.detach().half(), self._best)
+        self._last = hidden, vectors, passed.gradient
+        found: list[list[float]] = counts.tolist()
+        return found
+
+    def _laid_out(self, shown: Sequence[int]) -> Layout:
+        if self._layout is None or self._layout.shown != list(shown):
+            texts = [ids[:n] for ids, n in zip(self._texts, shown, strict=True)]
+            self._layout = lay_out(self.lm, texts, self._sizes)
+            self.lengths = self._layout.lengths
+        return self._layout
+
+    def _counts(self, margin: Tensor, owner: Tensor) -> Tensor:
+        """(B, 2): of each slot's targets, how many are missed."""
+        return margin.new_zeros(len(self._texts), 2).index_add_(0, owner, missed(margin, self.settings))
+
+    def descend(self) -> None:
+        """See Batch."""
+        assert self._last is not None, "nothing was measured"
+        hidden, vectors, upstream = self._last
+        self._last = None
+        (gradient,) = torch.autograd.grad(hidden, vectors, upstream)  # rows of different slots do not touch
+        self._adam.age += 1
+        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay)
+
+    def restart(self, slot: int, start: Tensor) -> None:
+        """See Batch."""
+        before = sum(self._sizes[:slot])
+        self._adam.restart(slice(before, before + self._sizes[slot]), start)
+
+    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
+        """See Batch."""
+        pieces, fewest = torch.split(self._best.cpu(), self._sizes), self._fewest.tolist()
+        out = [
+            (np.ascontiguousarray(piece.numpy()), Score.of(counts, len(ids)))
+            for piece, counts, ids, gone in zip(pieces, fewest, self._texts, over, strict=True)
+            if gone
+        ]
+        stay = torch.tensor([not gone for gone in over], device=self.lm.device)
+        rows = stay.repeat_interleave(torch.tensor(self._sizes, device=self.lm.device))
+        self._adam.keep(rows)
+        self._best, self._fewest = self._best[rows], self._fewest[stay]
+        self._texts = [ids for ids, gone in zip(self._texts, over, strict=True) if not gone]
+        self._sizes = [size for size, gone in zip(self._sizes, over, strict=True) if not gone]
+        self._layout = self._last = None
+        return out

@@ -1,0 +1,247 @@
+"""The fit engine: many segments' vectors optimised at once; a solved slot retires and the next segment takes its place.
+
+Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM. The first of M is the anchor, the embedding of BOS:
+a model's first position is its attention sink and can carry little. Recipe: AdamW as Kuratov et al. 2025, but
+with a first beta of .8 instead of .9, a learning rate of 5 instead of .01, cooled to 1 in 60 steps, from the best of six
+starts 20 times as large; a fit begins with the first part of its text, which grows to the whole in 24 steps, and begins
+anew, once, if by half of these it has got nowhere (docs/LOG.md has the comparison).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from torch import Tensor
+
+from memvec.lm.frozen import FrozenLM, free_bytes
+from memvec.settings import PackSettings
+from memvec.training.batch import Batch, RaggedBatch
+from memvec.training.layout import row_length
+from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked, scale_of
+from memvec.training.static_batch import StaticBatch
+from memvec.types import Vectors
+
+MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
+MOST_SLOTS_GPU = 512
+WITHOUT_GRADIENT = 8  # positions that take no more memory than one of a step, whose activations are kept
+AHEAD_GPU = 64  # tasks whose starts are found at once: rows that come one by one would each hold a whole batch up
+MEMORY = 2 * 1024**3  # bytes for activations on a CPU
+SHARE_OF_GPU = 0.4  # of its free memory; certifying and finding starts take of the rest
+FIRST_SHARE = 0.3  # of a text that a fit begins with
+LEAST_SHOWN = 8  # tokens
+GROW_EVERY = 4  # steps between which it grows; a batch is laid out anew each time
+LOST = 0.7  # share of what is shown that is wrong, halfway through the growth, in a fit that begins anew
+
+
+@dataclass(slots=True)
+class Task:
+    """A segment waiting for its vectors, and what earlier attempts cost."""
+
+    key: int  # the caller's name for it
+    ids: tuple[int, ...]  # N tokens
+    vectors: int  # M
+    attempt: int = 0
+    start: Tensor | None = None  # (M, D) float32 to begin with; None: noise that depends on the segment alone
+    most: int | None = None  # steps of this attempt; None: those of the settings
+    steps: int = 0
+    token_steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A task whose fit ended: the best vectors it had, already rounded to storage."""
+
+    task: Task
+    vectors: Vectors  # (M, D) float16
+    corrections: int  # positions wrong or under margin, as the fit measured them
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A task being fitted."""
+
+    task: Task
+    starts: list[Tensor]  # (M, D) float32 that it may still begin from
+    left: int  # steps that may still be taken
+    age: int = 0  # steps since its start
+
+    def shown(self, grown: int) -> int:
+        """Tokens of its text that it has at its age; all where it goes on from vectors of its own."""
+        n = len(self.task.ids)
+        return n if self.task.start is not None else shown_at(n, self.age, grown)
+
+
+class FitEngine:
+    """A queue of tasks and the slots they are fitted in. Feed it with `add`, drain it with `run`."""
+
+    def __init__(self, lm: FrozenLM, settings: PackSettings, batch: Batch | None = None) -> None:
+        """`batch` None: one of a GPU's kind on a GPU, and else one of a CPU's."""
+        self.lm, self.settings = lm, settings
+        self.queue: deque[Task] = deque()
+        self.ready: deque[_Slot] = deque()  # their starts are found, and a slot is not yet free
+        self.slots: list[_Slot] = []
+        on_cpu = lm.device.type == "cpu"
+        self.positions = positions_for(lm, settings.memory or memory_of(lm))
+        self.most = MOST_SLOTS if on_cpu else MOST_SLOTS_GPU
+        self.ahead = 1 if on_cpu else AHEAD_GPU
+        self.grown = settings.grown
+        self._scale = scale_of(lm)
+        static = lm.device.type == "cuda" and not lm.recurrent
+        self.batch = batch or (StaticBatch(lm, settings) if static else RaggedBatch(lm, settings))
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Put tasks at the end of the queue; also while `run` is being drained."""
+        self.queue.extend(tasks)
+
+    def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[list[Fitted]]:
+        """Fit until the queue is empty, giving tasks back as soon as they are solved or out of steps.
+
+        `tick` is called after every step with the token positions it ran, and with those that finding starts took.
+        """
+        while self.queue or self.ready or self.slots:
+            if looked := self._refill():
+                tick(looked)
+            done = self._step()
+            tick(sum(self.batch.lengths))
+            if any(done):
+                yield self._retire(done)  # at once: what is taken out here must not wait in a generator
+
+    def _refill(self) -> int:
+        """Fill free slots from the queue; the token-steps that finding starts took."""
+        fitting = self._fitting(chain((slot.task for slot in self.ready), self.queue))
+        looked = 0
+        if fitting > len(self.ready):
+            count = min(len(self.queue), max(fitting - len(self.ready), self.ahead))
+            looked = self._prepare([self.queue.popleft() for _ in range(count)])
+        fresh = [self.ready.popleft() for _ in range(fitting)]
+        self.slots += fresh
+        self.batch.reserve([(len(slot.task.ids), slot.task.vectors) for slot in self.slots])
+        for slot in fresh:
+            self.batch.add(slot.task.ids, slot.starts.pop(0), self._fixed(slot.task))
+        return looked
+
+    def _prepare(self, tasks: Sequence[Task]) -> int:
+        """Find what tasks begin with; the token-steps that it took."""
+        fresh = [
+            _Slot(
+                task,
+                [] if task.start is None else [task.start.to(self.lm.device)],
+                task.most or self.settings.max_steps,
+            )
+            for task in tasks
+        ]
+        todo = [slot for slot in fresh if not slot.starts]
+        rows = (row_length(shown_at(len(slot.task.ids), 0, 1), slot.task.vectors) for slot in todo)
+        fitting = self.positions * WITHOUT_GRADIENT // (TRIED * max(rows, default=1))
+        at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), fitting))
+        looked = sum(self._look(todo[at : at + at_once]) for at in range(0, len(todo), at_once))
+        self.ready += fresh
+        return looked
+
+    def _look(self, slots: Sequence[_Slot]) -> int:
+        """Find what slots begin with, and may begin anew with; the token-steps that it took."""
+        begun, tasks = time.perf_counter(), [slot.task for slot in slots]
+        texts = [task.ids[: shown_at(len(task.ids), 0, 1)] for task in tasks]
+        starts = [
+            draw(self._scale, (task.vectors, self.lm.width), task.ids, f"{self.settings.seed} {task.attempt}")
+            for task in tasks
+        ]
+        for some, task in zip(starts, tasks, strict=True):
+            fixed = self._fixed(task)
+            some[:, :fixed] = self.lm.anchor[:fixed]
+        costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
+        for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
+            begins_anew = self.grown == self.settings.growth  # of few steps there are none to spare
+            slot.starts = list(found[: 1 + begins_anew])
+        share = (time.perf_counter() - begun) / sum(costs)
+        for task, cost in zip(tasks, costs, strict=True):
+            task.token_steps += cost
+            task.seconds += share * cost
+        return sum(costs)
+
+    def _fixed(self, task: Task) -> int:
+        """How many of its vectors are not trained: the anchor, where others can carry the text."""
+        return len(self.lm.anchor) if self.settings.anchor and task.vectors > 1 else 0
+
+    def _fitting(self, waiting: Iterable[Task]) -> int:
+        """For how many of these there is room, all rows as long as the longest. For one alone there always is."""
+        rows, longest = len(self.slots), max((slot.task.vectors + len(slot.task.ids) for slot in self.slots), default=0)
+        for task in waiting:
+            longest = max(longest, task.vectors + len(task.ids))
+            if rows and (rows == self.most or self.batch.room(rows + 1, longest) > self.positions):
+                break
+            rows += 1
+        return rows - len(self.slots)
+
+    def _step(self) -> list[bool]:
+        """One step of every slot; which of them it shows to be done. These keep what was measured."""
+        begun, slots = time.perf_counter(), self.slots
+        shown = [slot.shown(self.grown) for slot in slots]
+        counts = self.batch.measure(shown)
+        for slot in slots:
+            slot.age, slot.left = slot.age + 1, slot.left - 1
+        done = [
+            n == len(slot.task.ids) and self._is_done(slot, *row)
+            for n, slot, row in zip(shown, slots, counts, strict=True)
+        ]
+        if not all(done):
+            self.batch.descend()
+            for number, slot in enumerate(slots):
+                if slot.starts and slot.age == self.grown // 2 and counts[number][0] > LOST * shown[number]:
+                    self._begin_anew(number)
+        self._charge(time.perf_counter() - begun)
+        return done
+
+    def _charge(self, seconds: float) -> None:
+        """Share out what a step took."""
+        a_position = seconds / sum(self.batch.lengths)
+        for slot, length in zip(self.slots, self.batch.lengths, strict=True):
+            slot.task.steps += 1
+            slot.task.token_steps += length
+            slot.task.seconds += a_position * length
+
+    def _is_done(self, slot: _Slot, wrong: float, thin: float) -> bool:
+        settled = thin <= self.settings.enough(len(slot.task.ids), slot.age) and not (self.settings.strict and wrong)
+        return settled or slot.left <= 0
+
+    def _begin_anew(self, number: int) -> None:
+        """Put a slot back to its second start."""
+        slot = self.slots[number]
+        self.batch.restart(number, slot.starts.pop())
+        slot.age = 0
+
+    def _retire(self, done: list[bool]) -> list[Fitted]:
+        over = [slot.task for slot, gone in zip(self.slots, done, strict=True) if gone]
+        self.slots = [slot for slot, gone in zip(self.slots, done, strict=True) if not gone]
+        return [
+            Fitted(task, vectors, score.thin)
+            for task, (vectors, score) in zip(over, self.batch.take(done), strict=True)
+        ]
+
+
+def shown_at(tokens: int, age: int, grown: int) -> int:
+    """How many of N = `tokens` a fit has at an age, if the text has grown whole at age `grown`."""
+    if age >= grown:
+        return tokens
+    share = FIRST_SHARE + (1 - FIRST_SHARE) * (age // GROW_EVERY * GROW_EVERY) / grown
+    return min(tokens, max(LEAST_SHOWN, math.ceil(tokens * share)))
+
+
+def memory_of(lm: FrozenLM) -> int:
+    """Bytes for activations where nothing else is asked for. What states of recurrent models take is not known."""
+    return MEMORY if lm.device.type != "cuda" or lm.recurrent else int(SHARE_OF_GPU * free_bytes(lm.device))
+
+
+def positions_for(lm: FrozenLM, memory: int) -> int:
+    """Token positions whose activations, kept for the backward pass, take `memory` bytes."""
+    config = lm.model.config
+    inner = getattr(config, "intermediate_size", None) or 4 * lm.width
+    # Kept per position and layer: about 16 values of the width and 5 of the inner width, in the model's dtype.
+    # Measured on the default model: 1.2 GiB for 16 rows of 74 positions, logits included.
+    return int(memory // (config.num_hidden_layers * (16 * lm.width + 5 * inner) * lm.dtype.itemsize))

@@ -1,0 +1,189 @@
+"""Segments that are fitted together on a GPU: shapes that stay, so that a step is one CUDA graph, launched at once.
+
+A step of a small batch takes thousands of kernels, and launching them takes longer than they do. Rows are padded to one
+length and slots stay where they are; a row that is over is written anew. Letters: B rows, L positions, W vectors of the
+row with the most, M of one row, D width, N tokens. Position M-1+i of a row predicts its token i+1, as in `layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memvec.causes import out_of_memory
+from memvec.lm import attention
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.graphs import captured
+from memvec.lm.head import head_pass
+from memvec.settings import PackSettings
+from memvec.training.adam import SlotAdam
+from memvec.training.batch import MOMENTUM, UNSEEN, Score, fewer, missed, rates
+from memvec.training.layout import row_length
+from memvec.types import Vectors
+
+LENGTHS = 8  # rows are as long as a multiple of this
+SPARE = 0.6  # share of rows in use under which a batch is made smaller
+
+
+class StaticBatch:
+    """B rows of L positions, each a slot or empty. `reserve` makes them; on a CPU the same code runs without a graph."""
+
+    def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
+        self.lm, self.settings = lm, settings
+        self.lengths: list[int] = []
+        self._texts: list[Sequence[int]] = []
+        self._sizes: list[int] = []  # M of each slot
+        self._rows: list[int] = []  # where each slot is
+        self._free: list[int] = []
+        self._allocate(0, 0, 0)
+
+    def _allocate(self, rows: int, length: int, vectors: int) -> None:
+        device, width = self.lm.device, self.lm.width
+        self.shape = rows, length, vectors
+        self._base = torch.zeros(rows, length, width, dtype=self.lm.dtype, device=device)  # embeddings of tokens
+        self._targets = torch.zeros(rows, length, dtype=torch.long, device=device)
+        self._count = torch.zeros(rows, 1, dtype=torch.long, device=device)  # M of each row, 0 of empty ones
+        self._shown = torch.zeros(rows, 1, dtype=torch.long, device=device)  # N of each row that count
+        self._whole = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._adam = SlotAdam(width, device, MOMENTUM)
+        self._adam.extend(torch.zeros(rows * vectors, width, device=device), fixed=rows * vectors)
+        self._best = torch.zeros(rows, vectors, width, dtype=torch.half, device=device)
+        self._fewest = torch.full((rows, 2), UNSEEN, device=device)  # (B, 2) what the best miss
+        self._counts = torch.zeros(rows, 2, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._ran: bool | None = None  # whether compiled, if a step of these shapes was run
+        self._masks: list[bool] = []  # which masks of that step were plain
+        self._free = list(range(rows))[::-1]
+
+    def room(self, slots: int, length: int) -> int:
+        """See Batch."""
+        return roomy(slots) * even(length)
+
+    def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
+        """See Batch. Takes and gives back rows by the quarter, as each shape has a graph of its own."""
+        rows, length, vectors = self.shape
+        wanted = roomy(len(texts))
+        longest, most = even(max(row_length(n, m) for n, m in texts)), max(m for _, m in texts)
+        if rows >= wanted >= SPARE * rows and length >= longest and vectors >= most:
+            return
+        names = ("_base", "_targets", "_count", "_shown", "_whole", "_best", "_fewest")
+        before, adam = {name: getattr(self, name) for name in names}, self._adam
+        live = torch.tensor(self._rows, dtype=torch.long, device=self.lm.device)
+        self._allocate(wanted, longest, most)
+        n, kept_vectors = len(self._rows), min(vectors, most)
+        self._rows, self._free = list(range(n)), list(range(n, wanted))[::-1]
+        if not n:
+            return
+        for name, old in before.items():
+            new, kept = getattr(self, name), old[live]
+            inside = tuple(slice(min(sizes)) for sizes in zip(kept.shape, new.shape, strict=True))
+            new[inside] = kept[inside]
+        for name in SlotAdam.STATES:
+            kept = getattr(adam, name).view(rows, vectors, -1)[live, :kept_vectors]
+            getattr(self._adam, name).view(wanted, most, -1)[:n, :kept_vectors] = kept
+
+    def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
+        """See Batch."""
+        row, m = self._free.pop(), len(start)
+        tokens = torch.tensor(ids, device=self.lm.device)
+        self._base[row].zero_()
+        self._base[row, m : m + len(ids) - 1] = self.lm.embed(tokens[:-1])
+        self._targets[row, m - 1 : m - 1 + len(ids)] = tokens
+        self._count[row], self._fewest[row] = m, UNSEEN
+        self._best[row, :m] = start.half()
+        vectors = self.shape[2]
+        self._adam.moves[row * vectors : (row + 1) * vectors] = 0
+        self._adam.moves[row * vectors + fixed : row * vectors + m] = 1
+        self._texts.append(ids)
+        self._sizes.append(m)
+        self._rows.append(row)
+        self.restart(len(self._rows) - 1, start)
+
+    def measure(self, shown: Sequence[int]) -> list[list[float]]:
+        """See Batch. The step is taken, too."""
+        rows, length, _ = self.shape
+        seen, whole = [0] * rows, [False] * rows
+        for row, n, ids in zip(self._rows, shown, self._texts, strict=True):
+            seen[row], whole[row] = n, n == len(ids)
+        self._shown.copy_(torch.tensor(seen)[:, None])
+        self._whole.copy_(torch.tensor(whole))
+        self.lengths = [length] * len(self._rows)
+        self._run()
+        counts = self._counts.tolist()
+        return [counts[row] for row in self._rows]
+
+    def _run(self) -> None:
+        """A step. The first of a shape is run kernel by kernel, which makes what a graph needs; the others are the graph."""
+        fused = self.lm.fused
+        if self._ran is not fused.ready:
+            self._graph = None
+            try:
+                self._compute()
+            except RuntimeError as error:  # torch.compile needs a C compiler and Triton, and does not know every model
+                if not fused.ready or out_of_memory(error):
+                    raise
+                fused.give_up(error)
+                self._compute()  # an error that has nothing to do with compiling is raised again here
+            self._ran = fused.ready
+        else:
+            if self._graph is None and self.lm.graphs:
+                self._graph = captured(self.lm, lambda: self._compute(capturing=True))
+            (self._graph.replay if self._graph else self._compute)()
+        fused.ran(self.shape[0] * self.shape[1])
+
+    def _compute(self, capturing: bool = False) -> None:
+        lm, (rows, length, vectors) = self.lm, self.shape
+        place = torch.arange(length, device=lm.device)  # (L,)
+        live = (place >= self._count - 1) & (place < self._count - 1 + self._shown) & (self._count > 0)  # (B, L)
+        stored = self._adam.vectors.half()  # as they would be
+        own = stored.to(lm.dtype).requires_grad_(True)  # (B·W, D)
+        padded = torch.nn.functional.pad(own.view(rows, vectors, -1), (0, 0, 0, length - vectors))
+        with attention.plain_masks(self._masks, capturing), lm.fused.layers():
+            hidden = lm.hidden(torch.where((place < self._count)[:, :, None], padded, self._base)).flatten(0, 1)
+        passed = head_pass(hidden.detach(), lm.head, self._targets.flatten(), weigh=lm.fused.weigh)
+        counts = (missed(passed.margin.view(rows, length), self.settings) * live[:, :, None]).sum(1)
+        better = fewer(counts, self._fewest, self.settings.strict) & self._whole
+        self._fewest.copy_(torch.where(better[:, None], counts, self._fewest))
+        self._best.copy_(torch.where(better[:, None, None], stored.view_as(self._best), self._best))
+        self._counts.copy_(counts)
+        upstream = passed.gradient.masked_fill_(~live.flatten()[:, None], 0)
+        (gradient,) = torch.autograd.grad(hidden, own, upstream)
+        self._adam.age += 1
+        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay)
+
+    def descend(self) -> None:
+        """Nothing: the step was taken with the measurement, and slots that are over have kept their best."""
+
+    def restart(self, slot: int, start: Tensor) -> None:
+        """See Batch."""
+        first = self._rows[slot] * self.shape[2]
+        self._adam.restart(slice(first, first + len(start)), start)
+
+    def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
+        """See Batch."""
+        gone = [slot for slot, done in enumerate(over) if done]
+        rows = torch.tensor([self._rows[slot] for slot in gone], dtype=torch.long, device=self.lm.device)
+        best, fewest = self._best[rows].cpu().numpy(), self._fewest[rows].tolist()
+        out = [
+            (np.ascontiguousarray(one[: self._sizes[slot]]), Score.of(counts, len(self._texts[slot])))
+            for slot, one, counts in zip(gone, best, fewest, strict=True)
+        ]
+        self._count[rows] = 0
+        self._free += [self._rows[slot] for slot in gone]
+        for name in ("_texts", "_sizes", "_rows"):
+            setattr(self, name, [value for value, done in zip(getattr(self, name), over, strict=True) if not done])
+        return out
+
+
+def even(length: int) -> int:
+    """Positions of rows that hold so many."""
+    return -(-length // LENGTHS) * LENGTHS
+
+
+def roomy(slots: int) -> int:
+    """Rows for so many slots: the next multiple of an eighth to a quarter of them."""
+    step = max(1, 1 << max(0, slots.bit_length() - 3))
+    return -(-slots // step) * step

@@ -1,0 +1,157 @@
+"""Judging memories by questions on the tiny LM: every figure computed as it is said, and what cannot be judged refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import memvec
+from memvec.cli.render_evaluation import evaluation as table
+from memvec.errors import (
+    ConditioningError,
+    NotFoundError,
+    UsageError,
+)
+from memvec.evaluation.answers import NEW_TOKENS
+from memvec.evaluation.evaluate import evaluate
+from memvec.evaluation.forms import question_row
+from memvec.evaluation.questions import Question
+from memvec.filesystem.sources import Source
+from memvec.lm.scoring import score
+from memvec.memory.memory import load
+from memvec.settings import ContextSettings, PackSettings
+
+
+@pytest.fixture(scope="module")
+def asked(passages: dict[str, str]) -> list[Question]:
+    """Questions that the tiny LM can answer from the text: how a passage goes on."""
+    return [
+        Question(name, text[at : at + 5], text[at + 5 : at + 45])
+        for name, text in passages.items()
+        for at in range(20, 240, 40)
+    ]
+
+
+def test_an_evaluation_shows_the_gain_beside_every_control(
+    memories: Path, asked: list[Question], tiny_lm: Any, packed_bytes: dict[str, bytes]
+) -> None:
+    found = evaluate(memories, asked, texts=packed_bytes, template="plain")
+    assert found.documents + found.skipped == 3
+    assert found.gain is not None and found.shuffled is not None and found.random is not None
+    # On the tiny LM no control may be compared with the gain: any words of the book help it with any others.
+    tokens = nats = 0.0
+    for question in (q for q in asked if q.document in found.by_document):
+        row = question_row(tiny_lm.tokenizer, question.question, question.answer, "plain")
+        front = torch.from_numpy(load(memories, question.document).vectors).float()
+        nats, tokens = nats + score(tiny_lm, front, [row])[0], tokens + row.scored
+    assert found.nll["memory"] == pytest.approx(nats / tokens, abs=1e-4)
+    assert (
+        len({found.nll[name] for name in ("none", "text", "memory", "shuffled", "random", "first", "last", "2")}) == 8
+    )
+    assert set(found.text_at_equal_positions) == {"first", "last", "sentences"}
+    assert found.company["2"] is not None and found.company["4"] is None  # only three documents are there
+    assert found.exact is None
+    assert set(found.off_topic.accuracy) == {"none", "text", "memory"}
+    assert found.harm == pytest.approx(found.off_topic.nll["memory"] - found.off_topic.nll["text"])
+    assert found.costs.cache_memory / found.costs.cache_text == pytest.approx(
+        found.costs.positions_memory / found.costs.positions_text
+    )
+    whole = {name: found.nll[name] for name in ("none", "text", "memory")}
+    assert found.gain == pytest.approx((whole["none"] - whole["memory"]) / (whole["none"] - whole["text"]))  # type: ignore[operator]
+
+
+def test_an_evaluation_reads_texts_and_exact_vectors_from_the_store(
+    tiny: str,
+    sources: list[Source],
+    asked: list[Question],
+    tmp_path: Path,
+    packed_bytes: dict[str, bytes],
+    quick: ContextSettings,
+) -> None:
+    store = tmp_path / "s.memvec"
+    settings = PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0)
+    memvec.pack(
+        sources[:2], store, model=tiny, kind="both", settings=settings, context=replace(quick, steps=3), dtype="float32"
+    )
+    found = evaluate(store, [q for q in asked if q.document != "c/d.txt"], template="plain")
+    given = evaluate(store, [q for q in asked if q.document != "c/d.txt"], texts=packed_bytes, template="plain")
+    assert found.exact is not None and (found.gain, found.nll) == (given.gain, given.nll)
+
+
+def test_answers_that_the_model_gives_are_counted(
+    memories: Path, tiny_lm: Any, passages: dict[str, str], packed_bytes: dict[str, bytes]
+) -> None:
+    asked = []
+    for name in passages:  # answered through the hook and plain `generate`
+        prompt = f"Question: What does {name} say?\nAnswer:"
+        kwargs = load(memories, name).generate_kwargs(tiny_lm.model, tiny_lm.tokenizer, [prompt])
+        out = tiny_lm.model.generate(**kwargs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        said = tiny_lm.tokenizer.decode(out[0, kwargs["input_ids"].shape[1] :]).strip().split("\n")[0]
+        asked.append(Question(name, f"What does {name} say?", said))
+    found = evaluate(memories, asked, texts=packed_bytes, off_topic=False)
+    assert found.answered["memory"] == 1.0 > max(found.answered["none"], found.answered["text"])
+    assert "100% with the memory" in table(found)
+    assert evaluate(memories, asked, texts=packed_bytes, off_topic=False, template="plain").answered == {}
+
+
+def test_evaluations_that_cannot_be_are_refused(memories: Path, store: Path) -> None:
+    with pytest.raises(NotFoundError, match="no question is about"):
+        evaluate(memories, [Question("nobody", "q", "a")])
+    with pytest.raises(UsageError, match=r"text of 'a\.txt'"):
+        evaluate(memories, [Question("a.txt", "q", "a")], texts={"b.txt": b""})
+    with pytest.raises(UsageError, match="texts=…"):
+        evaluate(memories, [Question("a.txt", "q", "a")])
+    with pytest.raises(UsageError, match="not the one that was packed"):
+        evaluate(memories, [Question("a.txt", "q", "a")], texts={"a.txt": b"something else"})
+    with pytest.raises(ConditioningError):
+        evaluate(store, [Question("prose.txt", "q", "a")])
+
+
+def test_documents_whose_text_is_of_no_use_are_left_out_and_counted(
+    memories: Path, asked: list[Question], packed_bytes: dict[str, bytes]
+) -> None:
+    nonsense = [Question("a.txt", "zq", "xx yy zz"), *(q for q in asked if q.document == "b.txt")]
+    found = evaluate(memories, nonsense, texts=packed_bytes, template="plain")
+    assert (found.documents, found.skipped) == (1, 1) and list(found.by_document) == ["b.txt"]
+
+
+def test_json_of_a_questions_file_goes_through_the_program(
+    memories: Path, asked: list[Question], tmp_path: Path, passages: dict[str, str]
+) -> None:
+    from click.testing import CliRunner
+
+    from memvec.cli.main import program
+
+    folder, file = tmp_path / "texts", tmp_path / "q.jsonl"
+    for name, text in passages.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    file.write_text(
+        "".join(json.dumps({"document": q.document, "question": q.question, "answer": q.answer}) + "\n" for q in asked)
+    )
+    arguments = ["evaluate", str(memories), "--template", "plain", "--questions", str(file), "--texts", str(folder)]
+    result = CliRunner().invoke(program, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    wanted = {
+        "gain",
+        "gain_low",
+        "gain_high",
+        "shuffled",
+        "random",
+        "exact",
+        "text_at_equal_positions",
+        "harm",
+        "documents",
+        "questions",
+        "skipped",
+    }
+    assert wanted <= set(value)
+    shown = CliRunner().invoke(program, arguments)
+    for words in ("another's memory", "noise of its norms", "text, sentences", "harm:", "prefill", "choices right"):
+        assert words in shown.stdout

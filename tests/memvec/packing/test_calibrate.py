@@ -1,0 +1,144 @@
+"""Calibration on the tiny LM: a curve that was measured, presets that are points of it, and estimates that come true."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memvec
+from memvec.checkpoints.resolve import DEFAULT_MODEL
+from memvec.errors import NotFoundError, UsageError
+from memvec.filesystem.sources import Source
+from memvec.packing import calibrate as calibration
+from memvec.packing.calibrate import Point, Profile, calibrate, profile_of, with_preset
+from memvec.progress import USUAL_TOKEN_STEPS
+from memvec.settings import PackSettings
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache folder of its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MEMVEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings() -> PackSettings:
+    return PackSettings(segment_tokens=32, max_steps=120, learning_rate=1.0)
+
+
+@pytest.fixture(scope="module")
+def profile(cache: Any, tiny: str, disorder: str, settings: PackSettings) -> Profile:
+    """The tiny LM's curve over three budgets around what its vectors carry."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(calibration, "RATES", (1.0, 0.01))
+        patched.setattr(calibration, "BUDGETS", (0.75, 1.0, 4.0))
+        patched.setattr(calibration, "NATS_PER_DIMENSION", 9 / 64)
+        return calibrate(tiny, {"book": disorder}, segments=4, settings=settings, dtype="float32")
+
+
+def test_the_curve_is_measured_and_kept(profile: Profile) -> None:
+    assert profile_of(profile.fingerprint) == profile
+    assert profile.learning_rate == 1.0  # the other, a hundredth, solves nothing in 120 steps
+    nats = [p.nats_per_vector for p in profile.points]
+    assert nats == sorted(nats) and len(nats) == 3
+    tokens = [p.tokens_per_vector for p in profile.points]
+    assert tokens == sorted(tokens) and tokens[0] < tokens[-1]
+    assert profile.points[-1].unsolved > 0  # four times what its vectors carry
+
+
+def test_the_default_model_brings_its_profile(cache: Any) -> None:
+    found = profile_of("b774fc7952d6f201")
+    assert found is not None and found.model == DEFAULT_MODEL
+    assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [57.0, 76.0, 114.0]
+    assert found.learning_rate == PackSettings().learning_rate  # or --preset balanced would not be the default
+
+
+def points(*rows: tuple[float, float, float, float]) -> tuple[Point, ...]:
+    return tuple(Point(nats, tokens, cost, 0.01, unsolved, 40, 60) for nats, tokens, cost, unsolved in rows)
+
+
+def test_presets_are_the_densest_points_that_their_cost_allows() -> None:
+    found = Profile("f", "m", 3.0, 64, points((20, 5, 50, 0), (30, 7, 54, 0), (40, 9, 75, 0), (50, 11, 60, 0.1)), "t")
+    assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [20, 30, 40]
+    assert found.token_steps_at(25) == pytest.approx(52)
+    assert found.token_steps_at(1) == 50
+    assert found.token_steps_at(99) == 60
+
+
+def test_a_preset_changes_what_a_pack_does(profile: Profile, tiny: str, settings: PackSettings, tmp_path: Path) -> None:
+    given = with_preset(settings, "fast", profile.fingerprint, tiny)
+    assert given == replace(settings, nats_per_vector=profile.point("fast").nats_per_vector, learning_rate=1.0)
+    assert with_preset(settings, None, "unknown", "m") is settings
+    with pytest.raises(UsageError, match="expected fast, balanced or dense"):
+        with_preset(settings, "slow", profile.fingerprint, tiny)
+    with pytest.raises(NotFoundError, match=r"memvec.calibrate\(model='m'\)"):
+        with_preset(settings, "fast", "unknown", "m")
+    text = Source("a.txt", b"It is a truth universally acknowledged, that a single man must be in want of a wife.")
+    loose = replace(settings, nats_per_vector=90.0)
+    report = memvec.pack([text], tmp_path / "s", model=tiny, settings=loose, preset="fast", dtype="float32", keys=())
+    assert report.vectors > 4  # a budget of 90 nats would have asked for two
+
+
+def test_a_damaged_profile_is_as_good_as_none(profile: Profile) -> None:
+    file = calibration._folder() / "broken.json"
+    empty = json.dumps(asdict(replace(profile, points=())))
+    for text in ("{", "[]", json.dumps({"version": 99}), json.dumps({"version": 1, "points": [{}]}), empty):
+        file.write_text(text)
+        assert profile_of("broken") is None
+
+
+def test_every_text_is_in_what_a_trial_fits(tiny_lm: Any, disorder: str) -> None:
+    texts = dict.fromkeys(("a", "b", "c", "d", "e"), disorder)
+    names = [source.name.split("-")[0] for source in calibration.sample(tiny_lm, texts, 12)]
+    assert names == list("abcde") * 3  # of which a trial takes the first twelve
+
+
+def test_an_estimate_comes_true_and_writes_nothing(
+    profile: Profile, tiny: str, settings: PackSettings, sources: list[Source], tmp_path: Path
+) -> None:
+    store = tmp_path / "s.memvec"
+    settings = replace(settings, nats_per_vector=profile.points[0].nats_per_vector)
+    extra = [Source("noise.bin", b"\xff\xfe" * 300)]
+    said = memvec.estimate([*sources, *extra], store, model=tiny, settings=settings, dtype="float32")
+    assert not store.exists()
+    report = memvec.pack([*sources, *extra], store, model=tiny, settings=settings, dtype="float32")
+    assert (said.documents, said.unchanged, said.raw_records, said.profiled) == (4, 0, 1, True)
+    assert (said.records, said.tokens) == (report.records, report.source_tokens)
+    assert said.vectors <= report.vectors <= 1.3 * said.vectors  # refits take more
+    assert said.token_steps == pytest.approx(report.token_steps, rel=0.5)
+    assert said.store_bytes == pytest.approx(report.store_bytes, rel=0.3)
+    assert said.seconds > 0 and said.token_steps_per_second > 0
+    again = memvec.estimate([*sources, *extra], store, model=tiny, settings=settings, dtype="float32")
+    assert (again.unchanged, again.records, again.vectors, again.seconds) == (4, 0, 0, 0)
+
+
+def test_without_a_profile_an_estimate_says_so(
+    cache: Any, tiny: str, sources: list[Source], tmp_path: Path, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    shutil.rmtree(calibration._folder(), ignore_errors=True)  # in the cache folder of these tests
+    said = memvec.estimate(sources[:1], tmp_path / "s", model=tiny, settings=tiny_settings(), dtype="float32")
+    assert not said.profiled and said.token_steps == round(said.tokens * USUAL_TOKEN_STEPS)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memvec.packing import calibrate as calibration
+
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
+    point = calibration.Point(76.0, 20.0, 40.0, 0.0, 0.0, 30, 60)
+    monkeypatch.setattr(calibration, "trial", lambda *_: point)
+    stages: list[str] = []
+    profile = memvec.calibrate(
+        tiny, {"a": "word " * 2000}, segments=1, dtype="float32", watch=lambda progress: stages.append(progress.stage)
+    )
+    assert profile.points and "could not be kept" in stages[-1] and "MEMVEC_CACHE" in stages[-1]

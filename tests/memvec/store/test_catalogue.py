@@ -1,0 +1,291 @@
+"""The catalogue: what it answers is what a walk over every record finds, whatever was committed; damaged, it is passed over."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import memvec
+from memvec.errors import NotFoundError, StoreDamagedError, UsageError
+from memvec.formats.manifest import Manifest
+from memvec.packing.records import context_record, raw_records
+from memvec.store import catalogue
+from memvec.store.listing import incomplete_documents
+from memvec.store.store import RecordRef, Store, StoredDocument
+from memvec.store.totals import memory_totals, row_values, summarise
+from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
+
+WIDTH = 4
+NAMES = ["a.txt", "b/c.txt", "b/d", "é.txt", "zz", "日本.txt"]
+TEXTS = [b"", b"x", bytes(range(60)), b"some text of a few words " * 3, b"another version, somewhat longer " * 3]
+
+
+def document(name: str, data: bytes, share: int = 20) -> Document:
+    return Document(name, len(data), hashlib.sha256(data).hexdigest(), share, len(data) // 3)
+
+
+def exact(of: Document, start: int, piece: bytes, chance: random.Random) -> Record:
+    count = chance.randint(1, 3)
+    report = FitReport(chance.randint(1, 9), chance.randint(1, 99), 3.0, 1.0, 0, 0, 0.5, chance.random())
+    return Record(
+        document=of,
+        kind=Kind.EXACT,
+        start=start,
+        length=len(piece),
+        tokens=chance.randint(1, 20),
+        vectors=np.full((count, WIDTH), chance.random(), np.float16),
+        corrections=(),
+        payload=b"",
+        text_sha256=hashlib.sha256(piece).digest(),
+        reason=RawReason.NONE,
+        report=dataclasses.replace(report, corrected_wrong=chance.randint(0, 2)),
+    )
+
+
+def some_records(chance: random.Random) -> list[Record]:
+    """Records of some documents, mostly whole, with cuts and gaps of their own, in any order."""
+    found: list[Record] = []
+    for _ in range(chance.randint(1, 4)):
+        data = chance.choice(TEXTS)
+        of = document(chance.choice(NAMES), data, chance.randint(1, 50))
+        cuts = sorted({0, len(data), *(chance.randint(0, len(data)) for _ in range(chance.randint(0, 3)))})
+        kind = chance.choice([Kind.RAW, Kind.EXACT, Kind.CONTEXT])
+        made = []
+        for begin, end in zip(cuts, cuts[1:] or [len(data)], strict=False):
+            piece = data[begin:end]
+            if kind == Kind.RAW:
+                reason = chance.choice([RawReason.NOT_TEXT, RawReason.NO_FIT])
+                made += raw_records(of, begin, piece, 2, reason, WIDTH)
+            elif kind == Kind.EXACT:
+                made.append(exact(of, begin, piece, chance))
+            else:
+                gain, harm = (chance.choice([None, chance.random()]) for _ in range(2))
+                told = Conditioning(gain, 0.1, None, harm, 3.0, 2.0, 2.5, 8, "made up", 0)
+                vectors = np.full((chance.randint(1, 3), WIDTH), 0.5, np.float16)
+                made.append(context_record(of, begin, piece, 1 + len(piece), vectors, told))
+        if chance.random() < 0.3:
+            made.pop(chance.randrange(len(made)))
+        found += made
+    chance.shuffle(found)
+    return found
+
+
+def random_store(path: Path, seed: int) -> Store:
+    """A store of random commits, in some of which documents are removed or brought back."""
+    chance = random.Random(seed)
+    fingerprint = Fingerprint("w", "e", {"hidden_size": WIDTH}, "v", "p", WIDTH, "somewhere")
+    store = Store.create(path, Manifest(fingerprint, 500))
+    for _ in range(chance.randint(0, 9)):
+        records, removed = some_records(chance), None
+        versions = sorted({(v.document.name, v.document.sha256) for v in store.versions()})
+        if versions and chance.random() < 0.3:
+            removed = chance.sample(versions, chance.randint(0, len(versions)))
+        store.commit(records, removed=removed, meta={"zz": {"k": "v"}} if chance.random() < 0.2 else None)
+    return Store.open(path)
+
+
+def walked(store: Store) -> dict[str, Any]:
+    """Everything `list`, `info` and `show` say, from every record one by one."""
+    live = store.documents()
+    unfinished = [v for v in store.versions() if v.unfinished and live.get(v.document.name, v) is v]
+    late = [v for v in unfinished if v.document.name not in live]
+    refs = [ref for stored in live.values() for ref in stored.records + stored.memory]
+    return {
+        "list": [row_of(store, stored) for stored in live.values()],
+        "incomplete": sorted({v.document.name for v in unfinished}),
+        "info": summarise(store, [*live.values(), *late]),
+        "documents": live,
+        "ids": {store.record_id(ref): ref for ref in reversed(refs)},
+    }
+
+
+def row_of(store: Store, stored: StoredDocument) -> dict[str, Any]:
+    rows = [row_values(store, ref) for ref in stored.records]
+    memory = memory_totals(store, stored.memory)
+    return {
+        "name": stored.document.name,
+        "bytes": stored.document.bytes,
+        "tokens": stored.document.tokens,
+        "records": len(rows),
+        "raw_records": sum(row["kind"] == Kind.RAW for row in rows),
+        "vectors": sum(row["vectors"] for row in rows),
+        "corrected_tokens": sum(row["corrected_wrong"] + row["corrected_margin"] for row in rows),
+        "sha256": stored.document.sha256,
+        "memory": memory.vectors,
+        "gain": memory.gain,
+        "meta": dict(store.manifest.meta.get(stored.document.name, {})),
+    }
+
+
+def answered(store: Store) -> dict[str, Any]:
+    """The same from the catalogue."""
+    rows = memvec.list(store)
+    documents = {row.name: catalogue.document(store, row.name) for row in rows}
+    ids: dict[str, RecordRef] = {}
+    for name in documents:
+        parts = memvec.show(store, name)["parts"]
+        shown = {part["id"]: memvec.show(store, part["id"].upper()) for part in parts}
+        for found in shown.values():
+            (number,) = [i for i, entry in enumerate(store.manifest.shards) if entry.path == found["shard"]]
+            ids[found["id"]] = RecordRef(number, found["row"], found["start"], found["length"])
+    return {
+        "list": [dataclasses.asdict(row) for row in rows],
+        "incomplete": incomplete_documents(store),
+        "info": memvec.info(store),
+        "documents": documents,
+        "ids": ids,
+    }
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[Store], Path]:
+    """Writes the catalogue of any store that has a record."""
+
+    def write(store: Store) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setattr(catalogue, "LEAST_RECORDS", 1)
+            found = catalogue.refresh(store)
+        assert found is not None and found.is_file()
+        return found
+
+    return write
+
+
+def no_walk(*_: object) -> None:
+    raise AssertionError("every record was read")
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_stores_are_answered_as_a_walk_finds_them(
+    tmp_path: Path, kept: Callable[[Store], Path], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    store = random_store(tmp_path / "s.memvec", seed)
+    expected = walked(store)
+    assert answered(store) == expected  # made from the shards
+    if store.manifest.shards:
+        kept(store)
+        monkeypatch.setattr(catalogue, "build", no_walk)
+        assert answered(Store.open(store.path)) == expected
+
+
+@pytest.mark.parametrize("name", ["packed", "remembering"])
+def test_packed_stores_are_answered_as_a_walk_finds_them(
+    request: pytest.FixtureRequest, tmp_path: Path, kept: Callable[[Store], Path], name: str
+) -> None:
+    store = Store.open(shutil.copytree(request.getfixturevalue(name), tmp_path / "s.memvec"))
+    expected = walked(store)
+    assert answered(store) == expected
+    kept(store)
+    assert answered(store) == expected
+
+
+def test_a_changed_catalogue_is_passed_over(tmp_path: Path, kept: Callable[[Store], Path]) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    expected, file = answered(store), kept(store)
+    good, chance = file.read_bytes(), random.Random(0)
+    flipped = [bytearray(good) for _ in range(25)]
+    for changed in flipped:
+        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+    for bad in (b"", good[:-1], good[: len(good) // 2], good + b"x", *flipped):
+        file.write_bytes(bad)
+        assert answered(store) == expected
+    file.write_bytes(good)
+    inode = file.stat().st_ino
+    assert kept(store).stat().st_ino == inode  # an intact one is left as it is
+    file.write_bytes(flipped[0])
+    assert kept(store).read_bytes() == good
+
+
+def test_a_catalogue_of_another_state_is_passed_over(tmp_path: Path, kept: Callable[[Store], Path]) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    old = kept(store)
+    (before, *_) = store.documents().values()
+    store.commit([], removed=[(before.document.name, before.document.sha256)])
+    expected = walked(store)
+    assert answered(store) == expected
+    old.rename(catalogue.path_of(store))  # the name is right, what it holds is not
+    assert answered(store) == expected
+    new = kept(store)
+    assert [*new.parent.iterdir()] == [new]
+    assert answered(store) == expected
+
+
+def test_a_catalogue_that_places_records_wrongly_is_passed_over(
+    tmp_path: Path, kept: Callable[[Store], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    expected = answered(store)
+    build = catalogue.build
+    for changes in ({"row": 1}, {"shard": 99}, {"start": 1}):
+        catalogue.path_of(store).unlink(missing_ok=True)
+
+        def wrong(of: Store, changes: dict[str, int] = changes) -> dict[str, Any]:
+            made = build(of)
+            return {name: column + changes.get(name, 0) if name in changes else column for name, column in made.items()}
+
+        monkeypatch.setattr(catalogue, "build", wrong)
+        kept(store)
+        monkeypatch.setattr(catalogue, "build", build)
+        found = answered(store)
+        assert {**found, "documents": 0} == {**expected, "documents": 0}
+
+
+def test_small_stores_get_none_and_an_unwritable_one_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    assert catalogue.refresh(store) is None and not (store.path / catalogue.FOLDER).exists()
+    monkeypatch.setattr(catalogue, "LEAST_RECORDS", 1)
+    (store.path / catalogue.FOLDER).write_bytes(b"a file stands in the way")
+    assert catalogue.refresh(store) is None
+    (store.path / catalogue.FOLDER).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.safetensors").write_bytes(b"not the store's")
+    (store.path / catalogue.FOLDER).symlink_to(tmp_path / "elsewhere")
+    assert catalogue.refresh(store) is None and len([*(tmp_path / "elsewhere").iterdir()]) == 1
+    assert answered(store) == walked(store)
+
+
+def test_a_missing_shard_is_not_hidden_by_the_catalogue(tmp_path: Path, kept: Callable[[Store], Path]) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    kept(store)
+    (store.path / store.manifest.shards[0].path).unlink()
+    for verb in (memvec.list, memvec.info, incomplete_documents):
+        with pytest.raises(StoreDamagedError, match="it is not there"):
+            verb(store.path)
+
+
+def test_a_pack_leaves_the_catalogue_of_what_it_made(store: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "LEAST_RECORDS", 1)
+    memvec.pack([memvec.Source("added.bin", b"\xff no text, so that nothing has to be fitted")], store, model=tiny)
+    opened = Store.open(store)
+    assert [*(store / catalogue.FOLDER).iterdir()] == [catalogue.path_of(opened)]
+    monkeypatch.setattr(catalogue, "build", no_walk)
+    found = catalogue.document(opened, "added.bin")
+    assert found == opened.documents()["added.bin"] and catalogue.document(opened, "added") is None
+
+
+def test_short_ids(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    ids = list(walked(store)["ids"])
+    assert memvec.show(store.path, ids[0][:20])["id"] == ids[0]
+    for none in (ids[0][:3], ids[0] + "0", ids[0][:19] + "g", "f" * 16, "0" * 64):
+        with pytest.raises(NotFoundError, match="no document"):
+            memvec.show(store.path, none)
+
+
+def test_several_records_of_one_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    monkeypatch.setattr("memvec.store.listing.SHORTEST_ID", 1)
+    ids = list(walked(store)["ids"])
+    shared = next(digit for digit in "0123456789abcdef" if sum(name.startswith(digit) for name in ids) > 1)
+    with pytest.raises(UsageError, match="Give more digits"):
+        memvec.show(store.path, shared)

@@ -1,0 +1,226 @@
+"""Distilling on the tiny LM: it reads the vectors as it reads the text, other memories do not, and its parts do their work."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memvec.lm.head import TeacherPass, distil_pass
+from memvec.lm.scoring import Row, run_prefixes, run_rows, score
+from memvec.settings import ContextSettings
+from memvec.training.distill import DistilEngine, Distilled, DistilTask, start
+from memvec.training.lessons import Manner, combs, corrected, teach
+
+CORPUS = Path(__file__).parents[2] / "tiny" / "corpus.txt"
+BEFORE = (0,)
+# The tiny LM never saw a question, but goes on with a text it has before it.
+SPANS: dict[str, Any] = {"span": 16, "span_share": 1.0, "span_weight": 1.0, "learning_rate": 0.1}
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_lm: Any) -> list[tuple[int, ...]]:
+    """Three passages of the book with their words out of order: nothing the LM could know."""
+    words = CORPUS.read_text().split()
+    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = " ".join(words[i] for i in order)
+    ids = tiny_lm.encode(shuffled)
+    return [tuple(ids[at : at + 72]) for at in (0, 500, 1000)]
+
+
+def distil(lm: Any, texts: list[tuple[int, ...]], aside: Any = (), **changes: Any) -> list[Distilled]:
+    settings = ContextSettings(**{**SPANS, "steps": 60, "aside_rows": 0, "company": 0.0, **changes})
+    engine = DistilEngine(lm, settings, [BEFORE], [list(aside)])
+    engine.add(DistilTask(i, ids, settings.vectors_for(len(ids)), f"{i}") for i, ids in enumerate(texts))
+    return sorted((done for batch in engine.run() for done in batch), key=lambda done: done.task.key)
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny_lm: Any, texts: list[tuple[int, ...]]) -> list[Distilled]:
+    return distil(tiny_lm, texts)
+
+
+def vectors(done: Distilled) -> torch.Tensor:
+    return torch.from_numpy(done.vectors).float()
+
+
+def divergence(lm: Any, ids: tuple[int, ...], front: torch.Tensor) -> float:
+    """How far what the LM says behind `front` is from what it says behind the text, between the places asked for [nats]."""
+    rows = [Row(ids[at : at + 11], 2) for at in range(1, len(ids) - 11, 7)]
+    before = lm.embed(torch.tensor(BEFORE))
+    answers = teach(lm, torch.cat([before, lm.embed(torch.tensor(ids))]), rows).answers
+    said = TeacherPass(torch.cat([a.ids for a in answers]), torch.cat([a.log_probs for a in answers]))
+    with torch.inference_mode():
+        hidden = run_rows(lm, run_prefixes(lm, [torch.cat([before, front])]), [0] * len(rows), rows)
+        return float(distil_pass(hidden, lm.head, said)[0].sum())
+
+
+def test_the_lm_reads_vectors_as_it_reads_their_text(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    for number, (ids, done) in enumerate(zip(texts, distilled, strict=True)):
+        assert done.vectors.shape == (18, tiny_lm.width) and done.vectors.dtype == "float16"
+        own = divergence(tiny_lm, ids, vectors(done))
+        assert own < 0.5 * divergence(tiny_lm, ids, vectors(done)[:0])
+        assert own < 0.6 * divergence(tiny_lm, ids, start(tiny_lm, ids, 18))
+        assert own < 0.8 * divergence(tiny_lm, ids, vectors(distilled[number - 1]))
+
+
+def test_the_same_seed_makes_the_same_vectors(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    again = distil(tiny_lm, texts)
+    assert all((a.vectors == b.vectors).all() for a, b in zip(again, distilled, strict=True))
+    other = distil(tiny_lm, texts[:1], seed=1, steps=5)
+    assert (other[0].vectors != distil(tiny_lm, texts[:1], steps=5)[0].vectors).any()
+
+
+def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny_lm: Any, texts: Any) -> None:
+    settings = ContextSettings(**SPANS, steps=3, memory=1)
+    engine = DistilEngine(tiny_lm, settings, [BEFORE])
+    engine.add(DistilTask(i, ids, 18) for i, ids in enumerate(texts))
+    batches = list(engine.run())
+    assert [len(batch) for batch in batches] == [1, 1, 1]
+    assert all(done.task.steps == 3 and done.task.token_steps > 3 * 72 for batch in batches for done in batch)
+
+
+def test_rows_aside_keep_the_model_as_it_was(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    ids = tiny_lm.encode(CORPUS.read_text()[:3000])
+    aside = [Row(tuple(ids[at : at + 24]), 4) for at in range(0, 480, 24)]
+    held_out = [Row(tuple(ids[at : at + 24]), 4) for at in range(500, 740, 24)]
+    careful = distil(tiny_lm, texts, aside=aside, aside_rows=4)
+    assert sum(drift(tiny_lm, held_out, done) for done in careful) < 0.7 * sum(
+        drift(tiny_lm, held_out, done) for done in distilled
+    )
+
+
+def drift(lm: Any, rows: list[Row], done: Distilled) -> float:
+    """How far vectors move the LM from what it says with nothing in front [nats]."""
+    before = lm.embed(torch.tensor(BEFORE))
+    answers = teach(lm, before, rows).answers
+    said = TeacherPass(torch.cat([a.ids for a in answers]), torch.cat([a.log_probs for a in answers]))
+    with torch.inference_mode():
+        run = run_prefixes(lm, [torch.cat([before, vectors(done)])])
+        return float(distil_pass(run_rows(lm, run, [0] * len(rows), rows), lm.head, said)[0].sum())
+
+
+def test_company_in_training_makes_memories_bear_company(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    sociable = distil(tiny_lm, texts, company=0.5)
+
+    def together(made: list[Distilled]) -> float:
+        pairs = itertools.permutations(range(len(made)), 2)  # (the one asked for or the other) in front
+        fronts = {pair: torch.cat([vectors(made[n]) for n in pair]) for pair in pairs}
+        return sum(divergence(tiny_lm, texts[n], front) for pair, front in fronts.items() for n in pair)
+
+    assert together(sociable) < 0.9 * together(distilled)
+
+
+def test_a_corrected_teacher_gives_the_right_token_its_share() -> None:
+    said = TeacherPass(torch.tensor([[5, 7], [5, 7]]), torch.tensor([[0.6, 0.3], [0.6, 0.3]]).log())
+    mixed = corrected(said, torch.tensor([7, 9]), torch.tensor([0.5, 0.5]))
+    assert mixed.ids.tolist() == [[5, 7], [5, 9]]  # the last makes room for a token the teacher did not name
+    torch.testing.assert_close(mixed.log_probs.exp(), torch.tensor([[0.3, 0.65], [0.3, 0.5]]))
+    same = corrected(said, torch.tensor([7, 9]), torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(same.log_probs.exp(), torch.tensor([[0.3, 0.65], [0.6, 0.3]]))
+
+
+def test_manner_says_what_each_token_of_a_row_counts(tiny_lm: Any, texts: Any) -> None:
+    row = Row(texts[0][:9], 5)
+    before = tiny_lm.embed(torch.tensor(BEFORE))
+    lesson = teach(tiny_lm, before, [row], Manner(truth=1.0, first_truth=0.5, weight=2.0, question_weight=0.25))
+    assert lesson.weights == [[0.25] * 4 + [2.0] * 4] and lesson.rows == [Row(row.ids, 1)]
+    plain = teach(tiny_lm, before, [Row(row.ids, 1)]).answers[0]
+    (answer,) = lesson.answers
+    own = [float(answer.log_probs[place][answer.ids[place] == row.ids[place + 1]].exp()) for place in range(8)]
+    was = [float(plain.log_probs[place][plain.ids[place] == row.ids[place + 1]].exp().sum()) for place in range(8)]
+    assert own == pytest.approx([1.0] * 4 + [0.5 + was[4] / 2] + [1.0] * 3, abs=1e-4)
+
+
+def test_a_text_without_questions_is_asked_for_itself(tiny_lm: Any, texts: Any) -> None:
+    settings = ContextSettings(steps=2, learning_rate=0.1)  # spans are off, and there is nothing else to ask
+    engine = DistilEngine(tiny_lm, settings, [BEFORE])
+    engine.add([DistilTask(0, texts[0], 18)])
+    (done,) = [done for batch in engine.run() for done in batch]
+    assert (vectors(done) - start(tiny_lm, texts[0], 18)).abs().max() > 0.01
+
+
+def test_a_step_asks_nothing_of_a_document_that_stands_beside(tiny_lm: Any, texts: Any) -> None:
+    rows = [((Row(ids[:6], 2),),) for ids in texts]
+    engine = DistilEngine(tiny_lm, ContextSettings(steps=1), [BEFORE])
+    engine.add(DistilTask(i, ids, 18, f"{i}", asked) for i, (ids, asked) in enumerate(zip(texts, rows, strict=True)))
+    engine._refill()
+    foreign = [slot.foreign[0] for slot in engine.slots]
+    assert engine._elsewhere(0, None, 0) == ([foreign[1], foreign[2]], [])
+    assert engine._elsewhere(0, 1, 0) == ([foreign[2]], [])
+    assert all(set(lesson.weights[0]) == {engine.settings.aside_weight} for lesson in foreign)
+    before = tiny_lm.embed(torch.tensor(BEFORE))
+    alone = teach(tiny_lm, before, foreign[1].rows).answers[0]  # as the LM answers that has read nothing
+    torch.testing.assert_close(foreign[1].answers[0].log_probs, alone.log_probs)
+
+
+def test_a_document_alone_is_taught_what_nobody_has(tiny_lm: Any, texts: Any) -> None:
+    invented = Row((3, 5, 7, 9), 2)
+    engine = DistilEngine(tiny_lm, ContextSettings(steps=1), [BEFORE], elsewhere=[[invented]])
+    engine.add([DistilTask(0, texts[0], 18, "", ((Row(texts[0][:6], 2),),))])
+    engine._refill()
+    strange, general = engine._elsewhere(0, None, 0)
+    assert [lesson.rows for lesson in strange] == [[invented]] and not general
+
+
+def test_questions_are_learnt(tiny_lm: Any, texts: Any) -> None:
+    key, answer = (7, 11, 13), texts[0][30:38]
+    row = Row((*key, *answer), 3)
+    settings = ContextSettings(**SPANS, steps=40, aside_rows=0, company=0.0, question_rows=1, truth=1.0)
+    before, made = tiny_lm.embed(torch.tensor(BEFORE)), []
+    for extra in ((), ((row,),)):
+        engine = DistilEngine(tiny_lm, settings, [BEFORE])
+        engine.add([DistilTask(0, texts[0], 18, "", extra)])
+        made += [done for batch in engine.run() for done in batch]
+    without, learnt = (score(tiny_lm, torch.cat([before, vectors(done)]), [row])[0] for done in made)
+    assert learnt < without - 1  # [nats] the right answer, not only what the teacher makes of the question
+
+
+@pytest.mark.parametrize(("tokens", "span", "stride"), [(72, 16, 4), (10, 16, 4), (33, 8, 3), (2, 16, 16)])
+def test_every_phase_of_a_comb_covers_the_text_once(tokens: int, span: int, stride: int) -> None:
+    spans, phases = combs(tokens, span, stride)
+    for phase in phases:
+        covered = [place for i in phase for place in range(*spans[i])]
+        assert len(covered) == len(set(covered)) >= tokens - 2  # at most a single token at each end is left out
+        assert all(1 < end - begin <= span for begin, end in (spans[i] for i in phase))
+
+
+def test_rows_behind_a_shared_prefix_are_what_they_are_alone(tiny_lm: Any, texts: Any) -> None:
+    prefixes = [tiny_lm.embed(torch.tensor(ids[:size])) for ids, size in zip(texts, (5, 30, 17), strict=True)]
+    rows = [Row(texts[2][40:45], 1), Row(texts[1][40:60], 3), Row(texts[0][9:11], 1), Row(texts[0][20:40], 1)]
+    owner = [0, 2, 1, 2]
+    with torch.inference_mode():
+        got = run_rows(tiny_lm, run_prefixes(tiny_lm, prefixes), owner, rows)
+        for row, number in zip(rows, owner, strict=True):
+            whole = torch.cat([prefixes[number], tiny_lm.embed(torch.tensor(row.ids))])
+            wanted = tiny_lm.hidden(whole[None])[0, len(prefixes[number]) + row.start - 1 : -1]
+            torch.testing.assert_close(got[: row.scored], wanted, atol=1e-4, rtol=1e-3)
+            got = got[row.scored :]
+    assert not len(got)
+
+
+def test_the_divergence_and_its_gradient_are_those_of_autograd(tiny_lm: Any) -> None:
+    chance = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, tiny_lm.width, generator=chance, requires_grad=True)
+    teacher = torch.randn(5, tiny_lm.vocabulary, generator=chance).mul(3).log_softmax(1)
+    best = teacher.topk(6)
+    nats, gradient = distil_pass(hidden.detach(), tiny_lm.head, TeacherPass(best.indices, best.values))
+    student = (hidden @ tiny_lm.head.T).log_softmax(1)
+    q, p = best.values.exp(), student.gather(1, best.indices).exp()
+    rest_q, rest_p = 1 - q.sum(1), 1 - p.sum(1)
+    wanted = (q * (q / p).log()).sum(1) + rest_q * (rest_q / rest_p).log()
+    torch.testing.assert_close(nats, wanted)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted.sum(), hidden)[0])
+
+
+def test_a_teacher_with_all_tokens_named_says_what_the_lm_says(tiny_lm: Any, texts: Any) -> None:
+    row = Row(texts[0][:12], 1)
+    said = teach(tiny_lm, tiny_lm.embed(torch.tensor(BEFORE)), [row])
+    (answer,) = said.answers
+    assert answer.ids.shape == (11, 32)
+    with torch.inference_mode():
+        logits = tiny_lm.model(input_ids=torch.tensor([[*BEFORE, *row.ids]])).logits[0, 1:-1].log_softmax(1)
+    torch.testing.assert_close(answer.log_probs, logits.topk(32).values, atol=1e-4, rtol=1e-3)

@@ -1,0 +1,284 @@
+"""The fit engine: it finds vectors that decode, alone or in company, whatever M, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from memvec.decoding.greedy import certify, decode
+from memvec.lm.head import head_pass, weigh
+from memvec.settings import PackSettings
+from memvec.training.adam import SlotAdam
+from memvec.training.batch import RaggedBatch, missed
+from memvec.training.fit import FitEngine, Task, positions_for
+from memvec.training.starts import TRIED, draw, look_cost, ranked, scale_of
+
+TEXTS = (
+    "It is a truth universally acknowledged, that a single man",
+    "Mr. Bennet was so odd a mixture of quick parts",
+    "in possession of a good fortune, must be in want of a wife.",
+    "She was a woman of mean understanding, little information, and uncertain temper.",
+)
+
+
+def fit(lm: Any, settings: PackSettings, tasks: list[Task]) -> dict[int, Any]:
+    engine = FitEngine(lm, settings)
+    engine.add(tasks)
+    return {fitted.task.key: fitted for batch in engine.run() for fitted in batch}
+
+
+def tasks(lm: Any, vectors: int = 5) -> list[Task]:
+    return [Task(key, tuple(lm.encode(text)[:24]), vectors) for key, text in enumerate(TEXTS)]
+
+
+def widths_of(engine: FitEngine) -> list[int]:
+    """The token positions of every step that the engine will take."""
+    widths: list[int] = []
+    step = engine._step
+
+    def noted() -> list[bool]:
+        done = step()
+        widths.append(sum(engine.batch.lengths))
+        return done
+
+    engine._step = noted  # type: ignore[method-assign]
+    return widths
+
+
+def test_fitted_vectors_decode_to_their_text(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    done = fit(tiny_lm, tiny_settings(), tasks(tiny_lm, 6))
+    assert sorted(done) == [0, 1, 2, 3]
+    ids = [done[k].task.ids for k in range(4)]
+    vectors = [done[k].vectors for k in range(4)]
+    assert all(v.dtype == np.float16 and v.shape == (6, tiny_lm.width) for v in vectors)
+    proofs = certify(tiny_lm, vectors, ids, 0.1)
+    assert sum(len(p.corrections) for p in proofs) <= 4
+    assert decode(tiny_lm, vectors, [len(x) for x in ids], [p.corrections for p in proofs]) == [list(x) for x in ids]
+    without = decode(tiny_lm, [np.zeros_like(v) for v in vectors], [len(x) for x in ids], [()] * 4)
+    right = sum(a == b for x, y in zip(without, ids, strict=True) for a, b in zip(x, y, strict=True))
+    assert right < 0.3 * sum(map(len, ids))  # it is the vectors that hold the text
+
+
+@pytest.mark.parametrize("geometric", [False, True])
+def test_rates_warm_up_and_cool_by_the_age_of_each_slot(
+    geometric: bool, tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[list[float]] = []
+    decays: set[float] = set()
+
+    def noted(adam: SlotAdam, gradient: Any, rate: Any, weight_decay: float) -> None:
+        rates.append(rate[:, 0].tolist())
+        decays.add(weight_decay)
+
+    monkeypatch.setattr(SlotAdam, "descend", noted)
+    settings = tiny_settings(
+        learning_rate=2.0, warmup=4, cooling=10, last_rate=0.5, geometric=geometric, weight_decay=0.03, max_steps=13,
+        margin=100.0,
+    )  # fmt: skip
+    fit(tiny_lm, settings, [Task(0, tuple(tiny_lm.encode(TEXTS[0])[:24]), 3)])
+    ways = [min(1, age / 10) for age in range(1, 13)]
+    cooled = [0.5**way if geometric else 1 - 0.5 * way for way in ways]
+    want = [2.0 * min(1, age / 4) * share for age, share in enumerate(cooled, 1)]
+    assert rates == [pytest.approx([rate] * 3) for rate in want]
+    assert decays == {0.03}
+
+
+def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    many = [Task(key, tuple(tiny_lm.encode(TEXTS[key % 4])[: 8 + key]), 1 + key % 6) for key in range(12)]
+    settings = tiny_settings(
+        max_steps=60, memory=next(m for m in range(10**5, 10**8, 10**4) if positions_for(tiny_lm, m) >= 75)
+    )
+    engine = FitEngine(tiny_lm, settings)
+    engine.add(many)
+    busiest, seen, widths = 0, [], widths_of(engine)
+    for batch in engine.run():
+        busiest = max(busiest, len(engine.slots) + len(batch))
+        seen += batch
+    assert sorted(f.task.key for f in seen) == list(range(12))
+    assert 3 <= busiest < 12
+    assert max(widths) <= 75  # the memory limit bounds every batch, whatever its rows
+    assert all(f.vectors.shape[0] == f.task.vectors and 1 <= f.task.steps <= 60 for f in seen)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 1), (2, 21), (3, 40)])
+def test_after_some_patience_the_whole_cap_of_corrections_is_enough(
+    count: int, steps: int, tiny_lm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PackSettings(max_corrections=0.05, patience=20, max_steps=40, growth=0)  # of 40 tokens 1, then 2
+    monkeypatch.setattr(RaggedBatch, "_counts", lambda *_: torch.tensor([[0.0, count]]))
+    (fitted,) = fit(tiny_lm, settings, [Task(0, tuple(range(10, 50)), 3)]).values()
+    assert (fitted.task.steps, fitted.corrections) == (steps, count)
+
+
+def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    engine = FitEngine(tiny_lm, tiny_settings(memory=1, max_steps=3, max_corrections=0.0))
+    engine.add(tasks(tiny_lm))
+    widths = widths_of(engine)
+    assert sum(len(batch) for batch in engine.run()) == len(TEXTS)
+    assert max(widths) == max(len(t.ids) + t.vectors - 1 for t in tasks(tiny_lm))
+
+
+def test_a_model_gone_wrong_is_never_taken_for_solved(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    assert missed(torch.full((4,), torch.nan), tiny_settings()).tolist() == [[1, 1]] * 4
+
+
+def test_company_does_not_change_a_fit(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    settings = tiny_settings(max_steps=3)  # before rounding differences between batch shapes can grow
+    alone = fit(tiny_lm, settings, tasks(tiny_lm)[:1])[0]
+    together = fit(tiny_lm, settings, tasks(tiny_lm))[0]
+    np.testing.assert_allclose(alone.vectors, together.vectors, atol=0.02)
+
+
+def test_one_seed_one_result(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    first, again, other = (fit(tiny_lm, tiny_settings(seed=s, max_steps=20), tasks(tiny_lm)) for s in (1, 1, 2))
+    for key in first:
+        assert first[key].vectors.tobytes() == again[key].vectors.tobytes()
+        assert first[key].vectors.tobytes() != other[key].vectors.tobytes()
+
+
+def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    counted = []
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=5, growth=0, max_corrections=0.0))
+    pair = [Task(0, tuple(range(10, 30)), 2), Task(1, tuple(range(10, 18)), 3)]
+    engine.add(pair)
+    done = [fitted for batch in engine.run(counted.append) for fitted in batch]
+    length = 2 + 20 - 1  # the longer row; the shorter is padded to it
+    assert [f.task.steps for f in done] == [5, 5]
+    looks = look_cost(8, 2) + look_cost(8, 3)  # at the first 8 tokens of either
+    assert looks == TRIED * (2 + 8 - 1) // 3 + TRIED * (3 + 8 - 1) // 3
+    assert sum(counted) == sum(f.task.token_steps for f in done) == 5 * 2 * length + looks
+
+
+def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
+    tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=16, max_corrections=0.0, margin=50.0))
+    counted = widths_of(engine)
+    engine.add([Task(0, tuple(range(10, 50)), 3)])
+    (fitted,) = (one for batch in engine.run() for one in batch)
+    assert counted[:8] == [3 + 12 - 1] * 4 + [3 + 26 - 1] * 4  # .3 of 40 tokens, then .65
+    assert set(counted[8:]) == {3 + 40 - 1} and len(counted) == fitted.task.steps == 16
+    assert fitted.corrections == 40  # as measured on the whole text, of which nothing has such a margin
+    going_on = FitEngine(tiny_lm, tiny_settings(max_steps=16, max_corrections=0.0, margin=50.0))
+    going_on.add([Task(0, tuple(range(10, 50)), 3, start=torch.zeros(3, tiny_lm.width))])
+    counted = []
+    assert [len(batch) for batch in going_on.run(counted.append)] and set(counted) == {3 + 40 - 1}
+
+
+def test_the_start_is_the_one_behind_which_the_text_is_the_least_surprise(tiny_lm: Any) -> None:
+    ids = tuple(tiny_lm.encode(TEXTS[2])[:12])
+    scale, shape = scale_of(tiny_lm), (3, tiny_lm.width)
+    starts = draw(scale, shape, ids, "salt")
+    assert starts.shape == (TRIED, 3, tiny_lm.width)
+    assert torch.equal(starts, draw(scale, shape, ids, "salt")) and not torch.equal(
+        starts, draw(scale, shape, ids, "more")
+    )
+    other = tuple(tiny_lm.encode(TEXTS[1])[:9])
+    found, beside = ranked(tiny_lm, [starts, draw(scale, (2, tiny_lm.width), other, "salt")], [ids, other])
+    assert beside.shape == (TRIED, 2, tiny_lm.width)
+
+    def nats(start: Any) -> float:
+        rounded = start.half().to(tiny_lm.dtype)
+        rows = torch.cat([rounded, tiny_lm.embed(torch.tensor(ids[:-1]))])[None]
+        logits = tiny_lm.hidden(rows)[0, 2:] @ tiny_lm.head.T
+        return float(torch.nn.functional.cross_entropy(logits.float(), torch.tensor(ids), reduction="sum"))
+
+    behind = [nats(start) for start in found]
+    assert behind == sorted(behind) and behind[0] < sorted(nats(start) for start in starts)[1] + 1e-6
+    assert {start.numpy().tobytes() for start in found} == {start.numpy().tobytes() for start in starts}
+
+
+@pytest.mark.parametrize(("lost", "begins"), [(-1.0, [True, True, False]), (1.0, [True, False, False])])
+def test_a_fit_that_gets_nowhere_begins_anew_once(
+    lost: float, begins: list[bool], tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("memvec.training.fit.LOST", lost)
+    settings = tiny_settings(max_steps=200, max_corrections=0.0, margin=50.0)  # which nothing reaches
+    engine = FitEngine(tiny_lm, settings)
+    widths = widths_of(engine)
+    ids = tuple(range(10, 50))
+    engine.add([Task(0, ids, 3)])
+    (fitted,) = (one for batch in engine.run() for one in batch)
+    short, whole = 3 + 12 - 1, 3 + 40 - 1
+    assert [widths[at : at + 4] == [short] * 4 for at in (0, 12, 24)] == begins
+    assert len(widths) == fitted.task.steps == 200 and widths[-1] == whole
+    assert fitted.task.token_steps == sum(widths) + look_cost(12, 3)
+
+
+def test_beginning_anew_forgets_what_was(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    engine = FitEngine(tiny_lm, tiny_settings(max_steps=200))
+    engine.add([Task(0, tuple(range(10, 50)), 3), Task(1, tuple(range(20, 60)), 2)])
+    engine._refill()
+    engine._step()
+    slot, adam = engine.slots[1], engine.batch._adam  # type: ignore[attr-defined]
+    before, (reserve,) = adam.vectors[:3].clone(), slot.starts
+    engine._begin_anew(1)
+    assert torch.equal(adam.vectors[3:], reserve) and torch.equal(adam.vectors[:3], before)
+    assert adam.age[:, 0].tolist() == [1, 1, 1, 0, 0] and not slot.starts and slot.age == 0
+    assert not adam.first[3:].any() and adam.second[1:3].all()
+
+
+def test_vectors_stand_behind_the_anchor(
+    tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tuple(range(10, 50))
+    pair = [Task(0, ids, 3), Task(1, ids, 1), Task(2, ids, 3)]
+    anchor = tiny_lm.embed(torch.tensor(tiny_lm.tokenizer.eos_token_id)).half().numpy()
+    monkeypatch.setattr("memvec.training.fit.LOST", -1.0)  # so that a second start has it as well
+    hard = {"max_steps": 200, "max_corrections": 0.0, "margin": 50.0}
+    done = fit(tiny_lm, tiny_settings(**hard), pair)
+    without = fit(tiny_lm, tiny_settings(**hard, anchor=False), pair)
+    for key in (0, 2):
+        assert np.array_equal(done[key].vectors[0], anchor)
+        assert not (done[key].vectors[1:] == anchor).all(axis=1).any()
+        assert not np.array_equal(without[key].vectors[0], anchor)
+    assert not np.array_equal(done[1].vectors[0], anchor)  # the only one there is has to carry the text
+    monkeypatch.setattr(tiny_lm, "anchor", tiny_lm.anchor[:0])  # a model with neither BOS nor EOS
+    assert not np.array_equal(fit(tiny_lm, tiny_settings(max_steps=9), pair)[0].vectors[0], anchor)
+
+
+def test_the_model_stays_frozen(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    def digest() -> str:
+        state = tiny_lm.model.state_dict()
+        return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
+
+    before = digest()
+    fit(tiny_lm, tiny_settings(max_steps=10), tasks(tiny_lm))
+    assert digest() == before
+    assert not tiny_lm.model.training
+    assert all(p.grad is None and not p.requires_grad for p in tiny_lm.model.parameters())
+
+
+def test_strict_fits_go_on_until_nothing_is_wrong(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
+    loose = fit(tiny_lm, tiny_settings(max_corrections=0.4), tasks(tiny_lm, 6))
+    strict = fit(tiny_lm, tiny_settings(max_corrections=0.4, strict=True), tasks(tiny_lm, 6))
+    assert all(strict[k].task.steps >= loose[k].task.steps for k in strict)
+    proofs = certify(tiny_lm, [strict[k].vectors for k in range(4)], [strict[k].task.ids for k in range(4)], 0.1)
+    assert sum(p.wrong for p in proofs) == 0
+    loose_proofs = certify(tiny_lm, [loose[k].vectors for k in range(4)], [loose[k].task.ids for k in range(4)], 0.1)
+    assert sum(p.wrong for p in loose_proofs) > 0
+
+
+@pytest.mark.parametrize("weighed", [None, weigh])
+@pytest.mark.parametrize("chunk", [1 << 8, 1 << 24])
+def test_the_chunked_head_is_cross_entropy(monkeypatch: pytest.MonkeyPatch, chunk: int, weighed: Any) -> None:
+    monkeypatch.setattr("memvec.lm.head.LOGITS_AT_ONCE", chunk)
+    torch.manual_seed(0)
+    hidden = torch.randn(150, 8, requires_grad=True)  # more than the smallest chunk
+    head, targets = torch.randn(30, 8), torch.randint(30, (150,))
+    logits = hidden @ head.T
+    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    (expected,) = torch.autograd.grad(loss.sum(), hidden)
+    passed = head_pass(hidden.detach(), head, targets, weigh=weighed)
+    torch.testing.assert_close(passed.nats, loss.detach())
+    torch.testing.assert_close(passed.gradient, expected)
+    top = logits.topk(2).values
+    right = logits.argmax(1) == targets
+    torch.testing.assert_close(passed.margin[right], (top[:, 0] - top[:, 1])[right])
+    assert (passed.margin[~right] <= 0).all()
+    assert head_pass(hidden.detach(), head, targets, gradient=False).gradient.numel() == 0

@@ -1,0 +1,145 @@
+"""The whole path on every family of models, each with its own kind of tokenizer: table-driven, over `families.FAMILIES`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, SIZE, Family, make
+from greedy import greedy, reference
+from loaded import load_model, moved, nudge
+
+import memvec
+from memvec.errors import FingerprintError, UsageError
+from memvec.identity.fingerprint import check_model, fingerprint
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.scoring import Row, run_prefixes, run_rows
+from memvec.memory.cached import CachedMemory
+from memvec.memory.memory import Memory
+from memvec.memory.prompt import embed, generate_kwargs
+from memvec.settings import PackSettings
+from memvec.templates.template import frame
+
+LONG = "The ferry leaves from the north pier at six, and dogs travel free.\nIngrid Vale keeps the key, since  November."
+SHORT = " A space, an é and a 😀."
+QUESTIONS = ["Who?", "When does the ferry leave from the pier", "And dogs"]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def name(request: pytest.FixtureRequest) -> str:
+    """A family's name."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def family(name: str) -> Family:
+    """Its settings."""
+    return FAMILIES[name]
+
+
+@pytest.fixture(scope="module")
+def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its model and tokenizer."""
+    return make(name, tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="module")
+def lm(folder: Path) -> FrozenLM:
+    """Its model, loaded."""
+    return FrozenLM(folder)
+
+
+def test_documents_come_back_from_their_vectors(family: Family, folder: Path, tmp_path: Path) -> None:
+    store, texts = tmp_path / "s.memvec", {"long.txt": LONG.encode(), "short.txt": SHORT.encode()}
+    settings = PackSettings(
+        nats_per_vector=9, segment_tokens=16, learning_rate=family.learning_rate, max_steps=100, last_rate=1
+    )
+    report = memvec.pack([memvec.Source(*item) for item in texts.items()], store, model=str(folder), settings=settings)
+    assert report.raw_records == 0 and report.records > 3  # segments begin with spaces, and differ in their vectors
+    assert {name: memvec.cat(store, name) for name in texts} == texts
+    assert memvec.verify(store, decode=True).ok
+    assert memvec.search(store, "dogs travel free", 1)[0].document == "long.txt"
+
+
+def test_tokens_give_texts_back_wherever_they_are_cut(lm: FrozenLM) -> None:
+    for text in (LONG, SHORT, "  two", "\n\nline", "x"):
+        ids = lm.encode(text)
+        assert lm.decode(ids) == text
+        cuts = [lm.decode(ids[:at]) + lm.decode(ids[at:]) for at in range(len(ids) + 1)]
+        assert all(cut == text for cut in cuts if "\ufffd" not in cut)
+
+
+def test_logits_are_hidden_states_times_the_head_with_a_cache_and_without(lm: FrozenLM) -> None:
+    ids = torch.tensor([lm.encode(LONG)[:24], lm.encode(LONG)[1:25]])
+    with torch.inference_mode():
+        whole = lm.model(input_ids=ids).logits
+        torch.testing.assert_close(lm.hidden(lm.embed(ids)) @ lm.head.T, whole, atol=1e-3, rtol=1e-3)
+    logits, cache = lm.start(lm.embed(ids[:, :6]))
+    for place in range(6, 24):
+        torch.testing.assert_close(logits, whole[:, place - 1], atol=1e-3, rtol=1e-3)
+        logits, cache = lm.advance(ids[:, place], cache)
+
+
+def test_rows_behind_prefixes_are_what_whole_passes_say_and_keep_the_gradient(lm: FrozenLM) -> None:
+    ids = lm.encode(LONG)[:30]
+    prefixes = [lm.embed(torch.tensor(ids[:5])), lm.embed(torch.tensor(ids[:20])).requires_grad_(True)]
+    rows, owner = [Row(tuple(ids[5:14]), 1), Row(tuple(ids[20:30]), 2), Row(tuple(ids[20:24]), 1)], [0, 1, 1]
+    hidden = run_rows(lm, run_prefixes(lm, prefixes), owner, rows)
+    with torch.inference_mode():
+        whole = lm.model(input_ids=torch.tensor([ids])).logits[0]
+    expected = torch.cat([whole[5:13], whole[21:29], whole[20:23]])
+    torch.testing.assert_close(hidden @ lm.head.T, expected, atol=2e-3, rtol=2e-3)
+    (gradient,) = torch.autograd.grad(hidden[8:].square().sum(), prefixes[1])
+    assert (gradient.norm(dim=1) > 0).all()
+
+
+def test_memories_of_different_lengths_stand_in_one_padded_batch(lm: FrozenLM, folder: Path) -> None:
+    owner = memvec.fingerprint(str(folder))
+    memories = [None if size is None else Memory((f"{size}",), (_noise(lm, size),), owner) for size in (3, None, 16)]
+    kwargs = generate_kwargs(lm.model, lm.tokenizer, QUESTIONS, memories, template="text")
+    assert kwargs["attention_mask"].sum(1).unique().numel() == 3
+    made = greedy(lm.model, kwargs, 5)
+    for got, question, memory in zip(made, QUESTIONS, memories, strict=True):
+        row = frame(lm.tokenizer, question, "text", memory is not None)
+        assert got == reference(lm.model, row.before, memory, row.after, 5)
+
+
+def test_the_text_itself_through_the_hook_gives_the_logits_of_its_ids(lm: FrozenLM) -> None:
+    ids = lm.encode(LONG)[:20]
+    row = frame(lm.tokenizer, QUESTIONS[1], "text")
+    made = embed(lm.model, [(row, lm.embed(torch.tensor(ids)))])
+    with torch.inference_mode():
+        wanted = lm.model(input_ids=torch.tensor([[*row.before, *ids, *row.after]])).logits
+        torch.testing.assert_close(lm.model(inputs_embeds=made.inputs_embeds).logits, wanted, atol=2e-4, rtol=0)
+
+
+def test_a_cached_memory_works_or_says_why_not(lm: FrozenLM, folder: Path) -> None:
+    memory = Memory(("m",), (_noise(lm, 4),), memvec.fingerprint(str(folder)))
+    if lm.recurrent:
+        with pytest.raises(UsageError, match="from a state"):
+            CachedMemory(lm.model, lm.tokenizer, memory, "text")
+        return
+    cached = CachedMemory(lm.model, lm.tokenizer, memory, "text")
+    whole = generate_kwargs(lm.model, lm.tokenizer, QUESTIONS[:1], memory, template="text")
+    assert greedy(lm.model, cached.generate_kwargs(QUESTIONS[0]), 5) == greedy(lm.model, whole, 5)
+
+
+def _noise(lm: FrozenLM, size: int) -> np.ndarray:
+    spread = float(lm.embed(torch.arange(3)).std())
+    return (np.random.default_rng(size).standard_normal((size, lm.width)) * spread).astype(np.float16)
+
+
+def test_an_edited_model_is_refused(folder: Path) -> None:
+    """Checkpoints name and tie their tensors in their own ways."""
+    from transformers import AutoTokenizer
+
+    owner, tokenizer = fingerprint(str(folder)), AutoTokenizer.from_pretrained(folder)
+    for model in (load_model(str(folder)), moved(load_model(str(folder)))):
+        check_model(model, tokenizer, owner)
+        nudge(next(value for value in model.parameters() if value.dim() == 2 and value.shape[0] != SIZE))
+        with pytest.raises(FingerprintError, match="weights"):
+            check_model(model, tokenizer, owner)
+    tokenizer.add_special_tokens({"pad_token": "[ADDED]"})
+    check_model(load_model(str(folder)), tokenizer, owner)

@@ -1,0 +1,253 @@
+"""rm, compact and gc: what goes, what stays, and that nobody loses what he reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made import Vectors, content, document, exact, files, make, memory, put, raw
+
+import memvec
+from memvec.errors import FormatTooNewError, NotFoundError, StoreChangedError, StoreDamagedError
+from memvec.maintenance.rewrite import chosen_keys
+from memvec.retrieval.faiss_index import FOLDER, VectorIndex, save
+from memvec.store.lock import writing
+from memvec.store.store import Store
+
+TEXT = b"a text of some length, cut into pieces of ten bytes each"
+NEWER = b"another text of some length that takes the place of the first"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """Two versions of one document, one only half of which is there, raw bytes, a memory, and what is said of them."""
+    store = tmp_path / "s.memvec"
+    put(store, exact("a.txt", TEXT), raw("b/raw.bin", bytes(range(256))), exact("a.txt", NEWER), memory("c.txt", TEXT))
+    put(store, exact("half.txt", TEXT)[:3], exact("a.txt", b"an unfinished third version")[:1])
+    put(store, exact("b/d.txt", TEXT), meta={"b/d.txt": {"kind": "letter"}, "a.txt": {"kind": "note"}})
+    return store
+
+
+def test_rm_takes_every_version_and_what_is_said(made: Path) -> None:
+    report = memvec.rm(made, ["a.txt", "b/*"])
+    assert (report.documents, report.versions, report.dry_run) == (("a.txt", "b/d.txt", "b/raw.bin"), 5, False)
+    opened = Store.open(made)
+    assert list(opened.documents()) == ["c.txt"] and len(opened.manifest.removed) == 5
+    assert not opened.manifest.meta
+    assert {v.document.name for v in opened.versions()} == {"c.txt", "half.txt"}
+    assert memvec.verify(made).ok
+    with pytest.raises(NotFoundError, match="no document"):
+        memvec.cat(made, "a.txt")
+
+
+def test_rm_reaches_unfinished_documents_and_names_with_glob_characters(tmp_path: Path) -> None:
+    put(tmp_path / "s", exact("half.txt", TEXT)[:2], exact("[a].txt", TEXT), exact("a.txt", TEXT))
+    report = memvec.rm(tmp_path / "s", ["half.txt", "[a].txt"])  # as a pattern, [a].txt would be a.txt
+    assert (report.documents, report.versions) == (("[a].txt", "half.txt"), 2)
+    assert list(Store.open(tmp_path / "s").documents()) == ["a.txt"]
+
+
+def test_rm_of_nothing_removes_nothing(made: Path) -> None:
+    before = (made / "manifest.json").read_bytes()
+    with pytest.raises(NotFoundError, match=r"no document matches 'z\*'; nothing was removed"):
+        memvec.rm(made, ["a.txt", "z*"])
+    assert memvec.rm(made, ["a.txt"], dry_run=True).records == 6 + 7 + 1
+    assert (made / "manifest.json").read_bytes() == before
+    with pytest.raises(NotFoundError, match="no store"):
+        memvec.rm(made.parent / "none", ["a"])
+    assert not (made.parent / "none").exists()
+
+
+def test_what_was_removed_comes_back_when_it_is_committed_again(made: Path) -> None:
+    memvec.rm(made, ["b/raw.bin"])
+    put(made, raw("b/raw.bin", bytes(range(256))))
+    assert memvec.cat(made, "b/raw.bin") == bytes(range(256))
+
+
+def test_compact_keeps_what_counts_and_drops_the_rest(made: Path) -> None:
+    memvec.rm(made, ["b/d.txt"])
+    before, generation = content(made), Store.open(made).manifest.generation
+    half = {v.document.name: len(v.records) for v in Store.open(made).versions() if v.unfinished}
+    plan = memvec.compact(made, dry_run=True)
+    assert content(made) == before and plan.dry_run and plan.changed
+    report = memvec.compact(made)
+    assert (report.removed, report.superseded, report.shards) == (1, 1, 1)
+    assert (report.shards_before, report.bytes, report.collectable) == (7, plan.bytes, report.bytes_before)
+    state = Store.open(made).manifest
+    assert (state.generation, state.removed, report.dropped_records) == (generation + 1, (), 12)
+    assert content(made) == before and memvec.verify(made).ok
+    assert {v.document.name: len(v.records) for v in Store.open(made).versions() if v.unfinished} == half
+    assert half == {"half.txt": 3, "a.txt": 1}
+    assert state.meta == {"a.txt": {"kind": "note"}}
+
+
+def test_compact_does_nothing_twice(made: Path) -> None:
+    assert memvec.compact(made).changed
+    state = (made / "manifest.json").read_bytes()
+    report = memvec.compact(made)
+    assert not report.changed and report.collectable == 0 and report.shards == report.shards_before
+    assert (made / "manifest.json").read_bytes() == state
+
+
+def test_compact_makes_shards_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memvec.store.files.SHARD_RECORDS", 4)
+    monkeypatch.setattr("memvec.maintenance.rewrite.SHARD_RECORDS", 4)
+    put(tmp_path / "s", *([record] for record in exact("a.txt", TEXT * 2)))
+    memvec.compact(tmp_path / "s")
+    assert [entry.records for entry in Store.open(tmp_path / "s").manifest.shards] == [4, 4, 4]
+    assert not memvec.compact(tmp_path / "s").changed
+    monkeypatch.setattr("memvec.store.files.SHARD_RECORDS", 1024)
+    monkeypatch.setattr("memvec.store.files.SHARD_BYTES", 40)  # of vectors: 32 bytes a record
+    monkeypatch.setattr("memvec.maintenance.rewrite.SHARD_RECORDS", 1024)
+    assert memvec.compact(tmp_path / "s").shards == 12
+
+
+def test_compact_of_a_store_from_which_all_was_removed(tmp_path: Path) -> None:
+    put(tmp_path / "s", exact("a.txt", TEXT))
+    memvec.rm(tmp_path / "s", ["*"])
+    assert memvec.compact(tmp_path / "s").records == 0
+    memvec.gc(tmp_path / "s")
+    assert files(tmp_path / "s") == {"manifest.json"} and memvec.verify(tmp_path / "s").ok
+    put(tmp_path / "s", exact("b.txt", TEXT))
+    assert list(Store.open(tmp_path / "s").documents()) == ["b.txt"]
+
+
+def test_an_older_version_does_not_overtake_the_newest(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    put(store, exact("a", TEXT), exact("z", TEXT), exact("a", NEWER), exact("z", NEWER), exact("a", TEXT))
+    assert memvec.compact(store).superseded == 2  # the first version of `a` was packed again
+    live = {n: v.document.sha256 for n, v in Store.open(store).documents().items()}
+    assert live == {"a": document("a", TEXT).sha256, "z": document("z", NEWER).sha256}
+
+
+def test_compact_drops_keys_of_texts_that_are_gone(made: Path) -> None:
+    memvec.rm(made, ["b/d.txt", "c.txt", "half.txt"])  # they share their texts
+    before = {e.embedder: e.texts for e in Store.open(made).manifest.keys}
+    assert memvec.compact(made).texts_dropped > 0
+    opened = Store.open(made)
+    live = {opened.record(r).text_sha256 for v in opened.versions() for r in v.records}
+    assert [e.embedder for e in opened.manifest.keys] == ["bm25", "noise"] and len(before) == 2
+    for entry in opened.manifest.keys:
+        part = opened.keys(entry)
+        assert {t.tobytes() for t in part.texts} <= live
+        assert len(part) == len({t.tobytes() for t in part.texts})
+
+
+def test_keys_are_the_same_after_they_were_written_anew(made: Path) -> None:
+    def keys() -> dict[bytes, tuple[bytes, tuple[int, ...], tuple[int, ...]]]:
+        opened = Store.open(made)
+        found = {}
+        for entry in opened.manifest.keys:
+            part = opened.keys(entry)
+            for row, text in enumerate(part.texts):
+                span = slice(int(part.offsets[row]), int(part.offsets[row + 1]))
+                terms, counts = tuple(part.terms[span].tolist()), tuple(part.counts[span].tolist())
+                found[entry.embedder_id.encode() + text.tobytes()] = part.values[row].tobytes(), terms, counts
+        return found
+
+    before = keys()
+    memvec.rm(made, ["b/d.txt", "c.txt", "half.txt"])  # they share texts with what stays
+    memvec.compact(made)
+    after = keys()
+    assert 14 < len(after) < len(before) and after.items() <= before.items()
+
+
+def test_of_several_keys_of_a_text_the_last_is_chosen(tmp_path: Path) -> None:
+    opened = put(tmp_path / "s", exact("a", TEXT), exact("b", TEXT + NEWER))
+    entries = [(opened, entry) for entry in opened.manifest.keys if entry.embedder == "noise"]
+    text = opened.record(opened.versions()[0].records[0]).text_sha256
+    assert [len(part) for part in chosen_keys(entries, {text})] == [0, 1]
+
+
+def test_gc_deletes_what_nothing_names_and_nothing_else(made: Path) -> None:
+    memvec.compact(made)
+    named = {entry.path for entry in Store.open(made).manifest.named}
+    (made / "notes.txt").write_text("not ours")
+    (made / "shards" / "notes.txt").write_text("not ours")
+    (made / "shards" / ".tmp-0123").write_bytes(b"unfinished")
+    (made / ".tmp-4567").write_bytes(b"unfinished")
+    plan = memvec.gc(made, dry_run=True)
+    assert files(made) > named and set(plan.files) == files(made) - named - {
+        "manifest.json",
+        "notes.txt",
+        "shards/notes.txt",
+    }
+    report = memvec.gc(made)
+    assert report.files == plan.files and report.bytes == plan.bytes > 1000
+    assert files(made) == {*named, "manifest.json", "notes.txt", "shards/notes.txt"}
+    assert memvec.verify(made).ok and memvec.gc(made).files == ()
+
+
+def test_gc_keeps_an_index_that_fits_and_deletes_one_that_does_not(made: Path) -> None:
+    opened = Store.open(made)
+    entries = [entry for entry in opened.manifest.keys if entry.embedder == "noise"]
+    values = opened.keys(entries[0]).values.astype("f4")
+    about = {
+        "embedder": "noise",
+        "embedder_id": Vectors.embedder.id,
+        "factory": "Flat",
+        "texts": len(values),
+        "width": 8,
+    }
+    save(made / FOLDER, VectorIndex.build(values, "Flat"), about | {"keys": (entries[0].sha256,)})
+    assert memvec.gc(made).files == ()
+    memvec.compact(made)
+    assert {f for f in memvec.gc(made).files if f.startswith("index")} == {
+        f"index/{Vectors.embedder.id}.{ending}" for ending in ("faiss", "json", "space")
+    }
+
+
+def test_gc_needs_a_manifest_to_go_by(made: Path) -> None:
+    (made / "manifest.json").write_bytes(b"{}")
+    there = files(made)
+    with pytest.raises(StoreDamagedError):
+        memvec.gc(made)
+    assert files(made) == there
+
+
+def test_a_reader_is_not_disturbed_by_a_compaction(made: Path) -> None:
+    reader, before = Store.open(made), content(made)
+    memvec.rm(made, ["c.txt"])
+    memvec.compact(made)
+    read = {n: [reader.record(r).text_sha256 for r in (*v.records, *v.memory)] for n, v in reader.documents().items()}
+    assert set(read) == set(before["live"]) and "c.txt" in read
+
+
+def test_a_reader_of_before_is_told_of_a_collection(made: Path) -> None:
+    reader = Store.open(made)
+    memvec.compact(made)
+    memvec.gc(made)
+    with pytest.raises(StoreChangedError, match=r"was collected while it was read: generation 7 was opened, .* at 8"):
+        reader.documents()
+    (made / Store.open(made).manifest.shards[0].path).unlink()
+    with pytest.raises(StoreDamagedError, match="not there"):  # no newer generation: it is lost
+        Store.open(made).documents()
+
+
+def test_no_verb_changes_a_store_that_a_newer_memvec_added_to(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import memvec.formats.manifest as format_module
+
+    newer = Store.open(made).manifest
+    monkeypatch.setattr(format_module, "VERSION", (1, 7))
+    data = format_module.encode(newer)
+    monkeypatch.undo()
+    (made / "manifest.json").write_bytes(data)
+    for change in (
+        lambda: memvec.rm(made, ["a.txt"]),
+        lambda: memvec.compact(made),
+        lambda: memvec.gc(made),
+        lambda: memvec.merge([made], made),
+        lambda: memvec.repair(made, yes=True),
+    ):
+        with pytest.raises(FormatTooNewError, match=r"format 1\.7"):
+            change()
+    assert (made / "manifest.json").read_bytes() == data
+
+
+def test_a_dry_run_leaves_no_trace_of_a_store_that_is_not_there(tmp_path: Path) -> None:
+    put(tmp_path / "a", exact("a", TEXT))
+    assert memvec.merge([tmp_path / "a"], tmp_path / "b", dry_run=True).documents == 1
+    assert not (tmp_path / "b").exists()
+    with writing(tmp_path / "c"):
+        make(tmp_path / "c")
+    assert not (tmp_path / "c").exists()  # nothing was committed

@@ -1,0 +1,178 @@
+"""Ctrl-C and SIGTERM, as real signals, in every phase of a pack."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memvec
+import memvec.errors
+from memvec.errors import InterruptedPackError
+from memvec.filesystem.sources import Source
+from memvec.interrupts import SIGNALS, held_back
+from memvec.store.store import Store
+
+Settings = Callable[..., memvec.PackSettings]
+LETTERS = [
+    Source(f"{i:02}.txt", f"Letter {i}. She was not sorry to be recalled from so dull a walk, number {i}.".encode())
+    for i in range(8)
+]
+# As `docker stop` ends the command line: SIGTERM comes as KeyboardInterrupt. The first signal comes in the phase that
+# is named in sys.argv[3], once `done` segments are; a second one follows in the commit.
+PROGRAM = """
+import os, signal, sys
+import memvec, memvec.packrun
+from memvec.errors import InterruptedPackError
+from memvec.filesystem.sources import Source
+from memvec.store.store import Store
+store, model, phase, done, kind = sys.argv[1:4] + [int(sys.argv[4]), sys.argv[5]]
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+memvec.packrun.CERTIFY_AT_ONCE = 1
+sent = []
+def watch(p):
+    if p.stage.startswith(phase) and p.segments_done >= done and not sent:
+        sent.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+write = Store.switch
+def switch(self, state):
+    if sent:
+        os.kill(os.getpid(), signal.SIGTERM)
+    write(self, state)
+    if sent:
+        os.kill(os.getpid(), signal.SIGINT)
+Store.switch = switch
+settings = memvec.PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0, last_rate=1.0, memory=1)
+context = memvec.ContextSettings(steps=2, question_rows=1, aside_rows=0)
+docs = [Source(f"{i:02}.txt", f"Letter {i}. She was not sorry to be recalled from so dull a walk, number {i}.".encode()) for i in range(8)]
+try:
+    memvec.pack(docs, store, model=model, settings=settings, context=context, dtype="float32", kind=kind, watch=watch)
+except InterruptedPackError as error:
+    print("finished", error.finished)
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("phase", "done", "kind"),
+    [
+        ("measuring surprisal", 0, "exact"),
+        ("fitting", 3, "exact"),
+        ("distilling", 2, "context"),
+    ],
+)
+def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, done: int, kind: str) -> None:
+    store = tmp_path / "s.memvec"
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(store), tiny, phase, str(done), kind],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 130 and "finished" in ran.stdout, ran.stderr
+    if not done:
+        assert not store.exists() or not Store.open(store).versions()
+        return
+    assert memvec.verify(store, decode=kind == "exact").ok
+    kept = [r for v in Store.open(store).versions() for r in v.records + v.memory]
+    assert done <= len(kept) == int(ran.stdout.split()[1])
+    assert sum(e.records for e in Store.open(store).manifest.shards) == len(kept)  # nothing was committed twice
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The signals raise KeyboardInterrupt, as at the command line."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+class TestHeldBack:
+    """A block that signals cannot cut in two."""
+
+    @pytest.mark.parametrize("number", SIGNALS)
+    def test_it_runs_whole(self, number: signal.Signals) -> None:
+        done = []
+        with pytest.raises(KeyboardInterrupt):
+            with held_back():
+                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)
+                done.append(1)
+            done.append(2)
+        assert done == [1]
+        with pytest.raises(KeyboardInterrupt):  # the handlers are as before
+            os.kill(os.getpid(), number)
+
+    def test_within_another(self) -> None:
+        done = []
+        with pytest.raises(KeyboardInterrupt), held_back():
+            with held_back():
+                os.kill(os.getpid(), signal.SIGINT)
+            done.append(1)
+        assert done == [1]
+
+    def test_an_error_is_not_hidden(self) -> None:
+        with pytest.raises(ValueError, match="own"), held_back():
+            raise ValueError("own")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_in_another_thread(self) -> None:
+        done: list[int] = []
+
+        def work() -> None:
+            with held_back():
+                done.append(1)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert done == [1]
+
+
+class TestOtherEnds:
+    """What ends a pack otherwise loses nothing either."""
+
+    def test_an_error_keeps_what_is_certified(
+        self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 1)
+        store = tmp_path / "s.memvec"
+
+        def fail(progress: Any) -> None:
+            if progress.segments_done >= 3:
+                raise RuntimeError("out of memory")
+
+        options: dict[str, Any] = {"model": tiny, "settings": tiny_settings(memory=1), "dtype": "float32"}
+        with pytest.raises(memvec.errors.OutOfMemoryError, match="out of memory"):
+            memvec.pack(LETTERS, store, watch=fail, **options)
+        assert len(Store.open(store).versions()) >= 3 and memvec.verify(store, decode=True).ok
+
+    def test_what_is_finished_is_committed_before_the_rest_is_certified(
+        self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 1)
+        store = tmp_path / "s.memvec"
+        seen: list[int] = []
+
+        def stop(progress: Any) -> None:
+            if progress.stage.startswith("stopping"):
+                raise KeyboardInterrupt  # who asks twice wants what is finished, and no more
+            if progress.segments_done >= 3:
+                seen.append(progress.segments_done)
+                raise KeyboardInterrupt
+
+        options: dict[str, Any] = {"model": tiny, "settings": tiny_settings(memory=1), "dtype": "float32"}
+        with pytest.raises(InterruptedPackError) as caught:
+            memvec.pack(LETTERS, store, watch=stop, **options)
+        assert caught.value.finished == len(Store.open(store).versions()) >= seen[0]
