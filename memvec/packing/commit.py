@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, islice
@@ -16,10 +15,10 @@ from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
 from memvec.packing.outstanding import Version
 from memvec.packing.reuse import Held
-from memvec.retrieval.embedders import Embeds
-from memvec.retrieval.keys import keys_of
+from memvec.retrieval.embedders import Embeds, keys_of
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Kind, Record
 from memvec.version import TOOL
 
@@ -28,10 +27,10 @@ COMMIT_RECORDS, COMMIT_BYTES = 1024, 64 * 1024**2  # of one shard; these bytes a
 
 
 class Committer:
-    """Adds the records of one pack to an open, locked store. Nothing else in `memvec.packing` writes to it."""
+    """Adds the records of one pack to a store whose write lock is held. Nothing else in `memvec.packing` writes to it."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, transaction: Transaction) -> None:
+        self.transaction = transaction
         self.makers: Sequence[Embeds] = ()  # of the keys that are stored beside the records
         self.pending: list[Record] = []  # finished, not yet committed
         self.finished = 0  # records of this pack that are in the store
@@ -41,6 +40,11 @@ class Committer:
         self._known: set[tuple[Kind, bytes]] = set()  # kinds and texts of all records added that are not raw
         self._newest: Record | None = None
         self._since = time.monotonic()
+
+    @property
+    def store(self) -> Store:
+        """The store as the last commit left it."""
+        return self.transaction.store
 
     @property
     def due(self) -> bool:
@@ -103,7 +107,7 @@ class Committer:
         """Keep the model's probe with the next commit, if the store has none and the model is in float32."""
         state = self.store.manifest
         if lm.dtype == torch.float32 and not all(part in state.probe for part in OUTPUTS):
-            self.store.manifest = dataclasses.replace(state, probe={**state.probe, **numeric_probe(lm)})
+            self.transaction.explain(state.tensors, {**state.probe, **numeric_probe(lm)})
 
     def exact(self, texts: Collection[bytes], settings: PackSettings) -> dict[bytes, Record]:
         """The exact records of this pack for texts, by their sha256."""
@@ -128,7 +132,7 @@ class Committer:
         removed: Collection[Version] | None = None,
     ) -> None:
         with held_back():
-            self.store.commit(records, TOOL, keys_of(records, self._texts, self.makers), meta, removed)
+            self.transaction.commit(records, TOOL, keys_of(records, self._texts, self.makers), meta, removed)
 
 
 def _size(record: Record) -> int:

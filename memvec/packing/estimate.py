@@ -15,8 +15,9 @@ from memvec.decoding.greedy import certify, rows_at_once
 from memvec.filesystem.sources import Gathered, Source, check_together
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
-from memvec.maintenance.rewrite import open_to_write
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.outstanding import Outstanding
 from memvec.packing.pack import gathered, removed
@@ -26,6 +27,7 @@ from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
 from memvec.settings import PackSettings
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, shown_at
 from memvec.training.layout import row_length
@@ -90,7 +92,7 @@ def estimate(
     settings = with_preset(settings or PackSettings(), preset, found.id, model)
     opened = _opened(Path(store), documents, identity, folder)
     enter("measuring surprisal and cutting segments", progress, watch)
-    fast = FrozenLM(folder, kind, device)
+    fast = load(folder, kind, device)
     outstanding = Outstanding(documents, opened, "exact")
     counted = _count(outstanding, opened, fast, settings, reuse)
     profile = profile_of(found.id)
@@ -131,12 +133,11 @@ def _opened(path: Path, documents: Gathered, identity: Identity, folder: Path) -
     """The store, if there is one, as a pack would find it: with the versions that it would restore."""
     if not Store.exists(path):
         return None
-    opened = open_to_write(path)
+    opened = Transaction.open(path).store
     check_identity(stored_identity(opened.manifest), identity, folder)
     check_together([*opened.documents(), *documents.names])
     back = removed(opened, documents)  # this copy of the manifest is not written
-    opened.manifest = replace(opened.manifest, removed=tuple(r for r in opened.manifest.removed if r not in back))
-    return opened
+    return Store(path, replace(opened.manifest, removed=tuple(v for v in opened.manifest.removed if v not in back)))
 
 
 @dataclass

@@ -178,7 +178,7 @@ class ExactRecords:
         if task.attempt >= self.settings.refits:
             return self._done(fitted, None)
         vectors = task.vectors if self.settings.vectors else math.ceil(task.vectors * GROWTH)
-        engine.add([dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors)])
+        engine.add([dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors, spent=fitted.cost)])
         return []
 
     def _acceptable(self, certificate: Certificate, tokens: int) -> bool:
@@ -187,13 +187,13 @@ class ExactRecords:
 
     def _done(self, fitted: Fitted, certificate: Certificate | None) -> list[Made]:
         """The records of a finished segment, one for each of its places. Without a certificate they are raw."""
-        task, item = fitted.task, self.waiting.pop(fitted.task.key)
+        task, cost, item = fitted.task, fitted.cost, self.waiting.pop(fitted.task.key)
         del self.keys[item.digest]
         text, start = self.exact.decode(task.ids), item.segment.start
         data = text.encode()
         if certificate is None:
             spent = FitReport(
-                steps=task.steps, token_steps=task.token_steps, nats_before=item.nats, seconds=task.seconds
+                steps=cost.steps, token_steps=cost.token_steps, nats_before=item.nats, seconds=cost.seconds
             )
             width, n = self.exact.width, len(task.ids)
             records = raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)

@@ -24,8 +24,9 @@ from memvec.filesystem.sources import Entry, Gathered, Source, check_given, chec
 from memvec.formats.manifest import Manifest
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
-from memvec.maintenance.rewrite import open_to_write
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, with_preset
 from memvec.packing.commit import Committer
 from memvec.packing.context import ContextRecords, Generate
@@ -39,6 +40,7 @@ from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.totals import summarise
+from memvec.store.transaction import Transaction
 from memvec.training.allocator import keeping_memory
 from memvec.types import Identity, PackReport
 from memvec.version import TOOL
@@ -124,11 +126,10 @@ def pack(
         enter("fingerprinting the model", progress, watch)
         found = identify_folder(folder, source=lasting_name(model))
         settings = with_preset(settings or PackSettings(), preset, found.fingerprint.id, model)
-        opened = _open_or_create(Path(store), found, folder)
-        check_together([*opened.documents(), *documents.names])
-        committer = Committer(opened)
-        committer.restore(removed(opened, documents))
-        outstanding = Outstanding(documents, opened, kind)
+        committer = Committer(_open_or_create(Path(store), found, folder))
+        check_together([*committer.store.documents(), *documents.names])
+        committer.restore(removed(committer.store, documents))
+        outstanding = Outstanding(documents, committer.store, kind)
         outstanding.measure()
         models = _Models(folder, fit_dtype, device, keys, committer, progress, watch)
         exact = ExactRecords(outstanding, committer, models, settings, reuse, progress, watch)
@@ -139,6 +140,7 @@ def pack(
         interrupted = _interrupted(made, committer, exact, lambda message: enter(message, progress, watch))
         if meta is not None:
             committer.describe(outstanding.seen, meta)
+        opened = committer.store
         packed = [v for v in opened.versions() if outstanding.seen.get(v.document.name) == v.document.sha256]
         # With "both" the content of a document without text is packed, so it is not skipped.
         skipped = [*documents.skipped, *(memories.refused if kind == "context" else ())]
@@ -248,7 +250,7 @@ class _Models:
     def fast(self) -> FrozenLM:
         """In the dtype that vectors are fitted in. The makers of keys come with it."""
         enter("loading the model", self.progress, self.watch)
-        loaded = FrozenLM(self.folder, self.dtype, self.device)
+        loaded = load(self.folder, self.dtype, self.device)
         origin = self.committer.store.manifest.fingerprint
         self.committer.makers = [maker(name, self.folder, origin) for name in self.keys]
         self.committer.remember(loaded)
@@ -272,16 +274,14 @@ def removed(store: Store, documents: Gathered) -> set[Version]:
     return {(source.name, source.sha256) for source in documents.read(without=set(others))} & gone
 
 
-def _open_or_create(path: Path, found: Identity, folder: Path) -> Store:
+def _open_or_create(path: Path, found: Identity, folder: Path) -> Transaction:
     if not Store.exists(path):
         vocabulary = int(found.fingerprint.architecture["vocab_size"])
         state = Manifest(found.fingerprint, vocabulary, tool=TOOL, tensors=found.tensors, probe=found.probe)
-        return Store.create(path, state)
-    opened = open_to_write(path)
-    state = opened.manifest
+        return Transaction.create(path, state)
+    transaction = Transaction.open(path)
+    state = transaction.store.manifest
     check_identity(stored_identity(state), found, folder)
     # Stores of early writers explain nothing; it is the same model, so the next commit can say what they did not.
-    opened.manifest = dataclasses.replace(
-        state, tensors=state.tensors or found.tensors, probe=state.probe or found.probe
-    )
-    return opened
+    transaction.explain(state.tensors or found.tensors, state.probe or found.probe)
+    return transaction

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from memvec.chunks import chunked
 from memvec.filesystem.plain_text import as_text
 from memvec.filesystem.sources import Source
 from memvec.lm.frozen import FrozenLM
@@ -185,8 +186,8 @@ def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings, first:
         Task(first + place, item.segment.ids, vectors_for(item.nats, len(item.segment.ids), width, settings))
         for place, item in enumerate(waiting)
     ]
-    for begin in range(0, len(made), SORTED_AT_ONCE):
-        yield from sorted(made[begin : begin + SORTED_AT_ONCE], key=lambda task: -(len(task.ids) + task.vectors))
+    for some in chunked(made, SORTED_AT_ONCE):
+        yield from sorted(some, key=lambda task: -(len(task.ids) + task.vectors))
 
 
 def windows(

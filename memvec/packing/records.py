@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memvec.chunks import chunked
 from memvec.formats import conditioning as conditioning_format
 from memvec.formats import raw
 from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
@@ -30,23 +31,23 @@ def exact_record(
     document: Document, start: int, data: bytes, fitted: Fitted, certificate: Certificate, nats: float
 ) -> Record:
     """The record of a certified segment; `nats` is its surprisal without vectors."""
-    task = fitted.task
+    cost = fitted.cost
     report = FitReport(
-        steps=task.steps,
-        token_steps=task.token_steps,
+        steps=cost.steps,
+        token_steps=cost.token_steps,
         nats_before=nats,
         nats_after=certificate.nats,
         corrected_wrong=certificate.wrong,
         corrected_margin=len(certificate.corrections) - certificate.wrong,
         least_margin=certificate.least_margin,
-        seconds=task.seconds,
+        seconds=cost.seconds,
     )
     return Record(
         document=document,
         kind=Kind.EXACT,
         start=start,
         length=len(data),
-        tokens=len(task.ids),
+        tokens=len(fitted.task.ids),
         vectors=fitted.vectors,
         corrections=certificate.corrections,
         payload=b"",
@@ -105,12 +106,11 @@ def each_raw_record(
     report: FitReport | None = None,
 ) -> Iterator[Record]:
     """The same, each made when it is asked for: the frames of a long document are not in memory together."""
-    for number, begin in enumerate(range(0, max(1, len(data)), raw.MAX_RAW_BYTES)):
-        piece = data[begin : begin + raw.MAX_RAW_BYTES]
+    for number, piece in enumerate(chunked(data, raw.MAX_RAW_BYTES) if data else [b""]):
         yield Record(
             document=document,
             kind=Kind.RAW,
-            start=start + begin,
+            start=start + number * raw.MAX_RAW_BYTES,
             length=len(piece),
             tokens=tokens if number == 0 else 0,
             vectors=np.zeros((0, width), np.float16),
