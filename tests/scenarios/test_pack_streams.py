@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 import memvec
+from memvec.filesystem import sources
+from memvec.filesystem.plain_text import as_text, may_be_text
 from memvec.filesystem.sources import Entry, Source
-from memvec.packing import commit, exact, plan
+from memvec.formats import raw
+from memvec.packing import commit, exact, outstanding, plan
 from memvec.settings import ContextSettings
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
@@ -57,7 +60,6 @@ class TestOneLotAfterTheOther:
     @pytest.fixture(autouse=True)
     def lots(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plan, "LOT_TEXT", 1)
-        monkeypatch.setattr(exact.FitEngine, "most", 1, raising=False)
 
     @pytest.fixture
     def options(self, tiny: str, tiny_settings: Settings) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class TestOneLotAfterTheOther:
         monkeypatch.setattr(Transaction, "commit", lambda *all: events.append("commit") or write(*all))
         monkeypatch.setattr(commit, "COMMIT_SECONDS", -1.0)
         monkeypatch.setattr(exact, "CERTIFY_AT_ONCE", 1)
-        monkeypatch.setattr(memvec.packing.outstanding, "SAMPLE_OVER", 0)  # or all are read to be measured
+        monkeypatch.setattr(outstanding, "SAMPLE_OVER", 0)  # or all are read to be measured
         many = [Source(f"{n:02}", (LINES[n % 6] + str(n)).encode()) for n in range(40)]
         report = memvec.pack(many, tmp_path / "s.memvec", **options)
         assert report.documents == 40 and report.exact
@@ -127,3 +129,53 @@ def test_a_file_that_is_gone_when_its_turn_comes_is_skipped(
     report = memvec.pack(tmp_path / "in", tmp_path / "s", model=tiny, settings=tiny_settings(), dtype="float32")
     assert report.documents == 2 and report.skipped == (("b", "it is gone"),)
     assert not report.zstd_sampled
+
+
+class TestLargeBinaries:
+    """Files that are not text and too long to hold."""
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "LARGE", 1000)
+        monkeypatch.setattr(raw, "MAX_RAW_BYTES", 400)
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        (tmp_path / "disk.img").write_bytes(bytes(range(256)) * 5)
+        return tmp_path / "disk.img"
+
+    def test_they_are_read_in_frames(self, file: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "read_file", None)  # nothing is read whole
+        store = file.parent / "s.memvec"
+        report = memvec.pack(file, store, model=tiny, dtype="float32")
+        assert (report.records, report.raw_records, report.exact) == (4, 4, True)
+        assert memvec.cat(store, "disk.img") == file.read_bytes()
+        assert memvec.pack(file, store, model=tiny, dtype="float32").unchanged == 1
+
+    def test_text_is_read_whole(self, tmp_path: Path) -> None:
+        (tmp_path / "t").write_text("äöü " * 300)
+        (entry,) = sources.gather(tmp_path / "t").entries
+        assert isinstance(entry.read(), Source) and entry.size > 1000
+
+    def test_one_that_changes_meanwhile_is_skipped(
+        self, file: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        frames = sources.LargeBinary.frames
+
+        def changing(self: sources.LargeBinary, size: int) -> Any:
+            for number, piece in enumerate(frames(self, size)):
+                if not number:
+                    file.write_bytes(file.read_bytes()[:-1] + b"x")
+                yield piece
+
+        monkeypatch.setattr(sources.LargeBinary, "frames", changing)
+        report = memvec.pack(file, file.parent / "s.memvec", model=tiny, dtype="float32")
+        assert report.skipped == (("disk.img", "it changed while it was packed"),) and report.incomplete == 1
+        assert memvec.list(file.parent / "s.memvec") == []
+
+
+def test_what_can_be_text() -> None:
+    for data in ("ä".encode()[:1], b"a\0" * 40, b"", "€".encode()):
+        assert may_be_text(data)
+    for data in (b"\xff", b"\0" * 64, b"a\xc3("):
+        assert not may_be_text(data) and as_text(data) is None
