@@ -12,7 +12,6 @@ import pytest
 from made import exact, put, raw
 
 import memvec
-from memvec.cli.main import run
 from memvec.searching import search
 from memvec.store import Store
 
@@ -21,15 +20,6 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def called(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    return called
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Raw documents, which no model is needed for."""
@@ -50,7 +40,7 @@ def store(tmp_path: Path) -> Path:
         ([""], None),
     ],
 )
-def test_every_command_chooses_alike(store: Path, call: Call, tmp_path: Path, asked: list[str], names: Any) -> None:
+def test_every_command_chooses_alike(store: Path, call: Any, tmp_path: Path, asked: list[str], names: Any) -> None:
     docs = [part for text in asked for part in ("--doc", text)]
     code, out, err = call("list", store, *docs, "--json")
     assert (code == 0) is (names is not None), err
@@ -65,14 +55,14 @@ def test_every_command_chooses_alike(store: Path, call: Call, tmp_path: Path, as
 
 
 @pytest.mark.parametrize("asked", ["./sub", "/sub", "./notes", "sub"])
-def test_a_path_in_front_of_rm_is_no_pattern(store: Path, call: Call, asked: str) -> None:
+def test_a_path_in_front_of_rm_is_no_pattern(store: Path, call: Any, asked: str) -> None:
     """`rm ./sub` would take a folder: that needs `sub/`, which the message says."""
     code, _, err = call("rm", store, asked)
     assert code == 6 and "nothing was removed" in err and ("'notes'" if "notes" in asked else "sub/") in err
     assert len(Store.open(store).documents()) == len(NAMES)
 
 
-def test_search_chooses_as_the_others_do(tmp_path: Path, call: Call) -> None:
+def test_search_chooses_as_the_others_do(tmp_path: Path, call: Any) -> None:
     text = b"words of a text that are found"
     store = put(tmp_path / "s.memvec", exact("notes", text, 100), exact("sub/notes", text, 100)).path
     opened = Store.open(store)
@@ -88,22 +78,22 @@ def test_search_chooses_as_the_others_do(tmp_path: Path, call: Call) -> None:
 class TestRemoving:
     """`rm` says by which rule it takes what it takes."""
 
-    def test_rules(self, store: Path, call: Call) -> None:
+    def test_rules(self, store: Path, call: Any) -> None:
         code, out, _ = call("rm", store, "notes", "*.txt", "--dry-run")
         assert code == 0 and "notes: exact name\n*.txt: pattern, 2 documents\n" in out and "sub/notes" not in out
 
-    def test_a_second_time(self, store: Path, call: Call) -> None:
+    def test_a_second_time(self, store: Path, call: Any) -> None:
         for name, other in (("notes", "sub/notes"), ("[x].bin", "x.bin")):
             assert call("rm", store, name)[0] == 0
             code, _, err = call("rm", store, name)
             assert code == 6 and "removed already; nothing was removed" in err
             assert other in Store.open(store).documents()
 
-    def test_a_plain_word_is_no_pattern(self, store: Path, call: Call) -> None:
+    def test_a_plain_word_is_no_pattern(self, store: Path, call: Any) -> None:
         assert call("rm", store, "deep")[0] == call("rm", store, "sub")[0] == 6
         assert len(Store.open(store).documents()) == len(NAMES)
 
-    def test_a_dry_run_needs_no_lock(self, store: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_dry_run_needs_no_lock(self, store: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("memvec.removing.writing", None)
         assert call("rm", store, "notes", "--dry-run")[0] == 0
 
@@ -124,11 +114,11 @@ class TestPacking:
         return tmp_path / "i"
 
     @pytest.mark.parametrize("pattern", ["secret/", "./secret", "/secret", "secret"])
-    def test_excludes(self, tree: Path, tmp_path: Path, tiny: str, call: Call, pattern: str) -> None:
+    def test_excludes(self, tree: Path, tmp_path: Path, tiny: str, call: Any, pattern: str) -> None:
         code, _, err = call("pack", tree, "-o", tmp_path / "s", "-m", tiny, "-q", "--exclude", pattern)
         assert code == 0 and err == "" and list(Store.open(tmp_path / "s").documents()) == ["keep/k"]
 
-    def test_a_pattern_without_use(self, tree: Path, tmp_path: Path, tiny: str, call: Call) -> None:
+    def test_a_pattern_without_use(self, tree: Path, tmp_path: Path, tiny: str, call: Any) -> None:
         given = ("pack", tree, "-o", tmp_path / "s", "-m", tiny, "--exclude", "sekret", "--include", "*")
         code, out, err = call(*given, "-q", "--json")
         assert code == 0 and "warning: 'sekret' matches no file" in err and json.loads(out)["unmatched"] == ["sekret"]
@@ -137,18 +127,18 @@ class TestPacking:
         code, _, err = call("pack", tree, "-o", tmp_path / "s", "-m", tiny, "--include", "*.rst")
         assert code == 2 and "'*.rst'" in err
 
-    def test_a_pipe_that_is_named(self, tree: Path, tmp_path: Path, tiny: str, call: Call) -> None:
+    def test_a_pipe_that_is_named(self, tree: Path, tmp_path: Path, tiny: str, call: Any) -> None:
         os.mkfifo(tree / "pipe")
         code, out, err = call("pack", tree / "pipe", tree / "keep", "-o", tmp_path / "s", "-m", tiny, "-q", "--json")
         assert code == 8 and list(json.loads(out)["skipped"]) == ["pipe"] and "Everything else was packed" in err
 
-    def test_nothing_and_empty_things(self, tree: Path, tmp_path: Path, tiny: str, call: Call) -> None:
+    def test_nothing_and_empty_things(self, tree: Path, tmp_path: Path, tiny: str, call: Any) -> None:
         (tmp_path / "empty").mkdir()
         for given in ([tmp_path / "empty"], [tree, "--exclude", "*"], [""], [tree, "--exclude", ""]):
             assert call("pack", *given, "-o", tmp_path / "s", "-m", tiny)[0] == 2
         assert not (tmp_path / "s").exists()
 
-    def test_the_same_text_again(self, tree: Path, tmp_path: Path, tiny: str, call: Call) -> None:
+    def test_the_same_text_again(self, tree: Path, tmp_path: Path, tiny: str, call: Any) -> None:
         code, out, _ = call("pack", tree, "-o", tmp_path / "s", "-m", tiny, "--json")
         assert code == 0 and json.loads(out)["reused"] == 0
         code, out, _ = call("pack", tree / "keep", "-o", tmp_path / "s", "-m", tiny)

@@ -16,11 +16,8 @@ from typing import Any
 import pytest
 
 from memvec import errors
-from memvec.cli.main import COMMANDS, run
-from memvec.cli.output import aligned, clock, describe
+from memvec.cli.main import COMMANDS
 from memvec.locking import writing
-from memvec.plain_text import printable
-from memvec.progress import Progress
 from memvec.store import Store
 
 FIELDS = [
@@ -34,12 +31,6 @@ TINY = ["--nats-per-vector", "9", "--segment-tokens", "32", "--learning-rate", "
 def memvec(*args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "memvec.cli", *map(str, args)]
     return subprocess.run(command, input=stdin, capture_output=True, check=False, env=os.environ)
-
-
-def call(capsysbinary: Any, *args: object) -> tuple[int, bytes, bytes]:
-    code = run([str(arg) for arg in args])
-    out, err = capsysbinary.readouterr()
-    return code, out, err
 
 
 def test_pack_unpack_verify_as_a_user_would(tree: Path, tmp_path: Path, tiny: str, documents: dict[str, bytes]) -> None:
@@ -68,53 +59,53 @@ def test_standard_input_and_output(tmp_path: Path, tiny: str) -> None:
     assert [row["name"] for row in listed["documents"]] == ["in/pipe.txt"]
 
 
-def test_list_show_info_cat(packed: Path, capsysbinary: Any, documents: dict[str, bytes]) -> None:
-    code, out, _ = call(capsysbinary, "list", packed)
+def test_list_show_info_cat(packed: Path, call: Any, documents: dict[str, bytes]) -> None:
+    code, out, _ = call("list", packed)
     assert code == 0 and all(name.encode() in out for name in documents)
-    code, out, _ = call(capsysbinary, "list", packed, "--doc", "*.txt", "--limit", "2", "--json")
+    code, out, _ = call("list", packed, "--doc", "*.txt", "--limit", "2", "--json")
     assert [row["name"] for row in json.loads(out)["documents"]] == ["bom.txt", "cjk.txt"]
-    code, out, _ = call(capsysbinary, "show", packed, "prose.txt", "--json")
+    code, out, _ = call("show", packed, "prose.txt", "--json")
     parts = json.loads(out)["parts"]
     assert parts[0]["vectors"] >= 1 and parts[0]["report"]["token_steps"] > 0
-    code, out, _ = call(capsysbinary, "show", packed, parts[0]["id"][:8], "--json")
+    code, out, _ = call("show", packed, parts[0]["id"][:8], "--json")
     assert json.loads(out)["id"] == parts[0]["id"]
-    code, out, _ = call(capsysbinary, "show", packed, "image.png")
-    assert b"not valid UTF-8" in out
-    code, out, _ = call(capsysbinary, "info", packed)
-    assert b"zstd" in out and b"a vector is larger than the text it holds" in out
-    code, out, _ = call(capsysbinary, "cat", packed, "image.png", "--json")
+    code, out, _ = call("show", packed, "image.png")
+    assert "not valid UTF-8" in out
+    code, out, _ = call("info", packed)
+    assert "zstd" in out and "a vector is larger than the text it holds" in out
+    code, out, _ = call("cat", packed, "image.png", "--json")
     assert base64.b64decode(json.loads(out)["base64"]) == documents["image.png"]
 
 
-def test_fingerprint_and_models(tiny: str, capsysbinary: Any) -> None:
-    code, out, _ = call(capsysbinary, "fingerprint", tiny, "--json")
+def test_fingerprint_and_models(tiny: str, call: Any) -> None:
+    code, out, _ = call("fingerprint", tiny, "--json")
     value = json.loads(out)
     assert code == 0 and len(value["id"]) == 16 and value["architecture"]["model_type"] == "llama"
-    code, out, _ = call(capsysbinary, "models", "--json")
+    code, out, _ = call("models", "--json")
     assert json.loads(out)["models"][0]["name"] == "smollm2-135m"
-    code, out, _ = call(capsysbinary, "models")
-    assert b"Apache-2.0" in out
+    code, out, _ = call("models")
+    assert "Apache-2.0" in out
 
 
 VERBS = sorted({*COMMANDS} - {"index"} | {"index build", "index info", "index drop"})
 
 
 @pytest.mark.parametrize("command", VERBS)
-def test_every_command_takes_the_common_options(command: str, capsysbinary: Any) -> None:
-    code, out, _ = call(capsysbinary, *command.split(), "--help")
+def test_every_command_takes_the_common_options(command: str, call: Any) -> None:
+    code, out, _ = call(*command.split(), "--help")
     assert code == 0
-    for option in (b"--json", b"-q, --quiet", b"--no-progress", b"-h, --help"):
+    for option in ("--json", "-q, --quiet", "--no-progress", "-h, --help"):
         assert option in out
 
 
-def test_version(capsysbinary: Any) -> None:
+def test_version(call: Any) -> None:
     import memvec as library
 
-    code, out, _ = call(capsysbinary, "--version")
+    code, out, _ = call("--version")
     assert code == 0 and library.__version__.encode() in out
 
 
-def test_exit_codes(store: Path, tmp_path: Path, tiny: str, capsysbinary: Any) -> None:
+def test_exit_codes(store: Path, tmp_path: Path, tiny: str, call: Any) -> None:
     (shard,) = (store / "shards").iterdir()
     good = shard.read_bytes()
     cases: list[tuple[int, list[object]]] = [
@@ -137,44 +128,44 @@ def test_exit_codes(store: Path, tmp_path: Path, tiny: str, capsysbinary: Any) -
         (0, ["verify", store]),
     ]
     for code, args in cases:
-        assert call(capsysbinary, *args)[0] == code, args
+        assert call(*args)[0] == code, args
     shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert call(capsysbinary, "list", store)[0] == 0  # it reads the header and the columns: these are what was written
+    assert call("list", store)[0] == 0  # it reads the header and the columns: these are what was written
     for args in (["verify", store], ["unpack", store, "-o", tmp_path / "o"], ["list", store]):
         if args[0] == "list":
             shard.write_bytes(good[:-1])
-        code, out, err = call(capsysbinary, *args)
+        code, out, err = call(*args)
         assert code == 3
-        assert b"Traceback" not in err and shard.name[:20].encode() in out + err
+        assert "Traceback" not in err and shard.name[:20] in out + err
     assert not (tmp_path / "o").exists()
 
 
-def test_errors_are_one_message_and_with_json_one_object(tmp_path: Path, capsysbinary: Any, monkeypatch: Any) -> None:
-    code, out, err = call(capsysbinary, "info", tmp_path / "nothing", "--json")
+def test_errors_are_one_message_and_with_json_one_object(tmp_path: Path, call: Any, monkeypatch: Any) -> None:
+    code, out, err = call("info", tmp_path / "nothing", "--json")
     assert json.loads(out)["error"] == {
         "type": "NotFoundError",
         "message": err.decode().removeprefix("memvec: ").rstrip("\n"),
         "exit_code": 6,
     }
-    assert b"memvec pack" in err  # what to do next
+    assert "memvec pack" in err  # what to do next
 
-    code, out, err = call(capsysbinary, "list", "--json")
+    code, out, err = call("list", "--json")
     assert code == 2 and json.loads(out)["error"]["exit_code"] == 2
 
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("memvec.cli.cmd_info.info", fail)
-    code, _, err = call(capsysbinary, "info", tmp_path)
-    assert code == 1 and b"Traceback" not in err and b"a bug" in err
+    code, _, err = call("info", tmp_path)
+    assert code == 1 and "Traceback" not in err and "a bug" in err
 
 
-def test_skipped_inputs_give_exit_8(tmp_path: Path, tiny: str, capsysbinary: Any) -> None:
+def test_skipped_inputs_give_exit_8(tmp_path: Path, tiny: str, call: Any) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "good").write_bytes(b"ok")
     os.mkfifo(tmp_path / "tree" / "pipe")
-    code, out, err = call(capsysbinary, "pack", tmp_path / "tree", "-o", tmp_path / "s", "-m", tiny, "--json")
-    assert code == 8 and b"pipe" in err
+    code, out, err = call("pack", tmp_path / "tree", "-o", tmp_path / "s", "-m", tiny, "--json")
+    assert code == 8 and "pipe" in err
     assert json.loads(out)["documents"] == 1 and list(json.loads(out)["skipped"]) == ["pipe"]
 
 
@@ -213,7 +204,7 @@ def test_interrupt_exits_130_and_keeps_what_was_finished(tmp_path: Path, tiny: s
     assert "long.txt" in checked["incomplete"]
 
 
-def test_another_model_exits_4_and_names_the_fields(packed: Path, tiny: str, tmp_path: Path, capsysbinary: Any) -> None:
+def test_another_model_exits_4_and_names_the_fields(packed: Path, tiny: str, tmp_path: Path, call: Any) -> None:
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text()) | {"rms_norm_eps": 0.1}
     (other / "config.json").write_text(json.dumps(config))
@@ -222,25 +213,25 @@ def test_another_model_exits_4_and_names_the_fields(packed: Path, tiny: str, tmp
         ["cat", packed, "prose.txt"],
         ["unpack", packed, "-o", tmp_path / "o"],
     ):
-        code, _, err = call(capsysbinary, *args, "-m", other)
+        code, _, err = call(*args, "-m", other)
         assert code == 4
-        assert b"rms_norm_eps" in err and b"0.1" in err
-    code, _, err = call(capsysbinary, "pack", tiny, "-o", packed, "-m", other)
-    assert code == 4 and b"rms_norm_eps" in err
+        assert "rms_norm_eps" in err and "0.1" in err
+    code, _, err = call("pack", tiny, "-o", packed, "-m", other)
+    assert code == 4 and "rms_norm_eps" in err
 
 
-def test_wrong_bytes_exit_5_and_a_writer_exits_7(store: Path, tiny: str, capsysbinary: Any, tmp_path: Path) -> None:
+def test_wrong_bytes_exit_5_and_a_writer_exits_7(store: Path, tiny: str, call: Any, tmp_path: Path) -> None:
     opened = Store.open(store)
     stored = opened.documents()["prose.txt"]
     records = [opened.record(ref) for ref in stored.records]
     with writing(store):
-        assert call(capsysbinary, "pack", tiny, "-o", store, "-m", tiny)[0] == 7
+        assert call("pack", tiny, "-o", store, "-m", tiny)[0] == 7
         opened.commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
-    assert call(capsysbinary, "verify", store)[0] == 0
+    assert call("verify", store)[0] == 0
     for args in (["verify", store, "--decode"], ["cat", store, "prose.txt"], ["unpack", store, "-o", tmp_path / "o"]):
-        code, out, err = call(capsysbinary, *args)
+        code, out, err = call(*args)
         assert code == 5
-        assert b"prose.txt" in out + err and b"truth" not in out
+        assert "prose.txt" in out + err and "truth" not in out
     assert not (tmp_path / "o" / "prose.txt").exists()
 
 
@@ -252,17 +243,3 @@ def test_exit_codes_are_one_table() -> None:
         (line,) = [row for row in doc.splitlines() if f"{cls.__name__} " in row]
         assert f" {cls.exit_code} " in line, line
     assert {c.exit_code for c in classes} == {*range(1, 13), 130}
-
-
-def test_rendering_helpers() -> None:
-    assert clock(7) == "0:07" and clock(3723) == "1:02:03"
-    assert printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
-    assert aligned([("name", "bytes", ""), ("a", "1", "x"), ("long one", "20", "")]) == (
-        "  name      bytes\n  a             1  x\n  long one     20"
-    )
-    p = Progress("fitting", 4, 1, 40, 10, 9, 2000, 500, 40000, 100.0, usual=60.0)
-    line = describe(p)
-    for part in ("1/4 documents", "10/40 segments", "9 exact", "5.0 tokens/s", "3:20 left"):
-        assert part in line
-    decoding = describe(Progress("decoding", 4, 1, tokens=2000, tokens_done=500, seconds=10.0))
-    assert "500/2000 tokens" in decoding and "0:30 left" in decoding

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memvec.cli.main import run
 from memvec.formats.manifest import Manifest
 from memvec.records import context_record, raw_records
 from memvec.store import Store
@@ -54,14 +53,8 @@ def mixed(empty: Store) -> Path:
     return empty.path
 
 
-def call(capsysbinary: Any, *args: object) -> tuple[int, str, str]:
-    code = run([str(arg) for arg in args])
-    out, err = capsysbinary.readouterr()
-    return code, out.decode(), err.decode()
-
-
-def test_list_says_what_memory_a_document_has(mixed: Path, capsysbinary: Any) -> None:
-    _, out, _ = call(capsysbinary, "list", mixed)
+def test_list_says_what_memory_a_document_has(mixed: Path, call: Any) -> None:
+    _, out, _ = call("list", mixed)
     head, *lines = out.splitlines()
     assert head.split()[-3:] == ["corrected", "memory", "gain"]
     cells = {line.split()[0]: line.split() for line in lines if not line.startswith("incomplete")}
@@ -72,14 +65,14 @@ def test_list_says_what_memory_a_document_has(mixed: Path, capsysbinary: Any) ->
         "incomplete, run the same pack again: half",
         "incomplete, run the same pack again: torn",
     ]
-    _, out, _ = call(capsysbinary, "list", mixed, "--json")
+    _, out, _ = call("list", mixed, "--json")
     rows = {row["name"]: (row["memory"], row["gain"], row["vectors"]) for row in json.loads(out)["documents"]}
     assert rows == {"both": (5, 0.7, 0), "content": (0, None, 0), "memory": (2, 0.5, 0), "torn": (1, 0.9, 0)}
     assert json.loads(out)["incomplete"] == ["half", "torn"]
 
 
-def test_info_counts_memories_beside_the_content(mixed: Path, capsysbinary: Any) -> None:
-    _, out, _ = call(capsysbinary, "info", mixed, "--json")
+def test_info_counts_memories_beside_the_content(mixed: Path, call: Any) -> None:
+    _, out, _ = call("info", mixed, "--json")
     value = json.loads(out)
     assert (value["documents"], value["incomplete"], value["exact"]) == (4, 2, False)
     assert (value["records"], value["raw_records"], value["vectors"], value["tokens_per_vector"]) == (3, 3, 0, 0.0)
@@ -87,44 +80,44 @@ def test_info_counts_memories_beside_the_content(mixed: Path, capsysbinary: Any)
     assert value["gain"] == pytest.approx((30 * 0.9 + 10 * 0.1 + 40 * 0.5 + 40 * 0.9) / 120)
     assert value["harm"] == pytest.approx((30 * 0.02 + 40 * 0.1 + 40 * 0.02) / 110, abs=1e-4)
     assert value["vector_bytes"] == 8 * WIDTH * 2
-    _, out, _ = call(capsysbinary, "info", mixed)
+    _, out, _ = call("info", mixed)
     (row,) = [line for line in out.splitlines() if line.split()[:1] == ["memory"]]
     assert "120 tokens in 8 context vectors (15.00 tokens each)" in row
     assert "gain 0.70 of the text's, harm 0.049 nats/token" in row
     assert "no: some documents are incomplete" in out
 
 
-def test_info_without_context_records_says_nothing_of_them(empty: Store, capsysbinary: Any) -> None:
+def test_info_without_context_records_says_nothing_of_them(empty: Store, call: Any) -> None:
     empty.commit(content("content"))
-    _, out, _ = call(capsysbinary, "info", empty.path)
+    _, out, _ = call("info", empty.path)
     assert "memory" not in out and "every record certified" in out
-    _, out, _ = call(capsysbinary, "info", empty.path, "--json")
+    _, out, _ = call("info", empty.path, "--json")
     assert (json.loads(out)["context_records"], json.loads(out)["gain"], json.loads(out)["harm"]) == (0, None, None)
 
 
-def test_info_of_memories_alone_is_honest(empty: Store, capsysbinary: Any) -> None:
+def test_info_of_memories_alone_is_honest(empty: Store, call: Any) -> None:
     empty.commit([memory("memory", 0, 100, 40, 2, harm=None)])
-    _, out, _ = call(capsysbinary, "info", empty.path)
+    _, out, _ = call("info", empty.path)
     assert "no: some documents are there as a memory only" in out
     assert "harm not measured" in out
     assert "zstd -19" in out and "a vector is larger than the text it holds" in out  # 16 bytes of vectors beside 50
 
 
-def test_show_lists_context_parts_after_the_content(mixed: Path, capsysbinary: Any) -> None:
-    _, out, _ = call(capsysbinary, "show", mixed, "both", "--json")
+def test_show_lists_context_parts_after_the_content(mixed: Path, call: Any) -> None:
+    _, out, _ = call("show", mixed, "both", "--json")
     parts = json.loads(out)["parts"]
     assert [(p["kind"], p["start"]) for p in parts] == [("raw", 0), ("context", 0), ("context", 60)]
     assert parts[0]["conditioning"] is None
     assert parts[1]["conditioning"] == dataclasses.asdict(REPORT)
-    _, out, _ = call(capsysbinary, "show", mixed, "both")
+    _, out, _ = call("show", mixed, "both")
     assert out.splitlines()[-3].endswith("raw not valid UTF-8 text, or control characters")
     assert out.splitlines()[-1].endswith("context gain 0.10")
 
 
-def test_show_of_a_context_record_is_its_report(mixed: Path, capsysbinary: Any) -> None:
-    _, out, _ = call(capsysbinary, "show", mixed, "both", "--json")
+def test_show_of_a_context_record_is_its_report(mixed: Path, call: Any) -> None:
+    _, out, _ = call("show", mixed, "both", "--json")
     parts = json.loads(out)["parts"]
-    _, out, _ = call(capsysbinary, "show", mixed, parts[1]["id"][:8])
+    _, out, _ = call("show", mixed, parts[1]["id"][:8])
     values = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split()) > 1)
     assert (values["kind"], values["gain"], values["held_out"], values["recipe"]) == (
         "context",
@@ -133,39 +126,39 @@ def test_show_of_a_context_record_is_its_report(mixed: Path, capsysbinary: Any) 
         "questions",
     )
     assert values["text"] == "not measured"
-    _, out, _ = call(capsysbinary, "show", mixed, parts[0]["id"][:8])
+    _, out, _ = call("show", mixed, parts[0]["id"][:8])
     assert "conditioning" not in out and "nll_memory" not in out
 
 
-def test_unpack_skips_memories_with_exit_8(mixed: Path, tmp_path: Path, capsysbinary: Any) -> None:
-    code, out, err = call(capsysbinary, "unpack", mixed, "-o", tmp_path / "out", "--json")
+def test_unpack_skips_memories_with_exit_8(mixed: Path, tmp_path: Path, call: Any) -> None:
+    code, out, err = call("unpack", mixed, "-o", tmp_path / "out", "--json")
     value = json.loads(out)
     assert code == 8 and value["documents"] == 2 and value["files"] == ["both", "content"]
     assert list(value["skipped"]) == ["torn", "memory"]
     assert "interrupted" in value["skipped"]["torn"] and "only context vectors" in value["skipped"]["memory"]
     assert "2 input(s) skipped. Everything else was unpacked." in err and re.search("kind[ =]'?exact", err)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"both", "content"}
-    code, out, _ = call(capsysbinary, "unpack", mixed, "-o", tmp_path / "two")
+    code, out, _ = call("unpack", mixed, "-o", tmp_path / "two")
     assert code == 8 and out.startswith("unpacked 2 documents")
-    code, out, err = call(capsysbinary, "unpack", mixed, "--stdout")
+    code, out, err = call("unpack", mixed, "--stdout")
     assert code == 8 and out.encode() == DATA * 2 and "Everything else was read." in err
 
 
-def test_bytes_of_a_memory_alone_are_a_usage_error(mixed: Path, tmp_path: Path, capsysbinary: Any) -> None:
+def test_bytes_of_a_memory_alone_are_a_usage_error(mixed: Path, tmp_path: Path, call: Any) -> None:
     for args in (["cat", mixed, "memory"], ["unpack", mixed, "-o", tmp_path / "out", "--doc", "mem*"]):
-        code, out, err = call(capsysbinary, *args, "--json")
+        code, out, err = call(*args, "--json")
         assert code == 2 and json.loads(out)["error"]["type"] == "NoContentError"
         assert "no content of 'memory'" in err and re.search("kind[ =]'?both", err)
     assert not (tmp_path / "out").exists()
-    assert call(capsysbinary, "cat", mixed, "torn")[0] == 6
+    assert call("cat", mixed, "torn")[0] == 6
 
 
-def test_verify_says_that_context_records_do_not_decode(mixed: Path, capsysbinary: Any) -> None:
-    code, out, _ = call(capsysbinary, "verify", mixed, "--decode")
+def test_verify_says_that_context_records_do_not_decode(mixed: Path, call: Any) -> None:
+    code, out, _ = call("verify", mixed, "--decode")
     assert code == 0
     assert "3 of 8 records decoded, 5 are context records, which do not decode" in out
     assert "incomplete, from an interrupted pack: half" in out and "incomplete, from an interrupted pack: torn" in out
-    code, out, _ = call(capsysbinary, "verify", mixed)
+    code, out, _ = call("verify", mixed)
     assert code == 0 and "which do not decode" not in out
 
 

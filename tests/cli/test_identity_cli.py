@@ -12,44 +12,38 @@ from typing import Any
 import pytest
 
 import memvec
-from memvec.cli.main import run
 
 
-def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:
-    code = run([str(arg) for arg in args])
-    return code, capsys.readouterr().out
-
-
-def test_fingerprint_lists_tensors_when_asked(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = call(capsys, "fingerprint", tiny, "--tensors", "--json")
+def test_fingerprint_lists_tensors_when_asked(tiny: str, call: Any) -> None:
+    code, out, _ = call("fingerprint", tiny, "--tensors", "--json")
     tensors = json.loads(out)["tensors"]
     assert code == 0 and len(tensors["model.norm.weight"]) == 16
-    code, out = call(capsys, "fingerprint", tiny, "--tensors")
+    code, out, _ = call("fingerprint", tiny, "--tensors")
     assert f"{tensors['model.norm.weight']} model.norm.weight" in out
-    assert "model.norm.weight" not in call(capsys, "fingerprint", tiny)[1]
+    assert "model.norm.weight" not in call("fingerprint", tiny)[1]
 
 
-def test_diff_of_the_same_model_exits_with_0(packed: Path, tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = call(capsys, "diff", packed, tiny, "--json")
+def test_diff_of_the_same_model_exits_with_0(packed: Path, tiny: str, call: Any) -> None:
+    code, out, _ = call("diff", packed, tiny, "--json")
     value = json.loads(out)
     assert (code, value["verdict"], value["decodes"], value["differences"]) == (0, "identical", True, [])
-    code, out = call(capsys, "diff", packed, tiny)
+    code, out, _ = call("diff", packed, tiny)
     assert code == 0 and "verdict    identical" in out
 
 
 def test_diff_of_another_model_names_what_differs_and_exits_with_4(
-    packed: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    packed: Path, tiny: str, tmp_path: Path, call: Any
 ) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(tiny, tmp_path / "model"))
     state: dict[str, Any] = {name: tensor * 1.01 for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    code, out = call(capsys, "diff", packed, folder, "--no-probe", "--json")
+    code, out, _ = call("diff", packed, folder, "--no-probe", "--json")
     value = json.loads(out)
     assert (code, value["verdict"], value["distance"]) == (4, "untold", None)
     assert value["tensors"] == sorted(state)
-    code, out = call(capsys, "diff", packed, folder)
+    code, out, _ = call("diff", packed, folder)
     assert code == 4
     assert out.count("  tensor ") == 5 and f"and {len(state) - 5} more tensors" in out
     assert "positions of the probe" in out and "field      weights" in out

@@ -11,21 +11,15 @@ from typing import Any
 import pytest
 from made import content, exact, memory, put, raw
 
-from memvec.cli.main import COMMANDS, run
+from memvec.cli.main import COMMANDS
 from memvec.locking import writing
 from memvec.store import Store
 
 TEXT = b"a text of some length, cut into pieces of ten bytes each"
 
 
-def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    code = run([str(arg) for arg in args])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def answer(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
-    code, out, err = call(capsys, *args, "--json")
+def answer(call: Any, *args: object) -> Any:
+    code, out, err = call(*args, "--json")
     assert code == 0, err
     value = json.loads(out)
     assert value.pop("schema") == "memvec.cli/1"
@@ -40,60 +34,58 @@ def made(tmp_path: Path) -> Path:
     ).path
 
 
-def test_remove_compact_collect(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_remove_compact_collect(made: Path, call: Any) -> None:
     before = (made / "manifest.json").read_bytes()
-    code, out, _ = call(capsys, "rm", made, "a*", "b", "--dry-run")
+    code, out, _ = call("rm", made, "a*", "b", "--dry-run")
     assert code == 0 and "would remove a\\x1b.txt" in out and (made / "manifest.json").read_bytes() == before
-    code, out, _ = call(capsys, "rm", made, "a*", "b")
+    code, out, _ = call("rm", made, "a*", "b")
     assert code == 0 and "removed 2 documents, 7 records" in out and "still on disk" in out
-    assert call(capsys, "rm", made, "a*")[0] == 6
-    assert answer(capsys, "compact", made, "--dry-run") | {"dry_run": False} == (
-        done := answer(capsys, "compact", made)
-    )
+    assert call("rm", made, "a*")[0] == 6
+    assert answer(call, "compact", made, "--dry-run") | {"dry_run": False} == (done := answer(call, "compact", made))
     assert (done["records"], done["dropped_records"], done["removed"], done["shards"]) == (7, 7, 2, 1)
-    code, out, _ = call(capsys, "compact", made)
+    code, out, _ = call("compact", made)
     assert code == 0 and "is compact already: 7 records" in out
-    plan = answer(capsys, "gc", made, "--dry-run")
-    assert plan["bytes"] == done["collectable"] and answer(capsys, "gc", made)["files"] == plan["files"]
-    assert call(capsys, "gc", made)[1] == "deleted 0 files, 0 bytes\n"
-    assert call(capsys, "gc", made, "-q") == (0, "", "")
-    assert call(capsys, "verify", made)[0] == 0
+    plan = answer(call, "gc", made, "--dry-run")
+    assert plan["bytes"] == done["collectable"] and answer(call, "gc", made)["files"] == plan["files"]
+    assert call("gc", made)[1] == "deleted 0 files, 0 bytes\n"
+    assert call("gc", made, "-q") == (0, "", "")
+    assert call("verify", made)[0] == 0
 
 
-def test_merge(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge(made: Path, tmp_path: Path, call: Any) -> None:
     put(tmp_path / "t", exact("d", TEXT + TEXT))
-    assert "would add 20 records" in call(capsys, "merge", made, tmp_path / "t", "-o", tmp_path / "m", "--dry-run")[1]
-    report = answer(capsys, "merge", made, tmp_path / "t", "-o", tmp_path / "m")
+    assert "would add 20 records" in call("merge", made, tmp_path / "t", "-o", tmp_path / "m", "--dry-run")[1]
+    report = answer(call, "merge", made, tmp_path / "t", "-o", tmp_path / "m")
     assert (report["documents"], report["replaced"], report["records"]) == (4, 1, 20)
-    assert "everything is in" in call(capsys, "merge", tmp_path / "t", "-o", tmp_path / "m")[1]
+    assert "everything is in" in call("merge", tmp_path / "t", "-o", tmp_path / "m")[1]
 
 
-def test_repair_says_first_and_does_it_with_yes(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "repair", made) == (0, "nothing to repair: 4 shards are whole\n", "")
+def test_repair_says_first_and_does_it_with_yes(made: Path, call: Any) -> None:
+    assert call("repair", made) == (0, "nothing to repair: 4 shards are whole\n", "")
     before = content(made)
     (made / "manifest.json").write_bytes(b"{")
-    code, out, _ = call(capsys, "repair", made)
+    code, out, _ = call("repair", made)
     assert code == 3 and "would be made again from the shards; what `rm` removed" in out and "--yes" in out
     assert (made / "manifest.json").read_bytes() == b"{"
-    assert json.loads(call(capsys, "repair", made, "--json")[1])["manifest_rebuilt"]
-    code, out, _ = call(capsys, "repair", made, "--yes")
+    assert json.loads(call("repair", made, "--json")[1])["manifest_rebuilt"]
+    code, out, _ = call("repair", made, "--yes")
     assert code == 0 and "was moved to damaged/: manifest.json" in out
     assert content(made) == before and (made / "damaged" / "manifest.json").read_bytes() == b"{"
 
 
-def test_a_store_as_one_file(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = answer(capsys, "export", made, "-o", tmp_path / "one.safetensors")
+def test_a_store_as_one_file(made: Path, tmp_path: Path, call: Any) -> None:
+    report = answer(call, "export", made, "-o", tmp_path / "one.safetensors")
     assert (report["to"], report["documents"], report["records"]) == ("store", 4, 14)
-    code, _, err = call(capsys, "export", made, "-o", tmp_path / "one.safetensors")
+    code, _, err = call("export", made, "-o", tmp_path / "one.safetensors")
     assert code == 2 and "--overwrite" in err
-    assert call(capsys, "export", made, "-o", tmp_path / "two", "--id", "d")[0] == 2
-    code, _, err = call(capsys, "export", made, "--to", "npy", "-o", tmp_path / "two", "--prompt", "x")
+    assert call("export", made, "-o", tmp_path / "two", "--id", "d")[0] == 2
+    code, _, err = call("export", made, "--to", "npy", "-o", tmp_path / "two", "--prompt", "x")
     assert code == 2 and "Pass --id" in err
-    assert answer(capsys, "import", tmp_path / "one.safetensors", "-o", tmp_path / "t")["records"] == 14
+    assert answer(call, "import", tmp_path / "one.safetensors", "-o", tmp_path / "t")["records"] == 14
     assert content(tmp_path / "t") == content(made)
 
 
-def test_whoever_comes_second_may_wait(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whoever_comes_second_may_wait(made: Path, call: Any) -> None:
     with writing(made):
         for words in (
             ["rm", made, "b"],
@@ -102,55 +94,53 @@ def test_whoever_comes_second_may_wait(made: Path, capsys: pytest.CaptureFixture
             ["merge", made, "-o", made],
             ["repair", made, "--yes"],
         ):
-            code, _, err = call(capsys, *words, "--lock-wait", "0.01")
+            code, _, err = call(*words, "--lock-wait", "0.01")
             assert code == 7 and "--lock-wait SECONDS" in err
     for name in ("pack", "add", "rm", "compact", "gc", "merge", "repair"):
-        assert "--lock-wait" in call(capsys, name, "--help")[1] and name in COMMANDS
+        assert "--lock-wait" in call(name, "--help")[1] and name in COMMANDS
     for words in (["index", "build"], ["index", "drop"]):
-        assert "--lock-wait" in call(capsys, *words, "--help")[1]
+        assert "--lock-wait" in call(*words, "--help")[1]
 
 
-def test_add_packs_only_into_a_store_that_is_there(
-    store: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_add_packs_only_into_a_store_that_is_there(store: Path, tiny: str, tmp_path: Path, call: Any) -> None:
     (tmp_path / "new.txt").write_text("It is new.")
-    code, _, err = call(capsys, "add", tmp_path / "new.txt", "-o", tmp_path / "none")
+    code, _, err = call("add", tmp_path / "new.txt", "-o", tmp_path / "none")
     assert code == 6 and "no store at" in err and not (tmp_path / "none").exists()
-    assert call(capsys, "add", tmp_path / "new.txt", "-o", tmp_path / "none", "-m", tiny, "--dry-run")[0] == 6
-    assert answer(capsys, "add", tmp_path / "new.txt", "-o", store, "--dry-run", "--no-progress")["documents"] == 1
+    assert call("add", tmp_path / "new.txt", "-o", tmp_path / "none", "-m", tiny, "--dry-run")[0] == 6
+    assert answer(call, "add", tmp_path / "new.txt", "-o", store, "--dry-run", "--no-progress")["documents"] == 1
     names = list(Store.open(store).documents())
-    report = answer(capsys, "add", tmp_path / "new.txt", "-o", store, "--no-progress")  # with the model of the store
+    report = answer(call, "add", tmp_path / "new.txt", "-o", store, "--no-progress")  # with the model of the store
     assert report["documents"] == 1 and report["model"] == tiny
     assert list(Store.open(store).documents()) == sorted([*names, "new.txt"])
 
 
 def test_what_was_removed_and_is_packed_again_is_not_fitted_again(
-    store: Path, tiny: str, tree: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, tiny: str, tree: Path, call: Any
 ) -> None:
     before = content(store)
-    assert call(capsys, "rm", store, "prose.txt", "image.png")[0] == 0
-    assert call(capsys, "unpack", store, "-o", store.parent / "out", "--doc", "prose.txt")[0] == 6
-    planned = answer(capsys, "add", tree, "-o", store, "--no-progress", "--dry-run")
+    assert call("rm", store, "prose.txt", "image.png")[0] == 0
+    assert call("unpack", store, "-o", store.parent / "out", "--doc", "prose.txt")[0] == 6
+    planned = answer(call, "add", tree, "-o", store, "--no-progress", "--dry-run")
     assert (planned["unchanged"], planned["vectors"]) == (len(before["live"]), 0)
-    report = answer(capsys, "add", tree, "-o", store, "--no-progress")
+    report = answer(call, "add", tree, "-o", store, "--no-progress")
     assert report["unchanged"] == report["documents"] == len(before["live"])
     assert content(store)["live"] == before["live"]
 
 
 def test_a_compacted_store_unpacks_and_finds_as_before(
-    store: Path, documents: dict[str, bytes], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    store: Path, documents: dict[str, bytes], call: Any, tmp_path: Path
 ) -> None:
     words = ["search", store, "the ladies at supper", "-k", "3"]
-    found = answer(capsys, *words)
-    assert call(capsys, "rm", store, "image.png", "*.txt", "--dry-run")[0] == 0
-    assert call(capsys, "rm", store, "image.png", "cjk.txt")[0] == 0
-    assert answer(capsys, "compact", store)["changed"] and call(capsys, "gc", store)[0] == 0
-    assert call(capsys, "unpack", store, "-o", tmp_path / "out", "--no-progress")[0] == 0
+    found = answer(call, *words)
+    assert call("rm", store, "image.png", "*.txt", "--dry-run")[0] == 0
+    assert call("rm", store, "image.png", "cjk.txt")[0] == 0
+    assert answer(call, "compact", store)["changed"] and call("gc", store)[0] == 0
+    assert call("unpack", store, "-o", tmp_path / "out", "--no-progress")[0] == 0
     unpacked = {
         f.relative_to(tmp_path / "out").as_posix(): f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()
     }
     assert unpacked == {name: data for name, data in documents.items() if name not in ("image.png", "cjk.txt")}
-    again = answer(capsys, *words)
+    again = answer(call, *words)
     assert [hit["document"] for hit in again["hits"]] == [hit["document"] for hit in found["hits"]]
 
 

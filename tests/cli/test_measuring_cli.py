@@ -11,16 +11,9 @@ from typing import Any
 import pytest
 
 from memvec.capacities import Capacity, Held, summaries
-from memvec.cli.main import run
 from memvec.cli.render_capacity import draw, table
 from memvec.filling import _Filling
 from memvec.model_cache import DEFAULT_MODEL
-
-
-def call(capsysbinary: Any, *args: object) -> tuple[int, str, str]:
-    code = run([str(arg) for arg in args])
-    out, err = capsysbinary.readouterr()
-    return code, out.decode(), err.decode()
 
 
 @pytest.fixture
@@ -30,16 +23,16 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def test_capacity_prints_what_is_held(tiny: str, text: Path, capsysbinary: Any) -> None:
+def test_capacity_prints_what_is_held(tiny: str, text: Path, call: Any) -> None:
     arguments = ("capacity", "-m", tiny, "--text", text, "--vectors", "2,1", "--passages", 1, "--steps", 60)
-    code, out, _ = call(capsysbinary, *arguments, "--learning-rate", 1, "--json", "-q")
+    code, out, _ = call(*arguments, "--learning-rate", 1, "--json", "-q")
     value = json.loads(out)
     assert code == 0
     assert [row["vectors"] for row in value["summary"]] == [1, 2]
     assert value["summary"][0]["tokens"] == value["held"][0]["tokens"] > 0
 
 
-def test_capacity_refuses_what_it_cannot_do(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+def test_capacity_refuses_what_it_cannot_do(tiny: str, text: Path, tmp_path: Path, call: Any) -> None:
     latin = tmp_path / "latin.txt"
     latin.write_bytes("déjà vu".encode("latin-1"))
     for options, code, word in (
@@ -50,12 +43,12 @@ def test_capacity_refuses_what_it_cannot_do(tiny: str, text: Path, tmp_path: Pat
         (("--text", text, "--plot", tmp_path / "no" / "p.png"), 2, "no folder"),
         (("--text", text, "--text", tmp_path / "no" / text.name), 2, "two texts are named 't.txt'"),
     ):
-        found, _, err = call(capsysbinary, "capacity", "-m", tiny, *options)
+        found, _, err = call("capacity", "-m", tiny, *options)
         assert (found, word in err) == (code, True), err
 
 
 def test_a_capacity_that_was_stopped_gives_what_it_has(
-    tiny: str, text: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+    tiny: str, text: Path, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once, stop = _Filling.run, iter([False, True])
 
@@ -66,31 +59,29 @@ def test_a_capacity_that_was_stopped_gives_what_it_has(
 
     monkeypatch.setattr(_Filling, "run", interrupted)
     arguments = ("capacity", "-m", tiny, "--text", text, "--vectors", "1,2,3", "--passages", 1, "--steps", 5)
-    code, out, err = call(capsysbinary, *arguments, "--json", "-q")
+    code, out, err = call(*arguments, "--json", "-q")
     value = json.loads(out)  # one object
     assert (code, value["finished"]) == (130, False) and "interrupted" in err
     assert [row["vectors"] for row in value["held"]] == [1]
 
 
-def test_capacity_draws_what_it_measured(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+def test_capacity_draws_what_it_measured(tiny: str, text: Path, tmp_path: Path, call: Any) -> None:
     arguments = ("capacity", "-m", tiny, "--text", text, "--passages", 1, "--steps", 5, "--no-anchor", "-q", "--json")
-    code, out, _ = call(capsysbinary, *arguments, "--plot", tmp_path / "p.svg")
+    code, out, _ = call(*arguments, "--plot", tmp_path / "p.svg")
     assert code == 0 and not json.loads(out)["anchored"]
     assert "t.txt" in (tmp_path / "p.svg").read_text()
-    assert json.loads(call(capsysbinary, *arguments[:-3], "-q", "--json")[1])["anchored"]
+    assert json.loads(call(*arguments[:-3], "-q", "--json")[1])["anchored"]
 
 
 def test_a_plot_without_matplotlib_is_refused_before_the_work(
-    text: Path, tmp_path: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+    text: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # what an import finds where it is not installed
-    code, _, err = call(capsysbinary, "capacity", "--text", text, "--plot", tmp_path / "p.png")
+    code, _, err = call("capacity", "--text", text, "--plot", tmp_path / "p.png")
     assert code == 9 and "memvec[plot]" in err
 
 
-def test_a_picture_that_cannot_be_written_costs_no_figures(
-    tiny: str, text: Path, tmp_path: Path, capsysbinary: Any
-) -> None:
+def test_a_picture_that_cannot_be_written_costs_no_figures(tiny: str, text: Path, tmp_path: Path, call: Any) -> None:
     (tmp_path / "p.svg").mkdir()
     arguments = (
         "capacity",
@@ -106,7 +97,7 @@ def test_a_picture_that_cannot_be_written_costs_no_figures(
         "--plot",
         tmp_path / "p.svg",
     )
-    code, out, err = call(capsysbinary, *arguments)
+    code, out, err = call(*arguments)
     assert code == 10 and "p.svg" in err
     assert len(json.loads(out)["held"]) == 1  # one object, not the error's as well
 
@@ -125,40 +116,40 @@ def test_table_and_picture_of_texts_that_were_held_whole(tmp_path: Path) -> None
 
 
 def test_calibrate_keeps_a_profile_that_a_dry_run_uses(
-    tiny: str, text: Path, tmp_path: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+    tiny: str, text: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--preset", "fast", "--segment-tokens", 16)
-    code, _, err = call(capsysbinary, *pack)
+    code, _, err = call(*pack)
     assert code == 6 and "Run memvec" in err and "calibrate" in err
     monkeypatch.setattr("memvec.calibration.RATES", (0.3,))
     monkeypatch.setattr("memvec.calibration.BUDGETS", (1.0,))
-    code, out, _ = call(capsysbinary, "calibrate", "-m", tiny, "--text", text, "--segments", 1, "-q")
+    code, out, _ = call("calibrate", "-m", tiny, "--text", text, "--segments", 1, "-q")
     assert code == 0 and "fast, balanced, dense" in out
-    code, out, _ = call(capsysbinary, *pack, "--dry-run", "--json")
+    code, out, _ = call(*pack, "--dry-run", "--json")
     value = json.loads(out)
     assert (code, value["dry_run"], value["profiled"]) == (0, True, True)
     assert value["records"] > 1 and value["vectors"] > 0
-    code, out, _ = call(capsysbinary, *pack, "--dry-run")
+    code, out, _ = call(*pack, "--dry-run")
     assert "nothing was written" in out and "the model's profile" in out
     assert not (tmp_path / "s").exists()
 
 
 def test_calibrate_refuses_what_gives_no_segments(
-    tiny: str, tmp_path: Path, text: Path, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+    tiny: str, tmp_path: Path, text: Path, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     short = tmp_path / "short.txt"
     short.write_text("in want ")  # fewer tokens than a segment has
     for options in (("--text", text, "--segments", 0), ("--text", short, "--segments", 1)):
-        code, _, err = call(capsysbinary, "calibrate", "-m", tiny, *options)
+        code, _, err = call("calibrate", "-m", tiny, *options)
         assert code == 2 and "segment" in err
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_dry_run_refuses_what_it_would_not_estimate(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+def test_a_dry_run_refuses_what_it_would_not_estimate(tiny: str, text: Path, tmp_path: Path, call: Any) -> None:
     pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--dry-run")
-    assert call(capsysbinary, *pack, "--kind", "both")[0] == 2
+    assert call(*pack, "--kind", "both")[0] == 2
     for options, word in (
         (("--preset", "fast", "--nats-per-vector", 5), "--nats-per-vector"),
         (("--preset", "fast", "--learning-rate", 5), "--learning-rate"),
@@ -167,14 +158,14 @@ def test_a_dry_run_refuses_what_it_would_not_estimate(tiny: str, text: Path, tmp
         (("--memory", 0), "0 GiB"),
         (("--memory", "nan"), "nan GiB"),
     ):
-        code, _, err = call(capsysbinary, *pack, *options)
+        code, _, err = call(*pack, *options)
         assert (code, word in err) == (2, True), err
-    assert call(capsysbinary, *pack, "--questions", tmp_path / "none.jsonl")[0] == 6
+    assert call(*pack, "--questions", tmp_path / "none.jsonl")[0] == 6
     assert not (tmp_path / "s").exists()
 
 
-def test_no_keys_are_no_bytes_of_an_estimate(tiny: str, text: Path, tmp_path: Path, capsysbinary: Any) -> None:
+def test_no_keys_are_no_bytes_of_an_estimate(tiny: str, text: Path, tmp_path: Path, call: Any) -> None:
     pack = ("pack", text, "-o", tmp_path / "s", "-m", tiny, "--segment-tokens", 16, "--dry-run", "--json")
-    some, none = (json.loads(call(capsysbinary, *pack, "--keys", keys)[1]) for keys in ("lm", "none"))
+    some, none = (json.loads(call(*pack, "--keys", keys)[1]) for keys in ("lm", "none"))
     width = json.loads((Path(tiny) / "config.json").read_text())["hidden_size"]
     assert some["store_bytes"] - none["store_bytes"] == some["records"] * width * 2  # float16

@@ -8,44 +8,36 @@ from typing import Any
 
 import pytest
 
-from memvec.cli.main import run
 from memvec.store import Store
 
 
-def call(capsys: Any, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a run."""
-    code = run([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def test_search_prints_hits_and_gives_them_as_json(packed: Path, capsys: Any) -> None:
-    code, out, _ = call(capsys, "search", packed, "a single man in want of a wife", "-k", 2, "--json")
+def test_search_prints_hits_and_gives_them_as_json(packed: Path, call: Any) -> None:
+    code, out, _ = call("search", packed, "a single man in want of a wife", "-k", 2, "--json")
     hits = json.loads(out)["hits"]
     assert code == 0 and len(hits) == 2 and hits[0]["document"] == "prose.txt" and "text" not in hits[0]
     assert set(hits[0]) == {"document", "record", "score", "start", "length"}
-    code, out, _ = call(capsys, "search", packed, "a single man in want of a wife", "-k", 1, "--decode")
+    code, out, _ = call("search", packed, "a single man in want of a wife", "-k", 1, "--decode")
     assert code == 0 and "prose.txt" in out and "wife" in out
 
 
-def test_search_says_when_nothing_fits(packed: Path, capsys: Any) -> None:
-    code, out, _ = call(capsys, "search", packed, "Suggest a healthy breakfast.", "--min-score", "auto")
+def test_search_says_when_nothing_fits(packed: Path, call: Any) -> None:
+    code, out, _ = call("search", packed, "Suggest a healthy breakfast.", "--min-score", "auto")
     assert (code, out) == (0, "nothing fits\n")
-    code, out, _ = call(capsys, "search", packed, "wife", "--doc", "deep/*", "--json")
+    code, out, _ = call("search", packed, "wife", "--doc", "deep/*", "--json")
     assert {hit["document"] for hit in json.loads(out)["hits"]} <= {"deep/er/unseen.txt"}
 
 
-def test_meta_is_packed_and_searched(tmp_path: Path, tiny: str, capsys: Any) -> None:
+def test_meta_is_packed_and_searched(tmp_path: Path, tiny: str, call: Any) -> None:
     (tmp_path / "a.txt").write_text("?" * 3)
     store = tmp_path / "s"
-    assert call(capsys, "pack", tmp_path / "a.txt", "-o", store, "-m", tiny, "--meta", "by=Jane", "-q")[0] == 0
-    assert json.loads(call(capsys, "show", store, "a.txt", "--json")[1])["meta"] == {"by": "Jane"}
-    assert call(capsys, "search", store, "?", "--where", "by=Tom")[1] == "nothing fits\n"
+    assert call("pack", tmp_path / "a.txt", "-o", store, "-m", tiny, "--meta", "by=Jane", "-q")[0] == 0
+    assert json.loads(call("show", store, "a.txt", "--json")[1])["meta"] == {"by": "Jane"}
+    assert call("search", store, "?", "--where", "by=Tom")[1] == "nothing fits\n"
     bare = tmp_path / "bare"
-    assert call(capsys, "pack", tmp_path / "a.txt", "-o", bare, "-m", tiny, "--keys", "none", "-q")[0] == 0
-    assert call(capsys, "index", "info", bare)[1] == "no keys\n" and call(capsys, "search", bare, "?")[0] == 6
-    assert call(capsys, "pack", tmp_path / "a.txt", "-o", bare, "-m", tiny, "--keys", "lm,glove")[0] == 2
-    code, _, err = call(capsys, "search", store, "?", "--where", "by")
+    assert call("pack", tmp_path / "a.txt", "-o", bare, "-m", tiny, "--keys", "none", "-q")[0] == 0
+    assert call("index", "info", bare)[1] == "no keys\n" and call("search", bare, "?")[0] == 6
+    assert call("pack", tmp_path / "a.txt", "-o", bare, "-m", tiny, "--keys", "lm,glove")[0] == 2
+    code, _, err = call("search", store, "?", "--where", "by")
     assert code == 2 and "KEY=VALUE" in err
 
 
@@ -59,27 +51,27 @@ def test_meta_is_packed_and_searched(tmp_path: Path, tiny: str, capsys: Any) -> 
         (["generate", "STORE", "Who?", "--id", "prose.txt", "--retrieve", "1"], "one of the two"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(store: Path, arguments: list[str], says: str, capsys: Any) -> None:
-    code, _, err = call(capsys, *[store if a == "STORE" else a for a in arguments])
+def test_what_cannot_be_meant_is_refused(store: Path, arguments: list[str], says: str, call: Any) -> None:
+    code, _, err = call(*[store if a == "STORE" else a for a in arguments])
     assert code == 2 and says in err and "Traceback" not in err
 
 
-def test_an_index_is_built_shown_and_dropped(store: Path, capsys: Any) -> None:
-    code, out, _ = call(capsys, "index", "build", store, "--factory", "Flat", "--json")
+def test_an_index_is_built_shown_and_dropped(store: Path, call: Any) -> None:
+    code, out, _ = call("index", "build", store, "--factory", "Flat", "--json")
     made = json.loads(out)["indexes"]
     assert code == 0 and [(one["factory"], one["missing"]) for one in made] == [("Flat", 0), (None, 0)]
-    code, out, _ = call(capsys, "index", "info", store)
+    code, out, _ = call("index", "info", store)
     assert code == 0 and "kept as Flat" in out and "bm25" in out
-    code, out, _ = call(capsys, "index", "drop", store, "--json")
+    code, out, _ = call("index", "drop", store, "--json")
     assert code == 0 and json.loads(out)["dropped"] == 1
-    assert call(capsys, "verify", store)[0] == 0
+    assert call("verify", store)[0] == 0
 
 
-def test_generate_finds_the_document_and_cites_it(remembering: Path, capsys: Any) -> None:
+def test_generate_finds_the_document_and_cites_it(remembering: Path, call: Any) -> None:
     question = "How is a single man in possession of a good fortune in want of a wife?"
-    code, out, _ = call(capsys, "generate", remembering, question, "--retrieve", 1, "--max-new-tokens", 3)
+    code, out, _ = call("generate", remembering, question, "--retrieve", 1, "--max-new-tokens", 3)
     assert code == 0 and out.splitlines()[-1] == "from prose.txt"
-    code, out, _ = call(capsys, "generate", remembering, "Suggest a healthy breakfast.", "--retrieve", 2, "--json")
+    code, out, _ = call("generate", remembering, "Suggest a healthy breakfast.", "--retrieve", 2, "--json")
     value = json.loads(out)
     assert code == 0 and (value["documents"], value["text"], value["missing"]) == ([], None, "nothing fits")
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 import pytest
 
+from memvec.cli.flag_wording import in_flags
 from memvec.cli.main import run
-from memvec.cli.wording import in_flags
 from memvec.errors import UsageError
 
 

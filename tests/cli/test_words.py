@@ -11,7 +11,7 @@ import pytest
 from made import put, raw
 
 from memvec.cli.main import COMMANDS, program, run
-from memvec.cli.words import PATH, TEXT, WORD
+from memvec.cli.parameter_types import NAME, PATH, TEXT
 
 BAD = "caf\udce9"  # what Python makes of a byte that is not UTF-8
 FREE = {"prompt", "answer", "query"}  # texts that a command judges itself
@@ -50,7 +50,7 @@ def line(words: list[str], command: click.Command, chosen: click.Parameter, valu
 @pytest.mark.parametrize("words, command, param", CASES)
 class TestEveryParameter:
     def test_type(self, words: list[str], command: click.Command, param: click.Parameter) -> None:
-        assert param.type in (PATH, TEXT, WORD), "a parameter that takes words needs one of these types"
+        assert param.type in (NAME, PATH, TEXT), "a parameter that takes words needs one of these types"
         assert (param.type is TEXT) == (param.name in FREE)
         said = (param.make_metavar(click.Context(command)), *param.opts)
         where = any(word in text for text in said for word in ("STORE", "FILE", "FOLDER", "DIR", "PATH", "SRC"))
