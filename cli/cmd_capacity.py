@@ -33,7 +33,7 @@ from memvec.model_cache import DEFAULT_MODEL
 @click.option("--starts", type=int, help="Fits begun for each passage; the best one goes on. [default: 1]")
 @click.option("--learning-rate", type=float, help="Learning rate of AdamW. [default: 5]")
 @click.option("--no-anchor", is_flag=True, help="Put no BOS embedding in front of the vectors, as in the paper.")
-@options.seed()
+@options.seed
 @click.option("--plot", metavar="FILE", help="Draw the figures (.png, .svg or .pdf).")
 @options.device
 @options.dtype

@@ -23,7 +23,7 @@ from memvec.questions import read_questions
 @options.template("auto", "chat", "text", "plain", default="text")
 @options.model()
 @options.device
-@options.seed("Seed of the controls that are drawn at random.")
+@options.seed
 @common
 def command(
     store: str,

@@ -85,7 +85,7 @@ def pack_options(model: str | None) -> Callable[[F], F]:
             metavar="FILE",
             help="For memories: learn from these too: JSON lines {document, question, answer}.",
         ),
-        options.seed("Seed of the starting vectors."),
+        options.seed,
         click.option(
             "--memory", type=float, help="GiB for activations. [default: 2; on a GPU most of the free memory]"
         ),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("store")
 @click.option("--decode", is_flag=True, help="Decode every record with the model and compare it (slow).")
 @click.option("--sample", metavar="N|N%", help="With --decode: decode only this many records, drawn at random.")
-@options.seed("Seed of the sample, and of the order with --max-seconds.")
+@options.seed
 @click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds and print how much was checked.")
 @options.model()
 @options.batch

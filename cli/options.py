@@ -27,12 +27,10 @@ TEMPLATES = {
 }
 
 
-def model(
-    default: str | None = None, text: str = "Model: a name, checkpoint folder, GGUF file or hub id."
-) -> Decorator[F]:
-    """-m/--model. Without a default it is the model that the store names."""
-    text = text if default else f"{text} [default: {STORE_MODEL}]"
-    return click.option("-m", "--model", metavar="MODEL", default=default, show_default=True, help=text)
+def model(default: str | None = None, text: str = "") -> Decorator[F]:
+    """-m/--model, by default the model that the store names. A command may give it another `text`."""
+    named = "Model: a name, checkpoint folder, GGUF file or hub id." + ("" if default else f" [default: {STORE_MODEL}]")
+    return click.option("-m", "--model", metavar="MODEL", default=default, show_default=True, help=text or named)
 
 
 def template(*choices: str, default: str) -> Decorator[F]:
@@ -47,11 +45,7 @@ def template(*choices: str, default: str) -> Decorator[F]:
     )
 
 
-def seed(help: str = "Seed of the random numbers.") -> Decorator[F]:
-    """--seed, 0 by default."""
-    return click.option("--seed", type=int, default=0, show_default=True, help=help)
-
-
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random numbers.")
 batch = click.option(
     "--batch",
     type=click.IntRange(1),
@@ -86,7 +80,6 @@ texts = click.option(
     metavar="FILE",
     help="Measure on this text. Repeatable. [default: Python's handbook]",
 )
-questions = "JSON lines with document, question and answer."
 overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 dry_run = click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 embedder_names = "lm, bm25 or sentence-transformers:MODEL"

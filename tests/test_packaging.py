@@ -39,6 +39,7 @@ def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
         there = {n.rsplit("/", 1)[1] for n in names if n.rsplit("/", 1)[0] == package.replace(".", "/")}
         assert {f.name for f in (ROOT / folder).glob("*.py")} <= there
     assert {"memvec/py.typed", "memvec/formats/SPEC.md", "memvec/formats/schemas/manifest.json"} <= set(names)
+    assert {f"memvec/cli/schemas/{f.name}" for f in (ROOT / "cli" / "schemas").glob("*.json")} <= set(names)
 
 
 def test_the_sdist_holds_the_sources(built: Path) -> None:

@@ -15,8 +15,8 @@ from memvec.cli import exit_codes
 from memvec.cli.main import COMMANDS, GROUPS, program
 
 VERBS = sorted({*COMMANDS} - {"index"} | {"index build", "index info", "index drop"})
-# Options whose text differs by command, because the meaning does: the seed of which numbers, the store to make or add to.
-OWN_TEXT = {"seed", "store", "model", "decode", "sample"}
+# Options of one name that mean something else in each command.
+DIFFERENT = {"decode", "embedder", "kind", "model", "questions", "sample", "seed", "store", "template", "vectors"}
 
 
 def found(words: str) -> click.Command:
@@ -106,6 +106,6 @@ def test_one_text_an_option() -> None:
     texts: dict[str, set[str]] = {}
     for verb in VERBS:
         for param in found(verb).params:
-            if isinstance(param, click.Option) and param.name not in OWN_TEXT:
+            if isinstance(param, click.Option) and param.name not in DIFFERENT:
                 texts.setdefault(f"{param.name} {param.opts[-1]}", set()).add(param.help or "")
     assert {name: said for name, said in texts.items() if len(said) > 1} == {}

@@ -1,4 +1,4 @@
-"""Files that commands write: never over a store. What the system refuses has a class, a code and its place."""
+"""Output files never overwrite a store. Errors of the system get a class, an exit code and the path."""
 
 from __future__ import annotations
 
@@ -20,29 +20,32 @@ def store(tmp_path: Path) -> Path:
     return put(tmp_path / "s", exact("a", TEXT), memory("a", TEXT)).path
 
 
-@pytest.mark.parametrize("place", ["manifest.json", "new.svg", "shards/new.svg"])
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["export", "{s}", "--overwrite", "-o"],
-        ["export", "{s}", "--overwrite", "--to", "npy", "--id", "a", "--prompt", "x", "-o"],
-        ["export", "{s}", "--overwrite", "--to", "vllm-chat", "--id", "a", "--prompt", "x", "-o"],
-        ["export", "{s}", "--to", "peft-prompt", "--id", "a", "-o"],
-        ["unpack", "{s}", "--overwrite", "-o"],
-        ["capacity", "--plot"],
-    ],
-)
-def test_no_output_into_a_store(store: Path, words: list[str], place: str, call: Any) -> None:
-    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
-    code, _, err = call(*[word.format(s=store) for word in words], store / place)
-    assert code == 2 and "in the store" in err
-    assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
+class TestInsideStore:
+    """No output overwrites files of a store."""
 
+    @pytest.mark.parametrize("place", ["manifest.json", "new.svg", "shards/new.svg"])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["export", "{s}", "--overwrite", "-o"],
+            ["export", "{s}", "--overwrite", "--to", "npy", "--id", "a", "--prompt", "x", "-o"],
+            ["export", "{s}", "--overwrite", "--to", "vllm-chat", "--id", "a", "--prompt", "x", "-o"],
+            ["export", "{s}", "--to", "peft-prompt", "--id", "a", "-o"],
+            ["unpack", "{s}", "--overwrite", "-o"],
+            ["capacity", "--plot"],
+        ],
+    )
+    def test_refused(self, store: Path, words: list[str], place: str, call: Any) -> None:
+        before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
+        code, _, err = call(*[word.format(s=store) for word in words], store / place)
+        assert code == 2 and "in the store" in err
+        assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
 
-def test_another_store_is_a_store_too(store: Path, tmp_path: Path, call: Any) -> None:
-    other = put(tmp_path / "other", exact("b", TEXT)).path
-    assert call("export", store, "-o", other / "manifest.json", "--overwrite")[0] == 2
-    assert call("export", store, "-o", tmp_path / "file")[0] == 0
+    def test_other_store(self, store: Path, tmp_path: Path, call: Any) -> None:
+        """Another store is protected too."""
+        other = put(tmp_path / "other", exact("b", TEXT)).path
+        assert call("export", store, "-o", other / "manifest.json", "--overwrite")[0] == 2
+        assert call("export", store, "-o", tmp_path / "file")[0] == 0
 
 
 class TestRefusals:

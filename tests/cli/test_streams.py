@@ -1,4 +1,4 @@
-"""Standard input, output and error at their worst: full, closed, short of space, slow, in another encoding."""
+"""Standard input, output and error: full, closed, short of space, slow, in another encoding."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def quiet(done: subprocess.CompletedProcess[bytes]) -> bool:
 
 
 class TestShortWrites:
-    """What a stream takes only in part is never called success."""
+    """A write that a stream takes only in part is never called success."""
 
     @pytest.mark.parametrize("unbuffered", ["1", ""])
     @pytest.mark.parametrize("command", ["cat {} big", "cat {} big --json", "unpack {} --doc big --stdout"])

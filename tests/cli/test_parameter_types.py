@@ -1,4 +1,4 @@
-"""The words of a command line: empty ones and ones that are not UTF-8 are refused before any work."""
+"""Strings of a command line: empty ones and other bytes than UTF-8 are refused before any work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memvec.cli.main import COMMANDS, program, run
 from memvec.cli.parameter_types import NAME, PATH, TEXT
 
 BAD = "caf\udce9"  # what Python makes of a byte that is not UTF-8
-FREE = {"prompt", "answer", "query"}  # texts that a command judges itself
+FREE = {"prompt", "answer", "query"}  # texts; the command itself checks whether they are empty
 
 
 def commands() -> Iterator[tuple[list[str], click.Command]]:
@@ -37,7 +37,7 @@ CASES = [
 
 
 def line(words: list[str], command: click.Command, chosen: click.Parameter, value: str) -> list[str]:
-    """A command line with all that is required, `value` for `chosen`."""
+    """A command line with all required parameters, and `value` for `chosen`."""
     made = list(words)
     for param in command.params:
         if param is not chosen and not param.required:

@@ -1,10 +1,9 @@
-"""Names and patterns on the command line: every command means the same documents by them."""
+"""Names and patterns: every command chooses the same documents by them."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +15,64 @@ from memvec.searching import search
 from memvec.store import Store
 
 NAMES = ("notes", "sub/notes", "[x].bin", "x.bin", "a.txt", "sub/deep/a.txt")
-Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Raw documents, which no model is needed for."""
     return put(tmp_path / "s.memvec", *(raw(name, b"\xff" + name.encode()) for name in NAMES)).path
 
 
-@pytest.mark.parametrize(
-    ("asked", "names"),
-    [
-        (["notes"], ["notes"]),
-        (["[x].bin"], ["[x].bin"]),
-        (["*.bin"], ["[x].bin", "x.bin"]),
-        (["*.txt"], ["a.txt", "sub/deep/a.txt"]),
-        (["sub/*.txt", "a.txt"], None),
-        (["sub/"], ["sub/deep/a.txt", "sub/notes"]),
-        (["notes", "sub/**", "!*.txt"], ["notes", "sub/notes"]),
-        (["nothing*"], None),
-        ([""], None),
-    ],
-)
-def test_every_command_chooses_alike(store: Path, call: Any, tmp_path: Path, asked: list[str], names: Any) -> None:
-    docs = [part for text in asked for part in ("--doc", text)]
-    code, out, err = call("list", store, *docs, "--json")
-    assert (code == 0) is (names is not None), err
-    found = [row["name"] for row in json.loads(out)["documents"]] if names else None
-    assert found == names
-    removed = call("rm", store, *asked, "--dry-run", "--json")
-    unpacked = call("unpack", store, *docs, "-o", tmp_path / "out", "--json")
-    assert removed[0] == unpacked[0] == code
-    if names:
-        assert json.loads(removed[1])["documents"] == names == sorted(json.loads(unpacked[1])["files"])
-        assert [name for name, _ in memvec.read(store, asked)] == names
+class TestChoosing:
+    """Every command understands a name or a pattern in the same way."""
 
+    @pytest.mark.parametrize(
+        ("asked", "names"),
+        [
+            (["notes"], ["notes"]),
+            (["[x].bin"], ["[x].bin"]),
+            (["*.bin"], ["[x].bin", "x.bin"]),
+            (["*.txt"], ["a.txt", "sub/deep/a.txt"]),
+            (["sub/*.txt", "a.txt"], None),
+            (["sub/"], ["sub/deep/a.txt", "sub/notes"]),
+            (["notes", "sub/**", "!*.txt"], ["notes", "sub/notes"]),
+            (["nothing*"], None),
+            ([""], None),
+        ],
+    )
+    def test_commands(self, store: Path, call: Any, tmp_path: Path, asked: list[str], names: Any) -> None:
+        """`list`, `rm`, `unpack` and `read` choose the same documents."""
+        docs = [part for text in asked for part in ("--doc", text)]
+        code, out, err = call("list", store, *docs, "--json")
+        assert (code == 0) is (names is not None), err
+        found = [row["name"] for row in json.loads(out)["documents"]] if names else None
+        assert found == names
+        removed = call("rm", store, *asked, "--dry-run", "--json")
+        unpacked = call("unpack", store, *docs, "-o", tmp_path / "out", "--json")
+        assert removed[0] == unpacked[0] == code
+        if names:
+            assert json.loads(removed[1])["documents"] == names == sorted(json.loads(unpacked[1])["files"])
+            assert [name for name, _ in memvec.read(store, asked)] == names
 
-@pytest.mark.parametrize("asked", ["./sub", "/sub", "./notes", "sub"])
-def test_a_path_in_front_of_rm_is_no_pattern(store: Path, call: Any, asked: str) -> None:
-    """`rm ./sub` would take a folder: that needs `sub/`, which the message says."""
-    code, _, err = call("rm", store, asked)
-    assert code == 6 and "nothing was removed" in err and ("'notes'" if "notes" in asked else "sub/") in err
-    assert len(Store.open(store).documents()) == len(NAMES)
+    @pytest.mark.parametrize("asked", ["./sub", "/sub", "./notes", "sub"])
+    def test_rm_of_a_path(self, store: Path, call: Any, asked: str) -> None:
+        """`rm ./sub` would take a folder: that needs `sub/`, which the message says."""
+        code, _, err = call("rm", store, asked)
+        assert code == 6 and "nothing was removed" in err and ("'notes'" if "notes" in asked else "sub/") in err
+        assert len(Store.open(store).documents()) == len(NAMES)
 
+    def test_search(self, tmp_path: Path, call: Any) -> None:
+        """Search is limited to the documents of --doc."""
+        text = b"words of a text that are found"
+        store = put(tmp_path / "s.memvec", exact("notes", text, 100), exact("sub/notes", text, 100)).path
+        opened = Store.open(store)
 
-def test_search_chooses_as_the_others_do(tmp_path: Path, call: Any) -> None:
-    text = b"words of a text that are found"
-    store = put(tmp_path / "s.memvec", exact("notes", text, 100), exact("sub/notes", text, 100)).path
-    opened = Store.open(store)
+        def hits(*documents: str) -> list[str]:
+            return sorted({hit.document for hit in search(opened, "notes", 9, documents=documents, embedder="bm25")})
 
-    def hits(*documents: str) -> list[str]:
-        return sorted({hit.document for hit in search(opened, "notes", 9, documents=documents, embedder="bm25")})
-
-    assert (hits("notes"), hits("sub/*"), hits()) == (["notes"], ["sub/notes"], ["notes", "sub/notes"])
-    code, _, err = call("search", store, "notes", "--doc", "nots", "--embedder", "bm25")
-    assert code == 6 and "Is it 'notes'" in err
+        assert (hits("notes"), hits("sub/*"), hits()) == (["notes"], ["sub/notes"], ["notes", "sub/notes"])
+        code, _, err = call("search", store, "notes", "--doc", "nots", "--embedder", "bm25")
+        assert code == 6 and "Is it 'notes'" in err
 
 
 class TestRemoving:
