@@ -1,4 +1,4 @@
-"""The words of a command line: empty ones and ones that are not UTF-8 are refused before any work."""
+"""Strings of a command line: empty ones and other bytes than UTF-8 are refused before any work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from made import put, raw
 
 from memvec.cli.main import COMMANDS, program, run
-from memvec.cli.words import PATH, TEXT, WORD
+from memvec.cli.parameter_types import NAME, PATH, TEXT
 
 BAD = "caf\udce9"  # what Python makes of a byte that is not UTF-8
-FREE = {"prompt", "answer", "query"}  # texts that a command judges itself
+FREE = {"prompt", "answer", "query"}  # texts; the command itself checks whether they are empty
 
 
 def commands() -> Iterator[tuple[list[str], click.Command]]:
@@ -37,7 +37,7 @@ CASES = [
 
 
 def line(words: list[str], command: click.Command, chosen: click.Parameter, value: str) -> list[str]:
-    """A command line with all that is required, `value` for `chosen`."""
+    """A command line with all required parameters, and `value` for `chosen`."""
     made = list(words)
     for param in command.params:
         if param is not chosen and not param.required:
@@ -50,7 +50,7 @@ def line(words: list[str], command: click.Command, chosen: click.Parameter, valu
 @pytest.mark.parametrize("words, command, param", CASES)
 class TestEveryParameter:
     def test_type(self, words: list[str], command: click.Command, param: click.Parameter) -> None:
-        assert param.type in (PATH, TEXT, WORD), "a parameter that takes words needs one of these types"
+        assert param.type in (NAME, PATH, TEXT), "a parameter that takes words needs one of these types"
         assert (param.type is TEXT) == (param.name in FREE)
         said = (param.make_metavar(click.Context(command)), *param.opts)
         where = any(word in text for text in said for word in ("STORE", "FILE", "FOLDER", "DIR", "PATH", "SRC"))

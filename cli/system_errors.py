@@ -1,4 +1,4 @@
-"""Give system errors that no verb has handled a class of memvec, an exit code and the path they are about."""
+"""Turn errors of the system that no verb has handled into errors of memvec, with an exit code and the path."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from memvec.causes import out_of_memory
 from memvec.cli.streams import reason
 from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError, ReadError, WriteError
 
-WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # only a write can fail so
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # only a write fails with these
 REFUSED = (errno.EACCES, errno.EPERM)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
-def typed(error: Exception) -> Exception:
-    """Return memvec's error for a system error, and any other error unchanged."""
+def as_memvec_error(error: Exception) -> Exception:
+    """Return memvec's error for an error of the system. Return any other error unchanged."""
     if isinstance(error, MemvecError):
         return error
     if out_of_memory(error):
@@ -24,9 +24,9 @@ def typed(error: Exception) -> Exception:
         return error
     place, said = _place(error), reason(error)
     if error.errno in TOO_MANY_FILES:
-        return ReadError(place, f"{said}. `ulimit -n` is the limit, raise it to 256 or more")
+        return ReadError(place, f"{said}. `ulimit -n` shows the limit; raise it to 256 or more")
     if error.errno == errno.ENOENT:
-        return NotFoundError(f"{place!r} is not there: {said}. Was it removed meanwhile? Check the path.")
+        return NotFoundError(f"{place!r} does not exist: {said}. Check the path; another program may have removed it.")
     if error.errno in WRITING or (error.errno in REFUSED and _written(place)):
         return WriteError(place, said)
     return ReadError(place, said)
@@ -40,7 +40,7 @@ def _place(error: OSError) -> str:
 
 
 def _written(place: str) -> bool:
-    """Was the refused access to `place` a write? It was if the file can be read, or if there is no file."""
+    """Was the refused access to `place` a write? Yes if the file can be read, or if there is no file."""
     if not os.access(os.path.dirname(place) or ".", os.X_OK):
-        return False  # nothing can be known of what is in there
+        return False  # the folder cannot be looked into
     return not os.path.lexists(place) or os.access(place, os.R_OK)

@@ -1,4 +1,4 @@
-"""Errors of the library speak Python (`overwrite=True`); on the command line they name the flag (`--overwrite`)."""
+"""Translate error messages: the library names a Python argument (`overwrite=True`), the command line its flag (`--overwrite`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import click
 
-# Parameters of functions that a command spells differently: the names of its parameters, the first it has counts.
-OTHERS = {
+# Arguments of functions that commands name otherwise: the command's own names, in order of preference.
+NAMES = {
     "output": ("folder", "path", "target", "store"),
     "path": ("path", "folder"),
     "folder": ("folder", "path"),
@@ -17,11 +17,11 @@ OTHERS = {
     "embedders": ("embedder", "keys"),
     "k": ("k", "retrieve"),
     "passages": ("count",),
-    "questions": ("questions",),
-    "min_score": ("min_score",),
 }
+# Functions whose command has another name.
 COMMANDS = {"build_index": "index build", "drop_index": "index drop", "index_info": "index info"}
 
+# A Python literal; `name=value`; settings in a call; "name is value" at the start of a message; a call of a function.
 VALUE = r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|…|\.\.\.|[\w./%-]*[\w/%])"""
 ARGUMENT = rf"(?<![\w.`\"'/-])([a-z_]+)=({VALUE})?"
 SETTINGS = re.compile(rf"\b(?:settings=|context=)?(?:Pack|Context|Capacity)Settings\(({ARGUMENT}(?:, {ARGUMENT})*)\)")
@@ -30,9 +30,9 @@ CALL = re.compile(r"\bmemvec\.([a-z_]+)\(([^()`]*)\)")
 
 
 def in_flags(message: str, command: click.Command | None) -> str:
-    """Write `name=value` in `message` as flags of `command`. An argument without an option stays as it is.
+    """Rewrite `name=value` in `message` as flags of `command`.
 
-    Commands in backticks stay, except calls of memvec's functions, which become the command of that name.
+    An argument that has no option stays. So does text in backticks, except a call `memvec.verb(…)`, which becomes a command.
     """
     message = CALL.sub(_command, message)
     if command is None:
@@ -44,6 +44,8 @@ def in_flags(message: str, command: click.Command | None) -> str:
 
 
 def _rewritten(text: str, command: click.Command) -> str:
+    """Rewrite the arguments in `text`, single ones and those in `PackSettings(…)`."""
+
     def flag(match: re.Match[str]) -> str:
         name, value = match[1], match[2] or ""
         for param in _named(command, name):
@@ -59,13 +61,13 @@ def _rewritten(text: str, command: click.Command) -> str:
 
 
 def _named(command: click.Command, name: str) -> Iterator[click.Parameter]:
-    """Parameters of `command` for the argument `name` of a function."""
-    for wanted in (*OTHERS.get(name, (name,)), f"no_{name}"):
+    """The parameters of `command` that stand for the argument `name` of a function, best first."""
+    for wanted in (*NAMES.get(name, (name,)), f"no_{name}"):
         yield from (param for param in command.params if param.name == wanted)
 
 
 def _spelled(param: click.Parameter, name: str, value: str) -> str | None:
-    """An option with its value as a user types it, an argument by its name in the usage line; None where neither fits."""
+    """An option with its value as a user types it, or an argument by its name in the usage line. None if neither fits."""
     option = _name(param)
     if isinstance(param, click.Argument):
         return option
@@ -83,7 +85,7 @@ def _spelled(param: click.Parameter, name: str, value: str) -> str | None:
 
 
 def _name(param: click.Parameter) -> str:
-    """The flag of an option, its one letter where it has one; an argument as the usage line has it."""
+    """The flag of an option, the short one if there is one. The name of an argument in the usage line."""
     if isinstance(param, click.Argument):
         return (param.metavar or param.human_readable_name).removesuffix("...")
     return next((o for o in param.opts if not o.startswith("--")), max(param.opts, key=len))
@@ -96,7 +98,7 @@ def _word(value: str) -> str:
 
 
 def _command(match: re.Match[str]) -> str:
-    """A call of a function as the command of that name, with the flags that stand for its arguments."""
+    """A call of a function, rewritten as its command with flags."""
     from memvec.cli.main import program
 
     name = COMMANDS.get(match[1], match[1])
