@@ -190,10 +190,9 @@ def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path, monk
 
 def test_a_model_whose_logits_are_changed_after_the_head_is_refused(tiny: str) -> None:
     from memvec.errors import UnsupportedModelError
-    from memvec.lm.frozen import FrozenLM
-    from memvec.lm.supported import check_model
+    from memvec.lm.load import check_model, load
 
-    lm = FrozenLM(Path(tiny))
+    lm = load(Path(tiny))
     lm.head = lm.head * 0.5
     with pytest.raises(UnsupportedModelError, match="after the LM head"):
         check_model(lm)
