@@ -10,7 +10,8 @@ from made import Vectors, content, document, exact, files, make, memory, put, ra
 import memvec
 from memvec.errors import FormatTooNewError, NotFoundError, StoreChangedError, StoreDamagedError
 from memvec.maintenance.rewrite import chosen_keys
-from memvec.retrieval.faiss_index import FOLDER, VectorIndex, save
+from memvec.retrieval.faiss_index import VectorIndex, save
+from memvec.store.index_files import FOLDER
 from memvec.store.lock import writing
 from memvec.store.store import Store
 
