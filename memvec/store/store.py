@@ -19,9 +19,10 @@ from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.partial import ShardReader
 from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
-from memvec.store.documents import RecordRef, StoredDocument, assemble
+from memvec.store.documents import RecordRef, StoredDocument
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
-from memvec.types import Document, Kind, Record
+from memvec.store.scan import Scan
+from memvec.types import Kind, Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
 
@@ -118,25 +119,15 @@ class Store:
 
     @cached_property
     def _versions(self) -> list[StoredDocument]:
-        known: dict[tuple[str, str], Document] = {}
-        found: dict[tuple[str, str], tuple[dict[int, RecordRef], dict[int, RecordRef]]] = {}
-        removed = set(self.manifest.removed)
+        return self.scan().documents()
+
+    def scan(self, counts: bool = False) -> Scan:
+        """Read the columns of all records, see `memvec.store.scan`. StoreDamagedError names the place."""
+        found = Scan(self.manifest.removed, counts)
         for number, entry in enumerate(self.manifest.shards):
             with self.explaining(entry):
-                part = self.reader(number)
-                documents = part.documents[:]
-                columns = [part.tensors[name].tolist() for name in ("kind", "document", "start", "length")]
-            for row, (kind, place, start, length) in enumerate(zip(*columns, strict=True)):
-                document = documents[place]
-                key = document.name, document.sha256
-                if key in removed:
-                    continue
-                content, context = found.pop(key, ({}, {}))  # re-inserted: the newest comes last
-                refs = context if kind == Kind.CONTEXT else content
-                refs[start] = RecordRef(number, row, start, length)
-                found[key] = content, context
-                known.setdefault(key, document)
-        return [assemble(known[key], *refs) for key, refs in found.items()]
+                found.add(number, self.reader(number))
+        return found
 
     def documents(self) -> dict[str, StoredDocument]:
         """The live documents by name: of several versions with whole content or a whole memory, the newest.
