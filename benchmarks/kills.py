@@ -30,12 +30,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from killable import TINY, Case, Documents, cases, finish, forked
 
-import memvec.decoding.reader
 import memvec.packing.exact
 from memvec.checkpoints.identify import fingerprint_folder
 from memvec.decoding.unpack import read
 from memvec.decoding.verify import verify
 from memvec.errors import NotFoundError, StoreDamagedError
+from memvec.identity.runtime import Runtime
 from memvec.lm.load import load
 from memvec.maintenance.gc import gc
 from memvec.retrieval.embedders import DEFAULT, maker
@@ -174,7 +174,7 @@ def preload() -> None:
     torch.set_num_threads(1)
     lm, fingerprint = load(TINY), fingerprint_folder(TINY, source=str(TINY))
     makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
-    memvec.decoding.reader.load_lm = lambda *_: lm
+    Runtime.load = lambda *_: lm  # type: ignore[method-assign]
     memvec.packing.exact.load = lambda *_: lm
     memvec.packing.exact.maker = lambda name, *_: makers[name]
 

@@ -38,9 +38,8 @@ from memvec.lm.load import load
 from memvec.off_topic import choices, passages
 from memvec.packing.plan import baseline
 from memvec.packing.records import raw_records
-from memvec.retrieval.embedders import DEFAULT, maker, unit
+from memvec.retrieval.embedders import DEFAULT, keys_of, maker, unit
 from memvec.retrieval.faiss_index import VectorIndex, choose
-from memvec.retrieval.keys import keys_of
 from memvec.retrieval.search import Searcher
 from memvec.store.lock import writing
 from memvec.store.store import Store

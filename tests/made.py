@@ -13,8 +13,7 @@ from memvec.formats.keys import Embedder
 from memvec.formats.manifest import Manifest
 from memvec.maintenance.remove import rm
 from memvec.packing.records import context_record, raw_records
-from memvec.retrieval.embedders import Words
-from memvec.retrieval.keys import keys_of
+from memvec.retrieval.embedders import Words, keys_of
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction

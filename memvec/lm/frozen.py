@@ -52,15 +52,15 @@ class FrozenLM:
         self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
         self.vocabulary, self.width = self.table.shape
         # Fast tokenizers keep how they split special tokens as a setting: with one for each way, no call changes it.
-        self._splitter = copy.deepcopy(tokenizer)
-        self._lead = _lead(self._splitter)
-        _ids(self._splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
+        self.splitter = copy.deepcopy(tokenizer)
+        self._lead = _lead(self.splitter)
+        _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
         self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?
         self.fused = Fused(model.base_model, on=self.graphs)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added and special look-alikes split like any text."""
-        ids = _ids(self._splitter, LEAD + text if self._lead else text)
+        ids = _ids(self.splitter, LEAD + text if self._lead else text)
         return ids[len(self._lead) :]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -28,8 +28,7 @@ from memvec.packing.records import exact_record, raw_records
 from memvec.packing.reuse import Held, moved
 from memvec.packing.windows import Window, windows
 from memvec.progress import Progress, Watch, enter
-from memvec.retrieval.embedders import DEFAULT, Embeds, maker
-from memvec.retrieval.keys import keys_of
+from memvec.retrieval.embedders import DEFAULT, Embeds, keys_of, maker
 from memvec.settings import DECODE_BATCH, ContextSettings, PackSettings
 from memvec.store.transaction import Transaction
 from memvec.training.allocator import keeping_memory
@@ -209,7 +208,8 @@ class PackRun:
             self._done(fitted, None)
             return
         vectors = task.vectors if self.settings.vectors else math.ceil(task.vectors * GROWTH)
-        engine.add([dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors)])
+        again = dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors, spent=fitted.cost)
+        engine.add([again])
 
     def _acceptable(self, certificate: Certificate, tokens: int) -> bool:
         within = len(certificate.corrections) <= self.settings.allowed(tokens)
@@ -217,12 +217,12 @@ class PackRun:
 
     def _done(self, fitted: Fitted, certificate: Certificate | None) -> None:
         """Add the record of a finished segment; without a certificate it is raw."""
-        task, item = fitted.task, self.waiting[fitted.task.key]
+        task, cost, item = fitted.task, fitted.cost, self.waiting[fitted.task.key]
         text, start = self.exact.decode(task.ids), item.segment.start
         data = text.encode()
         if certificate is None:
             spent = FitReport(
-                steps=task.steps, token_steps=task.token_steps, nats_before=item.nats, seconds=task.seconds
+                steps=cost.steps, token_steps=cost.token_steps, nats_before=item.nats, seconds=cost.seconds
             )
             width, n = self.exact.width, len(task.ids)
             made = raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)

@@ -191,7 +191,7 @@ def test_interrupt_exits_130_and_keeps_what_was_finished(tmp_path: Path, tiny: s
     (tmp_path / "long.txt").write_text(text)
     (tmp_path / "short.txt").write_text(text[:60])
     program = (
-        "import sys, memvec.packrun, memvec.cli.output as output; from memvec.cli.main import run\n"
+        "import sys, memvec.packing.exact, memvec.cli.output as output; from memvec.cli.main import run\n"
         "memvec.packing.exact.CERTIFY_AT_ONCE = 1; output.LINE_SECONDS = 0.0\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )
