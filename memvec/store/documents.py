@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from memvec.errors import NotFoundError
+from memvec.filesystem.names import no_document
 from memvec.types import Document
 
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
@@ -58,3 +60,10 @@ def joined(size: int, starts: Sequence[int], lengths: Sequence[int]) -> tuple[li
         chosen.append(place)
         reached += lengths[place]
     return (chosen, True) if chosen and reached == size else (list(newest.values()), False)
+
+
+def missing(name: str, unfinished: Collection[str], live: Iterable[str] = (), store: object = "") -> NotFoundError:
+    """Return the error for a document that is not live in the store at the path `store`: it is unfinished, or unknown."""
+    if name in unfinished:
+        return NotFoundError(f"{name!r} is {INCOMPLETE}.")
+    return no_document(name, live, store)

@@ -19,7 +19,7 @@ from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.partial import ShardReader
 from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
-from memvec.store.documents import RecordRef, StoredDocument
+from memvec.store.documents import RecordRef, StoredDocument, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
 from memvec.store.scan import Scan
 from memvec.types import Kind, Record
@@ -136,6 +136,10 @@ class Store:
         """
         live = {stored.document.name: stored for stored in self.versions() if stored.usable}
         return dict(sorted(live.items()))
+
+    def missing(self, name: str) -> NotFoundError:
+        """Return the error for a document that is not live."""
+        return missing(name, {version.document.name for version in self.versions()}, self.documents(), self.path)
 
     def size(self) -> int:
         """Bytes of the manifest and the files it names."""
