@@ -29,7 +29,7 @@ from memvec.filesystem.names import several
 from memvec.filesystem.paths import outside
 from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
 from memvec.identity.verdict import Verdict
-from memvec.maintenance.sound import Broken, open_salvaged
+from memvec.maintenance.salvage import Broken, open_salvaged
 from memvec.store.documents import INCOMPLETE, missing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, UnpackReport
