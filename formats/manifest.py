@@ -144,8 +144,7 @@ def encode(manifest: Manifest) -> bytes:
     absent = [name for name in (*OPTIONAL, REMOVED, "extensions") if not getattr(manifest, name)]
     for name in ("foreign", "required", *absent):
         del body[name]
-    text = canonical.dumps(body)
-    data = HEAD + text + MIDDLE + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
+    data = canonical.seal("manifest", body) + b"\n"
     if len(data) > MAX_BYTES:  # what no reader would read is not written: the generation before stays
         raise UsageError(
             f"the store's manifest would be {len(data):,} bytes, at most {MAX_BYTES:,} are read. "
