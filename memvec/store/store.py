@@ -12,7 +12,7 @@ from typing import Any
 
 from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError
-from memvec.formats import container, files, manifest, shard
+from memvec.formats import container, files, limits, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
@@ -42,9 +42,9 @@ class Store:
         """The store at `path`. NotFoundError, FormatTooNewError, StoreDamagedError or ReadError."""
         path = Path(path)
         try:
-            if files.size_of(path, manifest.FILE_NAME) > manifest.MAX_BYTES:
-                raise Refusal("file-too-large", f"it is over the limit of {manifest.MAX_BYTES} bytes")
-            return cls(path, manifest.decode(files.read(path, manifest.FILE_NAME, manifest.MAX_BYTES + 1)))
+            if files.size_of(path, manifest.FILE_NAME) > limits.MANIFEST_BYTES:
+                raise Refusal("file-too-large", f"it is over the limit of {limits.MANIFEST_BYTES} bytes")
+            return cls(path, manifest.decode(files.read(path, manifest.FILE_NAME, limits.MANIFEST_BYTES + 1)))
         except FormatTooNewError:
             raise
         except PARSE_ERRORS as error:
