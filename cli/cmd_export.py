@@ -103,23 +103,20 @@ def command(
     if target == STORE:
         _whole(store, path, documents, prompt, overwrite, output)
         return
-    from memvec.identity.match import load_lm
+    from memvec.identity.runtime import open_runtime
     from memvec.memory.memory import load
-    from memvec.progress import Progress, enter
-    from memvec.store.store import Store
 
     if not documents:
         raise UsageError(f"{target} is of documents, expected their names. Pass --id.")
     _check(target, Path(path), prompt, options["bare"], overwrite)
-    opened = Store.open(store)
-    memory = load(opened, documents, kind)
-    owner, progress = memory.fingerprint, Progress()
+    runtime = open_runtime(store, model=model, watch=output.watch)
+    memory = load(runtime, documents, kind)
     request = _Request(
         memory=memory,
         path=Path(path),
-        load=lambda: load_lm(owner, model, None, lambda stage: enter(stage, progress, output.watch)),
+        load=lambda: runtime.lm,
         prompt=prompt or "",
-        served=served_model or owner.source,
+        served=served_model or memory.fingerprint.source,
         **options,
     )
     WRITERS[target](request)

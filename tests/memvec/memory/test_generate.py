@@ -30,7 +30,7 @@ def loaded(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     changed = copy.copy(tiny_lm)
     changed.model = copy.deepcopy(tiny_lm.model)
     changed.model.generation_config.eos_token_id = None
-    monkeypatch.setattr("memvec.decoding.reader.load_lm", lambda *args: changed)
+    monkeypatch.setattr("memvec.identity.runtime.Runtime.load", lambda *args: changed)
     yield changed
 
 
