@@ -150,7 +150,7 @@ def test_a_lost_shard_is_named_and_the_others_come_out(store: Path, out: Path, t
     memvec.pack([Source("new.bin", b"\xff new")], store, model=tiny)
     lost = Store.open(store).manifest.shards[0].path
     (store / lost).unlink()
-    with pytest.raises(PartialError, match="older version may have come out") as caught:
+    with pytest.raises(PartialError, match="older version may have been read") as caught:
         memvec.unpack(store, out, on_error="skip")
     assert [name for name, _ in caught.value.skipped] == [lost]
     assert written(out) == {"new.bin": b"\xff new"}
