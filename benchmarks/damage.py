@@ -1,6 +1,6 @@
 """What becomes of a damaged store: documents come back identical, or an error of memvec's own says what is wrong. Nothing else.
 
-    python benchmarks/damage.py [--cases 10000] [--seed 0] [--json FILE] [--markdown FILE]
+    python benchmarks/damage.py [--cases 10000] [--seed 0] [--json FILE]
 
 A store of two shards and its keys is packed once with the tiny LM of the tests. Every case damages one copy of it in one way, at random:
 bits are flipped, files cut, made longer, exchanged, doubled or lost, and in "resealed" cases a shard or a file of keys is changed and given
@@ -251,7 +251,6 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -262,8 +261,6 @@ def main() -> None:
     failed = [case for case in cases if case.failure]
     for case in failed[:20]:
         print(f"FAILED {case}")
-    if options.markdown:
-        options.markdown.write_text(text)
     if options.json:
         value = {"command": sys.argv, "seed": options.seed, **summary(cases), "seconds": seconds}
         options.json.write_text(json.dumps(value, indent=1) + "\n")

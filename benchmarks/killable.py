@@ -60,7 +60,7 @@ def sources(documents: Documents) -> list[Source]:
 
 def packed(path: Path, documents: Documents) -> None:
     """Pack with the tiny LM, every record in a commit of its own."""
-    memvec.packrun.COMMIT_SECONDS, memvec.packrun.CERTIFY_AT_ONCE = 0.0, 1
+    memvec.packing.exact.COMMIT_SECONDS, memvec.packing.exact.CERTIFY_AT_ONCE = 0.0, 1
     pack(sources(documents), path, model=str(TINY), settings=SETTINGS, dtype="float32")
 
 

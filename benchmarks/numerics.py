@@ -1,6 +1,6 @@
 """Do stores decode alike in other numerics, and is the threshold of certified margins right? On real records.
 
-    python benchmarks/numerics.py [--store STORE] [--records 300] [--model NAME] [--json FILE] [--markdown FILE]
+    python benchmarks/numerics.py [--store STORE] [--records 300] [--model NAME] [--json FILE]
 
 Every record is decoded on 1 and 2 threads with SDPA and with eager attention in batches of 16, and with SDPA on one thread in batches of 3 and 1:
 how many come out identical at the first attempt, and of the others, how many in a batch of one and how many in the numerics stores are certified in.
@@ -173,7 +173,6 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--all", action="store_true", help="every batch with every kernel and thread count")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = options.store or Path(scratch) / "s.memvec"
@@ -188,8 +187,6 @@ def main() -> None:
     )
     text = f"{machine}\n\n{tables(outcomes, exact, records)}"
     print(text)
-    if options.markdown:
-        options.markdown.write_text(text)
     if options.json:
         flat = list(itertools.chain(*exact))
         value = {

@@ -43,6 +43,7 @@ from memvec.retrieval.faiss_index import VectorIndex, choose
 from memvec.retrieval.search import Searcher
 from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.training.segments import tile
 from memvec.types import RawReason
 
@@ -97,9 +98,9 @@ def stored(texts: dict[str, str], lm: FrozenLM, folder: Path, path: Path) -> tup
             records += raw_records(document, segment.start, data, len(segment.ids), RawReason.NO_FIT, lm.width)
             pieces.append((document.name, data.decode()))
     with writing(path):
-        store = Store.create(path, Manifest(origin, lm.vocabulary))
-        store.commit(records, "", keys_of(records, {}, makers))
-    return store, pieces
+        transaction = Transaction.create(path, Manifest(origin, lm.vocabulary))
+        transaction.commit(records, "", keys_of(records, {}, makers))
+    return transaction.store, pieces
 
 
 def ranks(found: Callable[[str], list[str]], asked: Sequence[tuple[str, str]]) -> dict[str, float]:

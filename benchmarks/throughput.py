@@ -1,6 +1,6 @@
 """How fast a large pack goes on this machine, from files to a certified store and back, beside the published recipe.
 
-    python benchmarks/throughput.py [--tokens 200000] [--rivals 3] [--steps 400] [--json FILE] [--markdown FILE]
+    python benchmarks/throughput.py [--tokens 200000] [--rivals 3] [--steps 400] [--json FILE]
 
 Documents: a novel of 1813, then Python's own handbook, then sources of its standard library, until there are so many tokens. All come back
 and every byte is compared; beforehand a dry run says what it expects. The published recipe takes one text at a time: its steps are counted on `--rivals` texts (fit.py), a text
@@ -148,7 +148,6 @@ def main() -> None:
     parser.add_argument("--rivals", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="most steps of the published recipe")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     device = pick_device(None)
     kind = pick_dtype(None, device)
@@ -162,8 +161,6 @@ def main() -> None:
     machine = f"{name}, {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, fitted in {kind}"
     found |= {"command": sys.argv, "machine": machine, "rival": other, "most": options.steps}
     print(table(found))
-    if options.markdown:
-        options.markdown.write_text(table(found) + "\n")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

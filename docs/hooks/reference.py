@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import enum
 import importlib
 import inspect
 import io
 import re
+import sys
 import textwrap
 import tokenize
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from figures import FigureError
 from result_tables import markdown
@@ -72,6 +74,65 @@ def _called(place: tuple[str, str]) -> str:
     return made
 
 
+def error_classes() -> str:
+    """An entry of mkdocstrings for each error class, in the order of the source."""
+    errors = importlib.import_module("memvec.errors")
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return "\n\n".join(_entry(cls) for cls in classes if cls.__module__ == errors.__name__)
+
+
+def _entry(cls: type) -> str:
+    return f"::: {cls.__module__}.{cls.__qualname__}\n    options:\n      show_root_full_path: false"
+
+
+def types() -> str:
+    """An entry for each class that a verb returns or that such a class holds, with a table of its fields."""
+    parts = []
+    for cls in sorted(returned_classes(), key=lambda cls: cls.__name__):
+        comments = _comments(cls)
+        if isinstance(cls, enum.EnumMeta):
+            members = [[f"`{one.name}`", f"`{one.value!r}`", comments.get(one.name, "")] for one in cls]
+            table = markdown(["member", "value", "meaning"], members, right=False)
+        elif is_dataclass(cls):
+            rows = [[f"`{f.name}`", f"`{_plain(f.type)}`", comments.get(f.name, "")] for f in fields(cls)]
+            table = markdown(["field", "type", "meaning"], rows, right=False) if rows else ""
+        else:
+            table = ""
+        parts += [_entry(cls), table]
+    return "\n\n".join(part for part in parts if part)
+
+
+def returned_classes() -> set[type]:
+    """Classes of memvec, beside the exported ones, that exported functions and methods return, with what they hold."""
+    memvec = importlib.import_module("memvec")
+    exported = [getattr(memvec, name) for name in memvec.__all__ if not name.startswith("__")]
+    methods = [value for cls in exported if isinstance(cls, type) for value in _public(cls)]
+    verbs = [value for value in [*exported, *methods] if inspect.isfunction(value)]
+    hints = [_evaluated(value.__annotations__.get("return"), value.__module__) for value in verbs]
+    found: set[type] = set()
+    while hints:
+        hint = hints.pop()
+        hints += get_args(hint)
+        ours = isinstance(hint, type) and hint.__module__.partition(".")[0] == "memvec"
+        if ours and hint not in found and (is_dataclass(hint) or isinstance(hint, enum.EnumMeta)):
+            found.add(hint)
+            hints += [_evaluated(said, hint.__module__) for said in inspect.get_annotations(hint).values()]
+    return {cls for cls in found if cls not in exported}
+
+
+def _evaluated(annotation: Any, module: str) -> Any:
+    """The type that an annotation of `module` names, also where the module imports it for type checkers alone."""
+    if not isinstance(annotation, str):
+        return annotation
+    loaded = [vars(value) for name, value in sys.modules.items() if name.startswith("memvec.") and value]
+    names = {name: value for module_names in loaded for name, value in module_names.items()}
+    return eval(annotation, {**names, **vars(sys.modules[module])})  # noqa: S307  # our own source
+
+
+def _public(cls: type) -> list[Any]:
+    return [getattr(cls, name) for name in vars(cls) if not name.startswith("_")]
+
+
 def settings(name: str) -> str:
     """A row for each field of an exported dataclass: type, default, range and the comment behind it."""
     cls = getattr(importlib.import_module("memvec"), name)
@@ -92,10 +153,15 @@ def _plain(kind: Any) -> str:
 
 
 def _short(value: float) -> str:
-    if value >= 1_000_000:
-        power = f"{value:.0e}".replace("e+", " × 10^").replace("^0", "^")
-        return f"2^{int(value).bit_length() - 1}" if int(value).bit_count() == 1 else power.removeprefix("1 × ")
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    """A bound as a reader says it: powers of ten and of two as powers."""
+    if value == int(value) >= 1_000_000:
+        power = int(value).bit_length()
+        if int(value).bit_count() in (1, power):  # 2^n, or 2^n − 1
+            return f"2<sup>{power - 1}</sup>" if int(value).bit_count() == 1 else f"2<sup>{power}</sup> − 1"
+    if value and not 0.001 <= value < 1_000_000:
+        digits, _, power = f"{value:.0e}".partition("e")
+        return f"{'' if digits == '1' else f'{digits} × '}10<sup>{int(power)}</sup>".replace("-", "−")
+    return f"{value:,g}"
 
 
 def _comments(cls: type) -> dict[str, str]:
@@ -106,11 +172,12 @@ def _comments(cls: type) -> dict[str, str]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    names = {
-        node.lineno: node.target.id
+    targets = [
+        (node.lineno, target)
         for node in ast.parse(source).body[0].body  # type: ignore[attr-defined]
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
+        for target in ([node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", []))
+    ]
+    names = {line: target.id for line, target in targets if isinstance(target, ast.Name)}
     for number in range(1, source.count("\n") + 1):
         if number in names:
             found[names[number]] = " ".join([*above, *([notes[number]] if number in notes else [])])

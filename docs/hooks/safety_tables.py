@@ -92,7 +92,8 @@ def scale(name: str) -> str:
 
     def cost(run: dict[str, float]) -> str:
         first = f"{run['first']:.2f} / " if "first" in run else ""
-        return f"{first}{run['seconds']:.2f} s, {run['bytes'] / 1e6:.0f} MB"
+        said = f"{first}{run['seconds']:.2f} s", f"{run['bytes'] / 1e6:.0f} MB"
+        return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in said)
 
     def line(said: str, runs: list[Any]) -> list[str]:
         return [said, *map(cost, runs)]

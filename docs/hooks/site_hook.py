@@ -30,6 +30,8 @@ def table(kind: str, *names: str) -> str:
 FUNCTIONS: dict[str, Callable[..., str]] = {
     "table": table,
     "api": reference.api,
+    "types": reference.types,
+    "error-classes": reference.error_classes,
     "settings": reference.settings,
     "default": reference.default_of,
     "exit-codes": reference.exit_codes,

@@ -18,12 +18,13 @@ from memvec.formats import files, manifest
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.refusal import Refusal
 from memvec.maintenance.quarantine import FOLDER, set_apart
-from memvec.maintenance.rewrite import Draft, open_to_write
+from memvec.maintenance.rewrite import Draft
 from memvec.maintenance.salvage import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.problems import damaged, problem, refused
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Fingerprint, Problem
 from memvec.version import TOOL
 
@@ -107,7 +108,7 @@ def _examine(path: Path, model: str | None) -> _Findings:
     for folder in ("shards", "keys", FOLDER):
         _files(path, folder)
     try:
-        state = open_to_write(path).manifest
+        state = Transaction.open(path).store.manifest
     except StoreDamagedError as error:
         return _rebuilt(path, error.problems[0], model)
     except ReadError as error:
@@ -179,10 +180,10 @@ def _apply(path: Path, found: _Findings) -> None:
     for wrong in found.problems:
         if wrong.kind != "missing_file":
             set_apart(path, wrong)
-    store = Store(path, found.state)
+    transaction = Transaction(Store(path, found.state))
     shards: list[ShardEntry] = []
     for part in found.shards:
-        draft = Draft(store)
+        draft = Draft(transaction)
         draft.add(part.records, part.generation)  # in the place of the damaged one, so that the order stays
         shards += [part.entry] if part.entry else draft.shards
     state = replace(
@@ -192,8 +193,8 @@ def _apply(path: Path, found: _Findings) -> None:
         generation=found.state.generation + 1,
         tool=TOOL,
     )
-    store.switch(state)
-    catalogue.refresh(store)
+    transaction.switch(state)
+    catalogue.refresh(transaction.store)
     named = {entry.path for entry in state.named} | {manifest.FILE_NAME}
     for location in found.set_apart:
         if location not in named:

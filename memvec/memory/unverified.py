@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from memvec.chunks import chunked
 from memvec.decoding.unpack import missing
 from memvec.errors import NoContentError, UsageError
 from memvec.formats.raw import raw_bytes
@@ -79,8 +80,7 @@ def _records(store: Store, names: Sequence[str]) -> list[Record]:
 def _greedy(lm: FrozenLM, fitted: Sequence[tuple[Record, int]], batch: int) -> list[list[int]]:
     """The first `count` tokens that `model.generate` gives for the vectors of each record alone."""
     out: list[list[int]] = []
-    for begin in range(0, len(fitted), batch):
-        some = fitted[begin : begin + batch]
+    for some in chunked(fitted, batch):
         rows = [(Frame((), ()), torch.from_numpy(record.vectors.astype("float32"))) for record, _ in some]
         made = embed(lm.model, rows)
         with declared_numerics(lm.device):

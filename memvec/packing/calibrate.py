@@ -178,11 +178,11 @@ def trial(
     unsolved = sum(
         len(proof.corrections) > settings.allowed(len(f.task.ids)) for f, proof in zip(done, proofs, strict=True)
     )
-    steps = sorted(f.task.steps for f in done)
+    steps = sorted(f.cost.steps for f in done)
     return Point(
         nats_per_vector=settings.budget(fast.width),
         tokens_per_vector=tokens / sum(f.task.vectors for f in done),
-        token_steps=sum(f.task.token_steps for f in done) / max(1, tokens - corrected),
+        token_steps=sum(f.cost.token_steps for f in done) / max(1, tokens - corrected),
         corrected=corrected / tokens,
         unsolved=unsolved / len(done),
         steps=steps[len(steps) // 2],

@@ -14,15 +14,14 @@ from memvec.decoding.reader import Reader
 from memvec.errors import UsageError
 from memvec.formats.manifest import KeysEntry
 from memvec.identity.runtime import Opening, Runtime, runtime_of
-from memvec.maintenance.rewrite import open_to_write
 from memvec.retrieval import faiss_index
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, Embeds
 from memvec.retrieval.faiss_index import VectorIndex
 from memvec.retrieval.lookup import check_keys
 from memvec.retrieval.search import live_places, make
 from memvec.store import index_files
-from memvec.store.lock import writing
 from memvec.store.store import Store, StoredDocument
+from memvec.store.transaction import Transaction, changing
 from memvec.types import Kind, RawReason
 from memvec.version import TOOL
 
@@ -80,14 +79,14 @@ def build_index(
         [0, 0]
     """
     runtime = runtime_of(store, **opening)  # NotFoundError before a lock is made
-    path = runtime.store.path
-    with writing(path, lock_wait):
-        opened = open_to_write(path)
+    with changing(runtime.store.path, lock_wait) as transaction:
+        opened = transaction.store
         there = {entry.embedder for entry in opened.manifest.keys}
         names = (embedder,) if embedder else tuple(name for name in DEFAULT if name in there) or DEFAULT
         now = runtime.reading(opened)
         makers = [make(name, now) for name in names]
-        _add_missing(opened, makers, Reader(now))
+        _add_missing(transaction, makers, Reader(now))
+        opened = transaction.store
         for made in makers:
             entries = _entries(opened, made.embedder.id)
             check_keys(opened, entries, made.embedder)
@@ -129,10 +128,8 @@ def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
 @checked()
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index and return their number. Keys stay, so an index can be built again without a model."""
-    Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait):
-        opened = open_to_write(store)
-        folder = opened.path / index_files.FOLDER
+    with changing(store, lock_wait) as transaction:
+        folder = transaction.path / index_files.FOLDER
         found = index_files.kept(folder)
         for embedder_id in found:
             faiss_index.drop(folder, embedder_id)
@@ -161,8 +158,9 @@ def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> No
     faiss_index.save(store.path / index_files.FOLDER, VectorIndex.build(values, chosen), made)
 
 
-def _add_missing(store: Store, makers: Sequence[Embeds], reader: Reader) -> None:
+def _add_missing(transaction: Transaction, makers: Sequence[Embeds], reader: Reader) -> None:
     """Commit the keys that live texts lack of one of the makers."""
+    store = transaction.store
     live = live_places(store)
     lacking = {}
     for made in makers:
@@ -177,7 +175,7 @@ def _add_missing(store: Store, makers: Sequence[Embeds], reader: Reader) -> None
         made.keys({digest: text for digest, text in texts.items() if digest in lacking[made.embedder.id]})
         for made in makers
     ]
-    store.commit([], TOOL, [part for part in new if len(part)])
+    transaction.commit([], TOOL, [part for part in new if len(part)])
 
 
 def _texts(reader: Reader, documents: Sequence[StoredDocument]) -> dict[bytes, str]:

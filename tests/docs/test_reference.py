@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+import click
 import pytest
 import reference
 from json_output import json_output
 
 import memvec
 from memvec import errors
+from memvec.cli.main import program
 from memvec.memory.options import table
 
 
@@ -53,10 +55,27 @@ def test_settings_say_what_the_source_says() -> None:
     """The comment behind a field, and the range that is checked."""
     rows = {row[0].strip("`"): row[1:] for row in cells(reference.settings("PackSettings"))}
     assert rows["segment_tokens"][2] == "8 to 4,096"
-    assert rows["max_steps"][2] == "1 to 10^6"
-    assert rows["memory"][2] == "1 to 2^63"
+    assert rows["max_steps"][2] == "1 to 10<sup>6</sup>"
+    assert rows["memory"][2] == "1 to 2<sup>63</sup>"
     assert "steps" in rows["warmup"][3]
     assert reference.default_of("PackSettings", "margin") == "0.1"
+
+
+def test_types_have_what_verbs_return_and_its_fields() -> None:
+    """Also what is inside: a problem in the report of `verify`."""
+    page = reference.types()
+    shown = {line.rpartition(".")[2] for line in page.splitlines() if line.startswith(":::")}
+    assert {"PackReport", "UnpackReport", "VerifyReport", "Hit", "Problem", "Generated", "Evaluation"} <= shown
+    assert not shown & set(memvec.__all__)
+    for cls in reference.returned_classes():
+        assert f"::: {cls.__module__}.{cls.__name__}\n" in page
+    assert "| `tokens_per_vector` | `float` |" in page
+
+
+def test_errors_have_an_entry_each() -> None:
+    """In the order of the source; nothing that errors.py imports."""
+    shown = [line.rpartition(".")[2] for line in reference.error_classes().splitlines() if line.startswith(":::")]
+    assert shown[:2] == ["MemvecError", "UsageError"] and "Copyable" not in shown and "ReadError" in shown
 
 
 def test_exit_codes_have_every_error() -> None:
@@ -135,7 +154,6 @@ class TestJsonOutput:
 
     def test_the_program_has_a_schema_for_each_file(self) -> None:
         """A file is named after its command."""
-        from memvec.cli.main import COMMANDS
-
+        commands = program.list_commands(click.Context(program))
         named = {file.stem.partition("_")[0] for file in reference.SCHEMAS.glob("*.json")}
-        assert named <= {*COMMANDS, "error"}
+        assert named <= {*commands, "error"}

@@ -49,7 +49,7 @@ def test_graphs_take_the_steps_of_kernels(on_gpu: FrozenLM, tiny_settings: Calla
     for key, one in ragged.items():
         for other in (graphs, compiled):
             np.testing.assert_allclose(other[key].vectors, one.vectors, atol=0.02)
-            assert other[key].task.steps == one.task.steps
+            assert other[key].cost.steps == one.cost.steps
 
 
 def test_what_is_fitted_there_decodes_on_both(

@@ -155,7 +155,7 @@ def test_without_the_package_the_install_command_is_named(known: Path) -> None:
 
 def test_two_processes_convert_once(tmp_path: Path) -> None:
     program = (
-        "import sys, time, pathlib, memvec.lm, memvec.checkpoints.resolve as c\n"
+        "import sys, time, pathlib, memvec.checkpoints.gguf, memvec.checkpoints.resolve as c\n"
         "def convert(file, folder):\n"
         "    time.sleep(0.5); (folder / 'config.json').write_text('{}'); print('converted', flush=True)\n"
         "memvec.checkpoints.gguf.convert_gguf = convert\n"

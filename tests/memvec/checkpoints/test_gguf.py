@@ -348,7 +348,7 @@ class TestReadable:
     def test_a_mistake_of_memvec_is_not_a_missing_model(
         self, cache: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("memvec.identity.fingerprint.TABLE_DIGITS", "sixteen")
+        monkeypatch.setattr("memvec.checkpoints.identify.TABLE_DIGITS", "sixteen")
         with pytest.raises(TypeError):
             memvec.fingerprint(tiny)
 
