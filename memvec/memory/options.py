@@ -2,7 +2,7 @@
 
 A call with a memory gives `generate` both the prompt's ids (B, T) and its embeddings (B, P). The output begins with the ids,
 and logits processors see them. Only the embeddings hold the memory's M positions. `python -m memvec.memory.options` prints the
-table for docs/generate-arguments.md.
+table for docs/reference/generate-arguments.md.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def settle(model: Any, given: Mapping[str, Any], length: int, pad: int) -> dict[
 
 
 def table() -> str:
-    """Return the table of docs/generate-arguments.md."""
+    """Return the table of docs/reference/generate-arguments.md."""
     lines = ["| argument | with a memory | |", "|---|---|---|"]
     for name, rule in sorted(OPTIONS.items()):
         lines.append(f"| `{name}` | {'honoured' if rule.honoured else '**refused**'} | {rule.note} |")
