@@ -73,22 +73,20 @@ def command(
     if target == STORE:
         _whole_store(store, path, documents, prompt, overwrite, output)
         return
-    from memvec.identity.match import load_lm
+    from memvec.identity.runtime import open_runtime
     from memvec.memory.memory import load
-    from memvec.progress import Progress, enter
-    from memvec.store.store import Store
 
     if not documents:
         raise UsageError(f"{target} needs the names of documents. Pass --id.")
     check(target, Path(path), prompt, more["bare"], overwrite)
-    memory = load(Store.open(store), documents, kind)
-    owner, progress = memory.fingerprint, Progress()
+    runtime = open_runtime(store, model=model, watch=output.watch)
+    memory = load(runtime, documents, kind)
     request = Request(
         memory=memory,
         path=Path(path),
-        load=lambda: load_lm(owner, model, None, lambda stage: enter(stage, progress, output.watch)),
+        load=lambda: runtime.lm,
         prompt=prompt or "",
-        served=served_model or owner.source,
+        served=served_model or memory.fingerprint.source,
         **more,
     )
     WRITERS[target](request)

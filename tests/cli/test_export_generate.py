@@ -25,13 +25,12 @@ DOCUMENT = "prose.txt"
 def loaded(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny LM for what a store would load."""
 
-    def load_lm(expected: Any, model: str | None = None, *args: object) -> Any:
-        if model == "another":
+    def load(runtime: Any, device: str | None) -> Any:
+        if runtime.model == "another":
             raise FingerprintError([("weights", "a", "b")])
         return tiny_lm
 
-    monkeypatch.setattr("memvec.decoding.reader.load_lm", load_lm)
-    monkeypatch.setattr("memvec.identity.match.load_lm", load_lm)
+    monkeypatch.setattr("memvec.identity.runtime.Runtime.load", load)
 
 
 def export(call: Any, store: Path, target: str, path: Path, *more: object) -> Any:
