@@ -168,13 +168,17 @@ def run_pack(
             questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, reuse=reuse, device=device,
             dtype=dtype, lock_wait=lock_wait, watch=output.watch,
         )  # fmt: skip
-    except (PartialError, InterruptedPackError) as error:
-        why = {"interrupted": True} if isinstance(error, InterruptedPackError) else {"skipped": dict(error.skipped)}
-        if (partial := error.report) and isinstance(partial, PackReport):
-            output.result(asdict(partial) | why, functools.partial(totals, partial), notice=True)
-            _warn(partial.unmatched)
+    except InterruptedPackError as error:
+        _say(error.report, output, interrupted=True)
         raise
-    output.result(asdict(report), lambda: f"packed into {store}\n{totals(report)}", notice=True)
+    _say(report, output, f"packed into {store}\n")
+    if report.skipped:
+        raise PartialError(report.skipped, report)
+
+
+def _say(report: PackReport, output: Output, title: str = "", **more: bool) -> None:
+    value = asdict(report) | {"skipped": dict(report.skipped)} | more
+    output.result(value, lambda: title + totals(report), notice=True)
     _warn(report.unmatched)
 
 

@@ -60,7 +60,7 @@ def sizes(r: PackReport) -> str:
         (name, f"{size:,}", f"{size / r.source_bytes:.2f}")
         for name, size in (
             ("documents", r.source_bytes),
-            ("zstd -19", r.zstd_bytes),
+            ("zstd -19 (estimated from a sample)" if r.zstd_sampled else "zstd -19", r.zstd_bytes),
             ("vectors", r.vector_bytes),
             ("store", r.store_bytes),
         )
