@@ -1,20 +1,12 @@
-"""README's table of exit codes is the one that the error classes make."""
+"""The table of exit codes is the one that the error classes make."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 from memvec import errors
 from memvec.cli.exit_codes import table
-
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
-def test_readme_has_the_table() -> None:
-    assert table() + "\n" in README, "print it with: python -m memvec.cli.exit_codes"
-    assert README.count("| exit code |") == 1
 
 
 def test_every_class_has_a_row() -> None:
