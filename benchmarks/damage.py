@@ -1,6 +1,6 @@
 """What becomes of a damaged store: documents come back identical, or an error of memvec's own says what is wrong. Nothing else.
 
-    python benchmarks/damage.py [--cases 10000] [--seed 0] [--json FILE] [--markdown FILE]
+    python benchmarks/damage.py [--cases 10000] [--seed 0] [--json FILE]
 
 A store of two shards and its keys is packed once with the tiny LM of the tests. Every case damages one copy of it in one way, at random:
 bits are flipped, files cut, made longer, exchanged, doubled or lost, and in "resealed" cases a shard or a file of keys is changed and given
@@ -8,7 +8,7 @@ the digest that fits it, as no accident does, so that only the checks inside can
 
 A case fails, and with it the run, when a document comes out other than it was packed, when an error is raised that is not memvec's, or when
 verify finds nothing although a file that counts is changed, or reading fails. A resealed shard may hide a version of a document, as if
-its pack had been interrupted, if verify finds that: whoever can make digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
+its pack had been interrupted, if verify finds that: an author of digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
 loaded once: of the program only that is replaced.
 """
 
@@ -85,13 +85,15 @@ def decoded_once() -> Iterator[None]:
     from memvec.checkpoints.identify import fingerprint_folder
     from memvec.decoding import greedy as module
     from memvec.identity.fingerprint import check_fingerprint
+    from memvec.identity.runtime import Runtime
     from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
-    lm, own, real = FrozenLM(TINY), fingerprint_folder(TINY), module.decode
+    lm, own, real = load(TINY), fingerprint_folder(TINY), module.decode
     known: dict[Any, list[int]] = {}
 
-    def load_lm(expected: Any, *_: Any) -> FrozenLM:
-        check_fingerprint(expected.fingerprint, own)
+    def load(runtime: Runtime, device: str | None) -> FrozenLM:
+        check_fingerprint(runtime.identity.fingerprint, own)
         return lm
 
     def decode(lm: Any, vectors: Any, lengths: Any, corrections: Any, batch: int = 1, *_: Any) -> list[list[int]]:
@@ -101,7 +103,7 @@ def decoded_once() -> Iterator[None]:
                 (known[key],) = real(lm, *([part] for part in row), 1)
         return [known[key] for key in keys]
 
-    with mock.patch("memvec.decoding.reader.load_lm", load_lm), mock.patch.object(module, "decode", decode):
+    with mock.patch.object(Runtime, "load", load), mock.patch.object(module, "decode", decode):
         yield
 
 
@@ -205,28 +207,41 @@ def _put(path: Path, data: bytes | None) -> None:
         path.write_bytes(data)
 
 
+def summary(cases: Sequence[Case]) -> dict[str, Any]:
+    """How cases ended: by damage, by what verify and reading said, and by file."""
+
+    def counted(some: Sequence[Case]) -> dict[str, Any]:
+        same = sum(case.outcome.startswith("identical") for case in some)
+        given = sum(case.given for case in some) / max(1, len(some)) / len(TRUTH)
+        failed = sum(bool(case.failure) for case in some)
+        return {"cases": len(some), "refused": len(some) - same, "identical": same, "given": given, "failed": failed}
+
+    ends = Counter((case.verified, case.outcome) for case in cases)
+    by_damage = {sort.__name__: [case for case in cases if case.sort == sort.__name__] for sort in SORTS}
+    by_file = {file: [case for case in cases if case.file == file] for file in sorted({case.file for case in cases})}
+    return {
+        **counted(cases),
+        "by_damage": {name: counted(some) for name, some in by_damage.items() if some},
+        "by_end": [{"verify": one, "reading": other, "cases": n} for (one, other), n in ends.most_common()],
+        "by_file": {name: counted(some) for name, some in by_file.items()},
+    }
+
+
 def tables(cases: Sequence[Case]) -> str:
-    """How cases ended, by sort and by reason, as Markdown."""
+    """How cases ended, by sort, by reason and by file, as Markdown."""
+    found = summary(cases)
     lines = [
         "| damage | cases | refused | identical | documents still given by skip, of all | failed |",
         "|---|---|---|---|---|---|",
     ]
-    for name in [*(sort.__name__ for sort in SORTS), ""]:
-        some = [case for case in cases if name in ("", case.sort)]
-        if some:
-            same = sum(case.outcome.startswith("identical") for case in some)
-            share = sum(case.given for case in some) / len(some) / len(TRUTH)
-            failed = sum(bool(case.failure) for case in some)
-            lines.append(
-                f"| {name or '**all**'} | {len(some)} | {len(some) - same} | {same} | {share:.0%} | {failed} |"
-            )
+    for name, row in {**found["by_damage"], "**all**": found}.items():
+        lines.append(
+            f"| {name} | {row['cases']} | {row['refused']} | {row['identical']} | {row['given']:.0%} | {row['failed']} |"
+        )
     lines += ["", "| verify says | reading gives | cases |", "|---|---|---|"]
-    ends = Counter((case.verified, case.outcome) for case in cases)
-    lines += [f"| {verified} | {outcome} | {count} |" for (verified, outcome), count in ends.most_common()]
+    lines += [f"| {end['verify']} | {end['reading']} | {end['cases']} |" for end in found["by_end"]]
     lines += ["", "| file | cases | refused |", "|---|---|---|"]
-    for file, count in sorted(Counter(case.file for case in cases).items()):
-        refused = sum(case.file == file and not case.outcome.startswith("identical") for case in cases)
-        lines.append(f"| {file} | {count} | {refused} |")
+    lines += [f"| {name} | {row['cases']} | {row['refused']} |" for name, row in found["by_file"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -236,7 +251,6 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -247,17 +261,8 @@ def main() -> None:
     failed = [case for case in cases if case.failure]
     for case in failed[:20]:
         print(f"FAILED {case}")
-    if options.markdown:
-        options.markdown.write_text(text)
     if options.json:
-        reasons = Counter(case.outcome for case in cases)
-        value = {
-            "command": sys.argv,
-            "cases": len(cases),
-            "failed": len(failed),
-            "reasons": reasons,
-            "seconds": seconds,
-        }
+        value = {"command": sys.argv, "seed": options.seed, **summary(cases), "seconds": seconds}
         options.json.write_text(json.dumps(value, indent=1) + "\n")
     raise SystemExit(1 if failed else 0)
 

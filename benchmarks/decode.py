@@ -1,6 +1,6 @@
 """How fast records are decoded: memvec's loop beside transformers' own batched greedy `generate`, in turn in one run.
 
-    python benchmarks/decode.py [--records N] [--batch B] [--rounds 3] [--json FILE] [--markdown FILE]
+    python benchmarks/decode.py [--records N] [--batch B] [--rounds 3] [--json FILE]
 
 Records of 6 to 10 vectors and 40 to 64 tokens, a little more than the 4 to 6 vectors of a pack of prose. They are noise, as the speed does not
 depend on what is said. Both decode in float32 with the same batches, weights and threads; transformers gets, as memvec does, rows of one number of vectors
@@ -25,7 +25,9 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import decode
-from memvec.lm.frozen import FrozenLM, pick_device
+from memvec.lm.device import pick_device
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.lm.numerics import declared_numerics
 from memvec.types import Vectors
 
@@ -66,10 +68,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="[default: 16, on a GPU 512]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     device = pick_device(None)
-    lm = FrozenLM(resolve(DEFAULT_MODEL), device=device)
+    lm = load(resolve(DEFAULT_MODEL), device=device)
     on_gpu = device.startswith("cuda")
     batch = options.batch or (512 if on_gpu else 16)
     vectors, lengths = records(lm, options.records or (512 if on_gpu else 64))
@@ -87,8 +88,6 @@ def main() -> None:
     head = f"{machine}; {len(lengths)} records, {sum(lengths)} tokens, batches of at most {batch}"
     table = f"| decoder | tokens/s |\n|---|---|\n| memvec | {ours:.0f} |\n| transformers generate | {theirs:.0f} |\n"
     print(f"{head}\n\n{table}\n{ours / theirs:.2f} times as fast")
-    if options.markdown:
-        options.markdown.write_text(f"{head}\n\n{table}")
     if options.json:
         value = {"command": sys.argv, "machine": machine, "memvec": ours, "transformers": theirs, "rounds": rounds}
         options.json.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """What fitting costs: memvec's recipe beside the two published ones, on the same segments with the same model and dtype.
 
-    python benchmarks/fit.py [--quick] [--part report|tune] [--texts N] [--vectors 8,4] [--json FILE] [--markdown FILE]
+    python benchmarks/fit.py [--quick] [--part report|tune] [--texts N] [--vectors 8,4] [--json FILE]
 
 Segments of 64 tokens of three sorts: prose (a novel of 1813), technical (Python's own handbook) and code (the standard library). Those
 of `report` were not used to choose a setting; those of `tune` are for that. Every recipe gets the same vectors; then each is judged alike:
@@ -31,7 +31,9 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import certify, decode
-from memvec.lm.frozen import FrozenLM, fast_dtype, pick_device
+from memvec.lm.device import fast_dtype, pick_device
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Task
@@ -142,9 +144,9 @@ def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, o
 
     begun, made = time.perf_counter(), []
     for text, fitted in ours(fast, chosen, vectors, settings):
-        task = fitted.task
-        solved = fitted.corrections <= settings.enough(len(task.ids), task.steps)
-        made.append((text, fitted.vectors, task.steps, task.token_steps, task.seconds, solved))
+        task, cost = fitted.task, fitted.cost
+        solved = fitted.corrections <= settings.enough(len(task.ids), cost.steps)
+        made.append((text, fitted.vectors, cost.steps, cost.token_steps, cost.seconds, solved))
     yield judged(MEMVEC, made, begun)
     a_step = statistics.median(rivals.alone(fast, chosen[0].ids, vectors, TIMED + 1)[1:])
     for recipe in [] if options.alone else recipes(options.budget, options.grow):
@@ -203,12 +205,11 @@ def main() -> None:
     parser.add_argument("--budget", type=int, help="most steps of a published recipe")
     parser.add_argument("--most", type=int, help="most steps of memvec's")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     if options.quick:
         options.texts, options.vectors, options.grow, options.budget = 1, "8", 8, options.budget or 400
     folder, device = resolve(DEFAULT_MODEL), pick_device(None)
-    fast, exact = FrozenLM(folder, fast_dtype(device), device), FrozenLM(folder, device=device)
+    fast, exact = load(folder, fast_dtype(device), device), load(folder, device=device)
     chosen = texts(fast, options.part, options.texts)
     machine = (
         f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}, "
@@ -223,8 +224,6 @@ def main() -> None:
                 if options.json:
                     value = {"command": sys.argv, "machine": machine, "results": [asdict(r) for r in results]}
                     options.json.write_text(json.dumps(value, indent=1) + "\n")
-                if options.markdown:
-                    options.markdown.write_text(table(results) + "\n")
     print(table(results))
 
 

@@ -4,7 +4,7 @@ Each request draws a memory (A, B or none) and a way: `attached` alone, nested, 
 abandoned or taken in turns with another, left by an exception, with a copy of the model made inside; `generate_kwargs`,
 `as_cache`, and `generate` with nothing. Its answer must be the one that a single thread got for that memory.
 
-    python benchmarks/isolation.py --seconds 60 --json docs/isolation.json
+    python benchmarks/isolation.py --seconds 60 --json benchmarks/results/isolation.json
 """
 
 from __future__ import annotations

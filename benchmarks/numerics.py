@@ -1,6 +1,6 @@
 """Do stores decode alike in other numerics, and is the threshold of certified margins right? On real records.
 
-    python benchmarks/numerics.py [--store STORE] [--records 300] [--model NAME] [--json FILE] [--markdown FILE]
+    python benchmarks/numerics.py [--store STORE] [--records 300] [--model NAME] [--json FILE]
 
 Every record is decoded on 1 and 2 threads with SDPA and with eager attention in batches of 16, and with SDPA on one thread in batches of 3 and 1:
 how many come out identical at the first attempt, and of the others, how many in a batch of one and how many in the numerics stores are certified in.
@@ -32,6 +32,7 @@ from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.escalation import ALONE, CANONICAL, Attempt, attempt, text_bytes
 from memvec.decoding.greedy import decode, measure
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.store.store import Store
 from memvec.types import Kind, Record
 
@@ -80,11 +81,11 @@ def compare(folder: Path, records: Sequence[Record], every: bool = True) -> tupl
 
     Unless `every` combination is wanted, smaller batches are tried with the first kernel and thread count alone.
     """
-    canonical, before = FrozenLM(folder), torch.get_num_threads()
+    canonical, before = load(folder), torch.get_num_threads()
     truth = decode_all(canonical, records, max(BATCHES))
-    exact = leads(FrozenLM(folder, torch.float64), records, truth)
+    exact = leads(load(folder, torch.float64), records, truth)
     outcomes = []
-    lm = FrozenLM(folder)
+    lm = load(folder)
     for number, (attention, threads) in enumerate(itertools.product(ATTENTIONS, THREADS)):
         if attention == "eager":
             lm.model.set_attn_implementation("eager")
@@ -172,7 +173,6 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--all", action="store_true", help="every batch with every kernel and thread count")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = options.store or Path(scratch) / "s.memvec"
@@ -187,8 +187,6 @@ def main() -> None:
     )
     text = f"{machine}\n\n{tables(outcomes, exact, records)}"
     print(text)
-    if options.markdown:
-        options.markdown.write_text(text)
     if options.json:
         flat = list(itertools.chain(*exact))
         value = {

@@ -2,7 +2,7 @@
 
     python benchmarks/plot_capacity.py [JSON] [PICTURE]
 
-By default docs/capacity-scaling-gpu.json into docs/capacity-gpu.svg.
+By default from benchmarks/results/capacity-scaling-gpu.json into capacity-gpu.svg beside it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from memvec.cli.render_capacity import draw
 from memvec.evaluation.capacity_report import Capacity, Held, summaries
 
-DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     """Read the figures and write the picture."""
     given = [Path(name) for name in sys.argv[1:]]
-    source, target = given + [DOCS / "capacity-scaling-gpu.json", DOCS / "capacity-gpu.svg"][len(given) :]
+    source, target = given + [RESULTS / "capacity-scaling-gpu.json", RESULTS / "capacity-gpu.svg"][len(given) :]
     kept = json.loads(source.read_text("utf-8"))
     fields = {name: kept[name] for name in ("model", "anchored", "width", "vocabulary", "bound", "finished")}
     found = Capacity(**fields, held=tuple(Held(**held) for held in kept["held"]))

@@ -2,7 +2,7 @@
 
 python benchmarks/plot_conditioning.py [JSON ...]
 
-By default from docs/conditioning*.json. Writes docs/conditioning.svg.
+By default from benchmarks/results/conditioning*.json. Writes conditioning.svg there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = Path(__file__).parent / "results"
 FORMS = {"text": "black", "chat": "tab:gray"}  # how questions are put; the controls are in the first
 CONTROLS = {
     "shuffled": "another document's memory",
@@ -30,8 +30,8 @@ CONTROLS = {
 
 def main() -> None:
     """Read the figures and write the picture."""
-    sources = [Path(name) for name in sys.argv[1:]] or sorted(DOCS.glob("conditioning*.json"))
-    target = DOCS / "conditioning.svg"
+    sources = [Path(name) for name in sys.argv[1:]] or sorted(RESULTS.glob("conditioning*.json"))
+    target = RESULTS / "conditioning.svg"
     found = {ratio: one for path in sources for ratio, one in json.loads(path.read_text())["ratios"].items()}
     ratios = sorted(found, key=float)
     places = range(len(ratios))

@@ -1,7 +1,7 @@
 """What a store of many records costs to look into: list, info, show and single records, in seconds and memory, without a model.
 
     python benchmarks/scale.py [--records 10000,100000,1000000] [--per-document 100] [--reads 1000] [--rounds 3]
-                               [--folder FOLDER] [--json FILE] [--markdown FILE]
+                               [--folder FOLDER] [--json FILE]
 
 The records are made up, but for the model's say they are records like any other, one vector of 576 numbers each, and
 `memvec verify` accepts the store. Every command is a process of its own, timed from start to end, with its peak resident
@@ -249,7 +249,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the stores are made [default: the system's for such files]")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
     results = []
@@ -265,8 +264,6 @@ def main() -> None:
         f"of the process. The machine's load was {load:.1f} when it began.\n\n{table(results)}"
     )
     print(said)
-    if options.markdown:
-        options.markdown.write_text(said)
     if options.json:
         asked = {name: getattr(options, name) for name in ("records", "per_document", "reads", "rounds")}
         value = {"options": asked, "machine": machine, "load": load, "stores": results}

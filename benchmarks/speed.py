@@ -1,6 +1,6 @@
 """How near a fit's step comes to its own matrix products: both timed in turn in one run, and where the rest goes.
 
-    python benchmarks/speed.py [--model NAME] [--rounds 7] [--threads N] [--dtype bfloat16] [--json FILE] [--markdown FILE]
+    python benchmarks/speed.py [--model NAME] [--rounds 7] [--threads N] [--dtype bfloat16] [--json FILE]
 
 A step is that of a full batch of segments of 64 tokens behind 8 vectors, on a GPU as it runs once it is compiled. Its matrix products alone: every linear layer forward and backward
 to its input (weights are frozen), the four products of attention forward and backward, and the LM head's two. What is asked of the step is
@@ -28,8 +28,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.lm.compile import PAYS_AFTER
-from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import chunk_rows
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Task
@@ -146,12 +148,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="[default: torch's]")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     device = pick_device(None)
-    lm = FrozenLM(resolve(options.model), pick_dtype(options.dtype, device), device)
+    lm = load(resolve(options.model), pick_dtype(options.dtype, device), device)
     with keeping_memory():
         step, positions, rows = step_of(lm)
         parts = {"step": step, "its matrix products alone": products_of(lm, positions, rows)}
@@ -179,8 +180,6 @@ def main() -> None:
     said = f"{reached:.2f} of what its matrix products allow; {flops / 1e12:.2f} of the {best / 1e12:.2f} TFLOP/s of a large square product."
     table = "\n".join([f"{machine}, {rows} rows of {positions // rows} positions", "", *lines, "", said])
     print(table)
-    if options.markdown:
-        options.markdown.write_text(table + "\n")
     if options.json:
         value = {
             "command": sys.argv,

@@ -1,6 +1,6 @@
 """How fast a large pack goes on this machine, from files to a certified store and back, beside the published recipe.
 
-    python benchmarks/throughput.py [--tokens 200000] [--rivals 3] [--steps 400] [--json FILE] [--markdown FILE]
+    python benchmarks/throughput.py [--tokens 200000] [--rivals 3] [--steps 400] [--json FILE]
 
 Documents: a novel of 1813, then Python's own handbook, then sources of its standard library, until there are so many tokens. All come back
 and every byte is compared; beforehand a dry run says what it expects. The published recipe takes one text at a time: its steps are counted on `--rivals` texts (fit.py), a text
@@ -31,7 +31,9 @@ import torch
 
 import memvec
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
-from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.progress import Progress
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
@@ -146,11 +148,10 @@ def main() -> None:
     parser.add_argument("--rivals", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="most steps of the published recipe")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     device = pick_device(None)
     kind = pick_dtype(None, device)
-    lm = FrozenLM(resolve(DEFAULT_MODEL), kind, device)
+    lm = load(resolve(DEFAULT_MODEL), kind, device)
     tree = documents(lm, options.tokens)
     other = rival(lm, options.rivals, options.steps) if options.rivals else None
     del lm
@@ -160,8 +161,6 @@ def main() -> None:
     machine = f"{name}, {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, fitted in {kind}"
     found |= {"command": sys.argv, "machine": machine, "rival": other, "most": options.steps}
     print(table(found))
-    if options.markdown:
-        options.markdown.write_text(table(found) + "\n")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -6,7 +6,6 @@ import copy
 import inspect
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from memvec.errors import UsageError
 from memvec.identity.fingerprint import fingerprint
 from memvec.memory.attach import attached
 from memvec.memory.memory import Memory
-from memvec.memory.options import MODEL_ARGUMENTS, OPTIONS, table
+from memvec.memory.options import MODEL_ARGUMENTS, OPTIONS
 from memvec.templates.template import places
 
 
@@ -293,11 +292,6 @@ def test_every_argument_of_the_installed_transformers_is_decided() -> None:
     assert {name for name, rule in OPTIONS.items() if not rule.honoured} | {"cache_implementation"} <= set(REFUSED)
     assert not set(OPTIONS) & set(MODEL_ARGUMENTS)
     assert {name for name, rule in OPTIONS.items() if rule.honoured} == set(AS_TEXT) | ELSEWHERE
-
-
-def test_the_page_is_the_table() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "generate-arguments.md").read_text()
-    assert page.rstrip().endswith(table())
 
 
 def test_training_with_checkpoints_is_refused(tiny: str, tokenizer: Any, memory: Memory) -> None:
