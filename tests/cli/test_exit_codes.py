@@ -1,24 +1,16 @@
-"""README's table of exit codes is the one that the error classes make."""
+"""The table of exit codes is the one that the error classes make."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 from memvec import errors
 from memvec.cli.exit_codes import table
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
 
 class TestTable:
     """The table in Markdown."""
-
-    def test_readme(self) -> None:
-        """The README has the table."""
-        assert table() + "\n" in README, "print it with: python -m memvec.cli.exit_codes"
-        assert README.count("| exit code |") == 1
 
     def test_classes(self) -> None:
         """Every class of error has a row."""
