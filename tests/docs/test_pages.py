@@ -25,7 +25,11 @@ from printed import MEMVEC, ROOT, Session, Step, agrees, shape, steps
 DOCS = ROOT / "docs"
 MODE = os.environ.get("MEMVEC_PAGES", "tiny")
 RUN = [DOCS / "quickstart.md", *sorted((DOCS / "guides").glob("*.md"))]
-PROSE = [*RUN, *(DOCS / f"{name}.md" for name in ("index", "concepts", "glossary", "faq")), *(DOCS / "explanation").glob("*.md")]
+PROSE = [
+    *RUN,
+    *(DOCS / f"{name}.md" for name in ("index", "concepts", "glossary", "faq")),
+    *(DOCS / "explanation").glob("*.md"),
+]
 ALL = [ROOT / "README.md", *PROSE]
 OWN = [*ALL, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 LETTERS = {
@@ -155,7 +159,9 @@ def _rewritten(text: str, step: Step, output: str) -> str:
     while lines[first].rstrip("\n").endswith("\\"):
         first += 1
     old = (step.printed or "").count("\n")
-    return "".join([*lines[: first + 1], output.rstrip("\n") + "\n" if output.strip() else "", *lines[first + 1 + old :]])
+    return "".join(
+        [*lines[: first + 1], output.rstrip("\n") + "\n" if output.strip() else "", *lines[first + 1 + old :]]
+    )
 
 
 def commands() -> dict[str, click.Command]:
@@ -179,7 +185,10 @@ def commands() -> dict[str, click.Command]:
 def test_every_command_and_option_exists(page: Path) -> None:
     """In a block an option belongs to its command; in prose some command has it."""
     known, text = commands(), page.read_text()
-    options = {name: {o for p in c.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "-h"} for name, c in known.items()}
+    options = {
+        name: {o for p in c.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
+        for name, c in known.items()
+    }
     for step in steps(text):
         if step.language != "console":
             continue
