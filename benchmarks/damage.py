@@ -8,7 +8,7 @@ the digest that fits it, as no accident does, so that only the checks inside can
 
 A case fails, and with it the run, when a document comes out other than it was packed, when an error is raised that is not memvec's, or when
 verify finds nothing although a file that counts is changed, or reading fails. A resealed shard may hide a version of a document, as if
-its pack had been interrupted, if verify finds that: whoever can make digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
+its pack had been interrupted, if verify finds that: an author of digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
 loaded once: of the program only that is replaced.
 """
 
@@ -85,13 +85,15 @@ def decoded_once() -> Iterator[None]:
     from memvec.checkpoints.identify import fingerprint_folder
     from memvec.decoding import greedy as module
     from memvec.identity.fingerprint import check_fingerprint
+    from memvec.identity.runtime import Runtime
     from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
-    lm, own, real = FrozenLM(TINY), fingerprint_folder(TINY), module.decode
+    lm, own, real = load(TINY), fingerprint_folder(TINY), module.decode
     known: dict[Any, list[int]] = {}
 
-    def load_lm(expected: Any, *_: Any) -> FrozenLM:
-        check_fingerprint(expected.fingerprint, own)
+    def load(runtime: Runtime, device: str | None) -> FrozenLM:
+        check_fingerprint(runtime.identity.fingerprint, own)
         return lm
 
     def decode(lm: Any, vectors: Any, lengths: Any, corrections: Any, batch: int = 1, *_: Any) -> list[list[int]]:
@@ -101,7 +103,7 @@ def decoded_once() -> Iterator[None]:
                 (known[key],) = real(lm, *([part] for part in row), 1)
         return [known[key] for key in keys]
 
-    with mock.patch("memvec.decoding.reader.load_lm", load_lm), mock.patch.object(module, "decode", decode):
+    with mock.patch.object(Runtime, "load", load), mock.patch.object(module, "decode", decode):
         yield
 
 

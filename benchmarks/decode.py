@@ -25,7 +25,9 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import decode
-from memvec.lm.frozen import FrozenLM, pick_device
+from memvec.lm.device import pick_device
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.lm.numerics import declared_numerics
 from memvec.types import Vectors
 
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = pick_device(None)
-    lm = FrozenLM(resolve(DEFAULT_MODEL), device=device)
+    lm = load(resolve(DEFAULT_MODEL), device=device)
     on_gpu = device.startswith("cuda")
     batch = options.batch or (512 if on_gpu else 16)
     vectors, lengths = records(lm, options.records or (512 if on_gpu else 64))

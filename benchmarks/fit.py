@@ -31,7 +31,9 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import certify, decode
-from memvec.lm.frozen import FrozenLM, fast_dtype, pick_device
+from memvec.lm.device import fast_dtype, pick_device
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Task
@@ -142,9 +144,9 @@ def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, o
 
     begun, made = time.perf_counter(), []
     for text, fitted in ours(fast, chosen, vectors, settings):
-        task = fitted.task
-        solved = fitted.corrections <= settings.enough(len(task.ids), task.steps)
-        made.append((text, fitted.vectors, task.steps, task.token_steps, task.seconds, solved))
+        task, cost = fitted.task, fitted.cost
+        solved = fitted.corrections <= settings.enough(len(task.ids), cost.steps)
+        made.append((text, fitted.vectors, cost.steps, cost.token_steps, cost.seconds, solved))
     yield judged(MEMVEC, made, begun)
     a_step = statistics.median(rivals.alone(fast, chosen[0].ids, vectors, TIMED + 1)[1:])
     for recipe in [] if options.alone else recipes(options.budget, options.grow):
@@ -207,7 +209,7 @@ def main() -> None:
     if options.quick:
         options.texts, options.vectors, options.grow, options.budget = 1, "8", 8, options.budget or 400
     folder, device = resolve(DEFAULT_MODEL), pick_device(None)
-    fast, exact = FrozenLM(folder, fast_dtype(device), device), FrozenLM(folder, device=device)
+    fast, exact = load(folder, fast_dtype(device), device), load(folder, device=device)
     chosen = texts(fast, options.part, options.texts)
     machine = (
         f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}, "

@@ -29,11 +29,11 @@ SETTINGS = PackSettings(
 FIRST = {
     "prose.txt": b"It is a truth universally acknowledged, that a single man must be in want of a wife.\n",
     "letter.txt": b"My dear sister, I write from the inn at Meryton, where it rains and nobody comes.\n",
-    "old.txt": b"This is what the document said before it was written anew by its author.\n",
+    "old.txt": b"This is what the document said before its author changed it.\n",
     "image.png": b"\x89PNG" + bytes(range(200)),
     "empty": b"",
 }
-CHANGED = {"old.txt": b"The author wrote it anew, and this is what the document says now.\n"}
+CHANGED = {"old.txt": b"The author changed it, and this is what the document says now.\n"}
 SECOND = {
     "letter.txt": b"My dear sister, the rain is over, and the carriage comes for us this evening.\n",
     "other.txt": b"She was not sorry to be recalled from so dull a walk by a call to supper.\n",
@@ -60,7 +60,7 @@ def sources(documents: Documents) -> list[Source]:
 
 def packed(path: Path, documents: Documents) -> None:
     """Pack with the tiny LM, every record in a commit of its own."""
-    memvec.packrun.COMMIT_SECONDS, memvec.packrun.CERTIFY_AT_ONCE = 0.0, 1
+    memvec.packing.exact.COMMIT_SECONDS, memvec.packing.exact.CERTIFY_AT_ONCE = 0.0, 1
     pack(sources(documents), path, model=str(TINY), settings=SETTINGS, dtype="float32")
 
 

@@ -30,14 +30,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from killable import TINY, Case, Documents, cases, finish, forked
 
-import memvec.decoding.reader
 import memvec.packing.exact
-import memvec.packing.pack
 from memvec.checkpoints.identify import fingerprint_folder
 from memvec.decoding.unpack import read
 from memvec.decoding.verify import verify
 from memvec.errors import NotFoundError, StoreDamagedError
-from memvec.lm.frozen import FrozenLM
+from memvec.identity.runtime import Runtime
+from memvec.lm.load import load
 from memvec.maintenance.gc import gc
 from memvec.retrieval.embedders import DEFAULT, maker
 from memvec.store.store import Store
@@ -173,12 +172,11 @@ def check(case: Case, store: Path) -> None:
 def preload() -> None:
     """Load the model once for every pack and every decoding: what is killed is the work, not the reading of a model."""
     torch.set_num_threads(1)
-    lm, fingerprint = FrozenLM(TINY), fingerprint_folder(TINY, source=str(TINY))
+    lm, fingerprint = load(TINY), fingerprint_folder(TINY, source=str(TINY))
     makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
-    memvec.decoder.load_lm = lambda *_: lm
-    memvec.packrun.FrozenLM = lambda *_: lm  # type: ignore[assignment, misc]
-    memvec.packrun.maker = lambda name, *_: makers[name]
-    memvec.packing.fingerprint_folder = lambda *_, **__: fingerprint
+    Runtime.load = lambda *_: lm  # type: ignore[method-assign]
+    memvec.packing.exact.load = lambda *_: lm
+    memvec.packing.exact.maker = lambda name, *_: makers[name]
 
 
 def measure(kills: int, seed: int) -> dict[str, Any]:

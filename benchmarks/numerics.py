@@ -32,6 +32,7 @@ from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.escalation import ALONE, CANONICAL, Attempt, attempt, text_bytes
 from memvec.decoding.greedy import decode, measure
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.store.store import Store
 from memvec.types import Kind, Record
 
@@ -80,11 +81,11 @@ def compare(folder: Path, records: Sequence[Record], every: bool = True) -> tupl
 
     Unless `every` combination is wanted, smaller batches are tried with the first kernel and thread count alone.
     """
-    canonical, before = FrozenLM(folder), torch.get_num_threads()
+    canonical, before = load(folder), torch.get_num_threads()
     truth = decode_all(canonical, records, max(BATCHES))
-    exact = leads(FrozenLM(folder, torch.float64), records, truth)
+    exact = leads(load(folder, torch.float64), records, truth)
     outcomes = []
-    lm = FrozenLM(folder)
+    lm = load(folder)
     for number, (attention, threads) in enumerate(itertools.product(ATTENTIONS, THREADS)):
         if attention == "eager":
             lm.model.set_attn_implementation("eager")

@@ -17,7 +17,7 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.evaluation.costs import measure_costs
-from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.lm.scoring import embedded
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=8)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     args = parser.parse_args()
-    lm = FrozenLM(resolve(args.model))
+    lm = load(resolve(args.model))
     ids = lm.encode(NOVEL.read_text("utf-8"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, float32, ratio {args.ratio:g}")
     print(

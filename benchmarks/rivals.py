@@ -1,4 +1,4 @@
-"""The published recipes for fitting [mem] vectors, written anew from the papers' descriptions, to be run beside memvec's.
+"""The published recipes for fitting [mem] vectors, written from the papers' descriptions, to be run beside memvec's.
 
 - `full`: Kuratov et al., ACL 2025: AdamW at a constant 0.01, betas (.9, .9), weight decay .01, at most 5,000 steps, an end after 2,000
   without a better accuracy; the first token is given, not predicted.

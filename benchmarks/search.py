@@ -34,15 +34,16 @@ from memvec.evaluation.questions import read_questions
 from memvec.filesystem.sources import Source
 from memvec.formats.manifest import Manifest
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.off_topic import choices, passages
 from memvec.packing.plan import baseline
 from memvec.packing.records import raw_records
-from memvec.retrieval.embedders import DEFAULT, maker, unit
+from memvec.retrieval.embedders import DEFAULT, keys_of, maker, unit
 from memvec.retrieval.faiss_index import VectorIndex, choose
-from memvec.retrieval.keys import keys_of
 from memvec.retrieval.search import Searcher
 from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.training.segments import tile
 from memvec.types import RawReason
 
@@ -97,9 +98,9 @@ def stored(texts: dict[str, str], lm: FrozenLM, folder: Path, path: Path) -> tup
             records += raw_records(document, segment.start, data, len(segment.ids), RawReason.NO_FIT, lm.width)
             pieces.append((document.name, data.decode()))
     with writing(path):
-        store = Store.create(path, Manifest(origin, lm.vocabulary))
-        store.commit(records, "", keys_of(records, {}, makers))
-    return store, pieces
+        transaction = Transaction.create(path, Manifest(origin, lm.vocabulary))
+        transaction.commit(records, "", keys_of(records, {}, makers))
+    return transaction.store, pieces
 
 
 def ranks(found: Callable[[str], list[str]], asked: Sequence[tuple[str, str]]) -> dict[str, float]:
@@ -250,7 +251,7 @@ def main() -> None:
         scale(args.scale, args.width)
         return
     folder = resolve(DEFAULT_MODEL)
-    lm = FrozenLM(folder)
+    lm = load(folder)
     found = {
         name: judge(name, collection(args.part), lm, folder, args.minilm)
         for name, collection in (("facts", facts), ("handbook", handbook))

@@ -28,8 +28,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.lm.compile import PAYS_AFTER
-from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import chunk_rows
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Task
@@ -150,7 +152,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = pick_device(None)
-    lm = FrozenLM(resolve(options.model), pick_dtype(options.dtype, device), device)
+    lm = load(resolve(options.model), pick_dtype(options.dtype, device), device)
     with keeping_memory():
         step, positions, rows = step_of(lm)
         parts = {"step": step, "its matrix products alone": products_of(lm, positions, rows)}

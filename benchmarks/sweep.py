@@ -20,7 +20,8 @@ from pathlib import Path
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.filesystem.sources import Source
-from memvec.lm.frozen import FrozenLM, fast_dtype
+from memvec.lm.device import fast_dtype
+from memvec.lm.load import load
 from memvec.packing.calibrate import trial
 from memvec.settings import PackSettings
 from memvec.training.allocator import keeping_memory
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     folder = resolve(chosen.model)
-    fast, exact = FrozenLM(folder, fast_dtype()), FrozenLM(folder)
+    fast, exact = load(folder, fast_dtype()), load(folder)
     rows = []
     print(
         f"| {chosen.setting} | tokens/vector | token-steps/exact token | steps: median, most | unsolved | corrected |"

@@ -31,7 +31,9 @@ import torch
 
 import memvec
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
-from memvec.lm.frozen import FrozenLM, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.progress import Progress
 
 NOVEL = Path(__file__).parents[1] / "tests/tiny/corpus.txt"
@@ -149,7 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     device = pick_device(None)
     kind = pick_dtype(None, device)
-    lm = FrozenLM(resolve(DEFAULT_MODEL), kind, device)
+    lm = load(resolve(DEFAULT_MODEL), kind, device)
     tree = documents(lm, options.tokens)
     other = rival(lm, options.rivals, options.steps) if options.rivals else None
     del lm

@@ -65,30 +65,30 @@ def command(
     **options: Any,
 ) -> None:
     """Answer PROMPT with documents of STORE in front of it, as their vectors or as their text."""
+    from memvec.identity.runtime import open_runtime
     from memvec.memory import generate as generation
     from memvec.retrieval import search as searching
 
     if bool(documents) == bool(retrieve):
         raise UsageError("expected documents by --id, or --retrieve N to find them. Pass one of the two.")
+    if retrieve and (prompt is None or using == "decode"):
+        raise UsageError("--retrieve finds documents by a prompt. Pass one, and no --as decode.")
+    if answer is not None and not compare:
+        raise UsageError("--answer is measured by --compare. Pass both or neither.")
+    if compare and using != "vectors":
+        raise UsageError("--compare takes vectors and text by itself. Leave --as out.")
+    runtime = open_runtime(store, model=options.pop("model"), device=options.pop("device"), watch=output.watch)
     if retrieve:
-        if prompt is None or using == "decode":
-            raise UsageError("--retrieve finds documents by a prompt. Pass one, and no --as decode.")
-        documents = searching.retrieve(
-            store, prompt, retrieve, memories=using == "vectors", model=options["model"], watch=output.watch
-        )
+        _ = runtime.lm  # loaded first: searching takes the tokenizer and the embedding table from it
+        documents = searching.retrieve(runtime, prompt or "", retrieve, memories=using == "vectors")
         if not documents:
             output.result({"text": None, "documents": [], "missing": "nothing fits"}, "nothing fits")
             return
-
-    if answer is not None and not compare:
-        raise UsageError("--answer is measured by --compare. Pass both or neither.")
     if compare:
-        if using != "vectors":
-            raise UsageError("--compare takes vectors and text by itself. Leave --as out.")
-        arms = generation.compare(store, prompt or "", documents, answer=answer, watch=output.watch, **options)
+        arms = generation.compare(runtime, prompt or "", documents, answer=answer, **options)
         output.result({"prompt": prompt, "answer": answer, "arms": [asdict(arm) for arm in arms]}, _table(arms))
         return
-    made = generation.generate(store, prompt, documents, using=using, watch=output.watch, **options)  # type: ignore[arg-type]
+    made = generation.generate(runtime, prompt, documents, using=using, **options)  # type: ignore[arg-type]
     output.clear()
     if using == "decode" and not output.quiet:
         output.note(

@@ -54,7 +54,7 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _linked(path.name) from error
-        raise unreadable(path, error) from error
+        raise read_error(path, error) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -77,7 +77,7 @@ def size_of(root: Path, relative: str) -> int:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _missing() from error
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise read_error(path, error) from error
         if stat.S_ISLNK(found.st_mode):
             raise _linked(part)
     assert found is not None, relative
@@ -101,7 +101,7 @@ def listing(root: Path, folder: str, pattern: str = "*") -> list[str]:
     except NotADirectoryError as error:
         raise Refusal("not-a-file", f"{folder or path.name!r} is no folder") from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise read_error(path, error) from error
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -112,7 +112,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         os.replace(scratch, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise refused(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to report
             scratch.unlink()
@@ -144,7 +144,7 @@ def make_folder(path: Path, inside: bool = False) -> None:
     except MemvecError:
         raise
     except OSError as error:
-        raise refused(path, error) from error
+        raise write_error(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -162,14 +162,14 @@ def flush(path: Path, flags: int = os.O_RDWR) -> None:
         os.close(handle)
 
 
-def refused(path: Path, error: OSError) -> WriteError:
+def write_error(path: Path, error: OSError) -> WriteError:
     """The error of memvec for what the system said when it was to write `path`; its errno is kept."""
     found = WriteError(str(path), error.strerror or str(error))
     found.errno = error.errno
     return found
 
 
-def unreadable(path: Path, error: OSError) -> ReadError:
+def read_error(path: Path, error: OSError) -> ReadError:
     """The error of memvec for what the system said when it was to read `path`; its errno is kept."""
     found = ReadError(str(path), error.strerror or str(error))
     found.errno = error.errno

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from memvec.errors import MissingExtraError, UsageError
 from memvec.guard import loading_alone
+from memvec.identity.runtime import Runtime, open_runtime
 from memvec.retrieval.search import Searcher, with_text
-from memvec.store.store import Store
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -50,12 +50,12 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
     model: str | None = None
     decode: bool = True
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
-    _opened: tuple[tuple[str, str | None, str | None], Searcher] | None = PrivateAttr(default=None)
+    _opened: tuple[tuple[str, str | None, str | None], Runtime, Searcher] | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any) -> None:
         """Open the store and read its keys. NotFoundError, UsageError, FingerprintError, StoreDamagedError."""
         self._options({})
-        self._searcher()
+        self._read()
 
     def __getstate__(self) -> dict[Any, Any]:
         """The fields; whoever gets them opens the store again at the first query."""
@@ -66,13 +66,14 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
         made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return made
 
-    def _searcher(self) -> Searcher:
-        """The opened store, opened again where a copy was given another one."""
+    def _read(self) -> tuple[Runtime, Searcher]:
+        """The opened store and its keys, read again where a copy was given another store."""
         key = str(self.store), self.embedder, self.model
         with loading_alone():  # threads that come first wait for one of them
             if self._opened is None or self._opened[0] != key:
-                self._opened = key, Searcher(Store.open(self.store), self.embedder, self.model)
-            return self._opened[1]
+                runtime = open_runtime(self.store, model=self.model)
+                self._opened = key, runtime, Searcher(runtime, self.embedder)
+            return self._opened[1:]
 
     def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options of one query: what is given, else what `search_kwargs` says, else the fields. UsageError."""
@@ -84,11 +85,11 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun | None = None, **given: Any
     ) -> list[Document]:
-        asked, searcher = self._options(given), self._searcher()
+        asked, (runtime, searcher) = self._options(given), self._read()
         names = (asked["documents"],) if isinstance(asked["documents"], str) else tuple(asked["documents"])
         hits = searcher.search(query, asked["k"], names, asked["min_score"], asked["where"])
         if asked["decode"] and hits:
-            hits = with_text(searcher.store, hits, self.model)
+            hits = with_text(runtime, hits)
         return [
             Document(
                 id=hit.record,

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from memvec.identity.diff import diff as diff
     from memvec.identity.fingerprint import fingerprint as fingerprint
     from memvec.identity.match import unload as unload
+    from memvec.identity.runtime import Runtime as Runtime
+    from memvec.identity.runtime import open_runtime as open  # noqa: F401  # an attribute, not in __all__
     from memvec.maintenance.archive import export_store as export_store
     from memvec.maintenance.archive import import_store as import_store
     from memvec.maintenance.compact import compact as compact
@@ -68,6 +70,7 @@ _EXPORTS = {
     "Memory": ("memvec.memory.memory", "Memory"),
     "MemvecError": ("memvec.errors", "MemvecError"),
     "PackSettings": ("memvec.settings", "PackSettings"),
+    "Runtime": ("memvec.identity.runtime", "Runtime"),
     "Question": ("memvec.evaluation.questions", "Question"),
     "Searcher": ("memvec.retrieval.search", "Searcher"),
     "Source": ("memvec.filesystem.sources", "Source"),
@@ -94,6 +97,7 @@ _EXPORTS = {
     "load_memory": ("memvec.memory.memory", "load"),
     "merge": ("memvec.maintenance.merge", "merge"),
     "models": ("memvec.checkpoints.resolve", "models"),
+    "open": ("memvec.identity.runtime", "open_runtime"),
     "pack": ("memvec.packing.pack", "pack"),
     "read": ("memvec.decoding.unpack", "read"),
     "repair": ("memvec.maintenance.repair", "repair"),
@@ -105,9 +109,9 @@ _EXPORTS = {
     "verify": ("memvec.decoding.verify", "verify"),
 }
 
-# Without "list": `from memvec import *` must not replace Python's. `memvec.list` is the same as `memvec.documents`.
+# Without "list" and "open": `from memvec import *` must not replace Python's. `memvec.list` is `memvec.documents`.
 __all__ = [  # capitals first, as in the table above
-    "CapacitySettings", "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Searcher", "Source", "Store", "__version__",
+    "CapacitySettings", "ContextSettings", "Memory", "MemvecError", "PackSettings", "Question", "Runtime", "Searcher", "Source", "Store", "__version__",
     "add", "attached", "build_index", "calibrate", "capacity", "cat", "compact", "compare", "diff", "documents", "estimate", "evaluate",
     "export_store", "fingerprint", "gc", "generate", "import_store", "info", "load_memory", "merge", "models",
     "pack", "read", "repair", "rm", "search", "show", "unload", "unpack", "verify",

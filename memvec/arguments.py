@@ -139,7 +139,7 @@ def path(name: str, value: Any) -> Any:
 
 
 def store(name: str, value: Any) -> Any:
-    """A path, or an opened Store."""
+    """A path, a Store or a Runtime, which is a path as well."""
     return value if hasattr(value, "manifest") else path(name, value)
 
 
@@ -204,6 +204,20 @@ def optional(other: Rule) -> Rule:
     return rule
 
 
+class Keywords:
+    """Rules for `**keywords`, by the name of each. No other names are accepted."""
+
+    def __init__(self, **rules: Rule) -> None:
+        self.rules = rules
+
+    def __call__(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The values to use; `name` is that of the function. TypeError, as Python says it, for a name without a rule."""
+        for key in value:
+            if key not in self.rules:
+                raise TypeError(f"{name}() got an unexpected keyword argument {key!r}")
+        return {key: self.rules[key](key, item) for key, item in value.items()}
+
+
 def function(name: str, value: Any) -> Any:
     """Something that can be called."""
     if not callable(value):
@@ -244,6 +258,9 @@ RULES: dict[str, Rule] = {
     "meta": mapping(text, "a dict of strings"), "where": mapping(text, "a dict of strings"),
     "texts": mapping(text, "a dict of texts by name"), "generate": function, "notify": function, "watch": function,
 }  # fmt: skip
+# Keyword arguments of `memvec.open`, which every verb takes that reads a store; and those that name no model.
+RUNNING = Keywords(device=optional(name), watch=function)
+RULES["opening"] = Keywords(**RUNNING.rules, model=optional(model), batch=optional(RULES["batch"]))
 BYTES = mapping(of_type(bytes, "bytes"), "a dict of bytes by name")
 
 
@@ -255,7 +272,8 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def decorate(decorated: Callable[P, T]) -> Callable[P, T]:
-        signature, what = inspect.signature(decorated), _work(decorated.__qualname__)
+        signature, own_name = inspect.signature(decorated), decorated.__qualname__
+        what = _work(own_name)
         rules = {key: own.get(key) or RULES.get(key) for key in signature.parameters}
 
         @functools.wraps(decorated)
@@ -267,7 +285,7 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
             for key, value in bound.arguments.items():
                 rule = rules[key]
                 if rule is not None and value is not signature.parameters[key].default:
-                    bound.arguments[key] = rule(key, value)
+                    bound.arguments[key] = rule(own_name if isinstance(rule, Keywords) else key, value)
             with enough_memory(what):
                 result = decorated(*bound.args, **bound.kwargs)
             return _guarded(result, what) if inspect.isgenerator(result) else result  # type: ignore[return-value]

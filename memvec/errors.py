@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 
 
 class MemvecError(Copyable, Exception):
-    """Base of every error that memvec raises on purpose."""
+    """Base of every error that memvec raises on purpose. `exit_code` is the exit code of the command line.
+
+    Example:
+        >>> try:
+        ...     memvec.cat(store, "no-such-document.txt")
+        ... except memvec.MemvecError as error:
+        ...     print(error.exit_code, error)
+        6 ...no-such-document.txt...
+    """
 
     exit_code: ClassVar[int] = 1
 

@@ -1,4 +1,4 @@
-"""How far a long verb is, for whoever draws it. The library itself never prints."""
+"""The progress of a long call, for the caller to show. The library itself never prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates in the shapes that models have, written anew and short, and what each writes before a memory."""
+"""Short chat templates in the shapes that models have, and the text each writes in front of a memory."""
 
 from __future__ import annotations
 

@@ -77,9 +77,9 @@ def tiny() -> str:
 @pytest.fixture(scope="session")
 def tiny_lm() -> Any:
     """The tiny LM in float32."""
-    from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
-    return FrozenLM(TINY)
+    return load(TINY)
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +134,7 @@ def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from memvec.packing.records import context_record
     from memvec.store.lock import writing
     from memvec.store.store import Store
+    from memvec.store.transaction import Transaction
     from memvec.types import Conditioning, Document
 
     store = Path(shutil.copytree(packed, tmp_path_factory.mktemp("remembering") / "tree.memvec"))
@@ -148,7 +149,7 @@ def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = np.random.default_rng(seed).standard_normal((size, opened.manifest.fingerprint.width)) * 0.3
         records.append(context_record(live[name], 0, texts[name], live[name].tokens, noise.astype(np.float16), report))
     with writing(store):
-        opened.commit(records)
+        Transaction(opened).commit(records)
     return store
 
 
@@ -185,13 +186,14 @@ def few(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of three documents of the packed one, quick to decode as a whole. Not to be changed."""
     from memvec.formats.manifest import Manifest
     from memvec.store.store import Store
+    from memvec.store.transaction import Transaction
 
     whole = Store.open(packed)
     state = Manifest(whole.manifest.fingerprint, whole.manifest.vocabulary)
-    store = Store.create(tmp_path_factory.mktemp("few") / "few.memvec", state)
+    transaction = Transaction.create(tmp_path_factory.mktemp("few") / "few.memvec", state)
     names = ("prose.txt", "crlf.txt", "image.png")
-    store.commit([whole.record(ref) for name in names for ref in whole.documents()[name].records])
-    return store.path
+    transaction.commit([whole.record(ref) for name in names for ref in whole.documents()[name].records])
+    return transaction.path
 
 
 @pytest.fixture

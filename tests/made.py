@@ -13,10 +13,10 @@ from memvec.formats.keys import Embedder
 from memvec.formats.manifest import Manifest
 from memvec.maintenance.remove import rm
 from memvec.packing.records import context_record, raw_records
-from memvec.retrieval.embedders import Words
-from memvec.retrieval.keys import keys_of
+from memvec.retrieval.embedders import Words, keys_of
 from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 WIDTH, VOCABULARY, PIECE = 8, 100, 10
@@ -68,21 +68,21 @@ def memory(name: str, data: bytes) -> list[Record]:
     return [context_record(document(name, data), 0, data, 9, noise, REPORT)]
 
 
-def make(path: Path, model: Fingerprint = MODEL) -> Store:
-    """An empty store."""
-    return Store.create(path, Manifest(model, VOCABULARY, tool="made"))
+def make(path: Path, model: Fingerprint = MODEL) -> Transaction:
+    """A transaction of a new, empty store."""
+    return Transaction.create(path, Manifest(model, VOCABULARY, tool="made"))
 
 
 def put(store: Path, *groups: list[Record], meta: dict[str, dict[str, str]] | None = None) -> Store:
     """Commit each group of records as a shard with its keys."""
     with writing(store):
-        opened = Store.open(store) if Store.exists(store) else make(store)
+        transaction = Transaction.open(store) if Store.exists(store) else make(store)
         for records in groups:
             texts = {
                 r.text_sha256: f"text of {r.document.name} from {r.start} on" for r in records if r.kind != Kind.RAW
             }
-            opened.commit(records, "made", keys_of(records, texts, [Words(), Vectors()]), meta)
-    return opened
+            transaction.commit(records, "made", keys_of(records, texts, [Words(), Vectors()]), meta)
+    return transaction.store
 
 
 def filled(store: Path) -> Path:

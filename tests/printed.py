@@ -65,9 +65,7 @@ def agrees(printed: str, output: str) -> bool:
     lines = [line.rstrip() for line in printed.strip("\n").splitlines()]
     pattern = ""
     for line in lines:
-        pattern += (
-            r"(?:[^\n]*\n)*" if line.strip() == "…" else re.escape(line).replace("…", r"[^\n]*") + r"\n"
-        )
+        pattern += r"(?:[^\n]*\n)*" if line.strip() == "…" else re.escape(line).replace("…", r"[^\n]*") + r"\n"
     shown = "".join(line.rstrip() + "\n" for line in output.strip("\n").splitlines())
     return re.fullmatch(pattern, shown) is not None
 
@@ -100,7 +98,7 @@ class Session:
         out = io.StringIO()
         code = compile("\n" * step.line + step.source, "page", "exec")
         with contextlib.redirect_stdout(out):
-            exec(code, self.names)
+            exec(code, self.names)  # noqa: S102 - a page's own program
         return out.getvalue()
 
     def _memvec(self, arguments: list[str]) -> str:

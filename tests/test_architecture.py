@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tree import ROOT, modules, packages
+from tree import ROOT, imports, module_name, modules, packages
 
 import memvec
 
+# Circles between modules that are not opened yet.
+OPEN = {("memvec.lm.frozen", "memvec.lm.supported"), ("memvec.cli.main", "memvec.cli.wording")}
+DOTTED = re.compile(r"(?<![\w./-])memvec(?:\.[a-zA-Z_]\w*)+")
+NO_NAMES = {"memvec.adapter", "memvec.json", "memvec.thing", "memvec.no_such_module.x"}  # of files, or made up
 HEAVY = ("torch", "transformers", "faiss", "peft")
 
 
@@ -84,6 +91,65 @@ def test_no_package_hides_an_exported_function() -> None:
 def test_folders_stay_small() -> None:
     for folder in {file.parent for file in modules("memvec")}:
         assert len([f for f in modules("memvec") if f.parent == folder and f.name != "__init__.py"]) <= 12, folder
+
+
+def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
+    """The groups of nodes that reach each other. Tarjan's algorithm, one depth-first walk."""
+    found: set[tuple[str, ...]] = set()
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(node: str) -> None:
+        index[node] = lowest[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+                lowest[node] = min(lowest[node], lowest[other])
+            elif other in stack:
+                lowest[node] = min(lowest[node], index[other])
+        if lowest[node] == index[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1 or node in graph[node]:
+                found.add(tuple(sorted(group)))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports in functions and imports for types count: a circle that only types close still has to be read as one."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d", "a"}}) == {("b", "c"), ("d",)}
+    assert circles({module_name(file): imports(file) for file in modules()}) <= OPEN
+
+
+def dotted(file: Path) -> set[str]:
+    """Names such as memvec.store.lock in the strings of a file, which it may hand to monkeypatch or another process."""
+    strings = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+    found = [name for text in strings if isinstance(text, str) for name in DOTTED.findall(text)]
+    return {name for name in found if not name.endswith("_")} - NO_NAMES
+
+
+def resolves(name: str) -> bool:
+    """Does the name lead to a module, or to something that a module holds?"""
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(".".join(parts[:size]))
+            return size == len(parts) or hasattr(found, parts[size])
+    return False
+
+
+def test_names_in_strings_exist() -> None:
+    """A module that moves takes along the names in strings: no import tells that they are wrong."""
+    files = [*modules(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    wrong = {(file.name, name) for file in files for name in dotted(file) if not resolves(name)}
+    assert not resolves("memvec.no_such_module.x") and resolves("memvec.store.lock.writing")
+    assert wrong == set()
 
 
 def test_packages_load_nothing() -> None:

@@ -1,15 +1,18 @@
-"""What can be said of a record that decodes to other bytes than were packed, after everything was tried.
+"""Retries of a record that decodes to other bytes than were packed, and what its error says if none helps.
 
-Letters: N tokens.
+The record is decoded alone, and then in the numerics in which stores are certified. Letters: N tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from memvec.identity.runtime import Runtime
+from memvec.identity.verdict import Verdict
 from memvec.types import Record
 
 if TYPE_CHECKING:
@@ -44,12 +47,46 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """That no attempt gave the packed bytes, and what that shows."""
+    """What a ReconstructionError says when no attempt gave the packed bytes."""
 
     tried: tuple[str, ...]
     position: int | None  # the first token known to be in doubt; None when none stands out
     evidence: str  # what `position` rests on, in words
     verdict: str = VERDICT  # what the model has to do with it
+
+    def values(self) -> dict[str, Any]:
+        """The fields, as keyword arguments of the error."""
+        return asdict(self)
+
+
+class Retries:
+    """Decodes wrong records again. A second model is loaded only where the first one is not in canonical numerics."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Decode with the model of `runtime`."""
+        self.runtime = runtime
+        self.helped: Counter[str] = Counter()  # records that came out right only when tried again, by what helped
+
+    def settle(self, record: Record, first: Attempt) -> tuple[bytes, Failure | None]:
+        """The bytes of the first attempt that is right, or the bytes of `first` and why none is right."""
+        if first.gives(record):
+            return first.data, None
+        attempts = [first]
+        for how, lm in self._rungs():
+            attempts.append(attempt(lm, record, how))
+            if attempts[-1].gives(record):
+                self.helped[how] += 1
+                return attempts[-1].data, None
+        failure = examine(self.runtime.lm, record, attempts)
+        identical = self.runtime.allow is Verdict.IDENTICAL
+        return first.data, failure if identical else replace(failure, verdict=ALLOWED)
+
+    def _rungs(self) -> Iterator[tuple[str, FrozenLM]]:
+        """What is left to try, the most expensive last."""
+        if self.runtime.batch != 1:
+            yield ALONE, self.runtime.lm
+        if not is_canonical(self.runtime.lm):
+            yield CANONICAL, self.runtime.lm_on("cpu")
 
 
 def is_canonical(lm: FrozenLM) -> bool:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from memvec.decoding.static_greedy import StaticDecode, static_cache
-from memvec.lm.frozen import FrozenLM, free_bytes
+from memvec.lm.device import free_bytes
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import Vectors

@@ -24,7 +24,7 @@ def write_partial(
 
     Names in `taken` are documents of the same folder and are never written over.
     """
-    right = [piece for piece in pieces if piece.mismatch() is None]
+    right = [piece for piece in pieces if piece.error is None]
     if not right:
         return [], "Nothing of it is right."
     gaps = missing_ranges(document.bytes, [(piece.ref.start, piece.ref.start + piece.ref.length) for piece in right])

@@ -8,11 +8,11 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from memvec.arguments import checked, choice, literal
 from memvec.decoding.partial import write_partial
-from memvec.decoding.reader import Decoder, Piece
+from memvec.decoding.reader import Piece, Reader
 from memvec.errors import (
     MemvecError,
     NoContentError,
@@ -27,12 +27,15 @@ from memvec.filesystem.document_writer import Landing
 from memvec.filesystem.names import no_document, several
 from memvec.filesystem.names import select as select_names
 from memvec.filesystem.paths import outside
+from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
 from memvec.identity.verdict import Verdict
 from memvec.maintenance.sound import Broken, open_salvaged
-from memvec.progress import Watch, unwatched
 from memvec.store.documents import INCOMPLETE
 from memvec.store.store import RecordRef, Store, StoredDocument
-from memvec.types import UnpackReport
+from memvec.types import Document, UnpackReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Allow = Literal["identical", "precision", "relative"]
 OnError = Literal["fail", "skip", "partial"]
@@ -41,61 +44,82 @@ LOST = "what it held is not known: documents are missing, and of others an older
 
 @checked(allow=literal(Allow), on_error=literal(OnError))
 def unpack(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     output: str | Path,
     *,
     documents: Sequence[str] = (),
-    model: str | None = None,
     overwrite: bool = False,
     rename_collisions: bool = False,
     on_error: OnError = "fail",
-    batch: int | None = None,
-    device: str | None = None,
     allow: Allow = "identical",
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> UnpackReport:
-    """Write documents (all, or those that `documents` names, exactly or by pattern, see `memvec.filesystem.names`) below `output`, each verified before it is written.
+    """Write documents of a store into a folder. Each is compared with its digest before it is written.
 
-    When this returns, they are on disk, and each was read back by its name. Names that are one file on the file system
-    of `output`, such as README and readme, are a UsageError before the first write; with `rename_collisions` the second
-    becomes readme~2, and the report's `renamed` says so.
-    `model` is by default the one named in the store; it must have the store's fingerprint, or with `allow` a verdict as
-    near as that: what decodes to other bytes is an error all the same. Raises NotFoundError,
-    UsageError when a file is there and `overwrite` is not set, FingerprintError, StoreDamagedError, ReconstructionError;
-    of documents without whole content PartialError after the others are written, NoContentError when there is no other.
-    With `on_error` "skip" a document that is damaged, cannot be read, decodes to other bytes or has a name that the
-    system refuses is left out and named in the PartialError as well; with "partial" its right segments go to NAME.partial, what is missing to NAME.partial.json.
+    When this returns, the files are on disk, and each was read back by its name.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        output: The folder. It is made if it is not there.
+        documents: Names or patterns (see `memvec.filesystem.names`); by default all.
+        overwrite: Replace files that are there.
+        rename_collisions: If the file system takes two names for one, such as README and readme, write the second as
+            readme~2. The report's `renamed` names such documents.
+        on_error: "fail" stops at the first document that is damaged or decodes to other bytes. "skip" leaves it out and
+            goes on. "partial" also writes its right segments to NAME.partial, and what is missing to NAME.partial.json.
+        allow: How far the model may be from the one that packed, as `memvec.diff` says.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        What was written.
+
+    Raises:
+        NotFoundError: There is no such store, document or model.
+        UsageError: A file is there and `overwrite` is not set, or two names are one file. Nothing was written.
+        FingerprintError: The model is not the one that packed.
+        StoreDamagedError: The store is damaged.
+        ReconstructionError: A document decodes to other bytes.
+        PartialError: Documents were left out, and the others are written. It names each with the reason.
+        NoContentError: The documents have a memory and no content.
+        WriteError: The system refuses to write a file.
+
+    Example:
+        >>> report = memvec.unpack(store, tmp / "out", model=model)
+        >>> (tmp / "out" / report.files[0]).read_bytes() == memvec.cat(store, report.files[0], model=model)
+        True
     """
     begun = time.perf_counter()
-    folder = outside(output, "output", store)
+    path = path_of(store)
+    folder = outside(output, "output", path)
     choice = _choose(store, documents, on_error)
     names = [stored.document.name for stored in choice.whole]
     partial_names = [broken.document.name for broken in choice.broken if on_error == "partial"]
-    _check_places(folder, [*names, *partial_names], Path(store))
+    _check_places(folder, [*names, *partial_names], path)
     placed = file_names(folder, names, rename_collisions)
     _check_free(folder, list(placed.values()), overwrite)
-    decoder = Decoder(choice.store, model, batch, device, watch, Verdict[allow.upper()])
+    reader = _reader(store, choice, allow, opening)
     partial, skipped = list[str](), list(choice.skipped)
     with Landing(folder, placed, skip=on_error != "fail") as landing:
-        for stored, pieces, data in _restore(decoder, choice, on_error):
-            if isinstance(data, bytes):
-                landing.add(stored.document, data)
+        for restored in _restore(reader, choice, on_error):
+            if restored.data is not None:
+                landing.add(restored.document, restored.data)
                 continue
-            why = str(data)
+            why = str(restored.error)
             if on_error == "partial":
-                made, said = write_partial(folder, stored.document, pieces, [*placed.values(), *partial], overwrite)
+                taken = [*placed.values(), *partial]
+                made, said = write_partial(folder, restored.document, restored.pieces, taken, overwrite)
                 partial += made
                 why = f"{why} {said}"
-            skipped.append((stored.document.name, why))
+            skipped.append((restored.document.name, why))
         written = landing.finish()
     skipped += landing.refused
     report = UnpackReport(
         documents=len(written),
         bytes=sum(document.bytes for document in written),
-        tokens=decoder.progress.tokens_done,
+        tokens=reader.progress.tokens_done,
         seconds=round(time.perf_counter() - begun, 3),
         files=tuple(placed[document.name] for document in written),
-        escalated=decoder.escalated,
+        escalated=reader.retries.helped.total(),
         partial=tuple(partial),
         renamed={d.name: placed[d.name] for d in written if placed[d.name] != d.name},
     )
@@ -106,52 +130,86 @@ def unpack(
 
 @checked(allow=literal(Allow), on_error=choice("fail", "skip"))
 def read(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     documents: Sequence[str] = (),
     *,
-    model: str | None = None,
     on_error: Literal["fail", "skip"] = "fail",
-    batch: int | None = None,
-    device: str | None = None,
     allow: Allow = "identical",
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, verified bytes) of documents, all or by exact name or pattern (see `memvec.filesystem.names`), in order of name. Raises as `unpack` does."""
+    """Read documents of a store one after the other, in order of name. Each is compared with its digest first.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        documents: Names or patterns (see `memvec.filesystem.names`); by default all.
+        on_error: "fail" stops at the first document that is damaged or decodes to other bytes, "skip" leaves it out.
+        allow: How far the model may be from the one that packed, as `memvec.diff` says.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Yields:
+        Name and bytes of each document.
+
+    Raises:
+        NotFoundError: There is no such store, document or model.
+        FingerprintError: The model is not the one that packed.
+        StoreDamagedError: The store is damaged.
+        ReconstructionError: A document decodes to other bytes.
+        PartialError: Documents were left out. Raised behind the last one.
+        NoContentError: The documents have a memory and no content.
+
+    Example:
+        >>> {name: len(data) for name, data in memvec.read(store, model=model)} == {
+        ...     row.name: row.bytes for row in memvec.documents(store)
+        ... }
+        True
+    """
     choice = _choose(store, documents, on_error)
     skipped = list(choice.skipped)
-    decoder = Decoder(choice.store, model, batch, device, watch, Verdict[allow.upper()])
-    for stored, _, data in _restore(decoder, choice, on_error):
-        if isinstance(data, bytes):
-            yield stored.document.name, data
+    for restored in _restore(_reader(store, choice, allow, opening), choice, on_error):
+        if restored.data is not None:
+            yield restored.document.name, restored.data
         else:
-            skipped.append((stored.document.name, str(data)))
+            skipped.append((restored.document.name, str(restored.error)))
     if skipped:
         raise PartialError(skipped, rest="Everything else was read.")
 
 
 @checked()
-def cat(
-    store: str | Path,
-    document: str,
-    *,
-    model: str | None = None,
-    batch: int | None = None,
-    device: str | None = None,
-    watch: Watch = unwatched,
-) -> bytes:
-    """The verified bytes of the document of that name. Raises as `unpack` does."""
-    return content(Decoder(Store.open(store), model, batch, device, watch), document)
+def cat(store: str | Path | Store | Runtime, document: str, **opening: Unpack[Opening]) -> bytes:
+    """Read one document of a store. It is compared with its digest first.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        document: Its name.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        The bytes that were packed.
+
+    Raises:
+        NotFoundError: There is no such store, document or model.
+        FingerprintError: The model is not the one that packed.
+        StoreDamagedError: The store is damaged.
+        ReconstructionError: The document decodes to other bytes.
+        NoContentError: The document has a memory and no content.
+
+    Example:
+        >>> name = memvec.documents(store)[0].name
+        >>> type(memvec.cat(store, name, model=model))
+        <class 'bytes'>
+    """
+    return content(runtime_of(store, **opening), document)
 
 
-def content(decoder: Decoder, document: str) -> bytes:
-    """As `cat`, from the store of a decoder, which may have its model loaded already."""
-    live = decoder.store.documents()
+def content(runtime: Runtime, document: str) -> bytes:
+    """As `cat`."""
+    live = runtime.store.documents()
     if document not in live:
-        raise missing(decoder.store, document)
+        raise missing(runtime.store, document)
     whole, _ = _readable([live[document]])
-    ((_, _, data),) = _restore(decoder, _Choice(decoder.store, whole), "fail")
-    assert isinstance(data, bytes)  # what is wrong was raised
-    return data
+    (restored,) = _restore(Reader(runtime), _Choice(runtime.store, whole), "fail")
+    assert restored.data is not None  # an error was raised
+    return restored.data
 
 
 def missing(store: Store, name: str) -> NotFoundError:
@@ -178,8 +236,18 @@ def _is_version(store: Store, name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """A document read back: its bytes, or why there are none."""
+
+    document: Document
+    data: bytes | None
+    error: MemvecError | None
+    pieces: Sequence[Piece]
+
+
+@dataclass(frozen=True, slots=True)
 class _Choice:
-    """What is to come out of a store, and what cannot."""
+    """The documents to read, and those that cannot be read."""
 
     store: Store
     whole: Sequence[StoredDocument]
@@ -187,12 +255,12 @@ class _Choice:
     skipped: Sequence[tuple[str, str]] = ()  # (name, reason)
 
 
-def _choose(path: str | Path, asked: Sequence[str], on_error: OnError) -> _Choice:
+def _choose(store: str | Path | Store | Runtime, asked: Sequence[str], on_error: OnError) -> _Choice:
     if on_error == "fail":
-        store = Store.open(path)
-        whole, skipped = _readable(select(store, asked))
-        return _Choice(store, whole, (), skipped)
-    salvaged = open_salvaged(path)
+        opened = runtime_of(store).store
+        whole, skipped = _readable(select(opened, asked))
+        return _Choice(opened, whole, (), skipped)
+    salvaged = open_salvaged(path_of(store))
     broken, lost = salvaged.broken(), salvaged.lost
     try:
         chosen = select(salvaged, asked, broken)
@@ -222,37 +290,40 @@ def _readable(
     return whole, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
 
 
-def _restore(
-    decoder: Decoder, choice: _Choice, on_error: OnError
-) -> Iterator[tuple[StoredDocument, Sequence[Piece], bytes | MemvecError]]:
-    """(document, pieces, bytes or why there are none), compared with every digest on the way."""
-    for stored, pieces in decoder.documents(choice.whole):
-        try:
-            data: bytes | MemvecError = _joined(stored, pieces)
-        except ReconstructionError as error:
-            if on_error == "fail":
-                raise
-            data = error
-        yield stored, pieces, data
+def _reader(store: str | Path | Store | Runtime, choice: _Choice, allow: Allow, opening: Opening) -> Reader:
+    """A reader of the store that documents were chosen from."""
+    runtime = runtime_of(store, choice.store, **opening)
+    return Reader(runtime.reading(choice.store, allow=Verdict[allow.upper()]))
+
+
+def _restore(reader: Reader, choice: _Choice, on_error: OnError) -> Iterator[Restored]:
+    """Read the chosen documents. With `on_error` "fail" the first error is raised."""
+    for stored, pieces in reader.documents(choice.whole):
+        restored = _joined(stored, pieces)
+        if on_error == "fail" and restored.error is not None:
+            raise restored.error
+        yield restored
     for broken in choice.broken:
         rest = replace(
             broken.rest or StoredDocument(broken.document, (), False),
             records=_apart(broken.rest.records) if broken.rest and on_error == "partial" else (),
         )
-        for stored, pieces in decoder.documents([rest]):
-            yield stored, pieces, StoreDamagedError([broken.problem])
+        for stored, pieces in reader.documents([rest]):
+            yield Restored(stored.document, None, StoreDamagedError([broken.problem]), pieces)
 
 
-def _joined(stored: StoredDocument, pieces: Sequence[Piece]) -> bytes:
-    """The bytes of a document. ReconstructionError."""
-    for piece in pieces:
-        if problem := piece.mismatch():
-            raise problem
+def _joined(stored: StoredDocument, pieces: Sequence[Piece]) -> Restored:
+    """Join the pieces of a document and compare them with its digest."""
+    document = stored.document
+    error = next((piece.error for piece in pieces if piece.error is not None), None)
+    if error is not None:
+        return Restored(document, None, error, pieces)
     data = b"".join(piece.data for piece in pieces)
     found = hashlib.sha256(data).hexdigest()
-    if found != stored.document.sha256:
-        raise ReconstructionError(stored.document.name, "(all joined)", stored.document.sha256, found)
-    return data
+    if found != document.sha256:
+        error = ReconstructionError(document.name, "(all joined)", document.sha256, found)
+        return Restored(document, None, error, pieces)
+    return Restored(document, data, None, pieces)
 
 
 def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:

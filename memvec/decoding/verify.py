@@ -9,13 +9,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memvec.arguments import anything, checked
-from memvec.decoding.reader import RECORDS_AT_ONCE, Decoder, Piece
+from memvec.decoding.reader import RECORDS_AT_ONCE, Piece, Reader
 from memvec.errors import ReadError, StoreDamagedError, UsageError
-from memvec.progress import Progress, Watch, unwatched
-from memvec.store.store import PARSE_ERRORS, RecordRef, Store, StoredDocument, problem, unreadable
+from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
+from memvec.progress import Progress, Watch
+from memvec.store.problems import PARSE_ERRORS, problem
+from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Kind, Problem
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FEW_AT_ONCE = 32  # records
 
@@ -42,40 +48,59 @@ class VerifyReport:
 
 @checked(sample=anything)
 def verify(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     *,
     decode: bool = False,
     sample: str | int | None = None,
     seed: int = 0,
     max_seconds: float | None = None,
-    model: str | None = None,
-    batch: int | None = None,
-    device: str | None = None,
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> VerifyReport:
-    """Check every file, digest and record of a store; with `decode`, decode all content and compare it too.
+    """Check every file, digest and record of a store, and with `decode` its content too. Damage is reported, not raised.
 
-    `sample` is how many records are decoded, a number or a share as "5%", drawn by `seed`; raw ones are all compared.
-    After `max_seconds` it stops where it is. What is wrong is in the report's `problems`, all of it. Raises only
-    NotFoundError, FormatTooNewError, UsageError, ReadError for the manifest and, with `decode`, FingerprintError.
+    Without `decode` no model is loaded. The files are read anew, also if `store` was opened before.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        decode: Decode all content and compare it with its digests.
+        sample: How many records to decode, as a number or as a share such as "5%"; by default all. Raw records are always
+            compared.
+        seed: Chooses the sample.
+        max_seconds: Stop after this time and report what was checked until then.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        What was checked, and every problem that was found.
+
+    Raises:
+        NotFoundError: There is no store, or with `decode` no model.
+        FingerprintError: With `decode`: the model is not the one that packed.
+        FormatTooNewError: A newer memvec made the store.
+        ReadError: The system refuses to read the manifest.
+        UsageError: The arguments do not go together.
+
+    Example:
+        >>> memvec.verify(store).ok
+        True
+        >>> memvec.verify(store, decode=True, sample=2, model=model).problems
+        ()
     """
     begun = time.perf_counter()
     _check(decode, sample, max_seconds)
     try:
-        opened = Store.open(store)
+        opened = Store.open(path_of(store))
     except StoreDamagedError as error:
         return VerifyReport(False, 0, 0, 0, (), 0, round(time.perf_counter() - begun, 3), error.problems)
-    run = _Run(opened, None if max_seconds is None else begun + max_seconds, watch)
-    decoder = Decoder(opened, model, batch, device, run.watch_time)
+    runtime = runtime_of(store, opened, **opening)
+    run = _Run(opened, None if max_seconds is None else begun + max_seconds, runtime.watch)
+    reader = Reader(runtime.reading(opened, run.watch_time))
     versions: list[StoredDocument] = []
     try:
         run.structure()
         versions = opened.versions() if not run.problems else []
-        run.contents(
-            decoder,
-            _parts(opened, versions, decode, sample, seed, run.at_once(decoder, decode), max_seconds is not None),
-            decode,
-        )
+        at_once = run.at_once(reader, decode)
+        parts = _parts(opened, versions, decode, sample, seed, at_once, shuffled=max_seconds is not None)
+        run.contents(reader, parts, decode)
     except _TimeIsUp:
         pass
     decodable = sum(len(v.records) for v in versions)
@@ -91,7 +116,7 @@ def verify(
         context_records=sum(len(v.memory) + len(v.unjoined) for v in versions),
         checked=run.checked,
         decodable=decodable,
-        escalated=decoder.escalated,
+        escalated=reader.retries.helped.total(),
         sampled=sample is not None,
         partial=not run.finished or (decode and run.decoded < decodable),
     )
@@ -123,11 +148,11 @@ class _Run:
     decoded: int = 0
     finished: bool = False
 
-    def at_once(self, decoder: Decoder, decode: bool) -> int:
+    def at_once(self, reader: Reader, decode: bool) -> int:
         """Records taken together: few where time may run out, as those that are not finished do not count."""
         if self.until is not None:
             return FEW_AT_ONCE
-        return decoder.at_once if decode else RECORDS_AT_ONCE  # to know the device is to load torch
+        return reader.at_once if decode else RECORDS_AT_ONCE  # to know the device is to load torch
 
     def watch_time(self, progress: Progress) -> None:
         """As `watch`, with an end."""
@@ -146,7 +171,7 @@ class _Run:
                 self.problems += error.problems
                 continue
             except ReadError as error:
-                self.problems.append(unreadable(entry.path, error))
+                self.problems.append(problem(entry.path, error))
                 continue
             for row in range(len(shard)):
                 if row % 1024 == 0:
@@ -163,18 +188,18 @@ class _Run:
             except StoreDamagedError as error:
                 self.problems += error.problems
             except ReadError as error:
-                self.problems.append(unreadable(keys.path, error))
+                self.problems.append(problem(keys.path, error))
 
-    def contents(self, decoder: Decoder, parts: Sequence[_Part], decode: bool) -> None:
+    def contents(self, reader: Reader, parts: Sequence[_Part], decode: bool) -> None:
         """Every record that gives other bytes than were packed, and every document whose records do not join to it."""
         joined, wrong, left = hashlib.sha256(), False, len(parts)
         self.finished = not left
         chosen = [replace(part.version, records=part.records) for part in parts]
         try:
-            for part, (_, pieces) in zip(parts, decoder.documents(chosen, self.at_once(decoder, decode)), strict=True):
+            for part, (_, pieces) in zip(parts, reader.documents(chosen, self.at_once(reader, decode)), strict=True):
                 if part.begins:
                     joined, wrong = hashlib.sha256(), False
-                bad = [piece for piece in pieces if piece.mismatch()]
+                bad = [piece for piece in pieces if piece.error]
                 self.problems += [self._wrong(part.version, piece) for piece in bad]
                 self.decoded += len(pieces) if decode else 0
                 wrong = wrong or bool(bad)
@@ -193,9 +218,9 @@ class _Run:
     def _wrong(self, version: StoredDocument, piece: Piece) -> Problem:
         place = f"{self.store.manifest.shards[piece.ref.shard].path} record {piece.ref.row}"
         why = f"{version.document.name}: gives other bytes than were packed"
-        if piece.failure is not None:
-            at = "" if piece.failure.position is None else f"token {piece.failure.position}: "
-            why += f" ({', then '.join(piece.failure.tried)}; {at}{piece.failure.evidence})"
+        if piece.error is not None and piece.error.tried:
+            at = "" if piece.error.position is None else f"token {piece.error.position}: "
+            why += f" ({', then '.join(piece.error.tried)}; {at}{piece.error.evidence})"
         return Problem(place, "wrong_text", why)
 
 

@@ -23,8 +23,10 @@ from memvec.errors import UsageError
 from memvec.evaluation.capacity_report import Capacity, Held, Stage
 from memvec.evaluation.samples import passages
 from memvec.evaluation.samples import random_words as drawn_words
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
+from memvec.lm.load import in_float32, load
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings, check_fields
 from memvec.training.allocator import keeping_memory
@@ -94,7 +96,7 @@ def capacity(
         raise UsageError(f"a text is named {RANDOM!r}, as drawn words are in the result. Rename it.")
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
-    fast = FrozenLM(folder, kind, device)
+    fast = load(folder, kind, device)
     exact = in_float32(fast, folder)
     held: list[Held] = []
     finished = True
@@ -153,7 +155,7 @@ class _Filling:
         self.rows = vectors + len(fast.anchor) * settings.anchor
         rate = settings.learning_rate
         stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))  # so that the last is whole, too
-        # No margin is asked for beyond the engine's own reserve: what counts is the argmax. A fit stops at half its cap.
+        # Only the argmax decides, so no margin is needed beyond the engine's own reserve. A fit stops at half its cap.
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
             cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,
@@ -193,15 +195,15 @@ class _Filling:
 
     def _grow(self, trial: _Trial, fitted: Fitted) -> bool:
         """Take note of a fit; whether there is another try: of a longer beginning where it was held, from its vectors."""
-        task = fitted.task
-        trial.steps, trial.token_steps, trial.seconds = task.steps, task.token_steps, task.seconds
+        task, cost = fitted.task, fitted.cost
+        trial.steps, trial.token_steps, trial.seconds = cost.steps, cost.token_steps, cost.seconds
         trial.stages += (_stage(fitted),)
         held = fitted.corrections <= self.first.settings.enough(len(task.ids))
         if held:
             trial.best, trial.last = fitted, None
         elif trial.last is None or _promised(fitted) > _promised(trial.last):
             trial.last = fitted
-        if task.steps >= self.settings.steps or (held and len(task.ids) == len(trial.ids)):
+        if cost.steps >= self.settings.steps or (held and len(task.ids) == len(trial.ids)):
             return False
         length = len(task.ids)
         if held:
@@ -210,8 +212,8 @@ class _Filling:
             length = max(LEAST_GROWTH, _promised(fitted))
         # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
         start = torch.from_numpy(fitted.vectors).float()
-        most = min(self.first.settings.max_steps, self.settings.steps - task.steps)
-        self.later.add([replace(task, ids=trial.ids[:length], start=start, most=most)])
+        most = min(self.first.settings.max_steps, self.settings.steps - cost.steps)
+        self.later.add([replace(task, ids=trial.ids[:length], start=start, most=most, spent=cost)])
         return True
 
     def _judge(self, trial: _Trial) -> Held:
@@ -235,8 +237,8 @@ class _Filling:
             nats_before=sum(before[:tokens]),
             nats_after=sum(after[:tokens]),
             steps=trial.steps,
-            token_steps=trial.token_steps + sum(fitted.task.token_steps for fitted in trial.others),
-            seconds=trial.seconds + sum(fitted.task.seconds for fitted in trial.others),
+            token_steps=trial.token_steps + sum(fitted.cost.token_steps for fitted in trial.others),
+            seconds=trial.seconds + sum(fitted.cost.seconds for fitted in trial.others),
             exhausted=tokens == len(trial.ids),
             stages=trial.stages,
             others=tuple(_stage(fitted) for fitted in trial.others),
@@ -244,8 +246,8 @@ class _Filling:
 
 
 def _stage(fitted: Fitted) -> Stage:
-    task = fitted.task
-    return Stage(len(task.ids), fitted.corrections, task.steps, task.token_steps)
+    cost = fitted.cost
+    return Stage(len(fitted.task.ids), fitted.corrections, cost.steps, cost.token_steps)
 
 
 def _promised(fitted: Fitted) -> int:

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from memvec import arguments, off_topic
 from memvec.arguments import BYTES, checked, instance, path_or, several
-from memvec.decoding.reader import Decoder
 from memvec.decoding.unpack import content
 from memvec.errors import NotFoundError, UsageError
 from memvec.evaluation.answers import Prompt, right
@@ -28,14 +28,18 @@ from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, interval, per_token, share
 from memvec.evaluation.questions import Question, read_questions
 from memvec.identity.fingerprint import check_fingerprint
+from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Row, embedded, score
 from memvec.memory.memory import load
 from memvec.memory.prompt import tensor
-from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.progress import Progress, enter
 from memvec.store.store import Store, StoredDocument
 from memvec.templates.template import frame
 from memvec.types import Document, Kind
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 COMPANY = (2, 4, 8)  # memories in front at once
 FRONTS = ("none", "text", "memory")  # tried off-topic
@@ -92,17 +96,15 @@ class _Subject:
 
 @checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice("auto", "chat", "text", "plain"))
 def evaluate(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     questions: str | Path | Sequence[Question],
     *,
     texts: Mapping[str, bytes] | None = None,
     exact: str | Path | None = None,
-    model: str | None = None,
-    device: str | None = None,
     template: str = "text",
     off_topic: bool = True,
     seed: int = 0,
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> Evaluation:
     """Judge the context vectors of `store` by questions about its documents.
 
@@ -112,17 +114,17 @@ def evaluate(
     ConditioningError, FingerprintError.
     """
     asked = read_questions(questions) if isinstance(questions, str | Path) else list(questions)
-    progress = Progress(stage="reading the documents")
-    watch(progress)
-    opened, control = Store.open(store), Store.open(exact or store)
+    runtime = runtime_of(store, **opening)
+    progress, opened = Progress(), runtime.store
+    enter("reading the documents", progress, runtime.watch)
+    control = opened if exact is None else Store.open(exact)
     check_fingerprint(opened.manifest.fingerprint, control.manifest.fingerprint)
     live = opened.documents()
     names = [name for name in dict.fromkeys(q.document for q in asked) if name in live]
     if not names:
-        raise NotFoundError(f"no question is about a document of {str(store)!r}. `memvec list` shows the names.")
-    decoder = Decoder(opened, model, None, device, watch)
-    given = {name: _text(decoder, live[name], texts) for name in names}
-    lm = decoder.load()
+        raise NotFoundError(f"no question is about a document of {str(opened.path)!r}. `memvec list` shows the names.")
+    given = {name: _text(runtime, live[name], texts) for name in names}
+    lm = runtime.lm
     subjects = [
         _Subject(
             name=name,
@@ -139,10 +141,10 @@ def evaluate(
     trial = _Trial(lm, subjects, template, off_topic, seed)
     progress.documents = len(subjects)
     for number, subject in enumerate(subjects):
-        enter("asking", progress, watch)
+        enter("asking", progress, runtime.watch)
         trial.ask(number, subject)
         progress.documents_done += 1
-    enter("timing", progress, watch)
+    enter("timing", progress, runtime.watch)
     elsewhere = sum(question.document not in live for question in asked)
     return replace(trial.report(_write_seconds(opened, names)), elsewhere=elsewhere)
 
@@ -262,14 +264,14 @@ class _Trial:
         return self.before, text, subject.memory, embedded(self.lm, row.ids[: row.start])
 
 
-def _text(decoder: Decoder, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
+def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
     """The text of a document, given or else decoded; UsageError unless it is what was packed and is text."""
     name = stored.document.name
     if texts is None and not stored.complete:
         raise UsageError(f"the store holds no content of {name!r}. Give the texts of all documents in texts=….")
     if texts is not None and name not in texts:
         raise UsageError(f"the text of {name!r} was not given. Give the texts of all documents or of none.")
-    data = texts[name] if texts is not None else content(decoder, name)
+    data = texts[name] if texts is not None else content(runtime, name)
     if hashlib.sha256(data).hexdigest() != stored.document.sha256:
         raise UsageError(f"the text given of {name!r} is not the one that was packed. Give the packed one.")
     try:

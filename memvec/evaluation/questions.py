@@ -21,7 +21,22 @@ MOST_BLANK_WORDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about a document, and its right answer."""
+    """A question about a document, with its right answer.
+
+    `memvec.pack` trains memories on questions, `memvec.evaluate` tests memories with them.
+
+    Attributes:
+        document: The name of the document.
+        question: The question, as a user would ask it.
+        answer: The right answer.
+
+    Raises:
+        UsageError: One of the three is no text, or has no words.
+
+    Example:
+        >>> memvec.Question("harbour.txt", "When do the pilots row out?", "at six").answer
+        'at six'
+    """
 
     document: str
     question: str

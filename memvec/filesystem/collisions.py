@@ -63,7 +63,7 @@ def _colliding(folder: Path, names: Sequence[str]) -> dict[str, str]:
     try:
         return {name: other for group in doubtful for name, other in _asked(scratch, group, named)}
     except OSError as error:
-        raise files.refused(place, error) from error
+        raise files.write_error(place, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -120,7 +120,7 @@ class Landing:
             self._make_folder(self.folder)
             staging.mkdir()
         except OSError as error:
-            raise files.refused(self.folder, error) from error
+            raise files.write_error(self.folder, error) from error
         return staging
 
     def _land(self) -> None:
@@ -159,11 +159,11 @@ class Landing:
         folders = sorted(self._folders)
         for folder, failed in zip(folders, _each(files.sync_folder, folders), strict=True):
             if failed is not None:
-                raise files.refused(folder, failed) from failed
+                raise files.write_error(folder, failed) from failed
 
     def _refuse(self, document: Document, target: Path, error: OSError, skipped: Collection[int]) -> None:
         if not self.skip or error.errno not in skipped:
-            raise error if isinstance(error, WriteError) else files.refused(target, error) from error
+            raise error if isinstance(error, WriteError) else files.write_error(target, error) from error
         self.refused.append((document.name, f"could not write {str(target)!r}: {error.strerror or error}"))
 
 

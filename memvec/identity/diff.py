@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from memvec.arguments import checked
+from memvec.arguments import RUNNING, checked
 from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.resolve import lasting_name, resolve
 from memvec.guard import loading_alone
 from memvec.identity.fingerprint import compared
-from memvec.identity.verdict import OUTPUTS, Comparison, Verdict, stored_identity
-from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.identity.runtime import Running, Runtime, runtime_of
+from memvec.identity.verdict import OUTPUTS, Comparison, Verdict
 from memvec.store.store import Store
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-@checked()
+
+@checked(opening=RUNNING)
 def diff(
-    store: str | Path, model: str, *, probe: bool = True, device: str | None = None, watch: Watch = unwatched
+    store: str | Path | Store | Runtime, model: str, *, probe: bool = True, **opening: Unpack[Running]
 ) -> Comparison:
-    """A store's model and `model`, compared. NotFoundError, StoreDamagedError, UnsupportedModelError.
+    """Compare the model that packed a store with another one.
 
-    With `probe` the model is loaded where that can tell more: where nothing but its weights differ and the store knows
-    what its own model said.
+    Args:
+        store: The store, or what `memvec.open` returns.
+        model: The other model by name, folder, GGUF file or hub id.
+        probe: Load the model and compare its answers, where nothing but its weights differ and the store holds the
+            answers of its own model.
+        **opening: As in `memvec.open`: device, watch.
+
+    Returns:
+        The verdict, and what differs.
+
+    Raises:
+        NotFoundError: There is no store or no such model.
+        StoreDamagedError: The store is damaged.
+        UnsupportedModelError: memvec cannot use the model.
+
+    Example:
+        >>> memvec.diff(store, model).verdict.value
+        'identical'
     """
-    stored = stored_identity(Store.open(store).manifest)
-    progress = Progress()
-    folder = resolve(model, lambda message: enter(message, progress, watch))
-    enter("fingerprinting the model", progress, watch)
+    runtime = runtime_of(store, **opening)
+    stored, notify = runtime.identity, runtime.notify
+    folder = resolve(model, notify)
+    notify("fingerprinting the model")
     found = identify_folder(folder, source=lasting_name(model))
     made = compared(stored, found, folder)
     open_question = made.verdict in (Verdict.RELATIVE, Verdict.UNTOLD)
@@ -36,9 +56,10 @@ def diff(
         import torch
 
         from memvec.identity.probe import probed
-        from memvec.lm.frozen import FrozenLM, pick_device
+        from memvec.lm.device import pick_device
+        from memvec.lm.load import load
 
-    enter("loading the model", progress, watch)
-    lm = FrozenLM(folder, torch.float32, pick_device(device))
-    enter("asking the model", progress, watch)
+    notify("loading the model")
+    lm = load(folder, torch.float32, pick_device(runtime.device))
+    notify("asking the model")
     return compared(stored, probed(found, lm, stored.probe), folder)

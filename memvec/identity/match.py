@@ -35,21 +35,29 @@ def load_lm(
     notify: Notify = silent,
     allow: Verdict = Verdict.IDENTICAL,
 ) -> FrozenLM:
-    """The model of a fingerprint in float32, the numerics stores are certified in. NotFoundError, FingerprintError.
+    """Find the model of a fingerprint, compare it and load it in float32, in which all stores are certified.
 
-    `model` is by default the one that the fingerprint names. With another `allow` a model of that verdict is given too.
-    Other callers share it, so do not change it.
+    Other callers share the model, so do not change it.
+
+    Args:
+        expected: What the model is compared with.
+        model: The model by name, folder, GGUF file or hub id; by default the one that the fingerprint names.
+        device: Torch device; by default CUDA where there is one.
+        notify: Told what takes long.
+        allow: The farthest verdict that is accepted. The model is loaded before it is compared where this is not IDENTICAL.
+
+    Raises:
+        NotFoundError: The model is not here.
+        FingerprintError: It is another one.
+        OutOfMemoryError: It does not fit into memory.
     """
+    known = _known(expected)
+    if allow is Verdict.IDENTICAL:
+        return load_found(find_model(known, model, notify), known, device, notify)
     with loading_alone():  # the first import of torch
         import torch
 
-        from memvec.lm.frozen import pick_device
-
-    chosen, known = pick_device(device), _known(expected)
-    if allow is Verdict.IDENTICAL:
-        folder = find_model(known, model, notify)
-        notify("loading the model")
-        return shared(folder, torch.float32, chosen, known.fingerprint.id)
+        from memvec.lm.device import pick_device
     from memvec.checkpoints.identify import identify_folder
     from memvec.identity.probe import probed
 
@@ -57,11 +65,22 @@ def load_lm(
     folder = resolve(model, notify) if model else folder_named(name, notify)
     notify("loading the model")
     found = identify_folder(folder, name)
-    lm = shared(folder, torch.float32, chosen, found.fingerprint.id)
+    lm = shared(folder, torch.float32, pick_device(device), found.fingerprint.id)
     made = compare(known, probed(found, lm, known.probe))
     if not made.verdict.within(allow):
         raise made.error()
     return lm
+
+
+def load_found(folder: Path, known: Identity, device: str | None = None, notify: Notify = silent) -> FrozenLM:
+    """Load the model in a folder that `find_model` returned for `known`, as `load_lm` does. UsageError for the device."""
+    with loading_alone():  # the first import of torch
+        import torch
+
+        from memvec.lm.device import pick_device
+    chosen = pick_device(device)
+    notify("loading the model")
+    return shared(folder, torch.float32, chosen, known.fingerprint.id)
 
 
 def find_model(expected: Fingerprint | Identity, model: str | None = None, notify: Notify = silent) -> Path:
@@ -82,7 +101,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
 
     A folder whose files have changed since is loaded anew. OutOfMemoryError, NotFoundError.
     """
-    from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
     where = str(folder.resolve())
     with readable(folder):
@@ -97,7 +116,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
             for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
                 del _models[old]
             _trim(MOST_MODELS - 1)  # before loading: memory need not hold one more
-        lm = FrozenLM(folder, dtype, device)
+        lm = load(folder, dtype, device)
         if identity_cache.stamp(folder) == stamp:  # else it may be of files that were not compared
             with _models_lock():
                 _models[key] = lm

@@ -13,7 +13,7 @@ from torch import Tensor
 from memvec.identity.verdict import OUTPUTS
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics
-from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Identity
 
 TEXT = (
@@ -73,11 +73,11 @@ def probed(found: Identity, lm: FrozenLM, like: Mapping[str, Any]) -> Identity:
     return replace(found, probe={**found.probe, **numeric_probe(lm, like)})
 
 
-def remember(store: Store, lm: FrozenLM) -> None:
+def remember(transaction: Transaction, lm: FrozenLM) -> None:
     """Keep the model's probe with the store's next commit, where it has none and the model is in float32."""
-    state = store.manifest
+    state = transaction.store.manifest
     if lm.dtype == torch.float32 and not all(part in state.probe for part in OUTPUTS):
-        store.manifest = replace(state, probe={**state.probe, **numeric_probe(lm)})
+        transaction.explain(state.tensors, {**state.probe, **numeric_probe(lm)})
 
 
 def _fits(like: Mapping[str, Any], vocabulary: int) -> bool:

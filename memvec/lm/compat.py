@@ -1,14 +1,23 @@
-"""What transformers calls what a model keeps of positions it has read.
+"""Everything in `lm` that depends on the version of transformers: caches, and rotary positions that a pass changes.
 
-It is `cache` from 5.24 on; before that it was `past_key_values`, and `cache_params` in state-space models.
+A cache is what a model keeps of the positions it has read. transformers calls it `cache` from 5.24 on. Before that it was
+`past_key_values`, and `cache_params` in state-space models.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
+import types
 from typing import Any
 
+from torch import Tensor
+
+from memvec.guard import Lock
+
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
+
+_one_at_a_time = Lock()
 
 
 def cache_argument(model: Any) -> str:
@@ -22,6 +31,34 @@ def cache_of(output: Any) -> Any:
     return next(output[name] for name in CACHE_NAMES if name in output)
 
 
+def empty_cache() -> Any:
+    """An empty cache of plain layers. Those of sliding windows would drop keys that rows of other lengths still see."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def branched(cache: Any, owner: Tensor) -> Any:
+    """A cache with the rows owner (R,) of another one. Differentiable. Without another one it is empty."""
+    branches = empty_cache()
+    for number, layer in enumerate(cache.layers if cache is not None else ()):
+        branches.update(layer.keys[owner], layer.values[owner], number)
+    return branches
+
+
+def repeated(cache: Any, rows: int) -> Any:
+    """A copy of a cache of one row, with that row `rows` times."""
+    fresh = copy.deepcopy(cache)
+    fresh.batch_repeat_interleave(rows)
+    return fresh
+
+
+def cache_bytes(cache: Any) -> int:
+    """Size of a cache's keys and values [bytes]."""
+    kept = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
 def recurrent(model: Any) -> bool:
     """Is it a state-space model: a state of one size instead of keys and values?"""
     return (
@@ -33,3 +70,32 @@ def recurrent(model: Any) -> bool:
 def sliding(cache: Any) -> bool:
     """Does a layer of a cache count positions in a window, padding among them?"""
     return any(getattr(layer, "is_sliding", False) for layer in cache.layers)
+
+
+def isolate(model: Any) -> None:
+    """Let each forward pass of `model` choose its rotary frequencies alone, from the model's own.
+
+    Models of the rope types "dynamic" and "longrope" choose their frequencies by the length of what they read, and keep
+    them on the module. Without this, another thread's pass would run with them.
+    """
+    for module in model.modules():
+        if any("dynamic" in kind or kind == "longrope" for kind in _rope_types(module).values()):
+            module.forward = types.MethodType(_rotate, module)  # a bound method: a deep copy of the model has its own
+
+
+def _rotate(self: Any, *given: Any, **named: Any) -> Any:
+    with _one_at_a_time():
+        for prefix, kind in _rope_types(self).items():
+            if "dynamic" in kind:  # it grows with the longest text so far: begin again
+                name = f"{prefix}inv_freq"
+                setattr(self, name, getattr(self, f"{prefix}original_inv_freq").to(getattr(self, name).device))
+                setattr(self, f"{prefix}max_seq_len_cached", self.original_max_seq_len)
+        return type(self).forward(self, *given, **named)
+
+
+def _rope_types(module: Any) -> dict[str, str]:
+    """The rope type of each kind of layer, by the prefix of its attributes."""
+    kinds = getattr(module, "rope_type", None)
+    if isinstance(kinds, dict):
+        return {f"{layer}_": str(kind) for layer, kind in kinds.items()}
+    return {} if kinds is None else {"": str(kinds)}

@@ -7,23 +7,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from memvec.causes import enough_memory, out_of_memory, readable
-from memvec.checkpoints.files import quiet
-from memvec.errors import UsageError
-from memvec.guard import loading_alone
-from memvec.lm.compat import cache_argument, cache_of, recurrent
+from memvec.errors import UnsupportedModelError
+from memvec.lm import compat
 from memvec.lm.compile import Fused
-from memvec.lm.rotary import isolate
-from memvec.lm.supported import check_config, check_model, open_embeddings, tied
 
 LEAD = "\n"  # what stands before texts whose tokenizer would change a space at their start
 
@@ -43,53 +36,31 @@ class FrozenLM:
     pack has its own.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
-        """Load the checkpoint in `folder` as `dtype` onto `device`, one thread at a time. OutOfMemoryError."""
-        with (
-            loading_alone(),
-            enough_memory(f"load {str(folder)!r} as {str(dtype).removeprefix('torch.')} onto {device}"),
-        ):
-            self._load(folder, dtype, device)
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        """Wrap a model of transformers that is frozen and in eval mode. `load.load` makes one of a checkpoint.
 
-    def _load(self, folder: Path, dtype: torch.dtype, device: str) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from memvec.lm import attention  # imports transformers
-
-        check_config(folder)
-        with quiet(), readable(folder):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation=attention.register(),
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-        isolate(tied(self.model).eval().requires_grad_(False).to(device))
-        self.dtype = dtype
-        self.device = torch.device(device)
-        self.recurrent, self._cache = recurrent(self.model), cache_argument(self.model)
-        if self.recurrent and dtype != torch.float32:
-            self.model.float()  # transformers' scan of states multiplies float32 with the weights as they are
-            self.dtype = torch.float32
-        inputs, head = open_embeddings(self.model)
+        Raises:
+            UnsupportedModelError: The model hides its embeddings or its LM head.
+        """
+        self.model, self.tokenizer = model, tokenizer
+        self.recurrent, self._cache = compat.recurrent(model), compat.cache_argument(model)
+        inputs, head = open_embeddings(model)
         self.table: Tensor = inputs.weight  # (V, D)
+        self.dtype, self.device = self.table.dtype, self.table.device
         # A bias stands as one more column, for which hidden states have a 1: then logits are a product for every model.
         self._biased = getattr(head, "bias", None) is not None and bool(head.bias.any())
         self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
         self.vocabulary, self.width = self.table.shape
         # Fast tokenizers keep how they split special tokens as a setting: with one for each way, no call changes it.
-        self._splitter = copy.deepcopy(self.tokenizer)
-        self._lead = _lead(self._splitter)
-        _ids(self._splitter, LEAD), self.tokenizer(LEAD)  # sets what else a first call sets
-        check_model(self)
+        self.splitter = copy.deepcopy(tokenizer)
+        self._lead = _lead(self.splitter)
+        _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
         self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?
-        self.fused = Fused(self.model.base_model, on=self.graphs)
+        self.fused = Fused(model.base_model, on=self.graphs)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added and special look-alikes split like any text."""
-        ids = _ids(self._splitter, LEAD + text if self._lead else text)
+        ids = _ids(self.splitter, LEAD + text if self._lead else text)
         return ids[len(self._lead) :]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -103,8 +74,7 @@ class FrozenLM:
         if self.recurrent:
             return 0
         _, cache = self.start(torch.zeros(1, 1, self.width, dtype=self.dtype, device=self.device))
-        kept = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        return compat.cache_bytes(cache)
 
     @functools.cached_property
     def anchor(self) -> Tensor:
@@ -132,29 +102,20 @@ class FrozenLM:
         if self.recurrent:
             return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        from transformers import DynamicCache
-
-        # An empty cache of plain layers: those of sliding windows drop keys that rows of other lengths still see.
-        kept = DynamicCache()
+        kept = compat.empty_cache()
         where = {"attention_mask": mask, "position_ids": positions, self._cache: kept}
         self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
         return kept
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
         """A cache of rows owner (R,) of another, or of none; the gradient is kept but for recurrent models."""
-        from transformers import DynamicCache
-
         if self.recurrent:
-            return cache and cache_of(
+            return cache and compat.cache_of(
                 self.model.base_model(
                     inputs_embeds=cache.embeds[owner], attention_mask=cache.mask[owner], use_cache=True
                 )
             )
-
-        branches = DynamicCache()
-        for number, layer in enumerate(cache.layers if cache is not None else ()):
-            branches.update(layer.keys[owner], layer.values[owner], number)
-        return branches
+        return compat.branched(cache, owner)
 
     def hidden_behind(self, cache: Any, held: Tensor, owner: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Last hidden states (R, L, D) of rows of ids (R, L) behind the prefixes that `prefill` ran. Differentiable.
@@ -183,7 +144,7 @@ class FrozenLM:
         """(logits of the next token (B, V), cache) after input embeddings (B, L, D), in an empty `cache` if one is given."""
         where = {} if cache is None else {self._cache: cache}
         out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **where)
-        return out.logits[:, -1], cache_of(out)
+        return out.logits[:, -1], compat.cache_of(out)
 
     @torch.inference_mode()
     def advance(
@@ -198,7 +159,18 @@ class FrozenLM:
         if mask is not None and not self.recurrent:
             where |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
         out = self.model(input_ids=ids[:, None], use_cache=True, **where)
-        return out.logits[:, -1], cache_of(out)
+        return out.logits[:, -1], compat.cache_of(out)
+
+
+def open_embeddings(model: Any) -> tuple[Any, Any]:
+    """Return the modules of a model's input embeddings and of its LM head. UnsupportedModelError if it hides them."""
+    try:
+        found = model.get_input_embeddings(), model.get_output_embeddings()
+        if all(isinstance(getattr(module, "weight", None), Tensor) for module in found):
+            return found
+    except (NotImplementedError, AttributeError):  # transformers raises the first for models without such a module
+        pass
+    raise UnsupportedModelError(f"{model.config.model_type} models hide their embeddings or their LM head")
 
 
 def _lead(tokenizer: Any) -> list[int]:
@@ -223,43 +195,3 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:
     text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return text
-
-
-def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
-    """The LM of `folder` that certifies what was fitted with `lm`: `lm` itself where it is float32 already."""
-    return lm if lm.dtype == torch.float32 else FrozenLM(folder, torch.float32, str(lm.device))
-
-
-def fast_dtype(device: str = "cpu") -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware, else float32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes of a GPU's memory that a program can still take, those that torch keeps for it among them."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + kept
-
-
-def pick_device(name: str | None) -> str:
-    """`name` if there is such a device, by default cuda or else cpu. UsageError otherwise."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.ones(1, device=name).sum().item()  # a device that cannot compute shows it here
-    except (RuntimeError, AssertionError) as error:
-        if out_of_memory(error):
-            raise
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
-    return name
-
-
-def pick_dtype(name: str | None, device: str) -> torch.dtype:
-    """The dtype to fit in: `name`, by default bfloat16 where it is fast. UsageError for any other."""
-    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32, None: fast_dtype(device)}
-    if name not in kinds:
-        raise UsageError(f"dtype is {name!r}, expected bfloat16 or float32.")
-    return kinds[name]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from memvec.chunks import chunked, slices
+
 LOGITS_AT_ONCE = 3 << 22  # elements of one chunk of logits, about; bounds memory whatever the batch
 LOGITS_AT_ONCE_GPU = 1 << 27
 BLOCK = 64  # rows of a chunk come in multiples of this, which matrix products like
@@ -45,9 +47,7 @@ def head_pass(
     nats = hidden.new_empty(len(targets), dtype=torch.float32)
     margin = torch.empty_like(nats)
     grad = torch.empty_like(hidden if gradient else hidden[:0])
-    size = chunk_rows(head)
-    for begin in range(0, len(targets), size):
-        rows = slice(begin, begin + size)
+    for rows in slices(len(targets), chunk_rows(head)):
         found = (weigh or weigh_in_place)(hidden[rows] @ head.T, targets[rows, None])
         nats[rows], margin[rows] = found.nats[:, 0], found.margin[:, 0]
         if gradient:
@@ -99,9 +99,8 @@ class TeacherPass:
 def teacher_pass(hidden: Tensor, head: Tensor, likeliest: int) -> TeacherPass:
     """The K = `likeliest` best tokens and their log-probabilities at hidden states (T, D)."""
     ids, values = [], []
-    size = chunk_rows(head)
-    for begin in range(0, len(hidden), size):
-        best = (hidden[begin : begin + size] @ head.T).float().log_softmax(1).topk(likeliest)
+    for part in chunked(hidden, chunk_rows(head)):
+        best = (part @ head.T).float().log_softmax(1).topk(likeliest)
         ids.append(best.indices)
         values.append(best.values)
     return TeacherPass(torch.cat(ids), torch.cat(values))
@@ -115,9 +114,7 @@ def distil_pass(hidden: Tensor, head: Tensor, teacher: TeacherPass) -> tuple[Ten
     """
     nats = hidden.new_empty(len(hidden), dtype=torch.float32)
     grad = torch.empty_like(hidden)
-    size = chunk_rows(head)
-    for begin in range(0, len(hidden), size):
-        rows = slice(begin, begin + size)
+    for rows in slices(len(hidden), chunk_rows(head)):
         log_q, ids = teacher.log_probs[rows], teacher.ids[rows]
         student = (hidden[rows] @ head.T).float().log_softmax(1)  # (t, V)
         log_p = student.gather(1, ids)

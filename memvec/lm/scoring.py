@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memvec.chunks import chunked
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 
@@ -121,8 +122,7 @@ def together(lm: FrozenLM, prefix: int, rows: Sequence[Row]) -> Iterator[Sequenc
     """Rows behind a prefix of so many positions, in lots whose keys and values fit in memory."""
     longest = max((len(row.ids) for row in rows), default=0)
     size = max(1, min(ROWS_AT_ONCE, CACHE_AT_ONCE // max(1, lm.cache_bytes * (prefix + longest))))
-    for begin in range(0, len(rows), size):
-        yield rows[begin : begin + size]
+    yield from chunked(rows, size)
 
 
 @torch.inference_mode()

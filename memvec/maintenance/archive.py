@@ -21,14 +21,16 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_write, refs_of
+from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_copy, refs_of
 from memvec.store import catalogue
 from memvec.store.files import keys_file, shard_file
-from memvec.store.store import PARSE_ERRORS, Store, refused
+from memvec.store.problems import PARSE_ERRORS, refused
+from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Record
 
 if TYPE_CHECKING:
-    from memvec.store.store import Entry
+    from memvec.store.files import Entry
 
 MANIFEST, KEYS = "manifest", "keys."  # tensors beside those of a shard: the manifest, and files of keys by digest
 WRITTEN_ANEW = ("digests", "version")  # of a header's metadata
@@ -50,7 +52,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
     Takes as much memory as the store. UsageError when the file is there and `overwrite` is not set, or lies in a store;
     StoreDamagedError, ReadError, WriteError.
     """
-    opened, path = open_to_write(store), outside(path, "path", store)  # the file would lose what is new in it
+    opened, path = open_to_copy(store), outside(path, "path", store)  # the file would lose what is new in it
     if os.path.lexists(path) and not (overwrite and path.is_file()):
         raise UsageError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another path.")
     keep = kept(opened.versions())
@@ -88,12 +90,12 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
         raise refused(str(file), error) from error
     scratch = output.parent / f"{files.SCRATCH}{secrets.token_hex(8)}"
     try:  # beside its place and renamed, as every file of a store: whole or absent
-        store = Store.create(scratch, replace(state, shards=(), keys=()))
-        draft = Draft(store)
+        transaction = Transaction.create(scratch, replace(state, shards=(), keys=()))
+        draft = Draft(transaction)
         draft.add(records, state.generation)
-        keys = tuple(store.write(*keys_file(part)) for part in parts)
-        store.switch(replace(state, shards=tuple(draft.shards), keys=keys))
-        catalogue.refresh(store)
+        keys = tuple(transaction.write(*keys_file(part)) for part in parts)
+        transaction.switch(replace(state, shards=tuple(draft.shards), keys=keys))
+        catalogue.refresh(transaction.store)
         _rename(scratch, output)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -115,14 +117,14 @@ def _read(file: Path) -> bytes:
             raise NotFoundError(f"{str(file)!r} is no regular file, expected one that export wrote.") from refusal
         raise refused(str(file), refusal) from refusal
     except OSError as error:
-        raise error if isinstance(error, MemvecError) else files.unreadable(file, error) from error
+        raise error if isinstance(error, MemvecError) else files.read_error(file, error) from error
 
 
 class _Held(Draft):
     """Files of a generation to come, kept in memory."""
 
     def __init__(self, store: Store) -> None:
-        super().__init__(store)
+        super().__init__(Transaction(store))
         self.files: dict[str, bytes] = {}  # by digest
 
     def put(self, entry: Entry, data: bytes) -> Entry:
@@ -171,4 +173,4 @@ def _rename(scratch: Path, output: Path) -> None:
         os.rename(scratch, output)
         files.sync_folder(output.parent)
     except OSError as error:
-        raise files.refused(output, error) from error
+        raise files.write_error(output, error) from error

@@ -13,14 +13,13 @@ from memvec.maintenance.rewrite import (
     by_embedder,
     chosen_keys,
     kept,
-    open_to_write,
     refs_of,
     scattered,
     scattered_keys,
 )
 from memvec.store import catalogue
-from memvec.store.lock import writing
 from memvec.store.store import Store, StoredDocument
+from memvec.store.transaction import changing
 from memvec.version import TOOL
 
 
@@ -49,17 +48,16 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
     One new generation, or none where there is nothing to gain. Files of the old one stay until `gc`, so that nobody
     loses what he reads. StoreDamagedError, StoreLockedError, WriteError.
     """
-    Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait, dry_run):
-        opened = open_to_write(store)
+    with changing(store, lock_wait, dry_run) as transaction:
+        opened = transaction.store
         before, versions = opened.manifest, opened.versions()
         keep = kept(versions)
-        draft = Draft(opened, dry_run)
+        draft = Draft(transaction, dry_run)
         after = _compacted(opened, keep, draft)
         changed = after != before
         if changed and not dry_run:
-            opened.switch(replace(after, generation=before.generation + 1, tool=TOOL))
-            catalogue.refresh(opened)
+            transaction.switch(replace(after, generation=before.generation + 1, tool=TOOL))
+            catalogue.refresh(transaction.store)
     return _report(before, after, len(versions) - len(keep), changed, dry_run)
 
 

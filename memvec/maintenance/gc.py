@@ -10,10 +10,9 @@ from pathlib import Path
 from memvec.arguments import checked
 from memvec.formats import files
 from memvec.formats.refusal import Refusal
-from memvec.maintenance.rewrite import open_to_write
 from memvec.store import index_files
-from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import changing
 
 FOLDERS = ("", "shards", "keys", index_files.FOLDER, "damaged")
 IMMUTABLE = re.compile(r"[0-9a-f]{64}\.safetensors")
@@ -35,9 +34,8 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
     A reader that opened an older generation may meet StoreChangedError; what it was opened for is in the newer one, or was
     removed. Raises NotFoundError, StoreDamagedError where there is no manifest to go by, StoreLockedError, WriteError.
     """
-    Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait, dry_run):
-        opened = open_to_write(store)
+    with changing(store, lock_wait, dry_run) as transaction:
+        opened = transaction.store
         found = sorted(_stale(opened))
         size = sum(files.size_of(opened.path, file.relative_to(opened.path).as_posix()) for file in found)
         if not dry_run:
@@ -45,12 +43,12 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
                 try:
                     file.unlink(missing_ok=True)
                 except OSError as error:
-                    raise files.refused(file, error) from error
+                    raise files.write_error(file, error) from error
             for folder in {file.parent for file in found}:
                 try:
                     files.sync_folder(folder)
                 except OSError as error:
-                    raise files.refused(folder, error) from error
+                    raise files.write_error(folder, error) from error
     return CollectReport(tuple(file.relative_to(opened.path).as_posix() for file in found), size, dry_run)
 
 

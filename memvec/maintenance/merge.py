@@ -12,10 +12,11 @@ from memvec.filesystem.sources import check_together
 from memvec.formats import manifest
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
-from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_write
+from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_copy
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import RecordRef, Store, StoredDocument
+from memvec.store.transaction import Transaction
 from memvec.version import TOOL
 
 Version = tuple[str, str]  # name, sha256
@@ -77,20 +78,21 @@ def merge(
     What was removed from a store is not taken from it. Raises StoresDifferError where the stores belong to different
     models, UsageError, NotFoundError, StoreDamagedError, StoreLockedError, WriteError.
     """
-    sources = [open_to_write(path) for path in stores]  # the copy would lose what is new in them
+    sources = [open_to_copy(path) for path in stores]  # the copy would lose what is new in them
     if not sources:
         raise UsageError("there is nothing to merge. Name the stores.")
     for source in sources[1:]:
         _check_same(sources[0], source)
     with writing(output, lock_wait, dry_run):
         new = not Store.exists(Path(output))
-        target = _new(Path(output), sources, dry_run) if new else open_to_write(output)
+        transaction = _new(Path(output), sources, dry_run) if new else Transaction.open(output)
+        target = transaction.store
         _check_same(target, sources[0])
         versions = _merged([target, *sources])
         live = {name: version for version, merged in versions.items() for name in [version[0]] if merged.usable}
         check_together(live)
         chosen = _kept(versions, live)
-        draft = Draft(target, dry_run)
+        draft = Draft(transaction, dry_run)
         draft.add(store.record(ref) for merged in chosen.values() for store, ref in merged.outside(target))
         for entries in by_embedder(entry for source in sources for entry in source.manifest.keys):
             draft.add_keys(_lacking(entries, target, sources, draft.texts))
@@ -99,21 +101,20 @@ def merge(
         before = target.manifest
         changed = new or after != before
         if changed and not dry_run:
-            tool = TOOL
-            target.switch(replace(after, generation=before.generation + 1, tool=tool))
-            catalogue.refresh(target)
+            transaction.switch(replace(after, generation=before.generation + 1, tool=TOOL))
+            catalogue.refresh(transaction.store)
     others = {version for version, merged in versions.items() if merged.usable} - set(live.values())
     records = sum(entry.records for entry in draft.shards)
     size = sum(entry.bytes for entry in after.named) - sum(entry.bytes for entry in before.named)
     return MergeReport(changed, len(live), len({name for name, _ in others}), records, size, dry_run)
 
 
-def _new(path: Path, sources: Sequence[Store], dry_run: bool) -> Store:
+def _new(path: Path, sources: Sequence[Store], dry_run: bool) -> Transaction:
     """An empty store of the first one's model; of a dry run it is nowhere."""
     first = sources[0].manifest
     explained = next((s.manifest for s in sources if s.manifest.tensors or s.manifest.probe), first)
     state = Manifest(first.fingerprint, first.vocabulary, tensors=explained.tensors, probe=explained.probe)
-    return Store(path, state) if dry_run else Store.create(path, state)
+    return Transaction(Store(path, state)) if dry_run else Transaction.create(path, state)
 
 
 def _check_same(first: Store, second: Store) -> None:

@@ -30,7 +30,7 @@ def set_apart(store: Path, wrong: Problem) -> None:
             _second_name(source, _free(folder, source.name))
         files.sync_folder(folder)
     except OSError as error:
-        raise files.refused(folder / source.name, error) from error
+        raise files.write_error(folder / source.name, error) from error
 
 
 def _second_name(source: Path, target: Path) -> None:

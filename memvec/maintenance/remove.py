@@ -9,10 +9,10 @@ from pathlib import Path
 from memvec.arguments import checked
 from memvec.errors import UsageError
 from memvec.filesystem.names import select, several
-from memvec.maintenance.rewrite import open_to_write, refs_of
+from memvec.maintenance.rewrite import refs_of
 from memvec.store import catalogue
-from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import changing
 from memvec.version import TOOL
 
 
@@ -52,19 +52,17 @@ def rm(
     """
     if not several(documents):
         raise UsageError("no documents are named to remove. `memvec list` shows the names, '*' means all of them.")
-    opened = Store.open(store)  # NotFoundError before a lock is made
     if dry_run:
-        return _chosen(opened, documents, dry_run)[0]
-    with writing(store, lock_wait):
-        opened = open_to_write(store)
-        report, removed = _chosen(opened, documents, dry_run)
-        opened.commit(
+        return _chosen(Store.open(store), documents, dry_run)[0]
+    with changing(store, lock_wait) as transaction:
+        report, removed = _chosen(transaction.store, documents, dry_run)
+        transaction.commit(
             [],
             TOOL,
             meta={name: {} for name in report.documents},
-            removed=removed | set(opened.manifest.removed),
+            removed=removed | set(transaction.store.manifest.removed),
         )
-        catalogue.refresh(opened)
+        catalogue.refresh(transaction.store)
     return report
 
 

@@ -18,11 +18,13 @@ from memvec.formats import files, manifest
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.refusal import Refusal
 from memvec.maintenance.quarantine import FOLDER, set_apart
-from memvec.maintenance.rewrite import Draft, open_to_write
+from memvec.maintenance.rewrite import Draft
 from memvec.maintenance.salvage import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.store import catalogue
 from memvec.store.lock import writing
-from memvec.store.store import Store, damaged, refused, unreadable
+from memvec.store.problems import damaged, problem, refused
+from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Fingerprint, Problem
 from memvec.version import TOOL
 
@@ -55,7 +57,7 @@ class _Findings:
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is damaged, the manifest first."""
         every = [self.broken, *(part.problem for part in self.shards), *(part.problem for part in self.keys)]
-        return tuple(problem for problem in every if problem is not None)
+        return tuple(found for found in every if found is not None)
 
     @property
     def set_apart(self) -> tuple[str, ...]:
@@ -106,13 +108,13 @@ def _examine(path: Path, model: str | None) -> _Findings:
     for folder in ("shards", "keys", FOLDER):
         _files(path, folder)
     try:
-        state = open_to_write(path).manifest
+        state = Transaction.open(path).store.manifest
     except StoreDamagedError as error:
         return _rebuilt(path, error.problems[0], model)
     except ReadError as error:
         if error.errno in (errno.EACCES, errno.EPERM):  # it is there and whole as far as anybody knows
             raise
-        return _rebuilt(path, unreadable(manifest.FILE_NAME, error), model)
+        return _rebuilt(path, problem(manifest.FILE_NAME, error), model)
     shards = [examine(path, entry.path, entry, state) for entry in state.shards]
     return _Findings(state, None, shards, [examine_keys(path, entry.path, entry) for entry in state.keys])
 
@@ -178,10 +180,10 @@ def _apply(path: Path, found: _Findings) -> None:
     for wrong in found.problems:
         if wrong.kind != "missing_file":
             set_apart(path, wrong)
-    store = Store(path, found.state)
+    transaction = Transaction(Store(path, found.state))
     shards: list[ShardEntry] = []
     for part in found.shards:
-        draft = Draft(store)
+        draft = Draft(transaction)
         draft.add(part.records, part.generation)  # in the place of the damaged one, so that the order stays
         shards += [part.entry] if part.entry else draft.shards
     state = replace(
@@ -191,12 +193,12 @@ def _apply(path: Path, found: _Findings) -> None:
         generation=found.state.generation + 1,
         tool=TOOL,
     )
-    store.switch(state)
-    catalogue.refresh(store)
+    transaction.switch(state)
+    catalogue.refresh(transaction.store)
     named = {entry.path for entry in state.named} | {manifest.FILE_NAME}
     for location in found.set_apart:
         if location not in named:
             try:
                 (path / location).unlink(missing_ok=True)
             except OSError as error:
-                raise files.refused(path / location, error) from error
+                raise files.write_error(path / location, error) from error

@@ -8,23 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, ShardEntry
-from memvec.store.files import KEYS_TEXTS, SHARD_BYTES, SHARD_RECORDS, bounded, keys_file, shard_file
+from memvec.store.files import KEYS_TEXTS, SHARD_BYTES, SHARD_RECORDS, Entry, bounded, keys_file, shard_file
 from memvec.store.store import RecordRef, Store, StoredDocument
+from memvec.store.transaction import Transaction
 from memvec.types import Kind, Record
 
-if TYPE_CHECKING:
-    from memvec.store.store import Entry
 
-
-def open_to_write(path: str | Path) -> Store:
-    """The store at `path`, to be changed or copied. FormatTooNewError also where that would lose something."""
+def open_to_copy(path: str | Path) -> Store:
+    """Open the store at `path` to copy it. Raises FormatTooNewError also when the copy would lose something."""
     store = Store.open(path)
     store.manifest.check_writable()
     return store
@@ -44,8 +41,8 @@ def refs_of(stored: StoredDocument) -> tuple[RecordRef, ...]:
 class Draft:
     """The files of a generation to come: written as they are made, or in a dry run only counted."""
 
-    def __init__(self, store: Store, dry_run: bool = False) -> None:
-        self.store, self.dry_run = store, dry_run
+    def __init__(self, transaction: Transaction, dry_run: bool = False) -> None:
+        self.transaction, self.dry_run = transaction, dry_run
         self.shards: list[ShardEntry] = []
         self.keys: list[KeysEntry] = []
         self.texts: set[bytes] = set()  # sha256 of the texts of all records added
@@ -53,9 +50,10 @@ class Draft:
 
     def add(self, records: Iterable[Record], generation: int | None = None) -> None:
         """Put records into shards, by default of the next generation."""
-        generation = self.store.manifest.generation + 1 if generation is None else generation
+        state = self.transaction.store.manifest
+        generation = state.generation + 1 if generation is None else generation
         for group in bounded(records):
-            self.shards.append(self.put(*shard_file(self.store.manifest, group, generation)))
+            self.shards.append(self.put(*shard_file(state, group, generation)))
             self.texts.update(record.text_sha256 for record in group)
             self.context |= any(record.kind == Kind.CONTEXT for record in group)
 
@@ -72,7 +70,7 @@ class Draft:
 
     def put(self, entry: Entry, data: bytes) -> Entry:
         """Put one file where it belongs."""
-        return entry if self.dry_run else self.store.write(entry, data)
+        return entry if self.dry_run else self.transaction.write(entry, data)
 
 
 def scattered(entries: Sequence[ShardEntry]) -> bool:

@@ -14,7 +14,7 @@ from memvec.formats import keys as keys_format
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.store.store import PARSE_ERRORS, problem, unreadable
+from memvec.store.problems import PARSE_ERRORS, problem
 from memvec.types import Kind, Problem, Record
 
 
@@ -50,7 +50,7 @@ def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest
         # What was added to its end is no reason to lose it.
         data = _read(store, path, expected.bytes) if expected else _read_shard(store, path)
     except (ReadError, *PARSE_ERRORS) as error:
-        return Salvaged(path, None, (), count, (), _unread(path, error))
+        return Salvaged(path, None, (), count, (), problem(path, error))
     digest = hashlib.sha256(data).hexdigest()
     try:
         part = Shard(data, strict=False)
@@ -77,7 +77,7 @@ def examine_keys(store: Path, path: str, expected: KeysEntry | None) -> Salvaged
     try:
         data = _read(store, path, expected.bytes + 1 if expected else None)
     except (ReadError, Refusal) as error:
-        return SalvagedKeys(path, None, name, _unread(path, error))
+        return SalvagedKeys(path, None, name, problem(path, error))
     try:
         part = keys_format.decode(data)
         made = part.embedder
@@ -94,7 +94,7 @@ def header(store: Path, path: str) -> dict[str, Any] | None:
     try:
         return shard.read_metadata(files.read(store, path, limits.HEADER_BYTES + 8))
     except ReadError as error:
-        unreadable(path, error)
+        problem(path, error)  # raises what is not about the file
         return None
     except PARSE_ERRORS:
         return None
@@ -111,11 +111,6 @@ def _read_shard(store: Path, path: str) -> bytes:
     """Read a shard whose length no manifest states. Its header is checked before the rest is read."""
     shard.read_metadata(files.read(store, path, limits.HEADER_BYTES + 8))
     return _read(store, path, None)
-
-
-def _unread(path: str, error: Exception) -> Problem:
-    """The problem of a file that could not be read. Raises `error` if it is not about the file."""
-    return unreadable(path, error) if isinstance(error, ReadError) else problem(path, error)
 
 
 def _readable(part: Shard) -> tuple[tuple[Record, ...], tuple[str, ...]]:

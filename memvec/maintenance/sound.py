@@ -12,7 +12,8 @@ from memvec.formats import files, shard
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.raw import raw_bytes
 from memvec.formats.shard import Shard
-from memvec.store.store import PARSE_ERRORS, Store, StoredDocument, damaged, unreadable
+from memvec.store.problems import PARSE_ERRORS, damaged, problem
+from memvec.store.store import Store, StoredDocument
 from memvec.types import Document, Kind, Problem, Record
 
 
@@ -83,23 +84,23 @@ class SalvagedStore(Store):
     def _load_shard(self, entry: ShardEntry) -> Shard:
         if entry.sha256 in self._left:
             return self._left[entry.sha256]
-        problem = None
+        wrong = None
         try:
             part: Shard | None = super()._load_shard(entry)
         except StoreDamagedError as error:
-            part, problem = self._read_anyway(entry), error.problems[0]
+            part, wrong = self._read_anyway(entry), error.problems[0]
         except ReadError as error:
-            part, problem = None, unreadable(entry.path, error)
-        if part is not None and problem is None and entry.sha256 in self._sound:
+            part, wrong = None, problem(entry.path, error)
+        if part is not None and wrong is None and entry.sha256 in self._sound:
             return part
         records = [found for row in range(len(part or ())) if part and (found := _sound_record(part, row))]
         whole = part is not None and len(records) == len(part)
-        if part is not None and whole and problem is None:
+        if part is not None and whole and wrong is None:
             self._sound.add(entry.sha256)
             return part
-        problem = problem or Problem(entry.path, "invalid_value", f"{len(part or ()) - len(records)} record(s) are bad")
+        wrong = wrong or Problem(entry.path, "invalid_value", f"{len(part or ()) - len(records)} record(s) are bad")
         listed = tuple(part.documents) if part is not None and not whole else ()
-        self._damaged[entry.sha256] = _Damage(problem, listed, lost=part is None)
+        self._damaged[entry.sha256] = _Damage(wrong, listed, lost=part is None)
         # As a shard of its own, so that whatever reads shards sees nothing but what is right.
         origin = self.manifest.fingerprint
         left = Shard(shard.encode(records, origin.id, origin.width, self.manifest.vocabulary))

@@ -5,7 +5,6 @@ Letters: B rows, H positions that the cache holds, T prompt tokens of the longes
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from memvec.errors import UsageError
 from memvec.lm.adapters import unwrapped
-from memvec.lm.compat import cache_argument, cache_of, recurrent, sliding
+from memvec.lm.compat import cache_argument, cache_bytes, cache_of, recurrent, repeated, sliding
 from memvec.memory import options
 from memvec.memory.dispatch import mark
 from memvec.memory.prompt import (
@@ -81,14 +80,11 @@ class CachedMemory:
     @property
     def bytes(self) -> int:
         """Size of its keys and values [bytes]."""
-        tensors = [t for layer in self._cache.layers for t in (layer.keys, layer.values)]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return cache_bytes(self._cache)
 
     def copy(self, rows: int = 1) -> Any:
         """Return the cache for `rows` rows; generating fills the copy, not this one."""
-        fresh = copy.deepcopy(self._cache)
-        fresh.batch_repeat_interleave(rows)
-        return fresh
+        return repeated(self._cache, rows)
 
     def generate_kwargs(self, prompts: Prompts) -> dict[str, Any]:
         """Return arguments for `model.generate`, to be used as often as wanted; only for the model this was made with.

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from memvec.arguments import checked, literal
-from memvec.decoding.reader import Decoder
 from memvec.decoding.unpack import content
 from memvec.errors import ConditioningError, NoContentError, UsageError
+from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics, sampling
 from memvec.lm.scoring import embedded
@@ -27,9 +27,11 @@ from memvec.memory.memory import load
 from memvec.memory.prompt import Template, embed, pad_id, tensor
 from memvec.memory.prompt_input import one_prompt
 from memvec.memory.unverified import draft
-from memvec.progress import Watch, enter, unwatched
 from memvec.store.store import Store
 from memvec.templates.template import SEPARATOR, Frame, Messages, frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Using = Literal["vectors", "text", "decode"]
 NEW_TOKENS = 64
@@ -80,7 +82,7 @@ class _Choice:
 
 @checked(using=literal(Using), template=literal(Template))
 def generate(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     prompt: str | Messages | None,
     documents: Sequence[str] | str,
     *,
@@ -90,9 +92,7 @@ def generate(
     temperature: float | None = None,
     seed: int | None = None,
     template: Template = "auto",
-    model: str | None = None,
-    device: str | None = None,
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> Generated:
     """Answer `prompt` with documents of a store in front, by their context vectors or their verified text.
 
@@ -103,23 +103,23 @@ def generate(
     names = _names(documents)
     choice = _Choice(max_new_tokens, sample, temperature, seed)
     choice.check()
-    decoder = Decoder(Store.open(store), model, None, device, watch)
+    runtime = runtime_of(store, **opening)
     if using == "decode":
         if prompt is not None or sample:
             raise UsageError(
                 "decoding takes no prompt and no sampling. Leave them out, or pass using='vectors' or using='text'."
             )
-        made = draft(decoder, names, max_new_tokens)
+        made = draft(runtime, names, max_new_tokens)
         return Generated(made.text, using, names, made.vectors, made.vectors, made.tokens, corrections=made.corrections)
     asked = one_prompt(prompt)
-    front = FRONTS[using](decoder, names)
-    answer = _Asker(decoder, asked, template, choice).answer(front)
+    front = FRONTS[using](runtime, names)
+    answer = _Asker(runtime, asked, template, choice).answer(front)
     return Generated(using=using, documents=names, **answer)
 
 
 @checked(template=literal(Template))
 def compare(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     prompt: str | Messages,
     documents: Sequence[str] | str,
     *,
@@ -129,9 +129,7 @@ def compare(
     temperature: float | None = None,
     seed: int | None = None,
     template: Template = "auto",
-    model: str | None = None,
-    device: str | None = None,
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> tuple[Arm, ...]:
     """The same prompt with nothing, the vectors and the text in front. What cannot be had says why. As `generate`.
 
@@ -143,12 +141,12 @@ def compare(
     choice.check()
     if answer == "":
         raise UsageError("the answer is empty, expected words to measure. Leave it out.")
-    decoder = Decoder(Store.open(store), model, None, device, watch)
-    asker = _Asker(decoder, one_prompt(prompt), template, choice)
+    runtime = runtime_of(store, **opening)
+    asker = _Asker(runtime, one_prompt(prompt), template, choice)
     arms = [asker.arm("none", None, answer)]
     for name, make in FRONTS.items():
         try:
-            arms.append(asker.arm(name, make(decoder, names), answer))
+            arms.append(asker.arm(name, make(runtime, names), answer))
         except (ConditioningError, NoContentError, _NoRoom, _NoText) as error:
             arms.append(Arm(name, missing=str(error)))
     return tuple(arms)
@@ -165,14 +163,14 @@ class _NoText(UsageError):
 class _Asker:
     """One prompt, asked with different things in front of it."""
 
-    def __init__(self, decoder: Decoder, prompt: str | Messages, template: Template, choice: _Choice) -> None:
-        self.decoder, self.prompt, self.template, self.choice = decoder, prompt, template, choice
-        self.lm: FrozenLM = decoder.load()
+    def __init__(self, runtime: Runtime, prompt: str | Messages, template: Template, choice: _Choice) -> None:
+        self.runtime, self.prompt, self.template, self.choice = runtime, prompt, template, choice
+        self.lm: FrozenLM = runtime.lm
 
     def answer(self, front: Tensor | None) -> dict[str, Any]:
         """The fields of a `Generated` that depend on the model, with `front` (M, D) at the memory's place."""
         kwargs, positions = self._prompt(front, self.choice.new_tokens or NEW_TOKENS)
-        enter("generating", self.decoder.progress, self.decoder.watch)
+        self.runtime.notify("generating")
         how: dict[str, Any] = {"do_sample": self.choice.sample}
         if self.choice.sample:
             how["temperature"] = 1.0 if self.choice.temperature is None else self.choice.temperature
@@ -232,25 +230,25 @@ class _Asker:
         return float(torch.nn.functional.cross_entropy(logits.float(), target))
 
 
-def _vectors(decoder: Decoder, names: Sequence[str]) -> Tensor:
-    return tensor(load(decoder.store, names))
+def _vectors(runtime: Runtime, names: Sequence[str]) -> Tensor:
+    return tensor(load(runtime, names))
 
 
-def _text(decoder: Decoder, names: Sequence[str]) -> Tensor:
+def _text(runtime: Runtime, names: Sequence[str]) -> Tensor:
     """The embedded tokens of the documents' text, with a blank line between them. NoContentError, UsageError."""
     texts = []
     for name in names:
         try:
-            texts.append(content(decoder, name).decode())
+            texts.append(content(runtime, name).decode())
         except UnicodeDecodeError as error:
             raise _NoText(
                 f"{name!r} is no UTF-8 text and cannot stand in a prompt. `memvec cat` gives its bytes."
             ) from error
-    lm = decoder.load()
+    lm = runtime.lm
     return embedded(lm, lm.encode(SEPARATOR.join(texts)))
 
 
-FRONTS: dict[str, Callable[[Decoder, Sequence[str]], Tensor]] = {"vectors": _vectors, "text": _text}
+FRONTS: dict[str, Callable[[Runtime, Sequence[str]], Tensor]] = {"vectors": _vectors, "text": _text}
 
 
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from memvec.arguments import checked, choice
 from memvec.decoding.unpack import missing
 from memvec.errors import ConditioningError, NoContentError
 from memvec.guard import loading_alone
+from memvec.identity.runtime import Runtime, runtime_of
 from memvec.memory.dispatch import install_early
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Fingerprint, Identity, Record, Vectors
@@ -77,13 +78,13 @@ class Memory:
 
 
 @checked(kind=choice("context", "exact"))
-def load(store: str | Path | Store, documents: Sequence[str] | str, kind: str = "context") -> Memory:
+def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, kind: str = "context") -> Memory:
     """The memory of documents by name, in that order. NotFoundError; ConditioningError when only exact vectors are there.
 
     `kind` "exact" loads the vectors that were fitted to reproduce; they harm what a model says otherwise and are for
     measuring that.
     """
-    opened = store if isinstance(store, Store) else Store.open(store)
+    opened = runtime_of(store).store
     with contextlib.suppress(ImportError), loading_alone():
         import transformers.generation.utils  # noqa: F401 - Memory puts the dispatcher there, before a model is used
     names = (documents,) if isinstance(documents, str) else tuple(documents)

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import torch
 
-from memvec.decoding.reader import Decoder
+from memvec.chunks import chunked
 from memvec.decoding.unpack import missing
 from memvec.errors import NoContentError, UsageError
 from memvec.formats.raw import raw_bytes
+from memvec.identity.runtime import Runtime
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics
 from memvec.memory.prompt import embed, pad_id
-from memvec.progress import enter
 from memvec.settings import DECODE_BATCH
+from memvec.store.store import Store
 from memvec.templates.template import Frame
 from memvec.types import Kind, Record
 
@@ -33,21 +34,21 @@ class Draft:
     corrections: int  # stored tokens at the places decoded here, left out
 
 
-def draft(decoder: Decoder, names: Sequence[str], limit: int | None = None) -> Draft:
+def draft(runtime: Runtime, names: Sequence[str], limit: int | None = None) -> Draft:
     """Documents from their exact vectors alone, up to `limit` tokens; raw records are text as it is.
 
     NotFoundError; NoContentError without exact vectors, UsageError for documents that are no text.
     """
-    records = _records(decoder, names)
+    records = _records(runtime.store, names)
     wanted, left = [], limit
     for record in records:
         count = record.tokens if record.kind == Kind.EXACT else 0
         wanted.append(count if left is None else min(count, left))
         left = None if left is None else left - wanted[-1]
-    lm = decoder.load()
-    enter("decoding", decoder.progress, decoder.watch)
+    lm = runtime.lm
+    runtime.notify("decoding")
     fitted = [(record, count) for record, count in zip(records, wanted, strict=True) if count]
-    texts = iter([lm.decode(ids).encode() for ids in _greedy(lm, fitted, decoder.batch or DECODE_BATCH)])
+    texts = iter([lm.decode(ids).encode() for ids in _greedy(lm, fitted, runtime.batch or DECODE_BATCH)])
     pieces: list[bytes] = []
     for record, count in zip(records, wanted, strict=True):
         if record.kind == Kind.RAW:
@@ -64,23 +65,22 @@ def draft(decoder: Decoder, names: Sequence[str], limit: int | None = None) -> D
     )
 
 
-def _records(decoder: Decoder, names: Sequence[str]) -> list[Record]:
-    live = decoder.store.documents()
+def _records(store: Store, names: Sequence[str]) -> list[Record]:
+    live = store.documents()
     records: list[Record] = []
     for name in names:
         if name not in live:
-            raise missing(decoder.store, name)
+            raise missing(store, name)
         if not live[name].complete:
             raise NoContentError(name)
-        records += [decoder.store.record(ref) for ref in live[name].records]
+        records += [store.record(ref) for ref in live[name].records]
     return records
 
 
 def _greedy(lm: FrozenLM, fitted: Sequence[tuple[Record, int]], batch: int) -> list[list[int]]:
     """The first `count` tokens that `model.generate` gives behind each record's vectors and nothing else."""
     out: list[list[int]] = []
-    for begin in range(0, len(fitted), batch):
-        some = fitted[begin : begin + batch]
+    for some in chunked(fitted, batch):
         rows = [(Frame((), ()), torch.from_numpy(record.vectors.astype("float32"))) for record, _ in some]
         made = embed(lm.model, rows)
         with declared_numerics(lm.device):

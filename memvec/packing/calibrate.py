@@ -23,7 +23,9 @@ from memvec.evaluation.samples import handbook, passages
 from memvec.filesystem.cache_folder import cache_root
 from memvec.filesystem.sources import Source
 from memvec.formats import files
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.packing.plan import plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import NATS_PER_DIMENSION, PackSettings
@@ -104,7 +106,7 @@ def calibrate(
         raise UsageError(f"segments is {segments}, expected at least 1.")
     device = pick_device(device)
     folder, kind = resolve(model), pick_dtype(dtype, device)
-    fast = FrozenLM(folder, kind, device)
+    fast = load(folder, kind, device)
     exact = in_float32(fast, folder)
     sources = sample(exact, texts or handbook(), segments)
     usual, number = NATS_PER_DIMENSION * fast.width, count(1)
@@ -176,11 +178,11 @@ def trial(
     unsolved = sum(
         len(proof.corrections) > settings.allowed(len(f.task.ids)) for f, proof in zip(done, proofs, strict=True)
     )
-    steps = sorted(f.task.steps for f in done)
+    steps = sorted(f.cost.steps for f in done)
     return Point(
         nats_per_vector=settings.budget(fast.width),
         tokens_per_vector=tokens / sum(f.task.vectors for f in done),
-        token_steps=sum(f.task.token_steps for f in done) / max(1, tokens - corrected),
+        token_steps=sum(f.cost.token_steps for f in done) / max(1, tokens - corrected),
         corrected=corrected / tokens,
         unsolved=unsolved / len(done),
         steps=steps[len(steps) // 2],

@@ -128,8 +128,8 @@ class Distilling:
         return [question_row(self.lm.tokenizer, *pair, template) for pair in off_topic.elsewhere()]
 
     def _record(self, window: Window, done: Distilled, other: Tensor | None) -> Record:
-        task, segment = done.task, window.segment
-        report = FitReport(steps=task.steps, token_steps=task.token_steps, seconds=task.seconds)
+        cost, segment = done.cost, window.segment
+        report = FitReport(steps=cost.steps, token_steps=cost.token_steps, seconds=cost.seconds)
         return context_record(
             window.document,
             segment.start,

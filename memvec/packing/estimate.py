@@ -15,8 +15,9 @@ from memvec.decoding.greedy import certify, rows_at_once
 from memvec.filesystem.sources import Source
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
-from memvec.lm.frozen import FrozenLM, in_float32, pick_device, pick_dtype
-from memvec.maintenance.rewrite import open_to_write
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.pack import gathered, outstanding
 from memvec.packing.plan import Partial, plan, tasks
@@ -25,6 +26,7 @@ from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
 from memvec.settings import PackSettings
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Fitted, Task, shown_at
 from memvec.training.layout import row_length
@@ -89,7 +91,7 @@ def estimate(
     settings = with_preset(settings or PackSettings(), preset, found.id, model)
     fresh, partial, held = _outstanding(Path(store), documents, identity, folder)
     enter("measuring surprisal and cutting segments", progress, watch)
-    fast = FrozenLM(folder, kind, device)
+    fast = load(folder, kind, device)
     made = plan(fresh, partial, fast, settings, held if reuse else None)
     profile = profile_of(found.id)
     per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS
@@ -135,11 +137,11 @@ def _outstanding(
     """(documents that a pack into `path` would work on, what of them is there already, what may be copied)."""
     if not Store.exists(path):
         return documents, {}, None
-    opened = open_to_write(path)
-    check_identity(stored_identity(opened.manifest), identity, folder)
+    state = Transaction.open(path).store.manifest
+    check_identity(stored_identity(state), identity, folder)
     given = {(d.name, d.sha256) for d in documents}
-    # A pack lets what was removed count again. This copy of the manifest is not written.
-    opened.manifest = replace(opened.manifest, removed=tuple(r for r in opened.manifest.removed if r not in given))
+    # A pack brings removed documents back when they are packed again. This copy of the manifest is not written.
+    opened = Store(path, replace(state, removed=tuple(version for version in state.removed if version not in given)))
     partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
     return outstanding(opened, documents, "exact"), partial, Held(opened)
 

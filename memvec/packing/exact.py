@@ -20,17 +20,17 @@ from memvec.evaluation.questions import Question
 from memvec.filesystem.sources import Source
 from memvec.identity.probe import remember
 from memvec.interrupts import held_back
-from memvec.lm.frozen import FrozenLM, in_float32
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.packing.context import RECIPE, Distilling, Generate
 from memvec.packing.plan import Waiting, plan, tasks
 from memvec.packing.records import exact_record, raw_records
 from memvec.packing.reuse import Held, moved
 from memvec.packing.windows import Window, windows
 from memvec.progress import Progress, Watch, enter
-from memvec.retrieval.embedders import DEFAULT, Embeds, maker
-from memvec.retrieval.keys import keys_of
+from memvec.retrieval.embedders import DEFAULT, Embeds, keys_of, maker
 from memvec.settings import DECODE_BATCH, ContextSettings, PackSettings
-from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Fitted
 from memvec.types import Document, FitReport, RawReason, Record
@@ -60,8 +60,8 @@ class Wanted:
 class PackRun:
     """One pack into an open, locked store."""
 
-    def __init__(self, store: Store, wanted: Wanted, progress: Progress, watch: Watch) -> None:
-        self.store, self.wanted, self.progress, self.watch = store, wanted, progress, watch
+    def __init__(self, transaction: Transaction, wanted: Wanted, progress: Progress, watch: Watch) -> None:
+        self.transaction, self.wanted, self.progress, self.watch = transaction, wanted, progress, watch
         self.settings = wanted.settings
         self.refused: list[tuple[str, str]] = []  # (document, why it has no memory)
         self.pending: list[Record] = []  # certified, not yet committed
@@ -79,25 +79,27 @@ class PackRun:
         if not fresh:
             return
         enter("loading the model", self.progress, self.watch)
-        fast = FrozenLM(folder, kind, device)
-        self.makers = [maker(name, folder, self.store.manifest.fingerprint) for name in self.wanted.keys]
+        fast = load(folder, kind, device)
+        self.makers = [maker(name, folder, self.transaction.store.manifest.fingerprint) for name in self.wanted.keys]
         with keeping_memory():
             if self.wanted.kind != "context":
                 self.exact = in_float32(fast, folder)
-                remember(self.store, self.exact)
+                remember(self.transaction, self.exact)
                 self._plan(fresh, fast)
                 self._fit(FitEngine(fast, self.settings))
                 self.commit()
             if self.wanted.kind != "exact":
-                remember(self.store, fast)
+                remember(self.transaction, fast)
                 self._distil(fresh, fast)
                 self.commit()
 
     def _distil(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
-        live = self.store.documents()  # what an older version holds is made again, so that it becomes the newest
+        live = (
+            self.transaction.store.documents()
+        )  # what an older version holds is made again, so that it becomes the newest
         known = {
             (v.document.name, v.document.sha256): v
-            for v in self.store.versions()
+            for v in self.transaction.store.versions()
             if v.unfinished or live.get(v.document.name) is v
         }
         todo, refused = windows(fresh, known, lm, self.wanted.context)
@@ -124,7 +126,7 @@ class PackRun:
         places: dict[bytes, list[Window]] = {}
         for window in todo:
             places.setdefault(window.text_sha256, []).append(window)
-        known = Held(self.store).context(places, self.wanted.context, RECIPE) if self.wanted.reuse else {}
+        known = Held(self.transaction.store).context(places, self.wanted.context, RECIPE) if self.wanted.reuse else {}
         for text, record in known.items():
             for window in places.pop(text):
                 self._copy(record, window.document, window.segment.start)
@@ -149,10 +151,14 @@ class PackRun:
 
     def _plan(self, fresh: Sequence[Source], lm: FrozenLM) -> None:
         enter("measuring surprisal and cutting segments", self.progress, self.watch)
-        partial = {(v.document.name, v.document.sha256): v for v in self.store.versions() if not v.complete}
-        whole = {(name, v.document.sha256) for name, v in self.store.documents().items() if v.complete}
+        partial = {(v.document.name, v.document.sha256): v for v in self.transaction.store.versions() if not v.complete}
+        whole = {(name, v.document.sha256) for name, v in self.transaction.store.documents().items() if v.complete}
         fresh = [source for source in fresh if (source.name, source.sha256) not in whole]
-        held = Held(self.store, self.exact) if self.wanted.reuse and self.store.manifest.shards else None
+        held = (
+            Held(self.transaction.store, self.exact)
+            if self.wanted.reuse and self.transaction.store.manifest.shards
+            else None
+        )
         made = plan(fresh, partial, lm, self.settings, held)
         self.pending += [*made.raw, *made.reused]
         self.reused += len(made.reused)
@@ -202,7 +208,8 @@ class PackRun:
             self._done(fitted, None)
             return
         vectors = task.vectors if self.settings.vectors else math.ceil(task.vectors * GROWTH)
-        engine.add([dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors)])
+        again = dataclasses.replace(task, attempt=task.attempt + 1, vectors=vectors, spent=fitted.cost)
+        engine.add([again])
 
     def _acceptable(self, certificate: Certificate, tokens: int) -> bool:
         within = len(certificate.corrections) <= self.settings.allowed(tokens)
@@ -210,12 +217,12 @@ class PackRun:
 
     def _done(self, fitted: Fitted, certificate: Certificate | None) -> None:
         """Add the record of a finished segment; without a certificate it is raw."""
-        task, item = fitted.task, self.waiting[fitted.task.key]
+        task, cost, item = fitted.task, fitted.cost, self.waiting[fitted.task.key]
         text, start = self.exact.decode(task.ids), item.segment.start
         data = text.encode()
         if certificate is None:
             spent = FitReport(
-                steps=task.steps, token_steps=task.token_steps, nats_before=item.nats, seconds=task.seconds
+                steps=cost.steps, token_steps=cost.token_steps, nats_before=item.nats, seconds=cost.seconds
             )
             width, n = self.exact.width, len(task.ids)
             made = raw_records(item.document, start, data, n, RawReason.NO_FIT, width, spent)
@@ -241,7 +248,7 @@ class PackRun:
             count = max(1, sum(size <= COMMIT_BYTES for size in islice(sizes, COMMIT_RECORDS)))
             records = self.pending[:count]
             with held_back():  # a signal in between would make the clean-up commit these records again
-                self.store.commit(records, TOOL, keys_of(records, self.texts, self.makers))
+                self.transaction.commit(records, TOOL, keys_of(records, self.texts, self.makers))
                 self.finished += count
                 del self.pending[:count]
         self.committed = time.monotonic()

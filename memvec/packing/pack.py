@@ -21,8 +21,7 @@ from memvec.formats.manifest import Manifest
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
 from memvec.interrupts import held_back
-from memvec.lm.frozen import pick_device, pick_dtype
-from memvec.maintenance.rewrite import open_to_write
+from memvec.lm.device import pick_device, pick_dtype
 from memvec.packing.calibrate import Preset, with_preset
 from memvec.packing.context import Generate
 from memvec.packing.exact import PackKind, PackRun, Wanted
@@ -33,6 +32,7 @@ from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.totals import summarise
+from memvec.store.transaction import Transaction
 from memvec.types import Identity, PackReport
 from memvec.version import TOOL
 
@@ -117,15 +117,16 @@ def pack(
         enter("fingerprinting the model", progress, watch)
         found = identify_folder(folder, source=lasting_name(model))
         settings = with_preset(settings or PackSettings(), preset, found.fingerprint.id, model)
-        opened = _open_or_create(Path(store), found, folder)
+        transaction = _open_or_create(Path(store), found, folder)
         wanted = Wanted(kind, settings, context or ContextSettings(), questions, generate, keys, reuse)
-        run = PackRun(opened, wanted, progress, watch)
-        fresh = outstanding(opened, documents, kind)
-        if _bring_back(opened, documents):
-            fresh = outstanding(opened, documents, kind)
+        run = PackRun(transaction, wanted, progress, watch)
+        fresh = outstanding(transaction.store, documents, kind)
+        if _bring_back(transaction, documents):
+            fresh = outstanding(transaction.store, documents, kind)
         progress.documents_done = len(documents) - len(fresh)
         interrupted = _interrupted(run, lambda: run.work(fresh, folder, device, fast))
-        _describe(opened, documents, meta)
+        _describe(transaction, documents, meta)
+        opened = transaction.store
         names = {(d.name, d.sha256) for d in documents}
         packed = [v for v in opened.versions() if (v.document.name, v.document.sha256) in names]
         report = dataclasses.replace(
@@ -214,36 +215,36 @@ def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> li
     return [d for d in documents if (d.name, d.sha256) not in held]
 
 
-def _bring_back(store: Store, documents: Sequence[Source]) -> bool:
+def _bring_back(transaction: Transaction, documents: Sequence[Source]) -> bool:
     """Undo `rm` for documents that are packed again, so that their records are reused. Return whether any were restored."""
     given = {(d.name, d.sha256) for d in documents}
-    back = given & set(store.manifest.removed)
+    removed = set(transaction.store.manifest.removed)
+    back = given & removed
     if back:
         with held_back():
-            store.commit([], TOOL, removed=set(store.manifest.removed) - back)
+            transaction.commit([], TOOL, removed=removed - back)
     return bool(back)
 
 
-def _describe(store: Store, documents: Sequence[Source], meta: Mapping[str, str] | None) -> None:
+def _describe(transaction: Transaction, documents: Sequence[Source], meta: Mapping[str, str] | None) -> None:
     """Commit what is said of documents, where it is something new."""
     if meta is None:
         return
-    said = {d.name: dict(meta) for d in documents if dict(store.manifest.meta.get(d.name, {})) != dict(meta)}
+    known = transaction.store.manifest.meta
+    said = {d.name: dict(meta) for d in documents if dict(known.get(d.name, {})) != dict(meta)}
     if said:
         with held_back():
-            store.commit([], TOOL, meta=said)
+            transaction.commit([], TOOL, meta=said)
 
 
-def _open_or_create(path: Path, found: Identity, folder: Path) -> Store:
+def _open_or_create(path: Path, found: Identity, folder: Path) -> Transaction:
     if not Store.exists(path):
         vocabulary = int(found.fingerprint.architecture["vocab_size"])
         state = Manifest(found.fingerprint, vocabulary, tool=TOOL, tensors=found.tensors, probe=found.probe)
-        return Store.create(path, state)
-    opened = open_to_write(path)
-    state = opened.manifest
+        return Transaction.create(path, state)
+    transaction = Transaction.open(path)
+    state = transaction.store.manifest
     check_identity(stored_identity(state), found, folder)
     # Stores of early writers explain nothing; it is the same model, so the next commit can say what they did not.
-    opened.manifest = dataclasses.replace(
-        state, tensors=state.tensors or found.tensors, probe=state.probe or found.probe
-    )
-    return opened
+    transaction.explain(state.tensors or found.tensors, state.probe or found.probe)
+    return transaction

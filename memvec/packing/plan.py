@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from memvec.chunks import chunked
 from memvec.filesystem.plain_text import as_text
 from memvec.filesystem.sources import Source
 from memvec.formats import raw
@@ -129,8 +130,8 @@ def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings) -> Ite
         Task(key, item.segment.ids, vectors_for(item.nats, len(item.segment.ids), width, settings))
         for key, item in enumerate(waiting)
     ]
-    for begin in range(0, len(made), SORTED_AT_ONCE):
-        yield from sorted(made[begin : begin + SORTED_AT_ONCE], key=lambda task: -(len(task.ids) + task.vectors))
+    for some in chunked(made, SORTED_AT_ONCE):
+        yield from sorted(some, key=lambda task: -(len(task.ids) + task.vectors))
 
 
 def baseline(sources: Sequence[Source]) -> list[Document]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memvec.chunks import chunked
 from memvec.formats import conditioning as conditioning_format
 from memvec.formats import raw
 from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
@@ -20,23 +21,23 @@ def exact_record(
     document: Document, start: int, data: bytes, fitted: Fitted, certificate: Certificate, nats: float
 ) -> Record:
     """The record of a certified segment; `nats` is its surprisal without vectors."""
-    task = fitted.task
+    cost = fitted.cost
     report = FitReport(
-        steps=task.steps,
-        token_steps=task.token_steps,
+        steps=cost.steps,
+        token_steps=cost.token_steps,
         nats_before=nats,
         nats_after=certificate.nats,
         corrected_wrong=certificate.wrong,
         corrected_margin=len(certificate.corrections) - certificate.wrong,
         least_margin=certificate.least_margin,
-        seconds=task.seconds,
+        seconds=cost.seconds,
     )
     return Record(
         document=document,
         kind=Kind.EXACT,
         start=start,
         length=len(data),
-        tokens=len(task.ids),
+        tokens=len(fitted.task.ids),
         vectors=fitted.vectors,
         corrections=certificate.corrections,
         payload=b"",
@@ -83,7 +84,7 @@ def raw_records(
 ) -> list[Record]:
     """Raw records over `data`, as many as the frame limit asks for; one even when it is empty."""
     size = raw.MAX_RAW_BYTES
-    pieces = [data[begin : begin + size] for begin in range(0, len(data), size)] or [b""]
+    pieces = list(chunked(data, size)) or [b""]
     return [
         Record(
             document=document,

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memvec.arguments import checked
-from memvec.decoding.reader import Decoder
+from memvec.decoding.reader import Reader
 from memvec.errors import UsageError
 from memvec.formats.manifest import KeysEntry
-from memvec.maintenance.rewrite import open_to_write
-from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.retrieval import faiss_index
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, Embeds
 from memvec.retrieval.faiss_index import VectorIndex
 from memvec.retrieval.lookup import check_keys
 from memvec.retrieval.search import live_places, make
 from memvec.store import index_files
-from memvec.store.lock import writing
 from memvec.store.store import Store, StoredDocument
+from memvec.store.transaction import Transaction, changing
 from memvec.types import Kind, RawReason
 from memvec.version import TOOL
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +44,65 @@ class IndexReport:
 
 @checked()
 def build_index(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     *,
     embedder: str | None = None,
     factory: str | None = None,
-    model: str | None = None,
-    device: str | None = None,
     lock_wait: float = 0.0,
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> list[IndexReport]:
-    """Make the keys that are missing, by default of the store's own model and of words, and keep a FAISS index of vectors.
+    """Make the keys that a store lacks, and keep a FAISS index of its vectors.
 
-    Another model is loaded only where `embedder` names it, not because the store does. Texts are decoded from the store where they are not there. Raises NotFoundError, UsageError, FingerprintError,
-    MissingExtraError, StoreLockedError, StoreDamagedError.
+    Records whose texts have no key are decoded. A Runtime reads the store again afterwards.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default those the store has of "lm" and "bm25", else
+            both. Another model is loaded only if it is named here.
+        factory: The index as FAISS names it, such as "HNSW32"; by default chosen by the number of keys.
+        lock_wait: How long to wait for another writer [seconds].
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        The keys and indexes that the store has now, for each embedder.
+
+    Raises:
+        NotFoundError: There is no store or no model.
+        UsageError: The embedder or the factory is not known.
+        FingerprintError: The model is not the one that packed.
+        MissingExtraError: The package of this embedder is not installed.
+        StoreLockedError: Another process writes to the store.
+        StoreDamagedError: The store is damaged.
+
+    Example:
+        >>> [report.missing for report in memvec.build_index(store, model=model)]
+        [0, 0]
     """
-    progress = Progress(stage="opening")
-    Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait):
-        opened = open_to_write(store)
+    runtime = runtime_of(store, **opening)  # NotFoundError before a lock is made
+    with changing(runtime.store.path, lock_wait) as transaction:
+        opened = transaction.store
         there = {entry.embedder for entry in opened.manifest.keys}
         names = (embedder,) if embedder else tuple(name for name in DEFAULT if name in there) or DEFAULT
-        makers = [make(name, opened, model, lambda stage: enter(stage, progress, watch)) for name in names]
-        _add_missing(opened, makers, Decoder(opened, model, None, device, watch))
+        now = runtime.reading(opened)
+        makers = [make(name, now) for name in names]
+        _add_missing(transaction, makers, Reader(now))
+        opened = transaction.store
         for made in makers:
             entries = _entries(opened, made.embedder.id)
             check_keys(opened, entries, made.embedder)
             if made.embedder.name != LEXICAL:
-                enter(f"indexing the keys of {made.embedder.name}", progress, watch)
+                runtime.notify(f"indexing the keys of {made.embedder.name}")
                 _keep(opened, entries, factory)
             elif factory and embedder == LEXICAL:
                 raise UsageError(f"{LEXICAL} has words and no vectors: a FAISS factory cannot be used. Leave it out.")
-    return index_info(store)
+    runtime.refresh()
+    return index_info(runtime)
 
 
 @checked()
-def index_info(store: str | Path) -> list[IndexReport]:
-    """What keys a store has, by embedder, and which of them are in a kept index. NotFoundError, StoreDamagedError."""
-    opened = Store.open(store)
+def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
+    """The keys that a store has, and those in a kept index, for each embedder. NotFoundError, StoreDamagedError."""
+    opened = runtime_of(store).store
     live = set(live_places(opened))
     out = []
     for identity in dict.fromkeys(entry.embedder_id for entry in opened.manifest.keys):
@@ -103,10 +128,8 @@ def index_info(store: str | Path) -> list[IndexReport]:
 @checked()
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
-    Store.open(store)  # NotFoundError before a lock is made
-    with writing(store, lock_wait):
-        opened = open_to_write(store)
-        folder = opened.path / index_files.FOLDER
+    with changing(store, lock_wait) as transaction:
+        folder = transaction.path / index_files.FOLDER
         found = index_files.kept(folder)
         for embedder_id in found:
             faiss_index.drop(folder, embedder_id)
@@ -135,8 +158,9 @@ def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> No
     faiss_index.save(store.path / index_files.FOLDER, VectorIndex.build(values, chosen), made)
 
 
-def _add_missing(store: Store, makers: Sequence[Embeds], decoder: Decoder) -> None:
+def _add_missing(transaction: Transaction, makers: Sequence[Embeds], reader: Reader) -> None:
     """Commit keys of the live texts that have none by one of the makers."""
+    store = transaction.store
     live = live_places(store)
     lacking = {}
     for made in makers:
@@ -146,21 +170,21 @@ def _add_missing(store: Store, makers: Sequence[Embeds], decoder: Decoder) -> No
     if not documents:
         return
     chosen = [stored for name, stored in store.documents().items() if name in documents and stored.complete]
-    texts = _texts(decoder, chosen)
+    texts = _texts(reader, chosen)
     new = [
         made.keys({digest: text for digest, text in texts.items() if digest in lacking[made.embedder.id]})
         for made in makers
     ]
-    store.commit([], TOOL, [part for part in new if len(part)])
+    transaction.commit([], TOOL, [part for part in new if len(part)])
 
 
-def _texts(decoder: Decoder, documents: Sequence[StoredDocument]) -> dict[bytes, str]:
+def _texts(reader: Reader, documents: Sequence[StoredDocument]) -> dict[bytes, str]:
     """The texts of documents' records by sha256, decoded and compared."""
     found: dict[bytes, str] = {}
-    for _, pieces in decoder.documents(documents):
+    for _, pieces in reader.documents(documents):
         for piece in pieces:
-            if wrong := piece.mismatch():
-                raise wrong
+            if piece.error is not None:
+                raise piece.error
             if piece.record.kind != Kind.RAW or piece.record.reason != RawReason.NOT_TEXT:
                 found[piece.record.text_sha256] = piece.data.decode("utf-8", "replace")
     return found

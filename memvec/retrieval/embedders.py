@@ -6,7 +6,7 @@ Letters: n texts, V vocabulary, D width of the LM, W width of a key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +16,11 @@ import numpy.typing as npt
 from memvec.errors import MissingExtraError, UsageError
 from memvec.formats import canonical, keys
 from memvec.formats.keys import Embedder, Keys
+from memvec.formats.raw import raw_bytes
 from memvec.guard import loading_alone
 from memvec.retrieval import bm25 as lexical
 from memvec.retrieval.whitening import TableStatistics
-from memvec.types import Fingerprint
+from memvec.types import Fingerprint, Kind, RawReason, Record
 
 Array = npt.NDArray[np.float32]
 
@@ -69,12 +70,9 @@ class Table:
     hidden states here (docs/LOG.md).
     """
 
-    def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
-        """Read the embedding table and the tokenizer of the checkpoint in `folder`."""
-        from memvec.checkpoints.files import embedding_table, load_tokenizer
-
-        self.tokenizer = load_tokenizer(folder)
-        self.table = embedding_table(folder)
+    def __init__(self, tokenizer: Any, table: npt.NDArray[Any], fingerprint: Fingerprint) -> None:
+        """Take the tokenizer and the input embeddings (V, D) float16 of a model. No other code may call the tokenizer."""
+        self.tokenizer, self.table = tokenizer, table
         name = identity(TABLE, version=2, embedding=fingerprint.embedding, vocabulary=fingerprint.vocabulary)
         self.statistics = TableStatistics.cached(name, self.table, self.tokenizer)
         self.embedder = Embedder(TABLE, name, self.table.shape[1])
@@ -135,7 +133,25 @@ def maker(name: str, folder: Path, fingerprint: Fingerprint) -> Embeds:
     check_embedder(name)
     if name == LEXICAL:
         return Words()
-    return Sentences(name) if name.startswith(SENTENCES) else Table(folder, fingerprint)
+    if name.startswith(SENTENCES):
+        return Sentences(name)
+    from memvec.checkpoints.files import embedding_table, load_tokenizer
+
+    return Table(load_tokenizer(folder), embedding_table(folder), fingerprint)
+
+
+def keys_of(records: Sequence[Record], texts: Mapping[bytes, str], makers: Sequence[Embeds]) -> list[Keys]:
+    """The keys that each of `makers` makes of the records that are text.
+
+    `texts` holds the texts by their sha256. Raw records hold their text themselves.
+    """
+    found: dict[bytes, str] = {}
+    for record in records:
+        if record.kind == Kind.RAW and record.reason != RawReason.NOT_TEXT:
+            found[record.text_sha256] = raw_bytes(record).decode("utf-8", "replace")
+        elif record.text_sha256 in texts:
+            found[record.text_sha256] = texts[record.text_sha256]
+    return [made.keys(found) for made in makers] if found else []
 
 
 def check_embedder(name: str) -> None:

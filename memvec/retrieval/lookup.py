@@ -20,7 +20,8 @@ from memvec.retrieval.bm25 import TermIndex
 from memvec.retrieval.faiss_index import FLAT, VectorIndex
 from memvec.store import index_files
 from memvec.store.index_files import fits
-from memvec.store.store import Store, damaged
+from memvec.store.problems import damaged
+from memvec.store.store import Store
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

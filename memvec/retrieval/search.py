@@ -10,25 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from memvec import arguments, off_topic
 from memvec.arguments import checked, optional
-from memvec.checkpoints.resolve import Notify, silent
-from memvec.decoding.reader import Decoder
+from memvec.checkpoints.resolve import Notify
+from memvec.decoding.reader import Reader
 from memvec.errors import NotFoundError, UsageError
 from memvec.filesystem.names import select
-from memvec.identity.match import find_model
-from memvec.identity.verdict import stored_identity
-from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.retrieval import embedders
-from memvec.retrieval.embedders import DEFAULT, LEXICAL, TABLE, Embeds, maker
+from memvec.retrieval.embedders import DEFAULT, LEXICAL, TABLE, Embeds, Table, maker
 from memvec.retrieval.lookup import TermLookup, VectorLookup, check_keys
 from memvec.store.store import RecordRef, Store
 from memvec.types import RawReason
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 WORDS_SHARE = 0.6  # of BM25, beside the cosine; measured in docs/LOG.md
 CANDIDATES = 256  # that vectors and words each put up
@@ -56,36 +57,62 @@ class Place:
 
 
 class Searcher:
-    """An opened store with its keys in memory, for many queries."""
+    """A store with its keys in memory, for many queries. Threads may share it."""
 
-    @checked()
+    @checked(notify=optional(arguments.function))
     def __init__(
-        self, store: Store, embedder: str | None = None, model: str | None = None, notify: Notify = silent
+        self,
+        store: str | Path | Store | Runtime,
+        embedder: str | None = None,
+        *,
+        notify: Notify | None = None,
+        **opening: Unpack[Opening],
     ) -> None:
-        """Load what `embedder` names: by default the store's own model (`lm`) and words, where it has keys of both.
+        """Read the keys of a store and load what makes keys of queries.
 
-        Keys of another model are searched only by its name, which is then loaded. NotFoundError, UsageError.
+        Keys of a model that is not the store's own are searched only if `embedder` names it.
+
+        Args:
+            store: The store, or what `memvec.open` returns.
+            embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default the keys of the store's model and of words.
+            notify: Told of each stage by its name. `watch` tells more.
+            **opening: As in `memvec.open`: model, device, batch, watch.
+
+        Raises:
+            NotFoundError: There is no store or no model, or the store has no keys.
+            UsageError: The store has no keys of this embedder.
+            FingerprintError: The model is not the one that packed.
+            StoreDamagedError: The store is damaged.
+            MissingExtraError: The package of this embedder is not installed.
+
+        Example:
+            >>> searcher = memvec.Searcher(store, model=model)
+            >>> len(searcher.search("the carriage", k=1))
+            1
         """
-        self.store = store
-        self.names = _chosen(store, embedder)
-        notify("reading the keys")
-        self._places = live_places(store)
+        if notify is not None:
+            opening["watch"] = lambda progress: notify(progress.stage)
+        runtime = runtime_of(store, **opening)
+        self.store = runtime.store
+        self.names = _chosen(self.store, embedder)
+        runtime.notify("reading the keys")
+        self._places = live_places(self.store)
         self._texts = list(self._places)
         self._names = {place.document for places in self._places.values() for place in places}
         rows = {text: row for row, text in enumerate(self._texts)}
         self._parts: list[tuple[Embeds, VectorLookup | TermLookup, float]] = []
         for name in self.names:
-            made = make(name, store, model, notify)
-            entries = [e for e in store.manifest.keys if e.embedder_id == made.embedder.id]
-            check_keys(store, entries, made.embedder)
+            made = make(name, runtime)
+            entries = [e for e in self.store.manifest.keys if e.embedder_id == made.embedder.id]
+            check_keys(self.store, entries, made.embedder)
             if not entries:
                 raise UsageError(
-                    f"the keys of {name!r} in {str(store.path)!r} were made with another version of it. "
+                    f"the keys of {name!r} in {str(self.store.path)!r} were made with another version of it. "
                     f"Make them again: memvec.build_index(…, embedder={name!r})."
                 )
             lookup = TermLookup if name == LEXICAL else VectorLookup
             share = WORDS_SHARE if name == LEXICAL and len(self.names) > 1 else 1.0
-            self._parts.append((made, lookup(store, entries, rows), share))
+            self._parts.append((made, lookup(self.store, entries, rows), share))
         self._threshold: float | None = None
 
     @checked()
@@ -146,7 +173,7 @@ class Searcher:
 
 @checked()
 def search(
-    store: str | Path | Store,
+    store: str | Path | Store | Runtime,
     query: str,
     k: int = 5,
     *,
@@ -154,50 +181,79 @@ def search(
     where: Mapping[str, str] | None = None,
     min_score: float | Literal["auto"] | None = None,
     embedder: str | None = None,
-    model: str | None = None,
     decode: bool = False,
-    device: str | None = None,
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> list[Hit]:
-    """The `k` records of a store that fit a query best, best first; with `decode`, with their text.
+    """Find the records of a store that a query asks about.
 
-    See `Searcher` for many queries. Raises NotFoundError, UsageError, FingerprintError, StoreDamagedError.
+    Keys are read and the model's embedding table is loaded at each call, unless `store` comes from `memvec.open`.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        query: Words or a question.
+        k: How many records to find, at most.
+        documents: Names or patterns of the documents to search; by default all.
+        where: Metadata that a document must have, as it was packed with `meta`.
+        min_score: The least score of a hit. "auto" leaves out hits below what unrelated prompts reach in this store.
+        embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default the keys of the store's model and of words.
+        decode: Decode the records that are found and return their text, which needs the model.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        The hits, best first.
+
+    Raises:
+        NotFoundError: There is no such store, document or model, or the store has no keys.
+        UsageError: The query is empty, or the store has no keys of this embedder.
+        FingerprintError: The model is not the one that packed.
+        StoreDamagedError: The store is damaged.
+        MissingExtraError: The package of this embedder is not installed.
+
+    Example:
+        >>> hits = memvec.search(store, "the carriage", k=2, model=model)
+        >>> hits[0].score >= hits[-1].score
+        True
     """
-    opened = store if isinstance(store, Store) else Store.open(store)
-    progress = Progress()
-    searcher = Searcher(opened, embedder, model, lambda stage: enter(stage, progress, watch))
-    enter("searching", progress, watch)
+    runtime = runtime_of(store, **opening)
+    searcher = runtime.store_part(("searcher", embedder), lambda: Searcher(runtime, embedder))
+    runtime.notify("searching")
     hits = searcher.search(query, k, documents, min_score, where)
-    return with_text(opened, hits, model, device, watch) if decode and hits else hits
+    return with_text(runtime, hits) if decode and hits else hits
 
 
 @checked(min_score=optional(arguments.score))
 def retrieve(
-    store: str | Path,
+    store: str | Path | Store | Runtime,
     query: str,
     count: int,
     *,
     memories: bool = True,
     min_score: float | Literal["auto"] | None = "auto",
-    model: str | None = None,
-    watch: Watch = unwatched,
+    **opening: Unpack[Opening],
 ) -> tuple[str, ...]:
     """Up to `count` documents that fit a query, best first; none when nothing fits.
 
     `memories`: only documents that have one. Raises as `search`.
     """
-    opened = Store.open(store)
-    live = opened.documents()
-    hits = search(opened, query, CANDIDATES, min_score=min_score, model=model, watch=watch)
+    runtime = runtime_of(store, **opening)
+    live = runtime.store.documents()
+    hits = search(runtime, query, CANDIDATES, min_score=min_score)
     fitting = dict.fromkeys(hit.document for hit in hits if live[hit.document].memory or not memories)
     return tuple(fitting)[:count]
 
 
-def make(name: str, store: Store, model: str | None = None, notify: Notify = silent) -> Embeds:
-    """The embedder of that name for a store. UsageError, NotFoundError, FingerprintError, MissingExtraError."""
-    origin = store.manifest.fingerprint
-    known = stored_identity(store.manifest)
-    return maker(name, find_model(known, model, notify) if name == TABLE else store.path, origin)
+def make(name: str, runtime: Runtime) -> Embeds:
+    """The embedder of that name for a store, made once. UsageError, NotFoundError, FingerprintError, MissingExtraError."""
+    return runtime.model_part(("embedder", name), lambda: _made(name, runtime))
+
+
+def _made(name: str, runtime: Runtime) -> Embeds:
+    origin, lm = runtime.store.manifest.fingerprint, runtime.loaded
+    if name != TABLE:
+        return maker(name, runtime.store.path, origin)
+    if lm is None:
+        return maker(name, runtime.folder, origin)
+    return Table(lm.splitter, lm.table.half().cpu().numpy(), origin)  # the model is in memory, nothing has to be read
 
 
 def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
@@ -235,20 +291,18 @@ def live_places(store: Store) -> dict[bytes, list[Place]]:
     return found
 
 
-def with_text(
-    store: Store, hits: Sequence[Hit], model: str | None = None, device: str | None = None, watch: Watch = unwatched
-) -> list[Hit]:
-    """Hits with the text that their records decode to; none where that is not what was packed."""
+def with_text(runtime: Runtime, hits: Sequence[Hit]) -> list[Hit]:
+    """Hits with the text that their records decode to. A record that decodes to other bytes than were packed has none."""
+    live = runtime.store.documents()
     wanted: dict[str, list[RecordRef]] = {}
     for hit in hits:
-        refs = store.documents()[hit.document].records
+        refs = live[hit.document].records
         wanted.setdefault(hit.document, []).extend(ref for ref in refs if ref.start == hit.start)
-    decoder = Decoder(store, model, None, device, watch)
-    parts = [replace(store.documents()[name], records=tuple(refs)) for name, refs in wanted.items() if refs]
+    parts = [replace(live[name], records=tuple(refs)) for name, refs in wanted.items() if refs]
     texts = {
         piece.id: piece.data.decode("utf-8", "replace")
-        for _, pieces in decoder.documents(parts)
+        for _, pieces in Reader(runtime).documents(parts)
         for piece in pieces
-        if not piece.mismatch()
+        if piece.error is None
     }
     return [replace(hit, text=texts.get(hit.record)) for hit in hits]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memvec.chunks import slices
 from memvec.filesystem.cache_folder import cache_root
 from memvec.formats import files
 
@@ -80,8 +81,8 @@ def _whiten(table: npt.NDArray[Any], odds: npt.NDArray[Any]) -> tuple[Array, Arr
     width = table.shape[1]
     middle = np.zeros(width, np.float64)
     second = np.zeros((width, width), np.float64)
-    for begin in range(0, len(table), CHUNK):
-        rows, p = table[begin : begin + CHUNK].astype(np.float32), odds[begin : begin + CHUNK]
+    for part in slices(len(table), CHUNK):
+        rows, p = table[part].astype(np.float32), odds[part]
         middle += p @ rows
         second += (rows * p[:, None]).T @ rows
     spread, axes = np.linalg.eigh(second - np.outer(middle, middle))

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from memvec.chunks import chunked
 from memvec.formats import container, files
 from memvec.formats.container import Array
 from memvec.formats.partial import TensorFile
@@ -112,8 +113,6 @@ def encode(columns: Mapping[str, Array], state: str) -> bytes:
     digests = []
     for name in COLUMNS:
         data = tensors[name].reshape(-1).view(np.uint8)
-        digests += [
-            hashlib.sha256(data[begin : begin + BLOCK].tobytes()).digest() for begin in range(0, len(data), BLOCK)
-        ]
+        digests += [hashlib.sha256(block.tobytes()).digest() for block in chunked(data, BLOCK)]
     tensors["blocks"] = container.digest_rows(digests)
     return container.encode(tensors, {"format": FORMAT_NAME, "state": state})

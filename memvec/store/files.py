@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from memvec.formats import keys as keys_format
 from memvec.formats import shard
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.types import Record
+
+Entry = TypeVar("Entry", ShardEntry, KeysEntry)
 
 SHARD_RECORDS, SHARD_BYTES = 1024, 256 * 1024 * 1024  # of one shard, at most, unless one record is larger
 KEYS_TEXTS = 65_536  # of one file of keys, unless it was written with more

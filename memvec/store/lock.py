@@ -43,7 +43,7 @@ def writing(path: str | Path, wait: float = 0.0, dry_run: bool = False) -> Itera
         _refuse_foreign(path)
         made = not path.exists()
     except OSError as error:
-        raise error if isinstance(error, MemvecError) else files.unreadable(path, error) from error
+        raise error if isinstance(error, MemvecError) else files.read_error(path, error) from error
     if dry_run:
         yield
         return
@@ -73,7 +73,7 @@ def _acquire(path: Path, wait: float) -> FileLock:
             ) from error
         except OSError as error:
             if path.is_dir():
-                raise files.refused(path / LOCK_NAME, error) from error
+                raise files.write_error(path / LOCK_NAME, error) from error
             # else: a first pack that was waited for left no trace
 
 

@@ -1,20 +1,17 @@
-"""A store on disk: what is in it, and how a shard of new records becomes part of it. Knows no model.
-
-Shards are immutable and named by their digest; a commit writes the shard, then replaces the manifest (SPEC §2, §8).
-"""
+"""Read a store: one state of its manifest, and the shard and key files that it names. Knows no model."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from memvec.arguments import checked
-from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, ReadError, StoreChangedError, StoreDamagedError
+from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError
 from memvec.formats import container, files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
@@ -23,28 +20,20 @@ from memvec.formats.partial import ShardReader
 from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, assemble
-from memvec.store.files import keys_file, shard_file
-from memvec.types import Document, Kind, Problem, ProblemKind, Record
+from memvec.store.problems import PARSE_ERRORS, damaged, refused
+from memvec.types import Document, Kind, Record
 
-__all__ = ["PARSE_ERRORS", "RecordRef", "Store", "StoredDocument", "damaged"]
-
-Entry = TypeVar("Entry", ShardEntry, KeysEntry)
-
-# A file that no reader may use is a Refusal, which is a ValueError; should a parser fail otherwise, it means the same.
-PARSE_ERRORS = (ValueError, OverflowError, RecursionError)
-
-KINDS: dict[str, ProblemKind] = {"missing-file": "missing_file", "digest-mismatch": "digest_mismatch"}
+__all__ = ["RecordRef", "Store", "StoredDocument"]
 
 
 class Store:
-    """An opened store: one generation of its manifest, and its shards as they are asked for."""
+    """One state of a store, to read. It never changes; its shards are read when they are needed."""
 
     def __init__(self, path: Path, state: Manifest) -> None:
         self.path = path
         self.manifest = state
         self._load = lru_cache(maxsize=4)(self._load_shard)
         self._open_reader = lru_cache(maxsize=16)(self._read_shard)
-        self._versions: list[StoredDocument] | None = None
 
     @classmethod
     @checked()
@@ -73,51 +62,6 @@ class Store:
             return os.path.lexists(path / manifest.FILE_NAME) or bool(files.listing(path, "shards", "*.safetensors"))
         except Refusal as refusal:  # a link in the place of its folder; a file there may be anything
             return refusal.code == "symlink"
-
-    @classmethod
-    def create(cls, path: str | Path, state: Manifest) -> Store:
-        """A new empty store at `path`, whose write lock is held."""
-        path = Path(path)
-        files.make_folder(path / "shards", inside=True)
-        files.write_atomically(path / manifest.FILE_NAME, manifest.encode(state))
-        return cls(path, state)
-
-    def commit(
-        self,
-        records: Sequence[Record],
-        tool: str = "",
-        keys: Sequence[Keys] = (),
-        meta: Mapping[str, Mapping[str, str]] | None = None,
-        removed: Iterable[tuple[str, str]] | None = None,
-    ) -> None:
-        """Make `records`, `keys` and `meta` part of the store, on disk when this returns; all of them or none.
-
-        `meta` is what is said of documents by name; it takes the place of what was said of them before. `removed` are
-        the (name, sha256) whose records no longer count, in place of those before; records committed now always count.
-        """
-        state = self.manifest
-        entry = self.write(*shard_file(state, records, state.generation + 1)) if records else None
-        entries = [self.write(*keys_file(part)) for part in keys]
-        # In the same manifest as the shard: no reader that lacks the kind ever meets it.
-        required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
-        gone = set(state.removed if removed is None else removed)
-        gone -= {(record.document.name, record.document.sha256) for record in records}
-        self.switch(state.following(tool, entry, entries, required, meta, gone))
-
-    def write(self, entry: Entry, data: bytes) -> Entry:
-        """Put a file on disk under the name of its entry; it is no part of the store yet. WriteError, FormatTooNewError."""
-        self.manifest.check_writable()
-        file = self.path / entry.path
-        files.make_folder(file.parent, inside=True)
-        files.write_atomically(file, data)
-        return entry
-
-    def switch(self, state: Manifest) -> None:
-        """From now on the store is what `state` names, all of which is on disk. WriteError leaves it as it was."""
-        self.manifest.check_writable()
-        files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
-        self.manifest = state
-        self._versions = None
 
     def keys(self, entry: KeysEntry) -> Keys:
         """The keys in one file, digest and structure checked. StoreDamagedError names the place."""
@@ -170,12 +114,10 @@ class Store:
 
     def versions(self) -> list[StoredDocument]:
         """Every document version that was not removed, whole or not, in order of its newest record."""
-        found = self._versions  # another thread may reset it
-        if found is None:
-            found = self._versions = self._read_versions()
-        return found
+        return self._versions
 
-    def _read_versions(self) -> list[StoredDocument]:
+    @cached_property
+    def _versions(self) -> list[StoredDocument]:
         known: dict[tuple[str, str], Document] = {}
         found: dict[tuple[str, str], tuple[dict[int, RecordRef], dict[int, RecordRef]]] = {}
         removed = set(self.manifest.removed)
@@ -273,25 +215,3 @@ class Store:
                 "feature-not-named",
                 f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}",
             )
-
-
-def damaged(location: str, kind: ProblemKind, message: str) -> StoreDamagedError:
-    """StoreDamagedError with one problem."""
-    return StoreDamagedError([Problem(location, kind, message)])
-
-
-def problem(location: str, error: Exception) -> Problem:
-    """What a parser said of the file, or record, at `location`."""
-    return Problem(location, KINDS.get(code_of(error), "invalid_value"), str(error), code_of(error))
-
-
-def unreadable(location: str, error: ReadError) -> Problem:
-    """The problem of a file that the system cannot read. Raises `error` if it is about this process, not the file."""
-    if error.errno in files.OUT_OF_HANDLES:
-        raise error
-    return Problem(location, "unreadable", f"the system could not read it ({error.reason})")
-
-
-def refused(location: str, error: Exception) -> StoreDamagedError:
-    """StoreDamagedError with what a parser said of `location`."""
-    return StoreDamagedError([problem(location, error)])

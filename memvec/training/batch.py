@@ -23,23 +23,20 @@ from memvec.types import Vectors
 MOMENTUM = 0.8  # Adam's first beta
 # Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
 MARGIN_RESERVE = 0.2
-UNSEEN = float("inf")  # counts of a slot whose whole text was never measured
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What the best vectors of a slot miss of its whole text."""
+    """How many tokens of a text a slot's vectors miss."""
 
     wrong: int  # tokens that come out wrong
     thin: int  # tokens that come out wrong or under margin
-    seen: bool  # False: the whole text was never measured, and all of it counts as missed
+    whole: bool  # was the whole text measured?
 
     @classmethod
-    def of(cls, counts: Sequence[float], tokens: int) -> Score:
-        """The score of counts (2,), as a batch keeps them, for a text of N = `tokens`."""
-        if UNSEEN in counts:
-            return cls(tokens, tokens, False)
-        return cls(int(counts[0]), int(counts[1]), True)
+    def unmeasured(cls, tokens: int) -> Score:
+        """The score of a slot whose whole text of N = `tokens` was never measured: it misses every token."""
+        return cls(tokens, tokens, False)
 
 
 class Batch(Protocol):
@@ -56,20 +53,17 @@ class Batch(Protocol):
     def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
         """One more slot: N tokens and the vectors (M, D) float32 it begins with, the first `fixed` of which stay."""
 
-    def measure(self, shown: Sequence[int]) -> list[list[float]]:
-        """How many tokens are (wrong, wrong or under margin) in each slot, of the first `shown` of its text.
+    def step(self, shown: Sequence[int]) -> list[Score]:
+        """Measure each slot on the first `shown` tokens of its text, then take a step. The scores are from before the step.
 
-        The vectors of a slot that shows its whole text are kept where they are its best so far.
+        The measured vectors of a slot that shows its whole text are kept if they are its best so far.
         """
-
-    def descend(self) -> None:
-        """Take the step that the last measurement asks for, where measuring has not taken it already."""
 
     def restart(self, slot: int, start: Tensor) -> None:
         """Put a slot back to vectors (M, D), as if it had never taken a step. What was its best remains so."""
 
     def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
-        """Remove the slots that are over; of each its best vectors (M, D) float16 and their score."""
+        """Remove the slots that are over; of each its best vectors (M, D) float16 and their score on the whole text."""
 
 
 def rates(age: Tensor, settings: PackSettings) -> Tensor:
@@ -85,13 +79,21 @@ def missed(margin: Tensor, settings: PackSettings) -> Tensor:
     return torch.stack([~(margin > least) for least in (0.0, settings.margin + MARGIN_RESERVE)], -1).float()
 
 
-def fewer(counts: Tensor, least: Tensor, strict: bool) -> Tensor:
-    """(B,) bool: are counts (B, 2) of `missed` targets better than the least so far? With `strict` no wrong one goes first."""
+def fewer(counts: Tensor, least: Tensor, measured: Tensor, strict: bool) -> Tensor:
+    """(B,) bool: are counts (B, 2) of `missed` targets better than the least so far, of slots `measured` (B,) before?
+
+    With `strict`, counts without a wrong target are better than counts with one.
+    """
     thinner = counts[:, 1] < least[:, 1]
-    if not strict:
-        return thinner
-    wrong, before = counts[:, 0] > 0, least[:, 0] > 0
-    return (~wrong & before) | ((wrong == before) & thinner)
+    if strict:
+        wrong, before = counts[:, 0] > 0, least[:, 0] > 0
+        thinner = (~wrong & before) | ((wrong == before) & thinner)
+    return thinner | ~measured
+
+
+def scores(counts: Tensor, whole: Sequence[bool]) -> list[Score]:
+    """The scores of counts (B, 2)."""
+    return [Score(int(wrong), int(thin), all_of) for (wrong, thin), all_of in zip(counts.tolist(), whole, strict=True)]
 
 
 class RaggedBatch:
@@ -105,8 +107,8 @@ class RaggedBatch:
         self._adam = SlotAdam(lm.width, lm.device, MOMENTUM)
         self._best = self._adam.vectors.half()  # (R, D) float16, as they would be stored
         self._fewest = self._adam.vectors.new_zeros(0, 2)  # (B, 2) what they miss
+        self._measured = torch.zeros(0, dtype=torch.bool, device=lm.device)  # (B,) was the whole text measured?
         self._layout: Layout | None = None
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # hidden (T, D), vectors (R, D), gradient (T, D)
 
     def room(self, slots: int, length: int) -> int:
         """See Batch. Padding is bounded by one length for all."""
@@ -121,10 +123,11 @@ class RaggedBatch:
         self._sizes.append(len(start))
         self._adam.extend(start, fixed)
         self._best = torch.cat([self._best, start.half()])
-        self._fewest = torch.cat([self._fewest, self._fewest.new_full((1, 2), UNSEEN)])
+        self._fewest = torch.cat([self._fewest, self._fewest.new_zeros(1, 2)])
+        self._measured = torch.cat([self._measured, self._measured.new_zeros(1)])
         self._layout = None
 
-    def measure(self, shown: Sequence[int]) -> list[list[float]]:
+    def step(self, shown: Sequence[int]) -> list[Score]:
         """See Batch."""
         layout = self._laid_out(shown)
         vectors = self._adam.vectors.half().to(self.lm.dtype).requires_grad_(True)  # as they would be stored
@@ -132,12 +135,15 @@ class RaggedBatch:
         passed = head_pass(hidden.detach(), self.lm.head, layout.targets)
         counts = self._counts(passed.margin, layout.owner)
         whole = [n == len(ids) for n, ids in zip(shown, self._texts, strict=True)]
-        better = fewer(counts, self._fewest, self.settings.strict) & torch.tensor(whole, device=counts.device)
+        now = torch.tensor(whole, device=counts.device)
+        better = fewer(counts, self._fewest, self._measured, self.settings.strict) & now
         self._fewest = torch.where(better[:, None], counts, self._fewest)
+        self._measured = self._measured | now
         self._best = torch.where(better[layout.slot_of_row, None], vectors.detach().half(), self._best)
-        self._last = hidden, vectors, passed.gradient
-        found: list[list[float]] = counts.tolist()
-        return found
+        (gradient,) = torch.autograd.grad(hidden, vectors, passed.gradient)  # rows of different slots do not touch
+        self._adam.age += 1
+        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay)
+        return scores(counts, whole)
 
     def _laid_out(self, shown: Sequence[int]) -> Layout:
         if self._layout is None or self._layout.shown != list(shown):
@@ -150,15 +156,6 @@ class RaggedBatch:
         """(B, 2): of each slot's targets, how many are missed."""
         return margin.new_zeros(len(self._texts), 2).index_add_(0, owner, missed(margin, self.settings))
 
-    def descend(self) -> None:
-        """See Batch."""
-        assert self._last is not None, "nothing was measured"
-        hidden, vectors, upstream = self._last
-        self._last = None
-        (gradient,) = torch.autograd.grad(hidden, vectors, upstream)  # rows of different slots do not touch
-        self._adam.age += 1
-        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay)
-
     def restart(self, slot: int, start: Tensor) -> None:
         """See Batch."""
         before = sum(self._sizes[:slot])
@@ -166,17 +163,17 @@ class RaggedBatch:
 
     def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
         """See Batch."""
-        pieces, fewest = torch.split(self._best.cpu(), self._sizes), self._fewest.tolist()
+        pieces, known = torch.split(self._best.cpu(), self._sizes), scores(self._fewest, self._measured.tolist())
         out = [
-            (np.ascontiguousarray(piece.numpy()), Score.of(counts, len(ids)))
-            for piece, counts, ids, gone in zip(pieces, fewest, self._texts, over, strict=True)
+            (np.ascontiguousarray(piece.numpy()), score if score.whole else Score.unmeasured(len(ids)))
+            for piece, score, ids, gone in zip(pieces, known, self._texts, over, strict=True)
             if gone
         ]
         stay = torch.tensor([not gone for gone in over], device=self.lm.device)
         rows = stay.repeat_interleave(torch.tensor(self._sizes, device=self.lm.device))
         self._adam.keep(rows)
-        self._best, self._fewest = self._best[rows], self._fewest[stay]
+        self._best, self._fewest, self._measured = self._best[rows], self._fewest[stay], self._measured[stay]
         self._texts = [ids for ids, gone in zip(self._texts, over, strict=True) if not gone]
         self._sizes = [size for size, gone in zip(self._sizes, over, strict=True) if not gone]
-        self._layout = self._last = None
+        self._layout = None
         return out

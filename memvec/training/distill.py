@@ -1,9 +1,9 @@
-"""Distilling context vectors: many documents' vectors at once, until a frozen LM reads them as it reads the text.
+"""Distil context vectors of many documents at once, until a frozen LM answers behind them as it does behind the text.
 
-The teacher is the LM behind the text, the student the same LM behind M vectors; the loss is the divergence between what
-they say next. They are asked questions about the text, whose right answers are mixed into the teacher's, and where it
-is wanted spans of the text by their first words. A share of rows is about something else, with a teacher that saw no text
-(Caccia et al. 2025 and Eyuboglu et al. 2025 distil adapters and caches so; docs/LOG.md has what each part is worth here).
+The teacher is the LM behind the text. The student is the same LM behind M vectors. The loss is the divergence between
+their next tokens. Rows are questions about the text, with right answers mixed into the teacher's, and if wanted spans of
+the text asked for by their first words. Some rows have nothing to do with the text: their teacher has not seen it
+(Caccia et al. 2025 and Eyuboglu et al. 2025 distil adapters and caches so; docs/LOG.md has the worth of each part).
 
 Letters: B slots, M vectors, D width, N tokens, R rows, T scored tokens, K likeliest tokens kept of a teacher.
 """
@@ -26,30 +26,28 @@ from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Row, padded, passes, run_prefixes, run_rows
 from memvec.settings import ContextSettings
 from memvec.training.adam import SlotAdam
+from memvec.training.cost import NOTHING, Cost
 from memvec.training.fit import memory_of, positions_for
-from memvec.training.lessons import Lesson, Manner, combs, teach
+from memvec.training.lessons import Lesson, LossMix, span_phases, teach
 from memvec.training.segments import surprisal
 from memvec.types import Vectors
 
-PART_TOKENS = 150  # of a text, for which a step asks so many rows
+PART_TOKENS = 150  # tokens of a part; settings count rows for each part of a text
 SPAN_WITHOUT_QUESTIONS = 16  # tokens
-ROW_TOKENS = 31  # that a row takes, about, padding included; only for estimates
-STRANGERS = 0.5  # share of the rows aside that are questions about other documents, where there are any
-FOREIGN = 32  # questions about a document that other memories are asked too
+ROW_TOKENS = 31  # tokens that a row takes on average, padding included; only for estimates
+OTHER_DOCUMENTS = 0.5  # share of unrelated rows that are about other documents, if there are any; the rest is off-topic
+QUESTIONS_FOR_OTHERS = 32  # questions about a document that other documents' memories are asked too
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DistilTask:
-    """A window of a document waiting for its vectors, and what they cost so far."""
+    """A window of a document that waits for its vectors."""
 
     key: int  # the caller's name for it
     ids: tuple[int, ...]  # N tokens
     vectors: int  # M
-    document: str = ""  # windows of one are no strangers to each other
-    questions: tuple[tuple[Row, ...], ...] = ()  # about the text, for each beginning a memory may stand behind
-    steps: int = 0
-    token_steps: int = 0
-    seconds: float = 0.0
+    document: str = ""  # its name: windows of one document are not other documents to each other
+    questions: tuple[tuple[Row, ...], ...] = ()  # about the text, for each prompt prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +56,32 @@ class Distilled:
 
     task: DistilTask
     vectors: Vectors  # (M, D) float16
+    cost: Cost = NOTHING
 
 
 @dataclass(slots=True)
 class _Slot:
+    """A task being distilled."""
+
     task: DistilTask
-    combs: list[list[int]]  # rows of the lesson that together cover the text, one list for each phase
-    lesson: Lesson
-    questions: list[Lesson]  # for each beginning
-    foreign: list[
-        Lesson
-    ]  # some of the same, as the LM answers without the text: what other memories should leave alone
+    phases: list[list[int]]  # spans of the lesson that together cover the text, one list for each phase
+    lesson: Lesson  # the spans
+    questions: list[Lesson]  # for each prompt prefix
+    unread: list[Lesson]  # some of the same questions, answered without the text; other memories should not change them
     chance: random.Random
+    cost: Cost
     age: int = 0
-    left: dict[int, list[int]] = field(default_factory=dict)  # by beginning, questions not asked yet in this round
+    left: dict[int, list[int]] = field(default_factory=dict)  # questions not yet asked in this round, by prompt prefix
 
     @property
     def parts(self) -> int:
-        """How many times the rows of a short text a step asks for."""
+        """Parts of its text."""
         return parts(len(self.task.ids))
 
-    def draw(self, beginning: int, count: int) -> list[tuple[Lesson, int]]:
-        """The next `count` questions behind a beginning, every one before any comes again."""
-        lesson = self.questions[beginning] if beginning < len(self.questions) else Lesson([], [], [])
-        left = self.left.setdefault(beginning, [])
+    def draw(self, prefix: int, count: int) -> list[tuple[Lesson, int]]:
+        """The next `count` questions behind a prompt prefix. Each is drawn once before any is drawn again."""
+        lesson = self.questions[prefix] if prefix < len(self.questions) else Lesson([], [], [])
+        left = self.left.setdefault(prefix, [])
         drawn = []
         for _ in range(min(count, len(lesson.rows))):
             if not left:
@@ -91,14 +91,14 @@ class _Slot:
 
 
 def parts(tokens: int) -> int:
-    """How many parts a text of N tokens counts as: so many times the rows of one are asked in a step."""
+    """Parts in a text of N tokens. A step asks so many times the rows that the settings ask for."""
     return max(1, round(tokens / PART_TOKENS))
 
 
 def start(lm: FrozenLM, ids: Sequence[int], vectors: int) -> Tensor:
-    """Starting vectors (M, D) float32: the embeddings of the M tokens that the LM expects least, in their order.
+    """Starting vectors (M, D) float32: the embeddings of the M tokens with the highest surprisal, in their order.
 
-    Untrained they are worth .25 of the text at ratio 4, where means of windows do harm (docs/LOG.md).
+    Untrained they are worth .25 of the text at ratio 4, while means of windows do harm (docs/LOG.md).
     """
     (nats,) = surprisal(lm, [ids])
     told = sorted(sorted(range(len(ids)), key=lambda place: -nats[place])[:vectors])
@@ -112,26 +112,38 @@ class DistilEngine:
         self,
         lm: FrozenLM,
         settings: ContextSettings,
-        befores: Sequence[tuple[int, ...]],
-        aside: Sequence[Sequence[Row]] = (),
-        elsewhere: Sequence[Sequence[Row]] = (),
+        prompt_prefixes: Sequence[tuple[int, ...]],
+        off_topic: Sequence[Sequence[Row]] = (),
+        unseen_documents: Sequence[Sequence[Row]] = (),
     ) -> None:
-        """`befores` are the beginnings a memory may stand behind; rows for each that have nothing to do with it.
+        """Prepare to distil memories that stand behind one of `prompt_prefixes`.
 
-        Those are general prompts (`aside`) and questions about documents that nobody has (`elsewhere`).
+        Args:
+            lm: The frozen LM.
+            settings: The settings.
+            prompt_prefixes: Tokens of each prefix.
+            off_topic: General prompts, for each prefix.
+            unseen_documents: Questions about documents that no store holds, for each prefix.
         """
         self.lm, self.settings = lm, settings
-        self.befores = [lm.embed(torch.tensor(ids, dtype=torch.long, device=lm.device)) for ids in befores]
-        self._apart = Manner(weight=settings.aside_weight)
-        self.aside = [teach(lm, before, rows, self._apart) for before, rows in zip(self.befores, aside, strict=False)]
-        self.elsewhere = [
-            teach(lm, before, rows, self._apart) for before, rows in zip(self.befores, elsewhere, strict=False)
+        self.prompt_prefixes = [
+            lm.embed(torch.tensor(ids, dtype=torch.long, device=lm.device)) for ids in prompt_prefixes
         ]
+        self._unrelated = LossMix(weight=settings.aside_weight)
+        self.off_topic = self._taught(off_topic)
+        self.unseen_documents = self._taught(unseen_documents)
         self.queue: deque[DistilTask] = deque()
         self.slots: list[_Slot] = []
         self.positions = positions_for(lm, settings.memory or memory_of(lm))
         self._adam = SlotAdam(lm.width, lm.device)
         self._chance = random.Random(settings.seed)
+
+    def _taught(self, rows: Sequence[Sequence[Row]], most: int | None = None) -> list[Lesson]:
+        """The LM's answers without any text to the first `most` rows behind each prompt prefix."""
+        return [
+            teach(self.lm, prefix, some[:most], self._unrelated)
+            for prefix, some in zip(self.prompt_prefixes, rows, strict=False)
+        ]
 
     def add(self, tasks: Iterable[DistilTask]) -> None:
         """Put tasks at the end of the queue."""
@@ -155,40 +167,37 @@ class DistilEngine:
             self._adam.extend(start(self.lm, task.ids, task.vectors))
 
     def _open(self, task: DistilTask) -> _Slot:
-        """A slot for a task: everything it will be asked, with the teacher's answers."""
+        """A slot for a task: all rows it may be asked, with the teacher's answers."""
         begun, s = time.perf_counter(), self.settings
-        # Text of which the rule makes no questions, as one without spaces, is asked for itself.
+        # No questions are made from some texts, such as those without spaces. Then spans are asked for.
         span = s.span or (0 if any(task.questions) else SPAN_WITHOUT_QUESTIONS)
-        spans, phases = combs(len(task.ids), span, s.stride)
+        spans, phases = span_phases(len(task.ids), span, s.stride)
         text = self.lm.embed(torch.tensor(task.ids, device=self.lm.device))
-        fronts = [torch.cat([before, text]) for before in self.befores]
+        fronts = [torch.cat([prefix, text]) for prefix in self.prompt_prefixes]
         rows = [Row(task.ids[begin:end], 1) for begin, end in spans]
-        lesson = teach(self.lm, fronts[0], rows, Manner(weight=s.span_weight))
-        manner = Manner(s.truth, s.first_truth, question_weight=s.question_weight)
-        asked = [teach(self.lm, front, rows, manner) for front, rows in zip(fronts, task.questions, strict=False)]
-        foreign = [
-            teach(self.lm, before, rows[:FOREIGN], self._apart)
-            for before, rows in zip(self.befores, task.questions, strict=False)
-        ]
-        task.seconds += time.perf_counter() - begun
-        return _Slot(task, phases, lesson, asked, foreign, random.Random(f"{s.seed} {task.ids}"))
+        lesson = teach(self.lm, fronts[0], rows, LossMix(weight=s.span_weight))
+        mix = LossMix(s.truth, s.first_truth, question_weight=s.question_weight)
+        asked = [teach(self.lm, front, rows, mix) for front, rows in zip(fronts, task.questions, strict=False)]
+        unread = self._taught(task.questions, QUESTIONS_FOR_OTHERS)
+        chance = random.Random(f"{s.seed} {task.ids}")
+        return _Slot(task, phases, lesson, asked, unread, chance, Cost(seconds=time.perf_counter() - begun))
 
     def _fits(self, task: DistilTask) -> bool:
-        """Is there room for one more? For one alone there always is."""
+        """Is there room for one more? One alone always fits."""
         s, tasks = self.settings, [*(slot.task for slot in self.slots), task]
         asked = sum(parts(len(t.ids)) for t in tasks) * (s.question_rows + s.aside_rows) * ROW_TOKENS
         spans = sum(len(t.ids) for t in tasks) * (s.span_share if s.span else 0.0)
-        prefixes = len(tasks) * 2 * max(t.vectors for t in tasks)  # all as long as the longest, some with company
+        prefixes = len(tasks) * 2 * max(t.vectors for t in tasks)  # all as long as the longest, some with a distractor
         return not self.slots or asked + spans + prefixes <= self.positions
 
     def _step(self) -> int:
-        """One step of every slot; the token positions it ran."""
+        """Take a step of every slot. Return the token positions it ran."""
         begun = time.perf_counter()
-        beginning = self._chance.randrange(len(self.befores))
-        beside = self._beside()
-        rows, owner, answers, weights = self._ask(beginning, beside)
+        prefix = self._chance.randrange(len(self.prompt_prefixes))
+        distractors = self._distractors()
+        rows, owner, answers, weights = self._ask(prefix, distractors)
         vectors = self._adam.vectors.clone().requires_grad_(True)
-        prefixes = self._prefixes(vectors, self.befores[beginning], beside)
+        prefixes = self._prefixes(vectors, self.prompt_prefixes[prefix], distractors)
         run = run_prefixes(self.lm, prefixes)
         hidden = run_rows(self.lm, run, owner, rows)
         said = TeacherPass(torch.cat([a.ids for a in answers]), torch.cat([a.log_probs for a in answers]))
@@ -200,36 +209,37 @@ class DistilEngine:
         share = (time.perf_counter() - begun) / len(self.slots)
         for slot in self.slots:
             slot.age += 1
-            slot.task.steps += 1
-            slot.task.token_steps += positions // len(self.slots)
-            slot.task.seconds += share
+            slot.cost += Cost(1, positions // len(self.slots), share)
         return positions
 
-    def _beside(self) -> list[int | None]:
-        """The slots whose vectors stand beside each one's in this step: all have company or none, as they are padded alike."""
+    def _distractors(self) -> list[int | None]:
+        """For each slot, the slot whose memory is placed next to it in this step, or None.
+
+        Either all slots have one or none has: with padding a step costs the same for one as for all.
+        """
         count = len(self.slots)
         if count < 2 or self._chance.random() >= self.settings.company:
             return [None] * count
         return [(number + self._chance.randrange(1, count)) % count for number in range(count)]
 
     def _ask(
-        self, beginning: int, beside: Sequence[int | None]
+        self, prefix: int, distractors: Sequence[int | None]
     ) -> tuple[list[Row], list[int], list[TeacherPass], Tensor]:
-        """The rows of this step behind a beginning, whose they are, the teacher's answers and tokens' weights (T,)."""
+        """(rows of this step behind a prompt prefix, their slots, the teacher's answers, the tokens' weights (T,))."""
         rows: list[Row] = []
         owner: list[int] = []
         answers: list[TeacherPass] = []
         weights: list[float] = []
         for number, slot in enumerate(self.slots):
-            comb = slot.chance.choice(slot.combs)
+            phase = slot.chance.choice(slot.phases)
             chosen = [
-                (slot.lesson, i) for i in slot.chance.sample(comb, math.ceil(len(comb) * self.settings.span_share))
+                (slot.lesson, i) for i in slot.chance.sample(phase, math.ceil(len(phase) * self.settings.span_share))
             ]
-            chosen += slot.draw(beginning, self.settings.question_rows * slot.parts)
-            theirs, general = self._elsewhere(number, beside[number], beginning)
-            for _ in range(self.settings.aside_rows * slot.parts if theirs or general else 0):
-                strange = theirs and (slot.chance.random() < STRANGERS or not general)
-                lesson = slot.chance.choice(theirs if strange else general)
+            chosen += slot.draw(prefix, self.settings.question_rows * slot.parts)
+            others, off_topic = self._unrelated_to(number, distractors[number], prefix)
+            for _ in range(self.settings.aside_rows * slot.parts if others or off_topic else 0):
+                about_others = others and (slot.chance.random() < OTHER_DOCUMENTS or not off_topic)
+                lesson = slot.chance.choice(others if about_others else off_topic)
                 chosen.append((lesson, slot.chance.randrange(len(lesson.rows))))
             rows += [lesson.rows[i] for lesson, i in chosen]
             answers += [lesson.answers[i] for lesson, i in chosen]
@@ -237,21 +247,21 @@ class DistilEngine:
             weights += [weight for lesson, i in chosen for weight in lesson.weights[i]]
         return rows, owner, answers, torch.tensor(weights, device=self.lm.device)
 
-    def _elsewhere(self, number: int, beside: int | None, beginning: int) -> tuple[list[Lesson], list[Lesson]]:
-        """What has nothing to do with what is in front: (questions about other documents, off-topic prompts)."""
-        there = {self.slots[n].task.document for n in (number, beside) if n is not None}
-        others = [slot.foreign for slot in self.slots if slot.task.document not in there]
-        theirs = [foreign[beginning] for foreign in others if beginning < len(foreign) and foreign[beginning].rows]
-        invented = [lesson for lesson in self.elsewhere[beginning : beginning + 1] if lesson.rows]
-        theirs += invented * max(1, len(theirs))  # as often as those of real ones
-        general = [lesson for lesson in self.aside[beginning : beginning + 1] if lesson.rows]
-        return theirs, general
+    def _unrelated_to(self, number: int, distractor: int | None, prefix: int) -> tuple[list[Lesson], list[Lesson]]:
+        """(questions about other documents than those in front of a slot's rows, off-topic prompts)."""
+        present = {self.slots[n].task.document for n in (number, distractor) if n is not None}
+        absent = [slot.unread for slot in self.slots if slot.task.document not in present]
+        others = [unread[prefix] for unread in absent if prefix < len(unread) and unread[prefix].rows]
+        unseen = [lesson for lesson in self.unseen_documents[prefix : prefix + 1] if lesson.rows]
+        others += unseen * max(1, len(others))  # as often as those about documents of this pack
+        off_topic = [lesson for lesson in self.off_topic[prefix : prefix + 1] if lesson.rows]
+        return others, off_topic
 
-    def _prefixes(self, vectors: Tensor, before: Tensor, beside: Sequence[int | None]) -> list[Tensor]:
-        """What stands before the rows: a beginning, the slot's vectors, sometimes another's before or behind them."""
+    def _prefixes(self, vectors: Tensor, before: Tensor, distractors: Sequence[int | None]) -> list[Tensor]:
+        """The prompt prefix `before` (P, D) and a slot's vectors, for each slot; a distractor's stand before or behind them."""
         pieces = torch.split(vectors, [slot.task.vectors for slot in self.slots])
         out = []
-        for slot, piece, other in zip(self.slots, pieces, beside, strict=True):
+        for slot, piece, other in zip(self.slots, pieces, distractors, strict=True):
             parts = [piece]
             if other is not None:
                 parts.insert(slot.chance.randrange(2), pieces[other].detach())
@@ -259,7 +269,7 @@ class DistilEngine:
         return out
 
     def _rates(self) -> Tensor:
-        """(R, 1) learning rates: a short warm-up, then down in a line to a fiftieth."""
+        """(R, 1) learning rates: a short warm-up, then linear decay to a fiftieth."""
         s, age = self.settings, self._adam.age
         return s.learning_rate * (age / max(1, s.warmup)).clamp(max=1) * (1 - (age - 1) / s.steps).clamp(min=0.02)
 
@@ -268,7 +278,7 @@ class DistilEngine:
         sizes = [slot.task.vectors for slot in self.slots]
         pieces = torch.split(self._adam.vectors.half().cpu(), sizes)
         out = [
-            Distilled(slot.task, np.ascontiguousarray(piece.numpy()))
+            Distilled(slot.task, np.ascontiguousarray(piece.numpy()), slot.cost)
             for slot, piece, done in zip(self.slots, pieces, over, strict=True)
             if done
         ]

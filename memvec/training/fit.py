@@ -18,9 +18,12 @@ from itertools import chain
 
 from torch import Tensor
 
-from memvec.lm.frozen import FrozenLM, free_bytes
+from memvec.chunks import chunked
+from memvec.lm.device import free_bytes
+from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
-from memvec.training.batch import Batch, RaggedBatch
+from memvec.training.batch import Batch, RaggedBatch, Score
+from memvec.training.cost import NOTHING, Cost
 from memvec.training.layout import row_length
 from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked, scale_of
 from memvec.training.static_batch import StaticBatch
@@ -38,9 +41,9 @@ GROW_EVERY = 4  # steps between which it grows; a batch is laid out anew each ti
 LOST = 0.7  # share of what is shown that is wrong, halfway through the growth, in a fit that begins anew
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Task:
-    """A segment waiting for its vectors, and what earlier attempts cost."""
+    """A segment that waits for its vectors."""
 
     key: int  # the caller's name for it
     ids: tuple[int, ...]  # N tokens
@@ -48,9 +51,7 @@ class Task:
     attempt: int = 0
     start: Tensor | None = None  # (M, D) float32 to begin with; None: noise that depends on the segment alone
     most: int | None = None  # steps of this attempt; None: those of the settings
-    steps: int = 0
-    token_steps: int = 0
-    seconds: float = 0.0
+    spent: Cost = NOTHING  # on earlier attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Fitted:
     task: Task
     vectors: Vectors  # (M, D) float16
     corrections: int  # positions wrong or under margin, as the fit measured them
+    cost: Cost = NOTHING  # of this attempt and of those before it
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class _Slot:
     task: Task
     starts: list[Tensor]  # (M, D) float32 that it may still begin from
     left: int  # steps that may still be taken
+    cost: Cost
     age: int = 0  # steps since its start
 
     def shown(self, grown: int) -> int:
@@ -133,6 +136,7 @@ class FitEngine:
                 task,
                 [] if task.start is None else [task.start.to(self.lm.device)],
                 task.most or self.settings.max_steps,
+                task.spent,
             )
             for task in tasks
         ]
@@ -140,7 +144,7 @@ class FitEngine:
         rows = (row_length(shown_at(len(slot.task.ids), 0, 1), slot.task.vectors) for slot in todo)
         fitting = self.positions * WITHOUT_GRADIENT // (TRIED * max(rows, default=1))
         at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), fitting))
-        looked = sum(self._look(todo[at : at + at_once]) for at in range(0, len(todo), at_once))
+        looked = sum(map(self._look, chunked(todo, at_once)))
         self.ready += fresh
         return looked
 
@@ -160,9 +164,8 @@ class FitEngine:
             begins_anew = self.grown == self.settings.growth  # of few steps there are none to spare
             slot.starts = list(found[: 1 + begins_anew])
         share = (time.perf_counter() - begun) / sum(costs)
-        for task, cost in zip(tasks, costs, strict=True):
-            task.token_steps += cost
-            task.seconds += share * cost
+        for slot, cost in zip(slots, costs, strict=True):
+            slot.cost += Cost(token_steps=cost, seconds=share * cost)
         return sum(costs)
 
     def _fixed(self, task: Task) -> int:
@@ -183,18 +186,13 @@ class FitEngine:
         """One step of every slot; which of them it shows to be done. These keep what was measured."""
         begun, slots = time.perf_counter(), self.slots
         shown = [slot.shown(self.grown) for slot in slots]
-        counts = self.batch.measure(shown)
+        scores = self.batch.step(shown)
         for slot in slots:
             slot.age, slot.left = slot.age + 1, slot.left - 1
-        done = [
-            n == len(slot.task.ids) and self._is_done(slot, *row)
-            for n, slot, row in zip(shown, slots, counts, strict=True)
-        ]
-        if not all(done):
-            self.batch.descend()
-            for number, slot in enumerate(slots):
-                if slot.starts and slot.age == self.grown // 2 and counts[number][0] > LOST * shown[number]:
-                    self._begin_anew(number)
+        done = [self._is_done(slot, score) for slot, score in zip(slots, scores, strict=True)]
+        for number, (slot, score) in enumerate(zip(slots, scores, strict=True)):
+            if slot.starts and slot.age == self.grown // 2 and score.wrong > LOST * shown[number]:
+                self._begin_anew(number)
         self._charge(time.perf_counter() - begun)
         return done
 
@@ -202,13 +200,12 @@ class FitEngine:
         """Share out what a step took."""
         a_position = seconds / sum(self.batch.lengths)
         for slot, length in zip(self.slots, self.batch.lengths, strict=True):
-            slot.task.steps += 1
-            slot.task.token_steps += length
-            slot.task.seconds += a_position * length
+            slot.cost += Cost(1, length, a_position * length)
 
-    def _is_done(self, slot: _Slot, wrong: float, thin: float) -> bool:
-        settled = thin <= self.settings.enough(len(slot.task.ids), slot.age) and not (self.settings.strict and wrong)
-        return settled or slot.left <= 0
+    def _is_done(self, slot: _Slot, score: Score) -> bool:
+        enough = self.settings.enough(len(slot.task.ids), slot.age)
+        settled = score.thin <= enough and not (self.settings.strict and score.wrong)
+        return score.whole and (settled or slot.left <= 0)
 
     def _begin_anew(self, number: int) -> None:
         """Put a slot back to its second start."""
@@ -217,11 +214,11 @@ class FitEngine:
         slot.age = 0
 
     def _retire(self, done: list[bool]) -> list[Fitted]:
-        over = [slot.task for slot, gone in zip(self.slots, done, strict=True) if gone]
+        over = [slot for slot, gone in zip(self.slots, done, strict=True) if gone]
         self.slots = [slot for slot, gone in zip(self.slots, done, strict=True) if not gone]
         return [
-            Fitted(task, vectors, score.thin)
-            for task, (vectors, score) in zip(over, self.batch.take(done), strict=True)
+            Fitted(slot.task, vectors, score.thin, slot.cost)
+            for slot, (vectors, score) in zip(over, self.batch.take(done), strict=True)
         ]
 
 

@@ -1,4 +1,4 @@
-"""What a teacher says to rows, computed once: the frozen LM behind the text, mixed with right answers where they are known.
+"""The teacher's answers to rows, computed once: those of the frozen LM behind the text, mixed with known right answers.
 
 Letters: N tokens, T scored tokens, K likeliest tokens kept of a teacher, P positions, D width.
 """
@@ -15,12 +15,12 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, teacher_pass
 from memvec.lm.scoring import Row, run_prefixes, run_rows, targets, together
 
-LIKELIEST = 32  # tokens of a teacher kept by name; the rest is one bucket
+LIKELIEST = 32  # tokens kept of each answer; all others are one bucket
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Rows to be asked and what the teacher says to each."""
+    """Rows that a step may ask, and the teacher's answer to each."""
 
     rows: list[Row]
     answers: list[TeacherPass]
@@ -28,30 +28,30 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How rows are taught: shares of a row's own tokens in what the teacher says, and weights in the loss."""
+class LossMix:
+    """How much of a target is the right answer instead of the teacher's, and how much each token weighs in the loss."""
 
-    truth: float = 0.0  # [0..1]: 0 is the teacher alone, 1 the right answer alone
-    first_truth: float | None = None  # the same of an answer's first token; None: as of the others
-    weight: float = 1.0  # of the tokens of answers
-    question_weight: float = 0.0  # of the tokens before them; 0: they are not scored
-
-
-PLAIN = Manner()
+    truth: float = 0.0  # share of the right token in the target [0..1]; 0 is the teacher alone
+    first_truth: float | None = None  # the same for an answer's first token; None: as for the others
+    weight: float = 1.0  # weight of an answer's tokens in the loss
+    question_weight: float = 0.0  # weight of a question's tokens in the loss; with 0 they are not scored
 
 
-def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], manner: Manner = PLAIN) -> Lesson:
-    """What the LM behind a prefix (P, D) says at the scored tokens of rows, and at those of the questions if they count."""
+PLAIN = LossMix()
+
+
+def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], mix: LossMix = PLAIN) -> Lesson:
+    """Run the LM behind a prefix (P, D) over rows. Return its answers at the scored tokens; questions are scored if they weigh."""
     answers: list[TeacherPass] = []
-    asked = [Row(row.ids, 1) for row in rows] if manner.question_weight else list(rows)
+    asked = [Row(row.ids, 1) for row in rows] if mix.question_weight else list(rows)
     before = [row.start - one.start for row, one in zip(rows, asked, strict=True)]  # scored tokens of the question
     weights = [
-        [manner.question_weight] * count + [manner.weight] * row.scored for count, row in zip(before, rows, strict=True)
+        [mix.question_weight] * count + [mix.weight] * row.scored for count, row in zip(before, rows, strict=True)
     ]
     shares = [
-        [manner.truth] * count + [first] + [manner.truth] * (row.scored - 1)
+        [mix.truth] * count + [first] + [mix.truth] * (row.scored - 1)
         for count, row in zip(before, rows, strict=True)
-        for first in [manner.truth if manner.first_truth is None else manner.first_truth]
+        for first in [mix.truth if mix.first_truth is None else mix.first_truth]
     ]
     with torch.inference_mode():
         run = run_prefixes(lm, [prefix])
@@ -69,20 +69,20 @@ def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], manner: Manner = PL
 
 
 def corrected(said: TeacherPass, right: Tensor, truth: Tensor) -> TeacherPass:
-    """A teacher's answers mixed with the right tokens (T,), which take the shares `truth` (T,)."""
+    """Mix a teacher's answers with the right tokens (T,), which get the shares `truth` (T,)."""
     truth = truth[:, None]
     ids, odds = said.ids.clone(), said.log_probs.exp() * (1 - truth)
     there = ids == right[:, None]
     missing = ~there.any(1) & (truth[:, 0] > 0)
-    ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the mass of what it replaces falls to the rest
+    ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the replaced token's mass goes to the rest
     odds += truth * (ids == right[:, None])
     return TeacherPass(ids, odds.clamp(min=1e-9).log())
 
 
-def combs(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
-    """((begin, end) of every span, the spans of each phase): each phase covers N = `tokens` without overlap.
+def span_phases(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """((begin, end) of every span, the spans of each phase). Each phase covers N = `tokens` without overlap.
 
-    A `span` of 0 asks for none.
+    With a `span` of 0 there are no spans.
     """
     if not span:
         return [], [[]]
@@ -91,7 +91,7 @@ def combs(tokens: int, span: int, stride: int) -> tuple[list[tuple[int, int]], l
     for phase in range(0, span, stride):
         cuts = range(phase - span, tokens, span)
         pieces = [(max(0, begin), min(begin + span, tokens)) for begin in cuts]
-        pieces = [(begin, end) for begin, end in pieces if end - begin > 1]  # one token alone asks nothing
+        pieces = [(begin, end) for begin, end in pieces if end - begin > 1]  # a span is asked for by its first token
         phases.append(list(range(len(spans), len(spans) + len(pieces))))
         spans += pieces
     return spans, phases

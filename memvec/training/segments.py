@@ -9,6 +9,7 @@ from itertools import accumulate
 
 import torch
 
+from memvec.chunks import chunked
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 from memvec.settings import PackSettings
@@ -31,15 +32,9 @@ class Segment:
 
 def surprisal(lm: FrozenLM, sequences: Sequence[Sequence[int]], window: int = WINDOW) -> list[list[float]]:
     """−log p of every token given those before it in its window [nats]; log V for the first, given nothing."""
-    pieces = [
-        (number, tuple(ids[begin : begin + window]))
-        for number, ids in enumerate(sequences)
-        for begin in range(0, len(ids), window)
-    ]
+    pieces = [(number, tuple(part)) for number, ids in enumerate(sequences) for part in chunked(ids, window)]
     out: list[list[float]] = [[] for _ in sequences]
-    rows = max(1, POSITIONS_AT_ONCE // window)
-    for begin in range(0, len(pieces), rows):
-        batch = pieces[begin : begin + rows]
+    for batch in chunked(pieces, max(1, POSITIONS_AT_ONCE // window)):
         for (number, _), nats in zip(batch, _batch_surprisal(lm, [ids for _, ids in batch]), strict=True):
             out[number] += nats
     return out

@@ -20,7 +20,7 @@ from memvec.lm.graphs import captured
 from memvec.lm.head import head_pass
 from memvec.settings import PackSettings
 from memvec.training.adam import SlotAdam
-from memvec.training.batch import MOMENTUM, UNSEEN, Score, fewer, missed, rates
+from memvec.training.batch import MOMENTUM, Score, fewer, missed, rates, scores
 from memvec.training.layout import row_length
 from memvec.types import Vectors
 
@@ -51,7 +51,8 @@ class StaticBatch:
         self._adam = SlotAdam(width, device, MOMENTUM)
         self._adam.extend(torch.zeros(rows * vectors, width, device=device), fixed=rows * vectors)
         self._best = torch.zeros(rows, vectors, width, dtype=torch.half, device=device)
-        self._fewest = torch.full((rows, 2), UNSEEN, device=device)  # (B, 2) what the best miss
+        self._fewest = torch.zeros(rows, 2, device=device)  # what the best miss
+        self._measured = torch.zeros(rows, dtype=torch.bool, device=device)  # was the whole text measured?
         self._counts = torch.zeros(rows, 2, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ran: bool | None = None  # whether compiled, if a step of these shapes was run
@@ -69,7 +70,7 @@ class StaticBatch:
         longest, most = even(max(row_length(n, m) for n, m in texts)), max(m for _, m in texts)
         if rows >= wanted >= SPARE * rows and length >= longest and vectors >= most:
             return
-        names = ("_base", "_targets", "_count", "_shown", "_whole", "_best", "_fewest")
+        names = ("_base", "_targets", "_count", "_shown", "_whole", "_best", "_fewest", "_measured")
         before, adam = {name: getattr(self, name) for name in names}, self._adam
         live = torch.tensor(self._rows, dtype=torch.long, device=self.lm.device)
         self._allocate(wanted, longest, most)
@@ -92,7 +93,7 @@ class StaticBatch:
         self._base[row].zero_()
         self._base[row, m : m + len(ids) - 1] = self.lm.embed(tokens[:-1])
         self._targets[row, m - 1 : m - 1 + len(ids)] = tokens
-        self._count[row], self._fewest[row] = m, UNSEEN
+        self._count[row], self._measured[row] = m, False
         self._best[row, :m] = start.half()
         vectors = self.shape[2]
         self._adam.moves[row * vectors : (row + 1) * vectors] = 0
@@ -102,8 +103,8 @@ class StaticBatch:
         self._rows.append(row)
         self.restart(len(self._rows) - 1, start)
 
-    def measure(self, shown: Sequence[int]) -> list[list[float]]:
-        """See Batch. The step is taken, too."""
+    def step(self, shown: Sequence[int]) -> list[Score]:
+        """See Batch."""
         rows, length, _ = self.shape
         seen, whole = [0] * rows, [False] * rows
         for row, n, ids in zip(self._rows, shown, self._texts, strict=True):
@@ -112,8 +113,8 @@ class StaticBatch:
         self._whole.copy_(torch.tensor(whole))
         self.lengths = [length] * len(self._rows)
         self._run()
-        counts = self._counts.tolist()
-        return [counts[row] for row in self._rows]
+        known = scores(self._counts, whole)
+        return [known[row] for row in self._rows]
 
     def _run(self) -> None:
         """A step. The first of a shape is run kernel by kernel, which makes what a graph needs; the others are the graph."""
@@ -145,17 +146,15 @@ class StaticBatch:
             hidden = lm.hidden(torch.where((place < self._count)[:, :, None], padded, self._base)).flatten(0, 1)
         passed = head_pass(hidden.detach(), lm.head, self._targets.flatten(), weigh=lm.fused.weigh)
         counts = (missed(passed.margin.view(rows, length), self.settings) * live[:, :, None]).sum(1)
-        better = fewer(counts, self._fewest, self.settings.strict) & self._whole
+        better = fewer(counts, self._fewest, self._measured, self.settings.strict) & self._whole
         self._fewest.copy_(torch.where(better[:, None], counts, self._fewest))
+        self._measured.logical_or_(self._whole)
         self._best.copy_(torch.where(better[:, None, None], stored.view_as(self._best), self._best))
         self._counts.copy_(counts)
         upstream = passed.gradient.masked_fill_(~live.flatten()[:, None], 0)
         (gradient,) = torch.autograd.grad(hidden, own, upstream)
         self._adam.age += 1
         self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay)
-
-    def descend(self) -> None:
-        """Nothing: the step was taken with the measurement, and slots that are over have kept their best."""
 
     def restart(self, slot: int, start: Tensor) -> None:
         """See Batch."""
@@ -166,10 +165,13 @@ class StaticBatch:
         """See Batch."""
         gone = [slot for slot, done in enumerate(over) if done]
         rows = torch.tensor([self._rows[slot] for slot in gone], dtype=torch.long, device=self.lm.device)
-        best, fewest = self._best[rows].cpu().numpy(), self._fewest[rows].tolist()
+        best, known = self._best[rows].cpu().numpy(), scores(self._fewest[rows], self._measured[rows].tolist())
         out = [
-            (np.ascontiguousarray(one[: self._sizes[slot]]), Score.of(counts, len(self._texts[slot])))
-            for slot, one, counts in zip(gone, best, fewest, strict=True)
+            (
+                np.ascontiguousarray(one[: self._sizes[slot]]),
+                score if score.whole else Score.unmeasured(len(self._texts[slot])),
+            )
+            for slot, one, score in zip(gone, best, known, strict=True)
         ]
         self._count[rows] = 0
         self._free += [self._rows[slot] for slot in gone]

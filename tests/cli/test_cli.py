@@ -22,6 +22,7 @@ from memvec.filesystem.plain_text import printable
 from memvec.progress import Progress
 from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 
 FIELDS = [
     "documents", "records", "raw_records", "source_bytes", "source_tokens", "fitted_tokens", "vectors",
@@ -190,7 +191,7 @@ def test_interrupt_exits_130_and_keeps_what_was_finished(tmp_path: Path, tiny: s
     (tmp_path / "long.txt").write_text(text)
     (tmp_path / "short.txt").write_text(text[:60])
     program = (
-        "import sys, memvec.packrun, memvec.cli.output as output; from memvec.cli.main import run\n"
+        "import sys, memvec.packing.exact, memvec.cli.output as output; from memvec.cli.main import run\n"
         "memvec.packing.exact.CERTIFY_AT_ONCE = 1; output.LINE_SECONDS = 0.0\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )
@@ -235,7 +236,7 @@ def test_wrong_bytes_exit_5_and_a_writer_exits_7(store: Path, tiny: str, capsysb
     records = [opened.record(ref) for ref in stored.records]
     with writing(store):
         assert call(capsysbinary, "pack", tiny, "-o", store, "-m", tiny)[0] == 7
-        opened.commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
+        Transaction(opened).commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
     assert call(capsysbinary, "verify", store)[0] == 0
     for args in (["verify", store, "--decode"], ["cat", store, "prose.txt"], ["unpack", store, "-o", tmp_path / "o"]):
         code, out, err = call(capsysbinary, *args)

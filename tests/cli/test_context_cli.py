@@ -17,7 +17,7 @@ import pytest
 from memvec.cli.main import run
 from memvec.formats.manifest import Manifest
 from memvec.packing.records import context_record, raw_records
-from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Conditioning, Document, Fingerprint, RawReason, Record
 
 WIDTH = 4
@@ -39,14 +39,14 @@ def memory(name: str, start: int, end: int, tokens: int, count: int, **changes: 
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Store:
-    """A store without records."""
+def empty(tmp_path: Path) -> Transaction:
+    """A transaction of a store without records."""
     fingerprint = Fingerprint("w", "e", {"hidden_size": WIDTH}, "v", "p", WIDTH, "somewhere")
-    return Store.create(tmp_path / "s.memvec", Manifest(fingerprint, 500))
+    return Transaction.create(tmp_path / "s.memvec", Manifest(fingerprint, 500))
 
 
 @pytest.fixture
-def mixed(empty: Store) -> Path:
+def mixed(empty: Transaction) -> Path:
     """One document with content and a memory of two records, one with content, one with a memory, two unfinished."""
     parts = [memory("both", 0, 60, 30, 3), memory("both", 60, 100, 10, 2, gain=0.1, harm=None)]
     empty.commit([*content("both"), *parts, *content("content"), memory("memory", 0, 100, 40, 2, gain=0.5, harm=0.1)])
@@ -94,7 +94,7 @@ def test_info_counts_memories_beside_the_content(mixed: Path, capsysbinary: Any)
     assert "no: some documents are incomplete" in out
 
 
-def test_info_without_context_records_says_nothing_of_them(empty: Store, capsysbinary: Any) -> None:
+def test_info_without_context_records_says_nothing_of_them(empty: Transaction, capsysbinary: Any) -> None:
     empty.commit(content("content"))
     _, out, _ = call(capsysbinary, "info", empty.path)
     assert "memory" not in out and "every record certified" in out
@@ -102,7 +102,7 @@ def test_info_without_context_records_says_nothing_of_them(empty: Store, capsysb
     assert (json.loads(out)["context_records"], json.loads(out)["gain"], json.loads(out)["harm"]) == (0, None, None)
 
 
-def test_info_of_memories_alone_is_honest(empty: Store, capsysbinary: Any) -> None:
+def test_info_of_memories_alone_is_honest(empty: Transaction, capsysbinary: Any) -> None:
     empty.commit([memory("memory", 0, 100, 40, 2, harm=None)])
     _, out, _ = call(capsysbinary, "info", empty.path)
     assert "no: some documents are there as a memory only" in out

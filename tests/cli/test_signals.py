@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 TINY = ["--nats-per-vector", "9", "--segment-tokens", "32", "--learning-rate", "1", "--dtype", "float32"]
 SLOW = (
-    "import sys, memvec.packrun, memvec.cli.output as output; from memvec.cli.main import main\n"
+    "import sys, memvec.packing.exact, memvec.cli.output as output; from memvec.cli.main import main\n"
     "memvec.packing.exact.CERTIFY_AT_ONCE = 1; output.LINE_SECONDS = 0.0\n"
     "main()\n"
 )

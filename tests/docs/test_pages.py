@@ -84,8 +84,9 @@ def letters(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Path:
 
 def small(tiny: str) -> dict[str, Any]:
     """The arguments that `pack` needs with the tiny LM."""
-    import memvec
     from conftest import TINY_SETTINGS
+
+    import memvec
 
     settings = memvec.PackSettings(**TINY_SETTINGS)
     context = memvec.ContextSettings(max_steps=2)

@@ -131,11 +131,11 @@ class TestCopies:
 
 def test_the_model_is_loaded_once(retriever: MemvecRetriever, monkeypatch: pytest.MonkeyPatch) -> None:
     import memvec
-    from memvec.lm.frozen import FrozenLM
+    from memvec.lm import load
 
     loads: list[Path] = []
-    original = FrozenLM._load
-    monkeypatch.setattr(FrozenLM, "_load", lambda self, *given: (loads.append(given[0]), original(self, *given)))
+    read = load._read
+    monkeypatch.setattr(load, "_read", lambda *given: (loads.append(given[0]), read(*given))[1])
     memvec.unload()
     for query in ("wife", "carriage", "letter"):
         retriever.invoke(query)

@@ -15,6 +15,7 @@ import memvec
 from memvec.errors import FingerprintError, UsageError
 from memvec.identity.fingerprint import check_model, fingerprint
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.lm.scoring import Row, run_prefixes, run_rows
 from memvec.memory.cached import CachedMemory
 from memvec.memory.memory import Memory
@@ -48,7 +49,7 @@ def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lm(folder: Path) -> FrozenLM:
     """Its model, loaded."""
-    return FrozenLM(folder)
+    return load(folder)
 
 
 def test_documents_come_back_from_their_vectors(family: Family, folder: Path, tmp_path: Path) -> None:

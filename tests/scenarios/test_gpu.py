@@ -13,6 +13,7 @@ import torch
 from memvec.decoding.greedy import certify, decode
 from memvec.lm.compile import PAYS_AFTER
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.batch import RaggedBatch
 from memvec.training.fit import FitEngine, Task
@@ -26,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture
 def on_gpu(tiny: str) -> FrozenLM:
-    return FrozenLM(Path(tiny), torch.float32, "cuda")
+    return load(Path(tiny), torch.float32, "cuda")
 
 
 def fit(lm: FrozenLM, settings: PackSettings, batch: Any) -> dict[int, Any]:
@@ -48,7 +49,7 @@ def test_graphs_take_the_steps_of_kernels(on_gpu: FrozenLM, tiny_settings: Calla
     for key, one in ragged.items():
         for other in (graphs, compiled):
             np.testing.assert_allclose(other[key].vectors, one.vectors, atol=0.02)
-            assert other[key].task.steps == one.task.steps
+            assert other[key].cost.steps == one.cost.steps
 
 
 def test_what_is_fitted_there_decodes_on_both(

@@ -28,7 +28,8 @@ import os, shutil, sys; from pathlib import Path
 sys.path[:0] = [sys.argv.pop(), sys.argv.pop()]
 from test_kills import VERBS
 verb = VERBS[sys.argv.pop()]
-import memvec, memvec.compacting, memvec.collecting, memvec.merging, memvec.removing, memvec.repairing
+import memvec, memvec.maintenance.compact, memvec.maintenance.gc, memvec.maintenance.merge
+import memvec.maintenance.remove, memvec.maintenance.repair
 first, other, work = map(Path, sys.argv[1:])
 for call in ("replace", "rename", "unlink", "link"):
     for left in range(20):

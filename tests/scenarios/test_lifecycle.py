@@ -1,4 +1,4 @@
-"""rm, compact and gc: what goes, what stays, and that nobody loses what he reads."""
+"""`rm`, `compact` and `gc` remove the right files, and a reader keeps the files it has opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEWER = b"another text of some length that takes the place of the first"
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """Two versions of one document, one only half of which is there, raw bytes, a memory, and what is said of them."""
+    """A store of two versions of one document, an unfinished document, raw bytes, a memory and metadata."""
     store = tmp_path / "s.memvec"
     put(store, exact("a.txt", TEXT), raw("b/raw.bin", bytes(range(256))), exact("a.txt", NEWER), memory("c.txt", TEXT))
     put(store, exact("half.txt", TEXT)[:3], exact("a.txt", b"an unfinished third version")[:1])

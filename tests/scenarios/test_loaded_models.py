@@ -340,11 +340,11 @@ def test_memvec_loads_a_model_also_where_transformers_was_left_tying_none(
 ) -> None:
     from transformers import PreTrainedModel
 
-    from memvec.lm.frozen import FrozenLM
+    from memvec.lm.load import load
 
     # So it stays once two threads of a program have loaded models with transformers at the same time.
     monkeypatch.setattr(PreTrainedModel, "tie_weights", lambda *args, **options: None)
-    lm = FrozenLM(Path(tiny))
+    lm = load(Path(tiny))
     assert lm.head is lm.table
 
 

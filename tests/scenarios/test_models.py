@@ -155,7 +155,7 @@ def test_without_the_package_the_install_command_is_named(known: Path) -> None:
 
 def test_two_processes_convert_once(tmp_path: Path) -> None:
     program = (
-        "import sys, time, pathlib, memvec.lm, memvec.model_cache as c\n"
+        "import sys, time, pathlib, memvec.checkpoints.gguf, memvec.checkpoints.resolve as c\n"
         "def convert(file, folder):\n"
         "    time.sleep(0.5); (folder / 'config.json').write_text('{}'); print('converted', flush=True)\n"
         "memvec.checkpoints.gguf.convert_gguf = convert\n"
@@ -190,10 +190,9 @@ def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path, monk
 
 def test_a_model_whose_logits_are_changed_after_the_head_is_refused(tiny: str) -> None:
     from memvec.errors import UnsupportedModelError
-    from memvec.lm.frozen import FrozenLM
-    from memvec.lm.supported import check_model
+    from memvec.lm.load import check_model, load
 
-    lm = FrozenLM(Path(tiny))
+    lm = load(Path(tiny))
     lm.head = lm.head * 0.5
     with pytest.raises(UnsupportedModelError, match="after the LM head"):
         check_model(lm)

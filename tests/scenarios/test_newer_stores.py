@@ -18,6 +18,7 @@ from memvec.maintenance.archive import export_store, import_store
 from memvec.packing.estimate import estimate
 from memvec.retrieval.build import build_index, drop_index
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 
 NEWER: dict[str, dict[str, Any]] = {
     "minor": {"version": [1, 7], "shine": {"new": 1}},
@@ -53,8 +54,8 @@ VERBS: dict[str, Callable[[Path, str], Any]] = {
     "index drop": lambda s, tiny: drop_index(s),
     "repair": lambda s, tiny: memvec.repair(s, yes=True),
     "export": lambda s, tiny: export_store(s, s.parent / "copy"),
-    "commit": lambda s, tiny: Store.open(s).commit([], meta={"a": {"k": "v"}}),
-    "switch": lambda s, tiny: Store.open(s).switch(Store.open(s).manifest),
+    "transaction": lambda s, tiny: Transaction.open(s),
+    "create": lambda s, tiny: Transaction.create(s.parent / "copy", Store.open(s).manifest),
 }
 
 

@@ -1,4 +1,4 @@
-"""Running out of memory is one error, in whichever verb it happens and whoever says so."""
+"""Every function raises the same error when memory runs out, whichever library reports it first."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_program_ends_with_11(
 
 
 def test_a_device_whose_memory_is_full_is_not_a_wrong_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from memvec.lm.frozen import pick_device
+    from memvec.lm.device import pick_device
 
     def exhausted(*args: Any, **kwargs: Any) -> Any:
         raise ERRORS[0]

@@ -94,7 +94,8 @@ def test_dry_runs_and_reading_need_no_permission_to_write() -> None:
         "run(['list', s, '-q'])\n"  # everything is imported before the user changes
         "for v in ('compact', 'gc', 'rm', 'merge', 'repair', 'verify', 'info', 'show'):\n"
         "    __import__(f'memvec.cli.cmd_{v}')\n"
-        "import memvec.maintenance.repair, memvec.merging, memvec.collecting, memvec.compacting, memvec.verification\n"
+        "import memvec.maintenance.repair, memvec.maintenance.merge, memvec.maintenance.gc, memvec.maintenance.compact\n"
+        "import memvec.decoding.verify\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "for words in (['repair', s], ['compact', s, '--dry-run'], ['gc', s, '--dry-run'], ['verify', s], ['info', s],\n"
         "              ['merge', other, '-o', s, '--dry-run'], ['list', s]):\n"

@@ -67,8 +67,8 @@ def test_an_interrupted_pack_keeps_what_was_finished_and_goes_on(
 def test_a_killed_pack_leaves_a_valid_store(tmp_path: Path, tiny: str) -> None:
     store = tmp_path / "s.memvec"
     program = (
-        "import sys, memvec, memvec.packrun; from memvec.filesystem.sources import Source\n"
-        "memvec.packing.exact.COMMIT_SECONDS = 0.0; memvec.packrun.CERTIFY_AT_ONCE = 1\n"
+        "import sys, memvec, memvec.packing.exact; from memvec.filesystem.sources import Source\n"
+        "memvec.packing.exact.COMMIT_SECONDS = 0.0; memvec.packing.exact.CERTIFY_AT_ONCE = 1\n"
         "s = memvec.PackSettings(nats_per_vector=9.0, segment_tokens=32, memory=1_500_000)\n"
         "docs = [Source(f'{i}', (f'Letter {i}. She was not sorry to be recalled from it. ' * 2).encode()) for i in range(40)]\n"
         "memvec.pack(docs, sys.argv[1], model=sys.argv[2], settings=s, dtype='float32',\n"

@@ -19,6 +19,7 @@ from memvec.errors import (
 )
 from memvec.filesystem.sources import Source
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.training.fit import FIRST_SHARE
 from memvec.types import Kind, RawReason
 
@@ -91,7 +92,7 @@ def test_zero_vectors_do_not_decode(packed: Path, store: Path, records_of: Recor
     """The bytes come out of the vectors: with others, decoding fails and nothing is given out."""
     opened = Store.open(store)
     records = [r for r in records_of(store) if r.document.name == "prose.txt"]
-    opened.commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
+    Transaction(opened).commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
     with pytest.raises(ReconstructionError) as caught:
         memvec.cat(store, "prose.txt")
     assert caught.value.document == "prose.txt"

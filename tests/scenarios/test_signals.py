@@ -29,13 +29,13 @@ LETTERS = [
 # is named in sys.argv[3], once `done` segments are; a second one follows in the commit.
 PROGRAM = """
 import os, signal, sys
-import memvec, memvec.packrun
+import memvec, memvec.packing.exact
 from memvec.errors import InterruptedPackError
 from memvec.filesystem.sources import Source
 from memvec.store.store import Store
 store, model, phase, done, kind = sys.argv[1:4] + [int(sys.argv[4]), sys.argv[5]]
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-memvec.packrun.CERTIFY_AT_ONCE = 1
+memvec.packing.exact.CERTIFY_AT_ONCE = 1
 sent = []
 def watch(p):
     if p.stage.startswith(phase) and p.segments_done >= done and not sent:

@@ -35,6 +35,7 @@ from memvec.settings import PackSettings
 from memvec.store import index_files
 from memvec.store.files import keys_file
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 
 STRANGE = "sentence-transformers:./model-in-the-store"
 
@@ -93,7 +94,7 @@ def add_keys(store: Path, embedder: Embedder, rows: int = 1) -> KeysEntry:
         made = keys_format.dense(embedder, texts, np.ones((rows, embedder.width)))
     else:
         made = keys_format.lexical(embedder, texts, [{1: 1}] * rows)
-    opened.commit([], "made", [made])
+    Transaction(opened).commit([], "made", [made])
     return keys_file(made)[0]
 
 
@@ -265,7 +266,7 @@ class TestIndex:
         assert sorted(file.name for file in mine.iterdir()) == sorted(names)
         opened = Store.open(store)
         with pytest.raises(MemvecError, match="link"):
-            opened.commit([], "made", [Words().keys({bytes(32): "a word"})])
+            Transaction(opened).commit([], "made", [Words().keys({bytes(32): "a word"})])
         assert sorted(file.name for file in mine.iterdir()) == sorted(names)
 
     def test_drop_takes_what_is_an_index(self, indexed: Path) -> None:

@@ -18,6 +18,7 @@ from memvec.errors import MemvecError, PartialError, ReadError, StoreDamagedErro
 from memvec.formats import files as door
 from memvec.store.lock import LOCK_NAME
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 
 FIRST, SECOND = b"\xff the first", b"\xff the second"
 
@@ -100,7 +101,7 @@ def test_nothing_behind_a_linked_folder_is_read_or_moved(folder: str, made: Path
         (tmp_path / "away" / f"{'0' * 64}.safetensors").write_bytes(b"of nobody")
         assert not [name for name in memvec.gc(made).files if name.startswith("shards")]
         with pytest.raises((WriteError, StoreDamagedError)):
-            Store.open(made).commit(raw("more", FIRST))
+            Transaction.open(made).commit(raw("more", FIRST))
     assert all(path.exists() for path in there)
 
 

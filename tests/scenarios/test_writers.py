@@ -67,10 +67,10 @@ def test_writers_that_wait_for_each_other_lose_nothing(tmp_path: Path) -> None:
     make(tmp_path / "s")
     program = (
         f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
-        "from made import exact; from memvec.store.lock import writing; from memvec.store.store import Store\n"
+        "from made import exact; from memvec.store.lock import writing; from memvec.store.transaction import Transaction\n"
         "for number in range(5):\n"
         "    with writing(sys.argv[1], 60):\n"
-        "        Store.open(sys.argv[1]).commit(exact(f'{sys.argv[2]}-{number}', b'some text'), 'made')\n"
+        "        Transaction.open(sys.argv[1]).commit(exact(f'{sys.argv[2]}-{number}', b'some text'), 'made')\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program, tmp_path / "s", str(i)]) for i in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]

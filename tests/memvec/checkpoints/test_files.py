@@ -15,7 +15,7 @@ import memvec
 from memvec.checkpoints.files import embedding_table, weight_files
 from memvec.checkpoints.identify import identify_folder
 from memvec.errors import NotFoundError, UnsupportedModelError
-from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_folder_without_the_names_that_are_loaded_is_no_checkpoint(name: str, 
     with pytest.raises(NotFoundError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"):
         memvec.fingerprint(str(copy))
     with pytest.raises(NotFoundError):
-        FrozenLM(copy)
+        load(copy)
 
 
 def test_the_configuration_may_name_the_weights(copy: Path, tiny: str) -> None:
@@ -145,7 +145,7 @@ def test_code_in_a_checkpoint_is_not_run_and_not_asked_about(
         pytest.fail("asked whether to run it")
 
     monkeypatch.setattr(builtins, "input", asked)
-    for use in (identify_folder, FrozenLM):
+    for use in (identify_folder, load):
         with pytest.raises(NotFoundError):
             use(copy)
     assert not (copy / "ran").exists()

@@ -189,7 +189,7 @@ class TestConversion:
 
     def test_a_killed_one_leaves_nothing_for_good(self, cache: Path, made: list[Path], gguf: str) -> None:
         program = (
-            "import os, sys, memvec.lm, memvec.model_cache as c\n"
+            "import os, sys, memvec.checkpoints.gguf, memvec.checkpoints.resolve as c\n"
             "def convert(file, folder):\n"
             "    (folder / 'config.json').write_text('{}'); os._exit(9)\n"
             "memvec.checkpoints.gguf.convert_gguf = convert\n"
@@ -348,7 +348,7 @@ class TestReadable:
     def test_a_mistake_of_memvec_is_not_a_missing_model(
         self, cache: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("memvec.identity.fingerprint.TABLE_DIGITS", "sixteen")
+        monkeypatch.setattr("memvec.checkpoints.identify.TABLE_DIGITS", "sixteen")
         with pytest.raises(TypeError):
             memvec.fingerprint(tiny)
 

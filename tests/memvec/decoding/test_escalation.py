@@ -15,6 +15,7 @@ from memvec.decoding.reader import Decoder
 from memvec.errors import ReconstructionError
 from memvec.lm.attention import NAME
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.store.store import Store
 
 REAL = module.decode
@@ -61,7 +62,7 @@ def test_what_is_wrong_alone_too_is_decoded_in_canonical_numerics(
 
     def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any, allow: Any) -> FrozenLM:
         loads.append(device)
-        lm = FrozenLM(Path(tiny))
+        lm = load(Path(tiny))
         if device != "cpu":
             lm.model.set_attn_implementation("eager")
         return lm
@@ -86,7 +87,7 @@ def test_no_second_model_is_loaded_where_the_first_is_canonical(
 
     def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any, allow: Any) -> FrozenLM:
         loads.append(device)
-        return FrozenLM(Path(tiny))
+        return load(Path(tiny))
 
     monkeypatch.setattr("memvec.decoding.reader.load_lm", load_lm)
     spoil(lambda lm, batch: 5)
@@ -129,7 +130,7 @@ def test_what_is_canonical(tiny: str, tiny_lm: Any) -> None:
     from memvec.decoding.escalation import is_canonical
 
     assert is_canonical(tiny_lm)
-    assert not is_canonical(FrozenLM(Path(tiny), torch.bfloat16))
-    eager = FrozenLM(Path(tiny))
+    assert not is_canonical(load(Path(tiny), torch.bfloat16))
+    eager = load(Path(tiny))
     eager.model.set_attn_implementation("eager")
     assert not is_canonical(eager)

@@ -16,6 +16,7 @@ from memvec.filesystem.sources import Source
 from memvec.formats.container import read_header
 from memvec.formats.shard import FORMAT_NAME
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Document
 
 
@@ -36,7 +37,7 @@ def spoil_vectors(store: Path, name: str, which: int) -> tuple[int, int]:
     """Give record number `which` of a document vectors that decode to something else; its range of bytes."""
     opened = Store.open(store)
     record = opened.record(opened.documents()[name].records[which])
-    opened.commit([dataclasses.replace(record, vectors=record.vectors * 0)])
+    Transaction(opened).commit([dataclasses.replace(record, vectors=record.vectors * 0)])
     return record.start, record.start + record.length
 
 
@@ -96,7 +97,7 @@ def test_partial_writes_nothing_of_records_that_do_not_join(store: Path, out: Pa
     opened = Store.open(store)
     stored = opened.documents()["prose.txt"]
     lie = dataclasses.replace(stored.document, sha256="ab" * 32)
-    opened.commit([dataclasses.replace(opened.record(ref), document=lie) for ref in stored.records])
+    Transaction(opened).commit([dataclasses.replace(opened.record(ref), document=lie) for ref in stored.records])
     with pytest.raises(PartialError, match="do not belong together"):
         memvec.unpack(store, out, documents=["prose.txt", "empty"], on_error="partial")
     assert [*written(out)] == ["empty"]
@@ -178,7 +179,7 @@ def test_what_was_removed_is_not_missed(store: Path, out: Path, documents: dict[
     opened = Store.open(store)
     gone: Document = opened.documents()["prose.txt"].document
     place = place_in_vectors(store, "prose.txt")
-    opened.commit([], removed=[(gone.name, gone.sha256)])
+    Transaction(opened).commit([], removed=[(gone.name, gone.sha256)])
     flip(store, "vectors", place)
     memvec.unpack(store, out, on_error="skip")
     assert written(out) == without(documents, "prose.txt")

@@ -14,6 +14,7 @@ import memvec
 from memvec.decoding.verify import sample_size
 from memvec.errors import UsageError
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.types import Kind
 
 
@@ -49,7 +50,7 @@ def test_a_sample_is_decoded_and_the_rest_is_not(few: Path, monkeypatch: pytest.
 def test_a_sample_finds_what_is_in_it(few_copy: Path) -> None:
     opened = Store.open(few_copy)
     records = [opened.record(ref) for ref in opened.documents()["prose.txt"].records]
-    opened.commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
+    Transaction(opened).commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
     found = [memvec.verify(few_copy, decode=True, sample=1, seed=seed) for seed in range(4)]
     assert {report.ok for report in found} == {True, False}
     assert all(p.kind == "wrong_text" and "prose.txt" in p.message for r in found for p in r.problems)
@@ -71,7 +72,7 @@ def test_long_documents_are_joined_across_what_is_decoded_at_once(
     stored = opened.documents()["prose.txt"]
     assert len(stored.records) > 2
     lie = dataclasses.replace(stored.document, sha256="ab" * 32)
-    opened.commit([dataclasses.replace(opened.record(ref), document=lie) for ref in stored.records])
+    Transaction(opened).commit([dataclasses.replace(opened.record(ref), document=lie) for ref in stored.records])
     (problem,) = memvec.verify(few_copy, decode=True).problems
     assert problem.location == "prose.txt"
 

@@ -17,6 +17,7 @@ from memvec.evaluation import capacity as filling
 from memvec.evaluation.capacity import RANDOM, CapacitySettings, _Filling, _Trial, capacity
 from memvec.evaluation.capacity_report import Capacity, Held, summaries
 from memvec.evaluation.samples import passages, random_words
+from memvec.training.cost import Cost
 from memvec.training.fit import Fitted, Task
 from memvec.training.segments import surprisal
 
@@ -119,11 +120,11 @@ def test_no_more_steps_are_taken_than_were_given(tiny: str, disorder: str, steps
 def test_a_beginning_too_long_is_shortened_and_a_failure_counts_no_more_once_one_is_held(tiny_lm: Any) -> None:
     work, ids = _Filling(tiny_lm, tiny_lm, 1, QUICK), tuple(range(60))
     trial, vectors = _Trial("book", ids), np.zeros((2, tiny_lm.width), np.float16)
-    ends = [work._grow(trial, Fitted(Task(0, ids[:n], 2, steps=9), vectors, wrong)) for n, wrong in ((50, 7), (40, 3))]
+    ends = [work._grow(trial, Fitted(Task(0, ids[:n], 2), vectors, wrong, Cost(9))) for n, wrong in ((50, 7), (40, 3))]
     assert (
         trial.best is None and trial.last is not None and len(trial.last.task.ids) == 50
     )  # it promises 36, the other 34
-    ends.append(work._grow(trial, Fitted(Task(0, ids[:40], 2, steps=9), vectors, 0)))
+    ends.append(work._grow(trial, Fitted(Task(0, ids[:40], 2), vectors, 0, Cost(9))))
     assert trial.best is not None and trial.last is None
     assert ends == [True] * 3 and [len(task.ids) for task in work.later.queue] == [36, 40, 50]
     assert [(stage.tokens, stage.wrong, stage.steps) for stage in trial.stages] == [(50, 7, 9), (40, 3, 9), (40, 0, 9)]
@@ -201,7 +202,7 @@ def test_of_several_starts_the_most_promising_goes_on_and_all_are_paid_for(
     best, *others = (len(one.task.ids) - 2 * one.corrections for one in fitted)
     assert best >= max(others)
     assert [(one.tokens, one.wrong) for one in held.others] == [(len(f.task.ids), f.corrections) for f in fitted[1:]]
-    assert held.token_steps == sum(one.task.token_steps for one in fitted)
+    assert held.token_steps == sum(one.cost.token_steps for one in fitted)
 
 
 def test_what_was_done_before_ctrl_c_is_given(tiny: str, disorder: str) -> None:

@@ -73,7 +73,7 @@ class TestOnDisk:
     @pytest.mark.parametrize("call", ["fsync", "replace"])
     def test_a_kill_leaves_whole_files_or_none(self, call: str, many: Path, tmp_path: Path) -> None:
         program = (
-            "import os, sys, memvec, memvec.landing as landing; landing.FILES_AT_ONCE = 7\n"
+            "import os, sys, memvec, memvec.filesystem.document_writer as w; w.FILES_AT_ONCE = 7\n"
             f"real, left = os.{call}, int(sys.argv[3])\n"
             "def killing(*a, **k):\n"
             "    global left; left -= 1\n"

@@ -1,4 +1,4 @@
-"""What counts as text."""
+"""Text is told from binary data."""
 
 from __future__ import annotations
 

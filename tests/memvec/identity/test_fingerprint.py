@@ -73,7 +73,7 @@ def test_a_store_explains_its_model(packed: Path, tiny: str) -> None:
 def test_the_same_model_is_identical_and_is_not_loaded(
     packed: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memvec.lm.frozen.FrozenLM", None)
+    monkeypatch.setattr("memvec.lm.load.load", None)
     made = memvec.diff(packed, str(copy))
     assert made.verdict is Verdict.IDENTICAL and not made.differences and not made.tensors
 
@@ -119,7 +119,7 @@ def test_weights_that_say_something_else_are_another_model(packed: Path, change:
 
 
 def test_another_architecture_is_another_model(packed: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memvec.lm.frozen.FrozenLM", None)  # what is settled needs no model
+    monkeypatch.setattr("memvec.lm.load.load", None)  # what is settled needs no model
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
     made = memvec.diff(packed, str(copy))

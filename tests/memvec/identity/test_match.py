@@ -20,9 +20,9 @@ import memvec
 from memvec.errors import OutOfMemoryError, UsageError
 from memvec.identity import match as loading
 from memvec.identity.match import load_lm
-from memvec.lm.frozen import FrozenLM
+from memvec.lm import load as lm_load
+from memvec.lm.load import check_model, load
 from memvec.lm.numerics import declared_numerics, sampling
-from memvec.lm.supported import check_model
 
 CPU = torch.device("cpu")
 
@@ -32,13 +32,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     """The folders that models are loaded from, none of which is kept at first."""
     memvec.unload()
     seen: list[Path] = []
-    original = FrozenLM._load
+    original = lm_load._read
 
-    def load(self: FrozenLM, folder: Path, *rest: Any) -> None:
+    def read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         seen.append(folder)
-        original(self, folder, *rest)
+        return original(folder, dtype)
 
-    monkeypatch.setattr(FrozenLM, "_load", load)
+    monkeypatch.setattr(lm_load, "_read", read)
     yield seen
     memvec.unload()
 
@@ -199,7 +199,7 @@ class TestReading:
     def test_rotary_positions_do_not_depend_on_what_else_is_read(self, kind: str) -> None:
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        from memvec.lm.rotary import isolate
+        from memvec.lm.compat import isolate
 
         rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10_000.0, "factor": 4.0}
         if kind == "longrope":
@@ -314,12 +314,12 @@ class TestOutOfMemory:
 
         monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
         with pytest.raises(OutOfMemoryError, match=r"not enough memory to load .*memvec\.unload") as caught:
-            FrozenLM(Path(tiny))
+            load(Path(tiny))
         assert isinstance(caught.value, MemoryError) and caught.value.exit_code == 11
         assert caught.value.__cause__ is error
 
     def test_a_model_is_not_refused_for_it(self, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        lm = FrozenLM(Path(tiny))
+        lm = load(Path(tiny))
 
         def refuse(*_: Any) -> None:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
@@ -329,9 +329,9 @@ class TestOutOfMemory:
             check_model(lm)
 
     def test_a_mistake_of_memvec_is_not_the_models(self, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("memvec.lm.supported.TOKENS", "eight")
+        monkeypatch.setattr("memvec.lm.load.TOKENS", "eight")
         with pytest.raises(TypeError):
-            FrozenLM(Path(tiny))
+            load(Path(tiny))
 
     def test_decoding_says_so(self, packed: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: Any) -> None:

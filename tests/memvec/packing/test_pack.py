@@ -22,6 +22,7 @@ from memvec.errors import (
 from memvec.filesystem.sources import Source
 from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 
 Settings = Callable[..., memvec.PackSettings]
 Records = Callable[[Path], list[Any]]
@@ -144,7 +145,7 @@ def test_a_wrong_joined_digest_is_never_given_out(store: Path, packed: Path, rec
     opened = Store.open(store)
     records = [r for r in records_of(packed) if r.document.name in ("prose.txt", "image.png")]
     lie = {r.document: dataclasses.replace(r.document, sha256="ab" * 32) for r in records}
-    opened.commit([dataclasses.replace(r, document=lie[r.document]) for r in records])
+    Transaction(opened).commit([dataclasses.replace(r, document=lie[r.document]) for r in records])
     for name in ("prose.txt", "image.png"):
         with pytest.raises(ReconstructionError, match="joined"):
             memvec.cat(store, name)

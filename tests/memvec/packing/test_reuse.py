@@ -23,6 +23,7 @@ from memvec.packing.windows import Window
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store.lock import writing
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 from memvec.training.fit import FitEngine
 from memvec.types import Conditioning, Document, FitReport, Kind, Record
 
@@ -173,7 +174,7 @@ class TestTrust:
             records(store, "first")[0], document=liar, start=0, length=len(LETTER), text_sha256=digest.digest()
         )
         with writing(store):
-            opened.commit([wrong])
+            Transaction(opened).commit([wrong])
         assert packs(store, second=LETTER).reused == 0 and fitted
         assert memvec.cat(store, "second") == LETTER
 

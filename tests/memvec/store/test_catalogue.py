@@ -21,6 +21,7 @@ from memvec.store import catalogue
 from memvec.store.listing import incomplete_documents
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.store.totals import memory_totals, row_values, summarise
+from memvec.store.transaction import Transaction
 from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 WIDTH = 4
@@ -82,13 +83,13 @@ def random_store(path: Path, seed: int) -> Store:
     """A store of random commits, in some of which documents are removed or brought back."""
     chance = random.Random(seed)
     fingerprint = Fingerprint("w", "e", {"hidden_size": WIDTH}, "v", "p", WIDTH, "somewhere")
-    store = Store.create(path, Manifest(fingerprint, 500))
+    transaction = Transaction.create(path, Manifest(fingerprint, 500))
     for _ in range(chance.randint(0, 9)):
         records, removed = some_records(chance), None
-        versions = sorted({(v.document.name, v.document.sha256) for v in store.versions()})
+        versions = sorted({(v.document.name, v.document.sha256) for v in transaction.store.versions()})
         if versions and chance.random() < 0.3:
             removed = chance.sample(versions, chance.randint(0, len(versions)))
-        store.commit(records, removed=removed, meta={"zz": {"k": "v"}} if chance.random() < 0.2 else None)
+        transaction.commit(records, removed=removed, meta={"zz": {"k": "v"}} if chance.random() < 0.2 else None)
     return Store.open(path)
 
 
@@ -208,7 +209,9 @@ def test_a_catalogue_of_another_state_is_passed_over(tmp_path: Path, kept: Calla
     store = random_store(tmp_path / "s.memvec", 3)
     old = kept(store)
     (before, *_) = store.documents().values()
-    store.commit([], removed=[(before.document.name, before.document.sha256)])
+    transaction = Transaction(store)
+    transaction.commit([], removed=[(before.document.name, before.document.sha256)])
+    store = transaction.store
     expected = walked(store)
     assert answered(store) == expected
     old.rename(catalogue.path_of(store))  # the name is right, what it holds is not

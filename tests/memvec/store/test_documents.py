@@ -15,6 +15,7 @@ from memvec.formats import manifest
 from memvec.formats.manifest import Manifest
 from memvec.packing.records import context_record, raw_records
 from memvec.store.store import Store, StoredDocument
+from memvec.store.transaction import Transaction
 from memvec.types import Conditioning, Document, Fingerprint, RawReason, Record
 
 WIDTH = 4
@@ -42,13 +43,13 @@ def memory(
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Store:
-    """A store without records."""
+def empty(tmp_path: Path) -> Transaction:
+    """A transaction of a store without records."""
     fingerprint = Fingerprint("w", "e", {"hidden_size": WIDTH}, "v", "p", WIDTH, "somewhere")
-    return Store.create(tmp_path / "s.memvec", Manifest(fingerprint, 500))
+    return Transaction.create(tmp_path / "s.memvec", Manifest(fingerprint, 500))
 
 
-def test_the_first_context_record_marks_the_store_for_good(empty: Store) -> None:
+def test_the_first_context_record_marks_the_store_for_good(empty: Transaction) -> None:
     empty.commit(content())
     assert Store.open(empty.path).manifest.required == ()
     empty.commit([*content(NEW), *memory()])
@@ -56,74 +57,74 @@ def test_the_first_context_record_marks_the_store_for_good(empty: Store) -> None
     assert Store.open(empty.path).manifest.required == (manifest.CONTEXT,)
 
 
-def test_context_records_in_a_store_that_does_not_name_them_are_refused(empty: Store) -> None:
+def test_context_records_in_a_store_that_does_not_name_them_are_refused(empty: Transaction) -> None:
     empty.commit(memory())
-    unmarked = dataclasses.replace(empty.manifest, required=())
+    unmarked = dataclasses.replace(empty.store.manifest, required=())
     (empty.path / manifest.FILE_NAME).write_bytes(manifest.encode(unmarked))
     with pytest.raises(StoreDamagedError, match="feature 'context'"):
         Store.open(empty.path).shard(0)
 
 
-def live(store: Store) -> StoredDocument:
+def live(store: Transaction) -> StoredDocument:
     """The one live document, as a reader of the disk finds it."""
     (stored,) = Store.open(store.path).documents().values()
     return stored
 
 
-def starts(store: Store, stored: StoredDocument) -> tuple[list[int], list[int]]:
+def starts(stored: StoredDocument) -> tuple[list[int], list[int]]:
     """Where the records of content and memory begin."""
     return [ref.start for ref in stored.records], [ref.start for ref in stored.memory]
 
 
-def test_content_only(empty: Store) -> None:
+def test_content_only(empty: Transaction) -> None:
     empty.commit([*content(end=60), *content(begin=60)])
     stored = live(empty)
-    assert starts(empty, stored) == ([0, 60], [])
+    assert starts(stored) == ([0, 60], [])
     assert (stored.complete, stored.usable, stored.unfinished) == (True, True, False)
 
 
-def test_memory_only(empty: Store) -> None:
+def test_memory_only(empty: Transaction) -> None:
     empty.commit([*memory(begin=60), *memory(end=60)])
     stored = live(empty)
-    assert starts(empty, stored) == ([], [0, 60])
+    assert starts(stored) == ([], [0, 60])
     assert (stored.complete, stored.usable, stored.unfinished) == (False, True, False)
 
 
-def test_content_and_memory_are_joined_independently(empty: Store) -> None:
+def test_content_and_memory_are_joined_independently(empty: Transaction) -> None:
     """Cut at different places, and with the same starts."""
     empty.commit([*content(end=60), *memory(end=30), *content(begin=60), *memory(begin=30)])
     stored = live(empty)
-    assert starts(empty, stored) == ([0, 60], [0, 30])
+    assert starts(stored) == ([0, 60], [0, 30])
     assert stored.complete and not stored.unfinished
     assert memvec.cat(empty.path, "a.txt") == OLD
 
 
-def test_a_memory_added_later_joins_the_document_that_is_there(empty: Store) -> None:
+def test_a_memory_added_later_joins_the_document_that_is_there(empty: Transaction) -> None:
     empty.commit(content())
     empty.commit(memory())
-    assert starts(empty, live(empty)) == ([0], [0])
+    assert starts(live(empty)) == ([0], [0])
     assert memvec.cat(empty.path, "a.txt") == OLD
 
 
-def test_of_two_memories_with_one_start_the_later_counts(empty: Store) -> None:
+def test_of_two_memories_with_one_start_the_later_counts(empty: Transaction) -> None:
     empty.commit([*content(), *memory(count=2)])
     empty.commit([*memory(count=3)])
     (ref,) = live(empty).memory
-    assert len(empty.record(ref).vectors) == 3
+    assert len(empty.store.record(ref).vectors) == 3
 
 
-def test_an_interrupted_memory_leaves_the_content_alone(empty: Store) -> None:
+def test_an_interrupted_memory_leaves_the_content_alone(empty: Transaction) -> None:
     empty.commit([*content(), *memory(end=60)])
     stored = live(empty)
     assert (stored.complete, stored.memory, stored.unfinished) == (True, (), True)
     assert [ref.start for ref in stored.unjoined] == [0]
     assert memvec.cat(empty.path, "a.txt") == OLD
     empty.commit(memory(begin=60))
-    assert starts(empty, live(empty)) == ([0], [0, 60])
+    assert starts(live(empty)) == ([0], [0, 60])
     assert live(empty).unjoined == () and not live(empty).unfinished
 
 
-def test_interrupted_content_beside_a_whole_memory(empty: Store, tmp_path: Path) -> None:
+def test_interrupted_content_beside_a_whole_memory(empty: Transaction, tmp_path: Path) -> None:
     empty.commit([*memory(), *content(end=60)])
     stored = live(empty)
     assert (stored.complete, stored.usable, stored.unfinished) == (False, True, True)
@@ -138,14 +139,14 @@ def test_interrupted_content_beside_a_whole_memory(empty: Store, tmp_path: Path)
     assert memvec.unpack(empty.path, tmp_path / "out", overwrite=True).files == ("a.txt", "b.txt")
 
 
-def test_half_of_each_is_not_live(empty: Store) -> None:
+def test_half_of_each_is_not_live(empty: Transaction) -> None:
     empty.commit([*content(end=60), *memory(begin=60)])
-    assert empty.documents() == {}
-    (version,) = empty.versions()
+    assert empty.store.documents() == {}
+    (version,) = empty.store.versions()
     assert version.unfinished and len(version.records) == len(version.unjoined) == 1
 
 
-def test_a_newer_version_with_only_a_memory_is_live(empty: Store) -> None:
+def test_a_newer_version_with_only_a_memory_is_live(empty: Transaction) -> None:
     empty.commit([*content(OLD), *memory(OLD)])
     empty.commit(memory(NEW))
     stored = live(empty)
@@ -157,13 +158,13 @@ def test_a_newer_version_with_only_a_memory_is_live(empty: Store) -> None:
     assert live(empty).memory
 
 
-def test_half_a_memory_of_a_newer_version_hides_nothing(empty: Store) -> None:
+def test_half_a_memory_of_a_newer_version_hides_nothing(empty: Transaction) -> None:
     empty.commit(content(OLD))
     empty.commit(memory(NEW, end=60))
     assert memvec.cat(empty.path, "a.txt") == OLD
 
 
-def test_bytes_of_a_memory_are_refused(empty: Store, tmp_path: Path) -> None:
+def test_bytes_of_a_memory_are_refused(empty: Transaction, tmp_path: Path) -> None:
     empty.commit([*memory(name="a.txt"), *memory(NEW, name="b.txt")])
     with pytest.raises(NoContentError, match=r"'b\.txt': expected exact or raw .* found only context .*kind='exact'"):
         memvec.cat(empty.path, "b.txt")
@@ -174,7 +175,7 @@ def test_bytes_of_a_memory_are_refused(empty: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_unpack_writes_what_has_content_and_names_the_rest(empty: Store, tmp_path: Path) -> None:
+def test_unpack_writes_what_has_content_and_names_the_rest(empty: Transaction, tmp_path: Path) -> None:
     empty.commit([*memory(name="a.txt"), *content(NEW, name="b.txt"), *memory(NEW, name="b.txt")])
     with pytest.raises(PartialError, match=r"Everything else was unpacked.\n  a\.txt: .*only context") as caught:
         memvec.unpack(empty.path, tmp_path / "out")
@@ -188,7 +189,7 @@ def test_unpack_writes_what_has_content_and_names_the_rest(empty: Store, tmp_pat
         next(given)
 
 
-def test_verify_checks_context_records_and_decodes_none(empty: Store) -> None:
+def test_verify_checks_context_records_and_decodes_none(empty: Transaction) -> None:
     """No model is loaded: there is none to be had under the name in this store."""
     empty.commit([*content(), *memory(), *memory(NEW, name="b.txt"), *memory(name="c.txt", end=60)])
     for decode, decoded in ((False, 0), (True, 1)):
@@ -197,7 +198,7 @@ def test_verify_checks_context_records_and_decodes_none(empty: Store) -> None:
         assert (report.records, report.documents, report.decoded, report.incomplete) == (4, 2, decoded, ("c.txt",))
 
 
-def test_verify_finds_a_context_record_that_is_malformed(empty: Store) -> None:
+def test_verify_finds_a_context_record_that_is_malformed(empty: Transaction) -> None:
     """Every digest is right; what the payload holds is not."""
     (good,) = memory()
     empty.commit([dataclasses.replace(good, payload=content()[0].payload)])
@@ -211,7 +212,7 @@ def test_exact_records_are_packed_for_a_document_that_has_a_memory(store: Path, 
     opened = Store.open(store)
     width = opened.manifest.fingerprint.width
     (record,) = memory(data, name="a.bin")
-    opened.commit([dataclasses.replace(record, vectors=np.ones((2, width), np.float16))])
+    Transaction(opened).commit([dataclasses.replace(record, vectors=np.ones((2, width), np.float16))])
     assert memvec.pack([source], store, model=tiny).unchanged == 0
     assert memvec.cat(store, "a.bin") == data
     assert Store.open(store).documents()["a.bin"].memory

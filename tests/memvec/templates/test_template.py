@@ -24,7 +24,7 @@ def test_frames_that_cannot_be_made_are_refused(tokenizer: Any, prompt: Any, tem
 
 
 def test_a_template_that_hides_the_message_is_refused(chat: Any) -> None:
-    chat.chat_template = "nothing of it"
+    chat.chat_template = "no message"
     with pytest.raises(UsageError, match="does not show"):
         frame(chat, "x")
     with pytest.raises(UsageError, match="user's message"):

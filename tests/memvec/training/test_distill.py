@@ -13,7 +13,7 @@ from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Row, run_prefixes, run_rows, score
 from memvec.settings import ContextSettings
 from memvec.training.distill import DistilEngine, Distilled, DistilTask, start
-from memvec.training.lessons import Manner, combs, corrected, teach
+from memvec.training.lessons import LossMix, corrected, span_phases, teach
 
 CORPUS = Path(__file__).parents[2] / "tiny" / "corpus.txt"
 BEFORE = (0,)
@@ -31,9 +31,9 @@ def texts(tiny_lm: Any) -> list[tuple[int, ...]]:
     return [tuple(ids[at : at + 72]) for at in (0, 500, 1000)]
 
 
-def distil(lm: Any, texts: list[tuple[int, ...]], aside: Any = (), **changes: Any) -> list[Distilled]:
+def distil(lm: Any, texts: list[tuple[int, ...]], off_topic: Any = (), **changes: Any) -> list[Distilled]:
     settings = ContextSettings(**{**SPANS, "steps": 60, "aside_rows": 0, "company": 0.0, **changes})
-    engine = DistilEngine(lm, settings, [BEFORE], [list(aside)])
+    engine = DistilEngine(lm, settings, [BEFORE], [list(off_topic)])
     engine.add(DistilTask(i, ids, settings.vectors_for(len(ids)), f"{i}") for i, ids in enumerate(texts))
     return sorted((done for batch in engine.run() for done in batch), key=lambda done: done.task.key)
 
@@ -80,14 +80,14 @@ def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny_lm: Any, texts: 
     engine.add(DistilTask(i, ids, 18) for i, ids in enumerate(texts))
     batches = list(engine.run())
     assert [len(batch) for batch in batches] == [1, 1, 1]
-    assert all(done.task.steps == 3 and done.task.token_steps > 3 * 72 for batch in batches for done in batch)
+    assert all(done.cost.steps == 3 and done.cost.token_steps > 3 * 72 for batch in batches for done in batch)
 
 
 def test_rows_aside_keep_the_model_as_it_was(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
     ids = tiny_lm.encode(CORPUS.read_text()[:3000])
-    aside = [Row(tuple(ids[at : at + 24]), 4) for at in range(0, 480, 24)]
+    off_topic = [Row(tuple(ids[at : at + 24]), 4) for at in range(0, 480, 24)]
     held_out = [Row(tuple(ids[at : at + 24]), 4) for at in range(500, 740, 24)]
-    careful = distil(tiny_lm, texts, aside=aside, aside_rows=4)
+    careful = distil(tiny_lm, texts, off_topic=off_topic, aside_rows=4)
     assert sum(drift(tiny_lm, held_out, done) for done in careful) < 0.7 * sum(
         drift(tiny_lm, held_out, done) for done in distilled
     )
@@ -103,15 +103,15 @@ def drift(lm: Any, rows: list[Row], done: Distilled) -> float:
         return float(distil_pass(run_rows(lm, run, [0] * len(rows), rows), lm.head, said)[0].sum())
 
 
-def test_company_in_training_makes_memories_bear_company(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
-    sociable = distil(tiny_lm, texts, company=0.5)
+def test_distractors_in_training_make_memories_bear_them(tiny_lm: Any, texts: Any, distilled: list[Distilled]) -> None:
+    with_distractors = distil(tiny_lm, texts, company=0.5)
 
     def together(made: list[Distilled]) -> float:
         pairs = itertools.permutations(range(len(made)), 2)  # (the one asked for or the other) in front
         fronts = {pair: torch.cat([vectors(made[n]) for n in pair]) for pair in pairs}
         return sum(divergence(tiny_lm, texts[n], front) for pair, front in fronts.items() for n in pair)
 
-    assert together(sociable) < 0.9 * together(distilled)
+    assert together(with_distractors) < 0.9 * together(distilled)
 
 
 def test_a_corrected_teacher_gives_the_right_token_its_share() -> None:
@@ -123,10 +123,10 @@ def test_a_corrected_teacher_gives_the_right_token_its_share() -> None:
     torch.testing.assert_close(same.log_probs.exp(), torch.tensor([[0.3, 0.65], [0.6, 0.3]]))
 
 
-def test_manner_says_what_each_token_of_a_row_counts(tiny_lm: Any, texts: Any) -> None:
+def test_a_loss_mix_gives_shares_and_weights(tiny_lm: Any, texts: Any) -> None:
     row = Row(texts[0][:9], 5)
     before = tiny_lm.embed(torch.tensor(BEFORE))
-    lesson = teach(tiny_lm, before, [row], Manner(truth=1.0, first_truth=0.5, weight=2.0, question_weight=0.25))
+    lesson = teach(tiny_lm, before, [row], LossMix(truth=1.0, first_truth=0.5, weight=2.0, question_weight=0.25))
     assert lesson.weights == [[0.25] * 4 + [2.0] * 4] and lesson.rows == [Row(row.ids, 1)]
     plain = teach(tiny_lm, before, [Row(row.ids, 1)]).answers[0]
     (answer,) = lesson.answers
@@ -143,27 +143,27 @@ def test_a_text_without_questions_is_asked_for_itself(tiny_lm: Any, texts: Any) 
     assert (vectors(done) - start(tiny_lm, texts[0], 18)).abs().max() > 0.01
 
 
-def test_a_step_asks_nothing_of_a_document_that_stands_beside(tiny_lm: Any, texts: Any) -> None:
+def test_unrelated_rows_leave_out_the_documents_in_front(tiny_lm: Any, texts: Any) -> None:
     rows = [((Row(ids[:6], 2),),) for ids in texts]
     engine = DistilEngine(tiny_lm, ContextSettings(steps=1), [BEFORE])
     engine.add(DistilTask(i, ids, 18, f"{i}", asked) for i, (ids, asked) in enumerate(zip(texts, rows, strict=True)))
     engine._refill()
-    foreign = [slot.foreign[0] for slot in engine.slots]
-    assert engine._elsewhere(0, None, 0) == ([foreign[1], foreign[2]], [])
-    assert engine._elsewhere(0, 1, 0) == ([foreign[2]], [])
-    assert all(set(lesson.weights[0]) == {engine.settings.aside_weight} for lesson in foreign)
+    unread = [slot.unread[0] for slot in engine.slots]
+    assert engine._unrelated_to(0, None, 0) == ([unread[1], unread[2]], [])
+    assert engine._unrelated_to(0, 1, 0) == ([unread[2]], [])
+    assert all(set(lesson.weights[0]) == {engine.settings.aside_weight} for lesson in unread)
     before = tiny_lm.embed(torch.tensor(BEFORE))
-    alone = teach(tiny_lm, before, foreign[1].rows).answers[0]  # as the LM answers that has read nothing
-    torch.testing.assert_close(foreign[1].answers[0].log_probs, alone.log_probs)
+    alone = teach(tiny_lm, before, unread[1].rows).answers[0]  # the LM without any text
+    torch.testing.assert_close(unread[1].answers[0].log_probs, alone.log_probs)
 
 
-def test_a_document_alone_is_taught_what_nobody_has(tiny_lm: Any, texts: Any) -> None:
+def test_a_document_alone_is_taught_unseen_documents(tiny_lm: Any, texts: Any) -> None:
     invented = Row((3, 5, 7, 9), 2)
-    engine = DistilEngine(tiny_lm, ContextSettings(steps=1), [BEFORE], elsewhere=[[invented]])
+    engine = DistilEngine(tiny_lm, ContextSettings(steps=1), [BEFORE], unseen_documents=[[invented]])
     engine.add([DistilTask(0, texts[0], 18, "", ((Row(texts[0][:6], 2),),))])
     engine._refill()
-    strange, general = engine._elsewhere(0, None, 0)
-    assert [lesson.rows for lesson in strange] == [[invented]] and not general
+    others, off_topic = engine._unrelated_to(0, None, 0)
+    assert [lesson.rows for lesson in others] == [[invented]] and not off_topic
 
 
 def test_questions_are_learnt(tiny_lm: Any, texts: Any) -> None:
@@ -180,8 +180,8 @@ def test_questions_are_learnt(tiny_lm: Any, texts: Any) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "span", "stride"), [(72, 16, 4), (10, 16, 4), (33, 8, 3), (2, 16, 16)])
-def test_every_phase_of_a_comb_covers_the_text_once(tokens: int, span: int, stride: int) -> None:
-    spans, phases = combs(tokens, span, stride)
+def test_every_phase_covers_the_text_once(tokens: int, span: int, stride: int) -> None:
+    spans, phases = span_phases(tokens, span, stride)
     for phase in phases:
         covered = [place for i in phase for place in range(*spans[i])]
         assert len(covered) == len(set(covered)) >= tokens - 2  # at most a single token at each end is left out

@@ -81,7 +81,7 @@ def test_rates_warm_up_and_cool_by_the_age_of_each_slot(
         margin=100.0,
     )  # fmt: skip
     fit(tiny_lm, settings, [Task(0, tuple(tiny_lm.encode(TEXTS[0])[:24]), 3)])
-    ways = [min(1, age / 10) for age in range(1, 13)]
+    ways = [min(1, age / 10) for age in range(1, 14)]
     cooled = [0.5**way if geometric else 1 - 0.5 * way for way in ways]
     want = [2.0 * min(1, age / 4) * share for age, share in enumerate(cooled, 1)]
     assert rates == [pytest.approx([rate] * 3) for rate in want]
@@ -102,7 +102,7 @@ def test_slots_retire_and_refill(tiny_lm: Any, tiny_settings: Callable[..., Pack
     assert sorted(f.task.key for f in seen) == list(range(12))
     assert 3 <= busiest < 12
     assert max(widths) <= 75  # the memory limit bounds every batch, whatever its rows
-    assert all(f.vectors.shape[0] == f.task.vectors and 1 <= f.task.steps <= 60 for f in seen)
+    assert all(f.vectors.shape[0] == f.task.vectors and 1 <= f.cost.steps <= 60 for f in seen)
 
 
 @pytest.mark.parametrize(("count", "steps"), [(1, 1), (2, 21), (3, 40)])
@@ -112,7 +112,7 @@ def test_after_some_patience_the_whole_cap_of_corrections_is_enough(
     settings = PackSettings(max_corrections=0.05, patience=20, max_steps=40, growth=0)  # of 40 tokens 1, then 2
     monkeypatch.setattr(RaggedBatch, "_counts", lambda *_: torch.tensor([[0.0, count]]))
     (fitted,) = fit(tiny_lm, settings, [Task(0, tuple(range(10, 50)), 3)]).values()
-    assert (fitted.task.steps, fitted.corrections) == (steps, count)
+    assert (fitted.cost.steps, fitted.corrections) == (steps, count)
 
 
 def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
@@ -148,10 +148,10 @@ def test_steps_and_token_steps_are_counted(tiny_lm: Any, tiny_settings: Callable
     engine.add(pair)
     done = [fitted for batch in engine.run(counted.append) for fitted in batch]
     length = 2 + 20 - 1  # the longer row; the shorter is padded to it
-    assert [f.task.steps for f in done] == [5, 5]
+    assert [f.cost.steps for f in done] == [5, 5]
     looks = look_cost(8, 2) + look_cost(8, 3)  # at the first 8 tokens of either
     assert looks == TRIED * (2 + 8 - 1) // 3 + TRIED * (3 + 8 - 1) // 3
-    assert sum(counted) == sum(f.task.token_steps for f in done) == 5 * 2 * length + looks
+    assert sum(counted) == sum(f.cost.token_steps for f in done) == 5 * 2 * length + looks
 
 
 def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
@@ -162,7 +162,7 @@ def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
     engine.add([Task(0, tuple(range(10, 50)), 3)])
     (fitted,) = (one for batch in engine.run() for one in batch)
     assert counted[:8] == [3 + 12 - 1] * 4 + [3 + 26 - 1] * 4  # .3 of 40 tokens, then .65
-    assert set(counted[8:]) == {3 + 40 - 1} and len(counted) == fitted.task.steps == 16
+    assert set(counted[8:]) == {3 + 40 - 1} and len(counted) == fitted.cost.steps == 16
     assert fitted.corrections == 40  # as measured on the whole text, of which nothing has such a margin
     going_on = FitEngine(tiny_lm, tiny_settings(max_steps=16, max_corrections=0.0, margin=50.0))
     going_on.add([Task(0, tuple(range(10, 50)), 3, start=torch.zeros(3, tiny_lm.width))])
@@ -206,8 +206,8 @@ def test_a_fit_that_gets_nowhere_begins_anew_once(
     (fitted,) = (one for batch in engine.run() for one in batch)
     short, whole = 3 + 12 - 1, 3 + 40 - 1
     assert [widths[at : at + 4] == [short] * 4 for at in (0, 12, 24)] == begins
-    assert len(widths) == fitted.task.steps == 200 and widths[-1] == whole
-    assert fitted.task.token_steps == sum(widths) + look_cost(12, 3)
+    assert len(widths) == fitted.cost.steps == 200 and widths[-1] == whole
+    assert fitted.cost.token_steps == sum(widths) + look_cost(12, 3)
 
 
 def test_beginning_anew_forgets_what_was(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
@@ -257,7 +257,7 @@ def test_the_model_stays_frozen(tiny_lm: Any, tiny_settings: Callable[..., PackS
 def test_strict_fits_go_on_until_nothing_is_wrong(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     loose = fit(tiny_lm, tiny_settings(max_corrections=0.4), tasks(tiny_lm, 6))
     strict = fit(tiny_lm, tiny_settings(max_corrections=0.4, strict=True), tasks(tiny_lm, 6))
-    assert all(strict[k].task.steps >= loose[k].task.steps for k in strict)
+    assert all(strict[k].cost.steps >= loose[k].cost.steps for k in strict)
     proofs = certify(tiny_lm, [strict[k].vectors for k in range(4)], [strict[k].task.ids for k in range(4)], 0.1)
     assert sum(p.wrong for p in proofs) == 0
     loose_proofs = certify(tiny_lm, [loose[k].vectors for k in range(4)], [loose[k].task.ids for k in range(4)], 0.1)

@@ -15,9 +15,9 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from memvec.decoding.greedy import certify
 from memvec.lm.compile import PAYS_AFTER, Fused
-from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import load
 from memvec.settings import PackSettings
-from memvec.training.batch import UNSEEN, RaggedBatch, Score, fewer
+from memvec.training.batch import RaggedBatch, Score, fewer
 from memvec.training.fit import FitEngine, Task
 from memvec.training.static_batch import StaticBatch, roomy
 
@@ -41,7 +41,7 @@ def test_static_rows_take_the_steps_of_ragged_ones(
     ragged, static = (fit(tiny_lm, chosen, kind) for kind in (False, True))
     assert sorted(static) == sorted(ragged) == list(range(12))
     for key, one in ragged.items():
-        assert (static[key].task.steps, static[key].vectors.shape) == (one.task.steps, one.vectors.shape)
+        assert (static[key].cost.steps, static[key].vectors.shape) == (one.cost.steps, one.vectors.shape)
         np.testing.assert_allclose(static[key].vectors, one.vectors, atol=0.02)
         assert abs(static[key].corrections - one.corrections) <= 1
 
@@ -70,7 +70,7 @@ def filled(lm: Any, settings: PackSettings) -> StaticBatch:
     for k, m in enumerate((1, 3, 2)):
         batch.add(tuple(range(10, 30 + k)), torch.full((m, lm.width), 0.1 * (k + 1)), fixed=0)
     for _ in range(2):
-        batch.measure([20, 21, 22])
+        batch.step([20, 21, 22])
     return batch
 
 
@@ -79,7 +79,8 @@ def states(batch: StaticBatch, slot: int, m: int) -> list[Any]:
     row, vectors = batch._rows[slot], batch.shape[2]
     own = slice(row * vectors, row * vectors + m)
     kept = [getattr(batch._adam, name)[own] for name in batch._adam.STATES]
-    return [t.clone() for t in (*kept, batch._best[row, :m], batch._fewest[row], batch._base[row, m : m + 19])]
+    best = batch._best[row, :m], batch._fewest[row], batch._measured[row]
+    return [t.clone() for t in (*kept, *best, batch._base[row, m : m + 19])]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_room_that_comes_and_goes_changes_no_slot(
     for old, new in zip(before, after, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
     untouched = filled(tiny_lm, tiny_settings())
-    assert batch.measure([20, 21, 22]) == untouched.measure([20, 21, 22])
+    assert batch.step([20, 21, 22]) == untouched.step([20, 21, 22])
     for slot, m in enumerate((1, 3, 2)):
         torch.testing.assert_close(states(batch, slot, m)[0], states(untouched, slot, m)[0], atol=1e-3, rtol=1e-3)
 
@@ -115,27 +116,28 @@ def test_an_unseen_text_counts_as_missed(kind: Any, tiny_lm: Any, tiny_settings:
     batch.reserve([(20, 2), (8, 2)])
     for tokens in (20, 8):
         batch.add(tuple(range(10, 10 + tokens)), torch.full((2, tiny_lm.width), 0.1), fixed=0)
-    batch.measure([8, 8])
+    batch.step([8, 8])
     (_, unseen), (_, seen) = batch.take([True, True])
     assert unseen == Score(20, 20, False)
-    assert seen.seen and 0 < seen.wrong <= seen.thin <= 8
+    assert seen.whole and 0 < seen.wrong <= seen.thin <= 8
 
 
 @pytest.mark.parametrize(
-    ("counts", "least", "strict", "better"),
+    ("counts", "least", "measured", "strict", "better"),
     [
-        ((0, 3), (0, 4), False, True),
-        ((1, 3), (0, 4), False, True),
-        ((1, 3), (0, 4), True, False),
-        ((0, 5), (1, 4), True, True),
-        ((2, 3), (1, 4), True, True),
-        ((0, 4), (0, 4), True, False),
-        ((5, 5), (UNSEEN, UNSEEN), True, True),
-        ((5, 5), (UNSEEN, UNSEEN), False, True),
+        ((0, 3), (0, 4), True, False, True),
+        ((1, 3), (0, 4), True, False, True),
+        ((1, 3), (0, 4), True, True, False),
+        ((0, 5), (1, 4), True, True, True),
+        ((2, 3), (1, 4), True, True, True),
+        ((0, 4), (0, 4), True, True, False),
+        ((5, 5), (0, 0), False, True, True),
+        ((5, 5), (0, 0), False, False, True),
     ],
 )
-def test_what_is_kept_as_best(counts: Any, least: Any, strict: bool, better: bool) -> None:
-    assert bool(fewer(torch.tensor([counts]), torch.tensor([least]), strict)) is better
+def test_the_best_is_kept(counts: Any, least: Any, measured: bool, strict: bool, better: bool) -> None:
+    found = fewer(torch.tensor([counts]), torch.tensor([least]), torch.tensor([measured]), strict)
+    assert bool(found) is better
 
 
 def test_slots_that_are_over_leave_room_and_others_stay(
@@ -148,7 +150,7 @@ def test_slots_that_are_over_leave_room_and_others_stay(
     batch.reserve([TEXTS[1], (10, 2)])
     batch.add(tuple(range(50, 60)), torch.ones(2, tiny_lm.width), fixed=1)
     assert all(torch.equal(a, b) for a, b in zip(kept, states(batch, 0, 3), strict=True))
-    batch.measure([21, 10])
+    batch.step([21, 10])
     assert len(batch.lengths) == 2
     new = states(batch, 1, 2)[0]
     assert torch.equal(new[0], torch.ones(tiny_lm.width)) and not torch.equal(new[1], new[0])  # only one of them moves
@@ -162,8 +164,8 @@ def test_a_slot_can_begin_anew(tiny_lm: Any, tiny_settings: Callable[..., PackSe
     batch = filled(tiny_lm, tiny_settings())
     beside = states(batch, 1, 3)
     batch.restart(2, torch.full((2, tiny_lm.width), 7.0))
-    vectors, first, second, age, _, _, fewest, _ = states(batch, 2, 2)
-    assert (vectors == 7).all() and not first.any() and not second.any() and not age.any() and (fewest < UNSEEN).all()
+    vectors, first, second, age, _, _, _, measured, _ = states(batch, 2, 2)
+    assert (vectors == 7).all() and not first.any() and not second.any() and not age.any() and measured
     assert all(torch.equal(a, b) for a, b in zip(beside, states(batch, 1, 3), strict=True))
 
 
@@ -312,7 +314,7 @@ def test_steps_after_a_shapes_first_are_its_graph_if_there_can_be_one(
     engine.add(tasks(12))
     done = {fitted.task.key: fitted for some in engine.run() for fitted in some}
     for key, one in plain.items():
-        assert done[key].task.steps == one.task.steps
+        assert done[key].cost.steps == one.cost.steps
         np.testing.assert_array_equal(done[key].vectors, one.vectors)
     if way is refused:
         assert not tiny_lm.graphs and not Recorded.made and batch._graph is None
@@ -327,13 +329,13 @@ def test_a_batch_takes_no_more_positions_than_it_may(tiny_lm: Any, tiny_settings
     engine = FitEngine(tiny_lm, settings, batch := StaticBatch(tiny_lm, settings))
     engine.positions, engine.most = 200, 100
     engine.add([*(Task(k, tuple(range(10, 20 + k % 5)), 3) for k in range(40)), Task(40, tuple(range(10, 90)), 3)])
-    shapes, measure = [], batch.measure
+    shapes, step = [], batch.step
 
     def noted(shown: Any) -> Any:
         shapes.append((*batch.shape[:2], len(shown)))
-        return measure(shown)
+        return step(shown)
 
-    batch.measure = noted  # type: ignore[method-assign]
+    batch.step = noted  # type: ignore[method-assign]
     assert sum(len(done) for done in engine.run()) == 41
     assert all(rows * length <= 200 for rows, length, _ in shapes)
     assert max(slots for *_, slots in shapes) >= 8  # the longest, far behind, makes no other row longer
@@ -343,7 +345,7 @@ def test_a_batch_takes_no_more_positions_than_it_may(tiny_lm: Any, tiny_settings
 def test_families_take_the_same_steps_in_static_rows(
     family: str, tmp_path: Path, tiny_settings: Callable[..., PackSettings]
 ) -> None:
-    lm = FrozenLM(make(family, tmp_path))
+    lm = load(make(family, tmp_path))
     chosen = tiny_settings(max_steps=3, max_corrections=0.0, growth=0)
     ragged, static = (fit(lm, chosen, kind, count=4) for kind in (False, True))
     for key, one in ragged.items():

@@ -1,27 +1,73 @@
-"""Which models memvec can work with: decided by what they compute, before anything is fitted to them."""
+"""Load a checkpoint as a FrozenLM: check its configuration, load it, wrap it, and check by running it.
+
+A model is supported if fitting through its input embeddings and its LM head fits what it computes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from memvec.causes import out_of_memory, own_mistake
-from memvec.checkpoints.files import load_config
+from memvec.causes import enough_memory, out_of_memory, own_mistake, readable
+from memvec.checkpoints.files import load_config, quiet
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
-
-if TYPE_CHECKING:
-    from memvec.lm.frozen import FrozenLM
+from memvec.lm.compat import isolate, recurrent
+from memvec.lm.frozen import FrozenLM
 
 TOKENS, HALF = 8, 4
 
 
+def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FrozenLM:
+    """Load the checkpoint in `folder` as `dtype` onto `device`, one thread at a time.
+
+    Raises:
+        NotFoundError: The folder cannot be read as a checkpoint.
+        UnsupportedModelError: memvec cannot fit vectors to such a model.
+        UsageError: Another thread loaded a model at the same time, so weights are missing.
+        OutOfMemoryError: The model does not fit in memory.
+    """
+    kind = str(dtype).removeprefix("torch.")
+    with loading_alone(), enough_memory(f"load {str(folder)!r} as {kind} onto {device}"):
+        check_config(folder)
+        tokenizer, model = _read(folder, dtype)
+        isolate(tied(model).eval().requires_grad_(False).to(device))
+        if recurrent(model):
+            model.float()  # transformers' scan of states multiplies float32 with the weights in their own dtype
+        lm = FrozenLM(model, tokenizer)
+        check_model(lm)
+        return lm
+
+
+def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
+    """Return `lm` if it is in float32, else load `folder` again in float32. Certifying needs float32."""
+    return lm if lm.dtype == torch.float32 else load(folder, torch.float32, str(lm.device))
+
+
+def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """(tokenizer, model) of a checkpoint, as transformers loads them. NotFoundError."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from memvec.lm import attention  # imports transformers
+
+    with quiet(), readable(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention.register(),
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    return tokenizer, model
+
+
 def check_config(folder: Path) -> None:
-    """UnsupportedModelError when the checkpoint in `folder` is of a kind that has no causal language model."""
+    """Raise UnsupportedModelError if the configuration in `folder` is not that of a causal language model."""
     config = load_config(folder)
     with loading_alone():
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -32,20 +78,9 @@ def check_config(folder: Path) -> None:
         raise UnsupportedModelError(f"{config.model_type} models are no decoder-only language models")
 
 
-def open_embeddings(model: Any) -> tuple[Any, Any]:
-    """The modules of a model's input embeddings and of its LM head. UnsupportedModelError where it does not show them."""
-    try:
-        found = model.get_input_embeddings(), model.get_output_embeddings()
-        if all(isinstance(getattr(module, "weight", None), Tensor) for module in found):
-            return found
-    except (NotImplementedError, AttributeError):  # transformers raises the first for models without such a module
-        pass
-    raise UnsupportedModelError(f"{model.config.model_type} models hide their embeddings or their LM head")
-
-
 @torch.inference_mode()
 def check_model(lm: FrozenLM) -> None:
-    """UnsupportedModelError when fitting through input embeddings and the LM head would aim at something else."""
+    """Raise UnsupportedModelError if input embeddings and the LM head are not all that the logits depend on."""
     name = lm.model.config.model_type
     try:
         faults = [why for found, expected, why in _pairs(lm) if _far(found, expected)]
@@ -59,7 +94,7 @@ def check_model(lm: FrozenLM) -> None:
 
 
 def _pairs(lm: FrozenLM) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """(found, expected, what is wrong when they differ)."""
+    """(found, expected, the fault if they differ)."""
     ids = torch.arange(1, TOKENS + 1, device=lm.device)[None]
     embeds = lm.embed(ids)
     hidden = lm.hidden(embeds)
@@ -79,10 +114,10 @@ def _far(found: Tensor, expected: Tensor) -> bool:
 
 
 def tied(model: Any) -> Any:
-    """The model, its head tied where its configuration says so.
+    """Tie the model's head to its embeddings if the configuration says so. Return the model.
 
-    While another thread of the program loads a model, transformers ties none; after two such loads at once, for good.
-    UsageError where weights are missing still.
+    transformers does not tie them while another thread of the program loads a model, and never again after two such loads
+    at once. UsageError if weights are still missing.
     """
     inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
     ties = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import memvec
 from memvec.errors import UnsupportedModelError
-from memvec.lm.supported import check_model, open_embeddings
+from memvec.lm.frozen import open_embeddings
+from memvec.lm.load import check_model
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,

@@ -1,0 +1,45 @@
+"""Choose the device and the dtype that a model runs in, and measure a GPU's free memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from memvec.causes import out_of_memory
+from memvec.errors import UsageError
+
+KINDS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def pick_device(name: str | None) -> str:
+    """Return `name` if the device works here; without a name, cuda if there is one, else cpu. UsageError."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.ones(1, device=name).sum().item()  # a device that cannot compute raises here
+    except (RuntimeError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
+    return name
+
+
+def pick_dtype(name: str | None, device: str) -> torch.dtype:
+    """Return the dtype to fit in. Public functions have checked `name`; without one it is the fast dtype."""
+    return fast_dtype(device) if name is None else KINDS[name]
+
+
+def fast_dtype(device: str = "cpu") -> torch.dtype:
+    """Return bfloat16 if the processor multiplies it in hardware, else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much of a GPU's memory this process can still use [bytes], including what torch holds in reserve."""
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + reserve

@@ -1,0 +1,106 @@
+"""Phrases that readers stumble over stand nowhere in the repository."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from tree import ROOT
+
+FOLDERS = ("memvec", "cli", "formats", "integrations", "docs", "tests", "benchmarks", "examples", "README.md")
+# The log tells what happened and stays as it was written. Texts and models are data.
+LEFT_OUT = (
+    "docs/LOG.md",
+    "tests/test_words.py",
+    "tests/tiny/",
+    "tests/vectors/",
+    "benchmarks/texts/",
+    "benchmarks/facts/",
+)
+ENDINGS = {".py", ".md", ".toml", ".yml", ".yaml", ".txt"}
+BANNED = (
+    "nothing of them",
+    "nothing of it",
+    "cannot be meant",
+    "what counts",
+    "whole or not at all",
+    "who opened",
+    "made of any more",
+    "count again",
+    "counts again",
+    "what stays of",
+    "written anew",
+    "which begins with a text",
+    "all have company",
+    "what is said of",
+    "whoever",
+    "what he reads",
+)
+# Files that still hold such phrases. Remove a file when it is clean.
+OPEN = {
+    "README.md",
+    "cli/cmd_compact.py",
+    "cli/cmd_gc.py",
+    "cli/main.py",
+    "formats/SPEC.md",
+    "formats/manifest.py",
+    "integrations/langchain_retriever.py",
+    "memvec/checkpoints/named.py",
+    "memvec/decoding/partial.py",
+    "memvec/decoding/reader.py",
+    "memvec/lm/numerics.py",
+    "memvec/lm/scoring.py",
+    "memvec/maintenance/compact.py",
+    "memvec/maintenance/gc.py",
+    "memvec/maintenance/merge.py",
+    "memvec/maintenance/remove.py",
+    "memvec/maintenance/repair.py",
+    "memvec/maintenance/rewrite.py",
+    "memvec/memory/dispatch.py",
+    "memvec/packing/estimate.py",
+    "memvec/packing/pack.py",
+    "memvec/settings.py",
+    "memvec/store/index_files.py",
+    "memvec/store/store.py",
+    "memvec/training/distill.py",
+    "memvec/training/static_batch.py",
+    "tests/cli/test_strange_names.py",
+    "tests/memvec/identity/test_verdict.py",
+}
+
+
+def files() -> list[Path]:
+    """The text files of the repository that people read."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FOLDERS],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = [Path(name) for name in listed.stdout.splitlines()]
+    return [file for file in found if file.suffix in ENDINGS and not file.as_posix().startswith(LEFT_OUT)]
+
+
+def plain(text: str) -> str:
+    """The text in lower case on one line, without the marks of comments, quotes and lists at the start of lines."""
+    return re.sub(r"\s+", " ", re.sub(r"""["']?\n[ \t]*(?:#|>|[-*] |f?["'])?""", " ", text)).lower()
+
+
+def phrases(text: str) -> list[str]:
+    """The banned phrases in a text, also those that run over the end of a line."""
+    told = plain(text)
+    return [phrase for phrase in BANNED if re.search(rf"\b{re.escape(phrase)}\b", told)]
+
+
+def test_a_phrase_is_found_across_lines() -> None:
+    """In prose, in comments and in strings that are joined."""
+    assert phrases("Nothing\n    # of them") == ["nothing of them"]
+    assert phrases('    f"they cannot be "\n    f"meant"') == ["cannot be meant"]
+    assert phrases("The account again") == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout")
+def test_no_banned_phrase() -> None:
+    found = {file.as_posix(): phrases((ROOT / file).read_text()) for file in files() if (ROOT / file).is_file()}
+    assert len(found) > 300
+    assert {name: wrong for name, wrong in found.items() if wrong and name not in OPEN} == {}
