@@ -17,7 +17,7 @@ from memvec.filesystem.plain_text import printable
 if TYPE_CHECKING:
     from memvec.lm.frozen import FrozenLM
     from memvec.memory.memory import Memory
-    from memvec.memory.prompt import Template
+    from memvec.templates.template import Template
 
 STORE = "store"
 NOTES = {

@@ -52,7 +52,7 @@ def enough_memory(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def readable(where: Path) -> Iterator[None]:
+def reading_checkpoint(where: Path) -> Iterator[None]:
     """Turn what a library raises for a file or folder that is no checkpoint into one NotFoundError.
 
     OutOfMemoryError when memory ran out, ReadError when the system refused; mistakes of memvec's own code pass.

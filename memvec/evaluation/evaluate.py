@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from memvec.memory.memory import load
 from memvec.memory.prompt import tensor
 from memvec.progress import Progress, enter
 from memvec.store.store import Store, StoredDocument
-from memvec.templates.template import frame
+from memvec.templates.template import Template, frame
 from memvec.types import Document, Kind
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class _Subject:
     answers: list[str]  # right ones
 
 
-@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice("auto", "chat", "text", "plain"))
+@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice(*get_args(Template), "plain"))
 def evaluate(
     store: str | Path | Store | Runtime,
     questions: str | Path | Sequence[Question],
