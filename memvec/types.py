@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -188,6 +188,13 @@ class UnpackReport:
     renamed: Mapping[str, str] = field(default_factory=dict)  # {document: its file}, for files with another name
 
 
+class Skipped(NamedTuple):
+    """An input that a pack left out."""
+
+    name: str
+    reason: str  # why, in words
+
+
 @dataclass(frozen=True, slots=True)
 class PackReport:
     """The result of `memvec.pack`, and the totals of a store. The field names are those of `--json`.
@@ -207,7 +214,7 @@ class PackReport:
     raw_text_bytes: int  # bytes of valid text in raw records
     vector_bytes: int  # of all vectors, also those of context records
     store_bytes: int  # of everything in the store
-    zstd_bytes: int  # zstd -19 of the same documents as one stream
+    zstd_bytes: int  # zstd -19 of the same documents as one stream; see zstd_sampled
     token_steps: int
     seconds: float
     model: str
@@ -223,3 +230,5 @@ class PackReport:
     harm: float | None = None  # mean where it was measured, weighted by tokens [nats per token]; None if nowhere
     reused: int = 0  # records copied because the same text was in the store, or in this pack, under another name
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
+    skipped: tuple[Skipped, ...] = ()  # inputs that could not be read, or that have no memory; all others were packed
+    zstd_sampled: bool = False  # zstd_bytes of what this pack read is an estimate from a sample

@@ -30,9 +30,7 @@ from memvec.settings import ContextSettings, PackSettings
 NAMES = [name for name in memvec.__all__ if name != "__version__"]
 # Names whose docstrings lack a section. Remove a name when its docstring is complete.
 WITHOUT_YET = {
-    "ContextSettings",
     "Memory",
-    "PackSettings",
     "Searcher",
     "Source",
     "Store",
@@ -54,7 +52,6 @@ WITHOUT_YET = {
     "info",
     "load_memory",
     "merge",
-    "models",
     "pack",
     "read",
     "repair",

@@ -17,7 +17,6 @@ PROGRAM = modules("cli")
 WITHOUT_CAUSE = {
     ("cli/cmd_capacity.py", "_numbers"): "the cause is what the user typed, and the message shows it",
     ("cli/cmd_search.py", "_least"): "the cause is what the user typed, and the message shows it",
-    ("cli/output.py", "wrapped"): "nobody reads: it ends the program quietly",
 }
 # Flags of other programs.
 FOREIGN = re.compile(r"(-m )?pip install.*|iconv .*")
