@@ -30,7 +30,6 @@ from memvec.settings import ContextSettings, PackSettings
 NAMES = [name for name in memvec.__all__ if name != "__version__"]
 # Names whose docstrings lack a section. Remove a name when its docstring is complete.
 WITHOUT_YET = {
-    "CapacitySettings",
     "Memory",
     "Searcher",
     "Source",
@@ -39,14 +38,12 @@ WITHOUT_YET = {
     "attached",
     "build_index",
     "calibrate",
-    "capacity",
     "cat",
     "compact",
     "compare",
     "diff",
     "documents",
     "estimate",
-    "evaluate",
     "export_store",
     "fingerprint",
     "gc",
