@@ -40,7 +40,6 @@ BANNED = (
 )
 # Files that still hold such phrases. Remove a file when it is clean.
 OPEN = {
-    "README.md",
     "cli/cmd_compact.py",
     "cli/cmd_gc.py",
     "cli/main.py",

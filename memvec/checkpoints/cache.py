@@ -7,7 +7,6 @@ keeps all of these: damage below the file system, or a write while the clock is 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -65,9 +64,8 @@ def _read(file: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         if not file.is_file():  # reading a pipe would never end
             return None
-        envelope = json.loads(file.read_bytes())
-        body = envelope["entry"]
-        if sha256(body) != envelope["sha256"] or not _fits(body, head):
+        body = canonical.unseal("entry", file.read_bytes())
+        if not _fits(body, head):
             return None
         value: dict[str, Any] = body["value"]
         return value
@@ -90,7 +88,7 @@ def _keep(name: str, body: Mapping[str, Any]) -> None:
 
 def _write(file: Path, body: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(file, canonical.dumps({"entry": body, "sha256": sha256(body)}))
+    files.write_atomically(file, canonical.seal("entry", body))
     entries = sorted(file.parent.glob("*.json"), key=_date)
     for old in entries[:-MOST]:
         old.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ one of them has another date, size or inode than before (`cache`).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -15,7 +14,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -23,7 +21,6 @@ from safetensors import SafetensorError
 from memvec.causes import readable
 from memvec.checkpoints import cache as identity_cache
 from memvec.checkpoints.files import quiet
-from memvec.checkpoints.traits import sha256
 from memvec.errors import MemvecError, WriteError
 from memvec.filesystem.cache_folder import roots
 from memvec.formats import canonical, files
@@ -101,7 +98,7 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
 def seal(folder: Path) -> None:
     """Write the list of the files in `folder`. OSError, WriteError."""
     body = {"version": LIST_VERSION, "files": _digests(folder)}
-    files.write_atomically(folder / LIST, canonical.dumps({"list": body, "sha256": sha256(body)}))
+    files.write_atomically(folder / LIST, canonical.seal("list", body))
 
 
 def _write(gguf: Path, scratch: Path) -> None:
@@ -143,11 +140,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
 def _listed(target: Path) -> Mapping[str, str] | None:
     """The digests in the checkpoint's list. None if there is no list, or it is damaged."""
     try:
-        kept: dict[str, Any] = json.loads((target / LIST).read_bytes())
-        body = kept["list"]
-        whole = sha256(body) == kept["sha256"] and body["version"] == LIST_VERSION
-        found: dict[str, str] | None = dict(body["files"]) if whole else None
-        return found
+        body = canonical.unseal("list", (target / LIST).read_bytes())
+        return dict(body["files"]) if body["version"] == LIST_VERSION else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
