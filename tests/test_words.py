@@ -44,7 +44,6 @@ OPEN = {
     "cli/cmd_compact.py",
     "cli/cmd_gc.py",
     "cli/main.py",
-    "formats/SPEC.md",
     "integrations/langchain_retriever.py",
     "memvec/checkpoints/named.py",
     "memvec/decoding/partial.py",
