@@ -26,7 +26,7 @@ def cells(table: str) -> list[list[str]]:
 def test_api_has_every_exported_name_once() -> None:
     """A new export belongs to a group."""
     shown = [line.removeprefix("::: memvec.") for line in reference.api().splitlines() if line.startswith(":::")]
-    assert sorted(shown) == sorted(set(memvec.__all__) - {"__version__"})
+    assert sorted(shown) == sorted({*memvec.__all__, "open"} - {"__version__"})
 
 
 def test_an_export_without_a_group_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_settings_say_what_the_source_says() -> None:
     assert rows["segment_tokens"][2] == "8 to 4,096"
     assert rows["max_steps"][2] == "1 to 10<sup>6</sup>"
     assert rows["memory"][2] == "1 to 2<sup>63</sup>"
-    assert "steps" in rows["warmup"][3]
+    assert "Steps" in rows["warmup"][3]
     assert reference.default_of("PackSettings", "margin") == "0.1"
 
 
