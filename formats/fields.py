@@ -37,7 +37,7 @@ def several(value: Any, name: str, kind: type[T], default: list[T] | None = None
         return default
     found = one(value, name, list)
     if any(type(member) is not kind for member in found):
-        raise bad(f"{name} holds something else than {kind.__name__}")
+        raise bad(f"{name}: expected only {kind.__name__} in it")
     return found
 
 
@@ -47,7 +47,7 @@ def mapping(value: Any, name: str, kind: type[T]) -> dict[str, T]:
         return {}
     found = one(value, name, dict)
     if any(type(member) is not kind for member in found.values()):
-        raise bad(f"{name} holds something else than {kind.__name__}")
+        raise bad(f"{name}: expected only {kind.__name__} in it")
     return found
 
 

@@ -103,7 +103,7 @@ def decode(data: bytes) -> Keys:
     if width:
         container.check_shapes(found, {"values": (n, width)})
         if not np.isfinite(found["values"]).all():
-            raise Refusal("not-finite", "tensor 'values' holds what is no number")
+            raise Refusal("not-finite", "tensor 'values' holds a value that is not finite")
         none = np.zeros(0, "<u4")
         return Keys(embedder, found["text_sha256"], found["values"], none, none.astype("<u2"), np.zeros(n + 1, "<u8"))
     terms = found["terms"]

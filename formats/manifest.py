@@ -205,12 +205,12 @@ def _removed(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the removed versions. Refusal unless they ascend, and the feature is named if there are any."""
     pairs = fields.several(body, "removed", list, [])
     if any([type(member) for member in pair] != [str, str] for pair in pairs):
-        raise fields.bad("removed holds something else than pairs of texts")
+        raise fields.bad("removed: expected pairs of strings only")
     found = tuple((name, digest) for name, digest in pairs)
     for _, digest in found:
         fields.digest(digest, "what was removed")
     if any(later <= earlier for earlier, later in pairwise(found)):
-        raise Refusal("not-ascending", "what was removed does not ascend")
+        raise Refusal("not-ascending", "the removed versions do not ascend")
     if bool(found) != (REMOVED in body["features"]["required"]):
         raise Refusal(
             "feature-not-named", f"feature {REMOVED!r} must be named when documents were removed, and only then"
@@ -225,7 +225,9 @@ def _check_entries(entries: Sequence[ShardEntry] | Sequence[KeysEntry]) -> None:
         value = asdict(entry)
         fields.counts(value, {name: most for name, most in (bounds | {"texts": limits.TEXTS}).items() if name in value})
         if entry.bytes > limits.FILE_BYTES:
-            raise Refusal("file-too-large", f"{entry.path} is said to be {entry.bytes} bytes, over {limits.FILE_BYTES}")
+            raise Refusal(
+                "file-too-large", f"{entry.path} is {entry.bytes} bytes by its entry, over {limits.FILE_BYTES}"
+            )
     if len({entry.sha256 for entry in entries}) != len(entries):
         raise Refusal("duplicate-entry", "a file is named twice")
 

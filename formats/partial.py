@@ -67,7 +67,7 @@ class TensorFile:
             file.seek(self._begin + self._entries[name]["data_offsets"][0] + begin)
             data = file.read(end - begin)
         if len(data) != end - begin:
-            raise Refusal("cut-off", f"tensor {name!r}: the file ends before it does")
+            raise Refusal("cut-off", f"tensor {name!r}: the file ends inside it")
         return data
 
 

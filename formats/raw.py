@@ -58,7 +58,7 @@ def _nothing(frame: bytes) -> bytes:
     unpacker = zstandard.ZstdDecompressor().decompressobj()
     data = unpacker.decompress(frame[:LONGEST_EMPTY])
     if data or not unpacker.eof:
-        raise Refusal("damaged-frame", "zstd frame declares nothing but holds something")
+        raise Refusal("damaged-frame", "zstd frame declares 0 bytes but has content")
     if unpacker.unused_data or len(frame) > LONGEST_EMPTY:
         raise _followed()
     return b""

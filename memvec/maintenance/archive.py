@@ -102,7 +102,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
         What the file holds.
 
     Raises:
-        UsageError: `output` exists or lies in another store, or the file holds no whole store.
+        UsageError: `output` exists or lies in another store, or the file holds no complete store.
         NotFoundError: There is no such file.
         FormatTooNewError: A newer memvec wrote the file.
         StoreDamagedError: The file is damaged.
@@ -186,7 +186,7 @@ def _decode(data: bytes) -> tuple[Manifest, list[Record], list[Keys]]:
     tensors = container.tensor_bytes(data, entries)
     found = dict(tensors)
     if MANIFEST not in found:
-        raise UsageError("this is one shard and no whole store. memvec.export_store(…) writes one.")
+        raise UsageError("the file holds one shard, expected a complete store. memvec.export_store(…) writes one.")
     for name, digest in metadata["digests"].items():
         if hashlib.sha256(found.pop(name, b"")).hexdigest() != digest:
             raise Refusal("digest-mismatch", f"tensor {name!r} does not match its digest")

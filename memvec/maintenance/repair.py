@@ -178,9 +178,9 @@ def _state(headers: Sequence[dict[str, Any]], model: str | None) -> Manifest:
     try:
         origin = Fingerprint(**found["origin"])
     except (KeyError, TypeError) as error:
-        raise UsageError("the shards do not say in full which model they belong to. Pass it as model=….") from error
+        raise UsageError("the shards do not describe their model completely. Pass the model as model=….") from error
     if origin.id != identity:
-        raise UsageError("what the shards say of their model contradicts itself. Pass the model as model=….")
+        raise UsageError("the shards contradict themselves about their model. Pass the model as model=….")
     return Manifest(origin, int(found["vocabulary"]))
 
 

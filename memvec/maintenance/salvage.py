@@ -74,7 +74,11 @@ def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest
     if lost == 0 and digest == Path(path).stem and size == len(data):
         entry = ShardEntry(digest, size, len(part), len(part.documents))
         return Salvaged(path, entry, (), 0, (), None, generation, context)
-    message = f"{lost} of {len(part)} records do not pass their digest" if lost else "damaged, but no record of it"
+    message = (
+        f"{lost} of {len(part)} records do not match their digests"
+        if lost
+        else "the file is damaged, but all its records are sound"
+    )
     wrong = Problem(path, "digest_mismatch", message)
     return Salvaged(path, None, records, lost, hurt, wrong, generation, context)
 
@@ -167,7 +171,9 @@ class SalvagedStore(Store):
             try:
                 yield
             except IndexError as error:
-                raise damaged(f"{entry.path}{place}", "missing_file", "it was whole before and is not now") from error
+                raise damaged(
+                    f"{entry.path}{place}", "missing_file", "it was damaged or deleted after it was opened"
+                ) from error
 
     def _read_shard(self, entry: ShardEntry) -> Shard:
         return self._load_shard(entry)  # as a whole, since it may be damaged
@@ -189,7 +195,7 @@ class SalvagedStore(Store):
         if part is not None and whole and wrong is None:
             self._sound.add(entry.sha256)
             return part
-        wrong = wrong or Problem(entry.path, "invalid_value", f"{len(part or ()) - len(records)} record(s) are bad")
+        wrong = wrong or Problem(entry.path, "invalid_value", f"{len(part or ()) - len(records)} record(s) are damaged")
         listed = tuple(part.documents) if part is not None and not whole else ()
         self._damaged[entry.sha256] = _Damage(wrong, listed, lost=part is None)
         # The sound records as a shard of their own: code that reads shards needs no other case.

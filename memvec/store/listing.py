@@ -175,7 +175,7 @@ def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:
         refs = [ref for ref in refs if ids[ref].startswith(prefix)]
         alike = len({ids[ref] for ref in refs}) <= 1
     if not alike:
-        raise UsageError(f"{prefix!r} is short for {len(refs)} records. Give more digits.")
+        raise UsageError(f"{prefix!r} begins the ids of {len(refs)} records. Give more digits.")
     return refs[0] if refs else None
 
 
