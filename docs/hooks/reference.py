@@ -24,7 +24,7 @@ GENERATE_TABLE = ("memvec.memory.options", "table")
 EXIT_CODES_TABLE = ("memvec.cli.exit_codes", "table")
 SCHEMAS = ROOT / "cli" / "schemas"
 
-# Every name of memvec.__all__, in the order of the page. A test fails when one is missing.
+# Every name of memvec.__all__, and memvec.open, in the order of the page. A test fails when one is missing.
 GROUPS = {
     "Pack and unpack": (
         "pack",
@@ -38,6 +38,7 @@ GROUPS = {
         "estimate",
     ),
     "Look": ("documents", "info", "show", "verify", "diff", "fingerprint", "models", "Store"),
+    "Open once, call often": ("open", "Runtime"),
     "Memories": ("load_memory", "Memory", "attached", "generate", "compare", "evaluate", "Question"),
     "Search": ("search", "Searcher", "build_index"),
     "Keep a store": ("rm", "compact", "gc", "merge", "export_store", "import_store", "repair"),
@@ -50,7 +51,7 @@ def api() -> str:
     """A heading for each group and an entry of mkdocstrings for each exported name."""
     memvec = importlib.import_module("memvec")
     listed = {name for names in GROUPS.values() for name in names}
-    exported = {name for name in memvec.__all__ if not name.startswith("__")}
+    exported = {name for name in (*memvec.__all__, "open") if not name.startswith("__")}
     if listed != exported:
         raise FigureError(f"GROUPS of docs/hooks/reference.py and memvec.__all__ differ in {sorted(listed ^ exported)}")
     return "\n\n".join(
