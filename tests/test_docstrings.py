@@ -31,8 +31,6 @@ NAMES = [name for name in (*memvec.__all__, "open") if name != "__version__"]
 # Names whose docstrings lack a section. Remove a name when its docstring is complete.
 WITHOUT_YET = {
     "CapacitySettings",
-    "ContextSettings",
-    "PackSettings",
     "Source",
     "Store",
     "add",
@@ -47,7 +45,6 @@ WITHOUT_YET = {
     "import_store",
     "info",
     "merge",
-    "models",
     "pack",
     "repair",
     "rm",

@@ -24,13 +24,13 @@ from memvec.errors import (
 )
 from memvec.filesystem.collisions import file_names
 from memvec.filesystem.document_writer import Landing
-from memvec.filesystem.names import no_document, several
 from memvec.filesystem.names import select as select_names
+from memvec.filesystem.names import several
 from memvec.filesystem.paths import outside
 from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
 from memvec.identity.verdict import Verdict
-from memvec.maintenance.sound import Broken, open_salvaged
-from memvec.store.documents import INCOMPLETE
+from memvec.maintenance.salvage import Broken, open_salvaged
+from memvec.store.documents import INCOMPLETE, missing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, UnpackReport
 
@@ -205,18 +205,11 @@ def content(runtime: Runtime, document: str) -> bytes:
     """As `cat`."""
     live = runtime.store.documents()
     if document not in live:
-        raise missing(runtime.store, document)
+        raise runtime.store.missing(document)
     whole, _ = _readable([live[document]])
     (restored,) = _restore(Reader(runtime), _Choice(runtime.store, whole), "fail")
     assert restored.data is not None  # an error was raised
     return restored.data
-
-
-def missing(store: Store, name: str) -> NotFoundError:
-    """The error for a document that is not in the store, or is incomplete."""
-    if _is_version(store, name):
-        return NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    return no_document(name, store.documents(), store.path)
 
 
 def select(store: Store, asked: Sequence[str], others: Collection[str] = ()) -> list[StoredDocument]:
@@ -227,7 +220,7 @@ def select(store: Store, asked: Sequence[str], others: Collection[str] = ()) -> 
     live = store.documents()
     known = {*live, *others}
     if begun := [text for text in several(asked) if text not in known and _is_version(store, text)]:
-        raise missing(store, begun[0])
+        raise store.missing(begun[0])
     return [live[name] for name in select_names(asked, known).names if name in live]
 
 
@@ -286,7 +279,7 @@ def _readable(
     if strict and not whole and empty:
         raise NoContentError(*empty)
     if strict and not whole and begun:
-        raise NotFoundError(f"{begun[0]!r} is {INCOMPLETE}.")
+        raise missing(begun[0], begun)
     return whole, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from memvec.identity.verdict import OUTPUTS
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics
-from memvec.store.transaction import Transaction
 from memvec.types import Identity
 
 TEXT = (
@@ -71,13 +70,6 @@ def said_by(model: Any, like: Mapping[str, Any], vocabulary: int) -> dict[str, A
 def probed(found: Identity, lm: FrozenLM, like: Mapping[str, Any]) -> Identity:
     """Add to an identity the model's answers to the input of the probe `like`."""
     return replace(found, probe={**found.probe, **numeric_probe(lm, like)})
-
-
-def remember(transaction: Transaction, lm: FrozenLM) -> None:
-    """Keep the model's probe with the store's next commit, where it has none and the model is in float32."""
-    state = transaction.store.manifest
-    if lm.dtype == torch.float32 and not all(part in state.probe for part in OUTPUTS):
-        transaction.explain(state.tensors, {**state.probe, **numeric_probe(lm)})
 
 
 def _fits(like: Mapping[str, Any], vocabulary: int) -> bool:

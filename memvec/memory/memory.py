@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memvec.arguments import checked, choice
-from memvec.decoding.unpack import missing
 from memvec.errors import ConditioningError, NoContentError
 from memvec.guard import loading_alone
 from memvec.identity.runtime import Runtime, runtime_of
@@ -123,7 +122,7 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
     parts: list[Vectors] = []
     for name in names:
         if name not in live:
-            raise missing(opened, name)
+            raise opened.missing(name)
         parts += [record.vectors for record in _records(opened, live[name], kind)]
     return Memory(names, tuple(parts), opened.manifest.fingerprint, opened.manifest.probe)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from memvec.chunks import chunked
-from memvec.decoding.unpack import missing
 from memvec.errors import NoContentError, UsageError
 from memvec.formats.raw import raw_bytes
 from memvec.identity.runtime import Runtime
@@ -70,7 +69,7 @@ def _records(store: Store, names: Sequence[str]) -> list[Record]:
     records: list[Record] = []
     for name in names:
         if name not in live:
-            raise missing(store, name)
+            raise store.missing(name)
         if not live[name].complete:
             raise NoContentError(name)
         records += [store.record(ref) for ref in live[name].records]
