@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import memvec.packing.commit
 import memvec.packing.exact
 from memvec.errors import NotFoundError
 from memvec.filesystem.sources import Source
@@ -60,7 +61,7 @@ def sources(documents: Documents) -> list[Source]:
 
 def packed(path: Path, documents: Documents) -> None:
     """Pack with the tiny LM, every record in a commit of its own."""
-    memvec.packing.exact.COMMIT_SECONDS, memvec.packing.exact.CERTIFY_AT_ONCE = 0.0, 1
+    memvec.packing.commit.COMMIT_SECONDS, memvec.packing.exact.CERTIFY_AT_ONCE = 0.0, 1
     pack(sources(documents), path, model=str(TINY), settings=SETTINGS, dtype="float32")
 
 

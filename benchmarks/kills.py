@@ -30,7 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from killable import TINY, Case, Documents, cases, finish, forked
 
-import memvec.packing.exact
+import memvec.packing.pack
 from memvec.checkpoints.identify import fingerprint_folder
 from memvec.decoding.unpack import read
 from memvec.decoding.verify import verify
@@ -175,8 +175,8 @@ def preload() -> None:
     lm, fingerprint = load(TINY), fingerprint_folder(TINY, source=str(TINY))
     makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
     Runtime.load = lambda *_: lm  # type: ignore[method-assign]
-    memvec.packing.exact.load = lambda *_: lm
-    memvec.packing.exact.maker = lambda name, *_: makers[name]
+    memvec.packing.pack.load = lambda *_: lm
+    memvec.packing.pack.maker = lambda name, *_: makers[name]
 
 
 def measure(kills: int, seed: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from memvec.formats.manifest import Manifest
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import load
 from memvec.off_topic import choices, passages
-from memvec.packing.plan import baseline
+from memvec.packing.outstanding import described
 from memvec.packing.records import raw_records
 from memvec.retrieval.embedders import DEFAULT, keys_of, maker, unit
 from memvec.retrieval.faiss_index import VectorIndex, choose
@@ -91,7 +91,7 @@ def stored(texts: dict[str, str], lm: FrozenLM, folder: Path, path: Path) -> tup
     origin = fingerprint_folder(folder, source=DEFAULT_MODEL)
     makers = [maker(name, folder, origin) for name in DEFAULT]
     records, pieces = [], []
-    for document in baseline([Source(name, text.encode()) for name, text in texts.items()]):
+    for document in described([Source(name, text.encode()) for name, text in texts.items()]):
         text = texts[document.name]
         for segment in tile(text, lm.encode(text), lm.decode, 64) or []:
             data = text.encode()[segment.start : segment.start + segment.length]

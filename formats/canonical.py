@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import Any
@@ -27,6 +28,24 @@ def loads(data: bytes) -> Any:
 def parse(data: bytes) -> Any:
     """The value of JSON bytes in any form; Refusal for what `loads` refuses in every form."""
     return _parsed(data)[0]
+
+
+def seal(name: str, value: Any) -> bytes:
+    """The canonical JSON of an object that holds `value` under `name`, and its sha256. `unseal` compares both."""
+    assert name < "sha256", name  # keys stand in order
+    text = dumps(value)
+    return b'{"%s":%s,"sha256":"%s"}' % (name.encode(), text, hashlib.sha256(text).hexdigest().encode())
+
+
+def unseal(name: str, data: bytes) -> Any:
+    """The value that `seal` wrote under `name`; Refusal when the JSON is bad or the value does not match its sha256."""
+    envelope = parse(data)
+    if type(envelope) is not dict or name not in envelope:
+        raise Refusal("bad-field", f"a field is missing: {name}")
+    value = envelope[name]
+    if hashlib.sha256(dumps(value)).hexdigest() != envelope.get("sha256"):
+        raise Refusal("digest-mismatch", f"{name} does not match its digest")
+    return value
 
 
 def _parsed(data: bytes) -> tuple[Any, bytes]:

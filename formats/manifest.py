@@ -23,7 +23,6 @@ REMOVED = "removed"  # the feature of a store of which documents were removed; w
 TENSORS, PROBE = "tensors", "probe"  # of one that can explain how another model differs
 FEATURES = frozenset({CONTEXT, REMOVED})  # required features this reader understands
 OPTIONAL = (KEYS, META, TENSORS, PROBE)  # optional ones, each named as the part of the manifest it is about
-MAX_BYTES = limits.MANIFEST_BYTES
 HEAD, MIDDLE = b'{"manifest":', b',"sha256":"'  # what stands before the body and before its digest
 
 
@@ -144,11 +143,10 @@ def encode(manifest: Manifest) -> bytes:
     absent = [name for name in (*OPTIONAL, REMOVED, "extensions") if not getattr(manifest, name)]
     for name in ("foreign", "required", *absent):
         del body[name]
-    text = canonical.dumps(body)
-    data = HEAD + text + MIDDLE + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
-    if len(data) > MAX_BYTES:  # what no reader would read is not written: the generation before stays
+    data = canonical.seal("manifest", body) + b"\n"
+    if len(data) > limits.MANIFEST_BYTES:  # what no reader would read is not written: the generation before stays
         raise UsageError(
-            f"the store's manifest would be {len(data):,} bytes, at most {MAX_BYTES:,} are read. "
+            f"the store's manifest would be {len(data):,} bytes, at most {limits.MANIFEST_BYTES:,} are read. "
             "Begin another store, or say less of documents."
         )
     return data
@@ -156,8 +154,8 @@ def encode(manifest: Manifest) -> bytes:
 
 def decode(data: bytes) -> Manifest:
     """The manifest in `data`. Refusal when damaged, FormatTooNewError when intact but not for this reader."""
-    if len(data) > MAX_BYTES:
-        raise Refusal("file-too-large", f"{len(data)} bytes are over the limit of {MAX_BYTES}")
+    if len(data) > limits.MANIFEST_BYTES:
+        raise Refusal("file-too-large", f"{len(data)} bytes are over the limit of {limits.MANIFEST_BYTES}")
     if not data.endswith(b"\n"):
         raise Refusal("cut-off", "cut off: the last newline is missing")
     envelope = canonical.loads(data[:-1])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -188,6 +188,13 @@ class UnpackReport:
     renamed: Mapping[str, str] = field(default_factory=dict)  # {document: its file}, where the file has another name
 
 
+class Skipped(NamedTuple):
+    """An input that a pack left out."""
+
+    name: str
+    reason: str  # why, in words
+
+
 @dataclass(frozen=True, slots=True)
 class PackReport:
     """What a pack did or a store holds; the field names are those of `--json`.
@@ -207,7 +214,7 @@ class PackReport:
     raw_text_bytes: int  # bytes of valid text that went raw
     vector_bytes: int  # of all vectors, those of context records too
     store_bytes: int  # of everything in the store
-    zstd_bytes: int  # zstd -19 of the same documents as one stream
+    zstd_bytes: int  # zstd -19 of the same documents as one stream; see zstd_sampled
     token_steps: int
     seconds: float
     model: str
@@ -223,3 +230,5 @@ class PackReport:
     harm: float | None = None  # mean by tokens where it was measured [nats per token]; None where it was for none
     reused: int = 0  # records of this pack whose text was in the store, or in this pack, under another name or place
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
+    skipped: tuple[Skipped, ...] = ()  # inputs that could not be read, or that have no memory; all others were packed
+    zstd_sampled: bool = False  # zstd_bytes of what this pack read is an estimate from a sample

@@ -113,7 +113,7 @@ def packed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     store = tmp_path_factory.mktemp("packed") / "tree.memvec"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("memvec.packing.exact.COMMIT_SECONDS", math.inf)  # or a slow machine makes more shards
+        patched.setattr("memvec.packing.commit.COMMIT_SECONDS", math.inf)  # or a slow machine makes more shards
         memvec.pack([tree], store, model=str(TINY), settings=PackSettings(**TINY_SETTINGS), dtype="float32")
     return store
 

@@ -31,9 +31,7 @@ NAMES = [name for name in memvec.__all__ if name != "__version__"]
 # Names whose docstrings lack a section. Remove a name when its docstring is complete.
 WITHOUT_YET = {
     "CapacitySettings",
-    "ContextSettings",
     "Memory",
-    "PackSettings",
     "Searcher",
     "Source",
     "Store",
@@ -57,7 +55,6 @@ WITHOUT_YET = {
     "info",
     "load_memory",
     "merge",
-    "models",
     "pack",
     "read",
     "repair",

@@ -6,45 +6,114 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from memvec.errors import NotFoundError, UsageError
 from memvec.filesystem.names import Patterns
 from memvec.filesystem.plain_text import printable
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import FILE_NAME
+from memvec.types import Skipped
 
-TRIES = 3  # readings of a file that is written to meanwhile
+TRIES = 3  # readings of a file that another process writes to
 MOST_UNSIZED = 16 * 1024**2  # most bytes of a file that states a length of 0, such as those in /proc
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
-    """One document to be packed."""
+    """One document to pack: its name in the store and its bytes.
+
+    Args:
+        name: The document's name. "/" separates folders.
+        data: The document's bytes. Encode a text first.
+
+    Example:
+        >>> source = memvec.Source("letters/jane.txt", "Dear Jane,".encode())
+        >>> len(source.data)
+        10
+    """
 
     name: str
     data: bytes
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Of the bytes, in hex."""
+        """The sha256 of the bytes, in hex. It is computed once."""
         return hashlib.sha256(self.data).hexdigest()
 
 
-class Gathered(NamedTuple):
-    """What was found of the inputs of a pack."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A document whose bytes were not read yet, or a `Source`, which holds them."""
 
-    documents: list[Source]  # in order of name
-    skipped: list[tuple[str, str]]  # (name, why)
-    unmatched: list[str]  # patterns that matched no file and no folder
+    name: str
+    size: int  # bytes, as the file system stated them
+    place: Path | Source
+
+    def read(self) -> Source:
+        """Read the document. UnfitError, OSError or MemoryError if that fails."""
+        return self.place if isinstance(self.place, Source) else Source(self.name, read_file(self.place))
+
+    def part(self, begin: int, size: int) -> bytes:
+        """Read up to `size` bytes from byte `begin` on. UnfitError or OSError if that fails."""
+        if isinstance(self.place, Source):
+            return self.place.data[begin : begin + size]
+        with open(self.place, "rb", opener=_open_at_once) as file:
+            _check_regular(os.fstat(file.fileno()))
+            file.seek(begin)
+            return file.read(size) or b""
+
+
+class Gathered:
+    """The documents of a pack: names and sizes are listed at once, bytes are read one document at a time."""
+
+    def __init__(
+        self, entries: Iterable[Entry], skipped: Iterable[Skipped] = (), unmatched: Sequence[str] = ()
+    ) -> None:
+        self.entries = sorted(entries, key=lambda entry: entry.name)
+        self.skipped = list(skipped)  # inputs that cannot be read; reading adds to them
+        self.unmatched = tuple(unmatched)  # patterns that matched no file and no folder
+        self.bytes = sum(entry.size for entry in self.entries)
+        self.reached = self.reached_bytes = 0  # documents, and their bytes, that the reading under way has come to
+        self.failed: set[str] = set()  # names of listed documents that could not be read
+
+    def __iter__(self) -> Iterator[Source]:
+        return self.read()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all documents, in order."""
+        return [entry.name for entry in self.entries]
+
+    def read(self, without: Collection[str] = ()) -> Iterator[Source]:
+        """Read the documents in order of name, except those named in `without`.
+
+        A document that cannot be read is added to `skipped`. Later readings leave it out.
+        """
+        self.reached = self.reached_bytes = 0
+        for entry in self.entries:
+            self.reached, self.reached_bytes = self.reached + 1, self.reached_bytes + entry.size
+            if entry.name in without or entry.name in self.failed:
+                continue
+            try:
+                source = entry.read()
+            except (OSError, UnfitError, MemoryError) as error:
+                self.skip(entry.name, _why(error, entry.place if isinstance(entry.place, Path) else Path(entry.name)))
+                continue
+            yield source
+
+    def skip(self, name: str, reason: str) -> None:
+        """Leave a document out of this pack from now on."""
+        self.failed.add(name)
+        self.skipped.append(Skipped(printable(name), printable(reason)))
 
 
 class UnfitError(Exception):
-    """A file that no pack reads; the message says why."""
+    """A file that no pack reads. The message says why."""
 
 
 def gather(
@@ -53,13 +122,16 @@ def gather(
     exclude: str | Sequence[str] = (),
     store: Path | None = None,
 ) -> Gathered:
-    """Read files and folders; names are relative to each folder.
+    """List files and folders without reading them. Names are relative to each folder.
 
     Args:
         paths: Files and folders. A file is named by the last part of its path.
-        include: Patterns (see `memvec.filesystem.names`). Only files that they take are read. Without any, all are.
-        exclude: Patterns. No file that they take is read, one named in `paths` neither; excluded folders are not entered.
-        store: The store that is packed into. It is left out where it lies in one of the folders.
+        include: Patterns (see `memvec.filesystem.names`). Only files that match are listed. Without any, all are.
+        exclude: Patterns. Files that match are left out, also files named in `paths`. Excluded folders are not entered.
+        store: The store to pack into. It is left out if it lies in one of the folders.
+
+    Returns:
+        The documents, in order of name. Iterating over them reads them.
 
     Raises:
         UsageError: A path is empty or lies in the store, two files get one name, or a pattern is broken.
@@ -68,13 +140,12 @@ def gather(
     gathering = _Gathering(Patterns(include, "include"), Patterns(exclude, "exclude"), store)
     for path in [paths] if isinstance(paths, str | Path) else paths:
         gathering.add(path)
-    found = gathering.found
     unmatched = [*gathering.include.unmatched, *gathering.exclude.unmatched]
-    return Gathered([found[name][1] for name in sorted(found)], gathering.skipped, unmatched)
+    return Gathered(gathering.found.values(), gathering.skipped, unmatched)
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file as it is at one moment. UnfitError if it is no regular file, or keeps changing; OSError."""
+    """Read a file as it is at one moment. UnfitError if it is not a regular file or keeps changing; OSError."""
     _check_regular(os.stat(path))  # before it is opened: to open a pipe or a device can have effects
     for _ in range(TRIES):
         with open(path, "rb", opener=_open_at_once) as file:
@@ -92,16 +163,16 @@ def read_file(path: Path) -> bytes:
 
 
 class _Gathering:
-    """Inputs of a pack as they are read."""
+    """The inputs of a pack as they are listed."""
 
     def __init__(self, include: Patterns, exclude: Patterns, store: Path | None) -> None:
         self.include, self.exclude = include, exclude
-        self.found: dict[str, tuple[Path, Source]] = {}
-        self.skipped: list[tuple[str, str]] = []
+        self.found: dict[str, Entry] = {}
+        self.skipped: list[Skipped] = []
         self._store = _stat(store) if store is not None else None
 
     def add(self, given: str | Path) -> None:
-        """Read a file or a folder that was named."""
+        """List a file, or the files of a folder."""
         if str(given) == "":
             raise UsageError("a path to pack is empty. Name a file or a folder; '.' is the current folder.")
         path = Path(given)
@@ -137,7 +208,7 @@ class _Gathering:
                 self._add_file((below / name).as_posix(), Path(folder, name))
 
     def _enters(self, name: str, top: Path) -> bool:
-        """Is a folder to be read? `name` is relative to `top`."""
+        """Does a pack read this folder? `name` is relative to `top`."""
         if self.exclude.ignore(name, folder=True):
             return False
         if (top / name).is_symlink():
@@ -151,7 +222,8 @@ class _Gathering:
         if self.exclude.ignore(name) or not included:  # both are asked, to know which patterns match
             return
         if name in self.found:
-            other = self.found[name][0]
+            other = self.found[name].place
+            assert isinstance(other, Path)
             one, two = _stat(path), _stat(other)
             if one is None or two is None or not os.path.samestat(one, two):
                 raise UsageError(
@@ -160,8 +232,10 @@ class _Gathering:
             return
         try:
             check_name(name)
-            self.found[name] = path, Source(name, read_file(path))
-        except (OSError, UnfitError, ValueError, MemoryError) as error:  # ValueError: a name no store can hold
+            found = os.stat(path)
+            _check_regular(found)
+            self.found[name] = Entry(name, found.st_size, path)
+        except (OSError, UnfitError, ValueError) as error:  # ValueError: a name that no store can hold
             self._skip(name, _why(error, path))
 
     def _is_store(self, path: Path) -> bool:
@@ -169,7 +243,7 @@ class _Gathering:
         return found is not None and self._store is not None and os.path.samestat(found, self._store)
 
     def _skip(self, name: str, why: str) -> None:
-        self.skipped.append((printable(name), printable(why)))
+        self.skipped.append(Skipped(printable(name), printable(why)))
 
 
 def check_given(source: Source) -> None:
@@ -184,7 +258,7 @@ def check_given(source: Source) -> None:
 
 
 def check_together(names: Iterable[str]) -> None:
-    """UsageError where one name would be a file and another's folder."""
+    """UsageError if one name would be both a file and a folder."""
     known = set(names)
     for name in known:
         for above in PurePosixPath(name).parents:
@@ -198,7 +272,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _check_regular(found: os.stat_result) -> None:
-    """UnfitError for what is no regular file."""
+    """UnfitError unless the file is a regular one."""
     mode = found.st_mode
     if stat.S_ISFIFO(mode):
         raise UnfitError(

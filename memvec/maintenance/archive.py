@@ -21,7 +21,7 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_copy, refs_of
+from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, kept, open_to_copy, refs_of
 from memvec.store import catalogue
 from memvec.store.files import keys_file, shard_file
 from memvec.store.problems import PARSE_ERRORS, refused
@@ -91,10 +91,10 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     scratch = output.parent / f"{files.SCRATCH}{secrets.token_hex(8)}"
     try:  # beside its place and renamed, as every file of a store: whole or absent
         transaction = Transaction.create(scratch, replace(state, shards=(), keys=()))
-        draft = Draft(transaction)
-        draft.add(records, state.generation)
+        upcoming = NextGeneration(transaction)
+        upcoming.add(records, state.generation)
         keys = tuple(transaction.write(*keys_file(part)) for part in parts)
-        transaction.switch(replace(state, shards=tuple(draft.shards), keys=keys))
+        transaction.switch(replace(state, shards=tuple(upcoming.shards), keys=keys))
         catalogue.refresh(transaction.store)
         _rename(scratch, output)
     finally:
@@ -120,7 +120,7 @@ def _read(file: Path) -> bytes:
         raise error if isinstance(error, MemvecError) else files.read_error(file, error) from error
 
 
-class _Held(Draft):
+class _Held(NextGeneration):
     """Files of a generation to come, kept in memory."""
 
     def __init__(self, store: Store) -> None:

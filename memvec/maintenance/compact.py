@@ -9,7 +9,7 @@ from pathlib import Path
 from memvec.arguments import checked
 from memvec.formats.manifest import KeysEntry, Manifest
 from memvec.maintenance.rewrite import (
-    Draft,
+    NextGeneration,
     by_embedder,
     chosen_keys,
     kept,
@@ -52,8 +52,8 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
         opened = transaction.store
         before, versions = opened.manifest, opened.versions()
         keep = kept(versions)
-        draft = Draft(transaction, dry_run)
-        after = _compacted(opened, keep, draft)
+        upcoming = NextGeneration(transaction, dry_run)
+        after = _compacted(opened, keep, upcoming)
         changed = after != before
         if changed and not dry_run:
             transaction.switch(replace(after, generation=before.generation + 1, tool=TOOL))
@@ -61,38 +61,38 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
     return _report(before, after, len(versions) - len(keep), changed, dry_run)
 
 
-def _compacted(store: Store, keep: Sequence[StoredDocument], draft: Draft) -> Manifest:
-    """What the manifest should name; its new files are in `draft`."""
+def _compacted(store: Store, keep: Sequence[StoredDocument], upcoming: NextGeneration) -> Manifest:
+    """What the manifest should name; its new files are in `upcoming`."""
     state = store.manifest
     refs = [ref for stored in keep for ref in refs_of(stored)]
     records = (store.record(ref) for ref in refs)
     if len(refs) != sum(entry.records for entry in state.shards) or scattered(state.shards):
-        draft.add(records)
-        shards = tuple(draft.shards)
+        upcoming.add(records)
+        shards = tuple(upcoming.shards)
     else:
-        draft.texts.update(record.text_sha256 for record in records)
+        upcoming.texts.update(record.text_sha256 for record in records)
         shards = state.shards
     names = {stored.document.name for stored in keep}
     return replace(
         state,
         shards=shards,
-        keys=tuple(_keys(store, draft)),
+        keys=tuple(_keys(store, upcoming)),
         meta={name: said for name, said in state.meta.items() if name in names},
         removed=(),
     )
 
 
-def _keys(store: Store, draft: Draft) -> Sequence[KeysEntry]:
+def _keys(store: Store, upcoming: NextGeneration) -> Sequence[KeysEntry]:
     """The files of keys to be named: those there are, by embedder, where nothing can be dropped from them."""
     found: list[KeysEntry] = []
     for entries in by_embedder(store.manifest.keys).values():
-        parts = list(chosen_keys([(store, entry) for entry in entries], draft.texts))
+        parts = list(chosen_keys([(store, entry) for entry in entries], upcoming.texts))
         if sum(map(len, parts)) == sum(entry.texts for entry in entries) and not scattered_keys(entries):
             found += entries
             continue
-        draft.keys.clear()
-        draft.add_keys(parts)
-        found += draft.keys
+        upcoming.keys.clear()
+        upcoming.add_keys(parts)
+        found += upcoming.keys
     # In the order of their commits where nothing changed, so that a compact store is found to be compact.
     return store.manifest.keys if set(found) == set(store.manifest.keys) else found
 

@@ -12,7 +12,7 @@ from memvec.filesystem.sources import check_together
 from memvec.formats import manifest
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
-from memvec.maintenance.rewrite import Draft, by_embedder, chosen_keys, kept, open_to_copy
+from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, kept, open_to_copy
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import RecordRef, Store, StoredDocument
@@ -92,19 +92,19 @@ def merge(
         live = {name: version for version, merged in versions.items() for name in [version[0]] if merged.usable}
         check_together(live)
         chosen = _kept(versions, live)
-        draft = Draft(transaction, dry_run)
-        draft.add(store.record(ref) for merged in chosen.values() for store, ref in merged.outside(target))
+        upcoming = NextGeneration(transaction, dry_run)
+        upcoming.add(store.record(ref) for merged in chosen.values() for store, ref in merged.outside(target))
         for entries in by_embedder(entry for source in sources for entry in source.manifest.keys):
-            draft.add_keys(_lacking(entries, target, sources, draft.texts))
+            upcoming.add_keys(_lacking(entries, target, sources, upcoming.texts))
         written = {version for version, merged in chosen.items() if any(merged.outside(target))}
-        after = _following(target, sources, draft, written)
+        after = _following(target, sources, upcoming, written)
         before = target.manifest
         changed = new or after != before
         if changed and not dry_run:
             transaction.switch(replace(after, generation=before.generation + 1, tool=TOOL))
             catalogue.refresh(transaction.store)
     others = {version for version, merged in versions.items() if merged.usable} - set(live.values())
-    records = sum(entry.records for entry in draft.shards)
+    records = sum(entry.records for entry in upcoming.shards)
     size = sum(entry.bytes for entry in after.named) - sum(entry.bytes for entry in before.named)
     return MergeReport(changed, len(live), len({name for name, _ in others}), records, size, dry_run)
 
@@ -162,7 +162,7 @@ def _lacking(embedder_id: str, target: Store, sources: Sequence[Store], texts: s
     return list(chosen_keys(files, texts - there))
 
 
-def _following(target: Store, sources: Sequence[Store], draft: Draft, written: set[Version]) -> Manifest:
+def _following(target: Store, sources: Sequence[Store], upcoming: NextGeneration, written: set[Version]) -> Manifest:
     """What the manifest should name; the same as before where there is nothing new."""
     state, said = target.manifest, {}
     for source in sources:
@@ -170,9 +170,9 @@ def _following(target: Store, sources: Sequence[Store], draft: Draft, written: s
         said.update({name: about for name, about in source.manifest.meta.items() if name in names})
     return replace(
         state,
-        shards=(*state.shards, *draft.shards),
-        keys=(*state.keys, *draft.keys),
-        required=tuple(sorted({*state.required, *([manifest.CONTEXT] if draft.context else [])})),
+        shards=(*state.shards, *upcoming.shards),
+        keys=(*state.keys, *upcoming.keys),
+        required=tuple(sorted({*state.required, *([manifest.CONTEXT] if upcoming.context else [])})),
         meta={**state.meta, **said},
         removed=tuple(version for version in state.removed if version not in written),
     )

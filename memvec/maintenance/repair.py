@@ -18,7 +18,7 @@ from memvec.formats import files, manifest
 from memvec.formats.manifest import Manifest, ShardEntry
 from memvec.formats.refusal import Refusal
 from memvec.maintenance.quarantine import FOLDER, set_apart
-from memvec.maintenance.rewrite import Draft
+from memvec.maintenance.rewrite import NextGeneration
 from memvec.maintenance.salvage import Salvaged, SalvagedKeys, examine, examine_keys, header
 from memvec.store import catalogue
 from memvec.store.lock import writing
@@ -183,9 +183,9 @@ def _apply(path: Path, found: _Findings) -> None:
     transaction = Transaction(Store(path, found.state))
     shards: list[ShardEntry] = []
     for part in found.shards:
-        draft = Draft(transaction)
-        draft.add(part.records, part.generation)  # in the place of the damaged one, so that the order stays
-        shards += [part.entry] if part.entry else draft.shards
+        upcoming = NextGeneration(transaction)
+        upcoming.add(part.records, part.generation)  # in the place of the damaged one, so that the order stays
+        shards += [part.entry] if part.entry else upcoming.shards
     state = replace(
         found.state,
         shards=tuple(dict.fromkeys(shards)),

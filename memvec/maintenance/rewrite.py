@@ -38,8 +38,8 @@ def refs_of(stored: StoredDocument) -> tuple[RecordRef, ...]:
     return stored.records + stored.memory + stored.unjoined
 
 
-class Draft:
-    """The files of a generation to come: written as they are made, or in a dry run only counted."""
+class NextGeneration:
+    """Writes records and keys into the new files that the next manifest will name. A dry run only counts them."""
 
     def __init__(self, transaction: Transaction, dry_run: bool = False) -> None:
         self.transaction, self.dry_run = transaction, dry_run

@@ -26,7 +26,8 @@ from memvec.formats import files
 from memvec.lm.device import pick_device, pick_dtype
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
-from memvec.packing.plan import plan, tasks
+from memvec.packing.outstanding import described
+from memvec.packing.plan import Reading, plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import NATS_PER_DIMENSION, PackSettings
 from memvec.training.allocator import keeping_memory
@@ -163,7 +164,8 @@ def trial(
     tick: Callable[[int], None] = lambda token_steps: None,
 ) -> Point:
     """Fit `segments` segments, evenly from the sources, once each with these settings; certify them and count."""
-    every = plan(sources, {}, fast, settings).waiting
+    lot = [Reading(source, document) for source, document in zip(sources, described(sources), strict=True)]
+    every = plan(lot, {}, fast, settings).waiting
     names = list(dict.fromkeys(w.document.name for w in every))
     if not names:
         raise UsageError("the text gives no segment to fit. Give a longer one.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count
 
 import torch
 from torch import Tensor
@@ -14,17 +15,22 @@ from memvec.evaluation.controls import EQUAL_POSITIONS, text_arms
 from memvec.evaluation.forms import question_row, templates
 from memvec.evaluation.gain import Sums, per_token, share
 from memvec.evaluation.questions import Question, cloze_questions
+from memvec.filesystem.sources import Gathered
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.neighbours import Thesaurus
 from memvec.lm.scoring import Row, embedded, sample, score
+from memvec.packing.commit import Committer
+from memvec.packing.exact import Models
 from memvec.packing.keywords import keyword_questions
-from memvec.packing.records import context_record
-from memvec.packing.windows import Window
+from memvec.packing.outstanding import Outstanding
+from memvec.packing.plan import Window, lots, windows
+from memvec.packing.records import Made, context_record
+from memvec.packing.reuse import Held, moved
 from memvec.progress import Progress, Watch, enter
 from memvec.settings import ContextSettings
 from memvec.templates.template import frame
 from memvec.training.distill import ROW_TOKENS, DistilEngine, Distilled, DistilTask, parts
-from memvec.types import Conditioning, FitReport, Record
+from memvec.types import Conditioning, FitReport, Record, Skipped
 
 HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
@@ -33,8 +39,88 @@ ASIDE_TOKENS = 64  # of what the LM says to each
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
 GENERATED = 64  # asked of a generator for each window
 RECIPE = "keyword questions, 4"
+AHEAD, AHEAD_GPU = 64, 512  # windows that wait, so that a slot that becomes free does not
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
+
+
+class ContextRecords:
+    """Context records of the documents of which a store lacks a memory."""
+
+    def __init__(
+        self,
+        outstanding: Outstanding,
+        committer: Committer,
+        models: Models,
+        settings: ContextSettings,
+        questions: Sequence[Question],
+        generate: Generate | None,
+        reuse: bool,
+        progress: Progress,
+        watch: Watch,
+    ) -> None:
+        self.outstanding, self.committer, self.models, self.settings = outstanding, committer, models, settings
+        self.questions, self.generate, self.reuse = questions, generate, reuse
+        self.progress, self.watch = progress, watch
+        self.refused: list[Skipped] = []  # documents without text
+        self.copies: list[Made] = []  # not yet given out
+        self.again: dict[bytes, list[Window]] = {}  # windows of a text that is being distilled for another place
+
+    def records(self) -> Iterator[Made]:
+        """Every record, as soon as it is finished."""
+        self.committer.commit()  # what this pack has made of the same documents is read from the store
+        todo = self._todo()
+        first = next((lot for lot in todo if lot), None)
+        yield from self._copies()
+        if first is None:
+            return
+        distilling = Distilling(self.models.fast, self.settings, self.questions, self.generate)
+        done = distilling.run(chain([first], todo), self.outstanding.documents, self.progress, self.watch)
+        for record, text in done:
+            yield Made(record, text)
+            self.copies += [_copy(record, window) for window in self.again.pop(record.text_sha256, ())]
+            yield from self._copies()
+        yield from self._copies()
+
+    def _copies(self) -> Iterator[Made]:
+        while self.copies:
+            yield self.copies.pop(0)
+
+    def _todo(self) -> Iterator[list[Window]]:
+        """The windows to be distilled, lot by lot."""
+        store, settings = self.committer.store, self.settings
+        live = store.documents()  # an older version's memory is made again, so that it becomes the newest
+        known = {
+            (v.document.name, v.document.sha256): v
+            for v in store.versions()
+            if v.unfinished or live.get(v.document.name) is v
+        }
+        held = Held(store) if self.reuse else None
+        for lot in lots(self.outstanding.lacking(self.outstanding.memory)):
+            todo, refused = windows(lot, known, self.models.fast, settings)
+            self.refused += refused
+            # Questions are about one document, so with them a memory is not copied to another.
+            yield todo if self.questions or self.generate else self._not_held(todo, held)
+
+    def _not_held(self, todo: Sequence[Window], held: Held | None) -> list[Window]:
+        """The windows to be distilled. Copies those that the store, or this pack, has."""
+        places: dict[bytes, list[Window]] = {}
+        for window in todo:
+            places.setdefault(window.text_sha256, []).append(window)
+        known = {
+            **(held.context(places, self.settings, RECIPE) if held else {}),
+            **self.committer.context(places, self.settings, RECIPE),
+        }
+        fresh: list[Window] = []
+        for text, same in places.items():
+            if text in known:
+                self.copies += [_copy(known[text], window) for window in same]
+            elif text in self.again:
+                self.again[text] += same
+            else:
+                fresh.append(same[0])
+                self.again[text] = same[1:]
+        return fresh
 
 
 class Distilling:
@@ -53,14 +139,32 @@ class Distilling:
         self.templates = templates(lm.tokenizer)
         self.befores = [frame(lm.tokenizer, "", template).before for template in self.templates]
 
-    def run(self, windows: Sequence[Window], progress: Progress, watch: Watch) -> Iterator[Record]:
-        """Records of `windows`, as they are done."""
+    def run(
+        self, lots: Iterable[Sequence[Window]], documents: Gathered, progress: Progress, watch: Watch
+    ) -> Iterator[tuple[Record, str]]:
+        """(record, text) of the windows in `lots`, as they are done. `documents` says how far the lots have come."""
         enter("asking what the texts say", progress, watch)
         aside = [self._aside(template) for template in self.templates]
         elsewhere = [self._elsewhere(template) for template in self.templates]
         engine = DistilEngine(self.lm, self.settings, self.befores, aside, elsewhere)
-        engine.add(self._task(key, window) for key, window in enumerate(windows))
-        self._expect(windows, progress)
+        ahead = AHEAD_GPU if self.lm.device.type == "cuda" else AHEAD
+        coming, keys = iter(lots), count()
+        waiting: dict[int, Window] = {}  # by task key
+        left: Counter[str] = Counter()  # windows still to come, by document
+        sizes: list[int] = []  # tokens of all windows so far
+        progress.segments_done, progress.exact, progress.tokens_done, progress.token_steps = 0, 0, 0, 0
+
+        def feed() -> None:
+            while len(engine.queue) < ahead and (lot := next(coming, None)) is not None:
+                for key, window in zip(keys, lot, strict=False):
+                    waiting[key] = window
+                    left[window.document.name] += 1
+                    sizes.append(len(window.segment.ids))
+                    engine.add([self._task(key, window)])
+                self._expect(sizes, documents, progress)
+                progress.documents_done = documents.reached - len(left)
+
+        feed()
         enter("distilling", progress, watch)
         begun = time.perf_counter()
 
@@ -69,29 +173,32 @@ class Distilling:
             progress.seconds = time.perf_counter() - begun
             watch(progress)
 
-        left = Counter(window.document.name for window in windows)
-        latest: list[Distilled] = []  # whose vectors stand in as those of another document
+        latest: list[tuple[str, Distilled]] = []  # whose vectors stand in as those of another document
         for batch in engine.run(tick):
-            latest = [*latest[-1:], *batch]
+            latest = [*latest[-1:], *((waiting[done.task.key].document.name, done) for done in batch)]
             for done in batch:  # one by one: what was measured must not be lost to a Ctrl-C in the next
-                window = windows[done.task.key]
-                record = self._record(window, done, _other(windows, done, latest))
-                left[window.document.name] -= 1
-                progress.documents_done += not left[window.document.name]
+                window = waiting.pop(done.task.key)
+                name = window.document.name
+                record = self._record(window, done, _other(name, latest))
+                left[name] -= 1
+                if not left[name]:
+                    del left[name]
+                    progress.documents_done += 1
                 progress.segments_done += 1
                 progress.tokens_done += record.tokens
-                yield record
+                yield record, window.text
                 watch(progress)
+            feed()
 
-    def _expect(self, windows: Sequence[Window], progress: Progress) -> None:
+    def _expect(self, sizes: Sequence[int], documents: Gathered, progress: Progress) -> None:
         """Set how far there is to go: windows, tokens and about how many positions each token takes."""
-        s, tokens = self.settings, sum(len(window.segment.ids) for window in windows)
-        progress.segments, progress.segments_done, progress.exact = len(windows), 0, 0
-        progress.tokens, progress.tokens_done, progress.token_steps = tokens, 0, 0
-        progress.documents_done = progress.documents - len({window.document.name for window in windows})
-        rows = sum(parts(len(window.segment.ids)) for window in windows) * (s.question_rows + s.aside_rows)
+        s, tokens = self.settings, sum(sizes)
+        whole = documents.reached == len(documents.entries)
+        share = 1.0 if whole else documents.bytes / max(1, documents.reached_bytes)
+        progress.segments, progress.tokens = round(len(sizes) * share), round(tokens * share)
+        rows = sum(map(parts, sizes)) * (s.question_rows + s.aside_rows)
         spans = s.span_share if s.span else 0.0
-        progress.usual = s.steps * (spans + (1 + s.company) / s.ratio + rows * ROW_TOKENS / tokens)
+        progress.usual = s.steps * (spans + (1 + s.company) / s.ratio + rows * ROW_TOKENS / max(1, tokens))
 
     def _task(self, key: int, window: Window) -> DistilTask:
         name = window.document.name
@@ -171,10 +278,15 @@ class Distilling:
         return score(self.lm, torch.cat([before, front.to(before.dtype)]), rows) if rows else []
 
 
-def _other(windows: Sequence[Window], done: Distilled, latest: Sequence[Distilled]) -> Tensor | None:
-    """The vectors of another document, if some are done."""
-    name = windows[done.task.key].document.name
-    found = next((d for d in latest if windows[d.task.key].document.name != name), None)
+def _copy(record: Record, window: Window) -> Made:
+    """A copy of a record for a window of the same text."""
+    (moved_record,) = moved([record], window.document, window.segment.start - record.start)
+    return Made(moved_record, window.text, copied=True)
+
+
+def _other(name: str, latest: Sequence[tuple[str, Distilled]]) -> Tensor | None:
+    """The vectors of another document than `name`, if some are done."""
+    found = next((done for other, done in latest if other != name), None)
     return None if found is None else _tensor(found)
 
 

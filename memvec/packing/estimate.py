@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,15 +12,16 @@ from memvec.arguments import checked, instance, literal
 from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.resolve import DEFAULT_MODEL, lasting_name, resolve
 from memvec.decoding.greedy import certify, rows_at_once
-from memvec.filesystem.sources import Source
+from memvec.filesystem.sources import Gathered, Source, check_together
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
 from memvec.lm.device import pick_device, pick_dtype
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, profile_of, with_preset
-from memvec.packing.pack import gathered, outstanding
-from memvec.packing.plan import Partial, plan, tasks
+from memvec.packing.outstanding import Outstanding
+from memvec.packing.pack import gathered, removed
+from memvec.packing.plan import lots, plan, tasks
 from memvec.packing.reuse import Held
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
@@ -28,7 +29,7 @@ from memvec.settings import PackSettings
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
 from memvec.training.allocator import keeping_memory
-from memvec.training.fit import FitEngine, Fitted, Task, shown_at
+from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, shown_at
 from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even
 from memvec.types import Identity
@@ -82,68 +83,102 @@ def estimate(
     for name in keys:
         check_embedder(name)
     progress = Progress()
-    documents, skipped, unmatched = gathered(sources, include, exclude, Path(store))
+    documents = gathered(sources, include, exclude, Path(store))
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     folder = resolve(model, lambda message: enter(message, progress, watch))
     identity = identify_folder(folder, source=lasting_name(model))
     found = identity.fingerprint
     settings = with_preset(settings or PackSettings(), preset, found.id, model)
-    fresh, partial, held = _outstanding(Path(store), documents, identity, folder)
+    opened = _opened(Path(store), documents, identity, folder)
     enter("measuring surprisal and cutting segments", progress, watch)
     fast = load(folder, kind, device)
-    made = plan(fresh, partial, fast, settings, held if reuse else None)
+    outstanding = Outstanding(documents, opened, "exact")
+    counted = _count(outstanding, opened, fast, settings, reuse)
     profile = profile_of(found.id)
     per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS
     enter("timing a batch", progress, watch)
     exact = in_float32(fast, folder)
     engine = FitEngine(fast, replace(settings, max_steps=TIMED_STEPS, growth=0))  # whole texts, as most steps have
-    planned = list(tasks(made.waiting, fast.width, settings))
     with keeping_memory():
-        speed, certifying = _speeds(engine, exact, planned[: engine.most])
-    tokens, vectors = sum(len(task.ids) for task in planned), sum(task.vectors for task in planned)
-    copies = [len(record.vectors) for record in made.reused]
-    copies += [task.vectors for task in planned for _ in made.waiting[task.key].again]
+        speed, certifying = _speeds(engine, exact, counted.first[: engine.most])
+    tokens, vectors = sum(n for n, _ in counted.sizes), sum(m for _, m in counted.sizes)
     token_steps = tokens * per_token
     if isinstance(engine.batch, StaticBatch):
-        token_steps = _of_whole_rows(token_steps, planned, settings.grown)
-    records = len(planned) + len(made.raw) + len(copies)
-    raw = sum(len(record.payload) for record in [*made.raw, *made.reused])
-    new = 0 if Store.exists(Path(store)) else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
+        token_steps = _of_whole_rows(token_steps, counted.sizes, settings.grown)
+    records = len(counted.sizes) + counted.raw_records + len(counted.copies)
+    new = 0 if opened else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
     return Estimate(
-        documents=len(documents),
-        unchanged=len(documents) - len(fresh),
+        documents=len(documents.entries) - len(outstanding.documents.failed),
+        unchanged=outstanding.unchanged,
         records=records,
-        raw_records=len(made.raw),
+        raw_records=counted.raw_records,
         tokens=tokens,
         vectors=vectors,
         token_steps=round(token_steps),
         token_steps_per_second=speed,
         seconds=(fast.fused.seconds(token_steps, speed) if speed else 0.0) + tokens * certifying,
-        store_bytes=(vectors + sum(copies) + records * (TABLE in keys)) * fast.width * 2
+        store_bytes=(vectors + sum(counted.copies) + records * (TABLE in keys)) * fast.width * 2
         + records * RECORD_BYTES
-        + raw
+        + counted.raw_bytes
         + new,
         profiled=profile is not None,
-        skipped=len(skipped),
-        reused=len(copies),
-        unmatched=tuple(unmatched),
+        skipped=len(documents.skipped),
+        reused=len(counted.copies),
+        unmatched=documents.unmatched,
     )
 
 
-def _outstanding(
-    path: Path, documents: Sequence[Source], identity: Identity, folder: Path
-) -> tuple[Sequence[Source], Partial, Held | None]:
-    """(documents that a pack into `path` would work on, what of them is there already, what may be copied)."""
+def _opened(path: Path, documents: Gathered, identity: Identity, folder: Path) -> Store | None:
+    """The store, if there is one, as a pack would find it: with the versions that it would restore."""
     if not Store.exists(path):
-        return documents, {}, None
-    state = Transaction.open(path).store.manifest
-    check_identity(stored_identity(state), identity, folder)
-    given = {(d.name, d.sha256) for d in documents}
-    # A pack brings removed documents back when they are packed again. This copy of the manifest is not written.
-    opened = Store(path, replace(state, removed=tuple(version for version in state.removed if version not in given)))
-    partial = {(v.document.name, v.document.sha256): v for v in opened.versions() if not v.complete}
-    return outstanding(opened, documents, "exact"), partial, Held(opened)
+        return None
+    opened = Transaction.open(path).store
+    check_identity(stored_identity(opened.manifest), identity, folder)
+    check_together([*opened.documents(), *documents.names])
+    back = removed(opened, documents)  # this copy of the manifest is not written
+    return Store(path, replace(opened.manifest, removed=tuple(v for v in opened.manifest.removed if v not in back)))
+
+
+@dataclass
+class _Counted:
+    """What the documents of a pack come to."""
+
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (tokens, vectors) of each segment to be fitted
+    first: list[Task] = field(default_factory=list)  # tasks of the first lots, to be timed
+    copies: list[int] = field(default_factory=list)  # vectors of each record that is copied
+    raw_records: int = 0
+    raw_bytes: int = 0  # of raw records and copies
+
+
+def _count(
+    outstanding: Outstanding, store: Store | None, lm: FrozenLM, settings: PackSettings, reuse: bool
+) -> _Counted:
+    """Plan every lot and count. Of a segment whose text an earlier lot has, a copy is counted."""
+    counted = _Counted()
+    held = Held(store) if store and reuse else None
+    partial = {(v.document.name, v.document.sha256): v for v in store.versions() if not v.complete} if store else {}
+    vectors: dict[bytes, int] = {}  # by the text's sha256
+    for lot in lots(outstanding.lacking(outstanding.content)):
+        made = plan(lot, partial, lm, settings, held)
+        planned = list(tasks(made.waiting, lm.width, settings))
+        if len(counted.first) < MOST_SLOTS_GPU:
+            counted.first += planned
+        for task in sorted(planned, key=lambda task: task.key):
+            item = made.waiting[task.key]
+            if item.digest not in vectors:
+                vectors[item.digest] = task.vectors
+                counted.sizes.append((len(task.ids), task.vectors))
+            else:
+                counted.copies.append(task.vectors)
+            counted.copies += [task.vectors for _ in item.again]
+        counted.copies += [len(each.record.vectors) for each in made.reused]
+        counted.raw_bytes += sum(len(each.record.payload) for each in made.reused)
+        for unfit in made.raw:
+            for record in unfit.records(lm.width):
+                counted.raw_records += 1
+                counted.raw_bytes += len(record.payload)
+    return counted
 
 
 def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[float, float]:
@@ -164,8 +199,8 @@ def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[f
     return speed, (time.perf_counter() - begun) / sum(len(f.task.ids) for f in lot)
 
 
-def _of_whole_rows(token_steps: float, planned: Sequence[Task], grown: int) -> float:
+def _of_whole_rows(token_steps: float, sizes: Sequence[tuple[int, int]], grown: int) -> float:
     """Token-steps where a text has the longest's row from its first step on, of those where rows are as long as shown."""
-    lengths = [row_length(len(task.ids), task.vectors) for task in planned]
-    not_shown = sum(n - shown_at(n, age, grown) for n in (len(task.ids) for task in planned) for age in range(grown))
+    lengths = [row_length(*size) for size in sizes]
+    not_shown = sum(n - shown_at(n, age, grown) for n, _ in sizes for age in range(grown))
     return (token_steps + not_shown) * even(max(lengths, default=0)) * len(lengths) / max(1, sum(lengths))

@@ -6,9 +6,13 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from memvec.arguments import checked, instance, literal, several
 from memvec.checkpoints.identify import identify_folder
@@ -16,23 +20,28 @@ from memvec.checkpoints.named import folder_named
 from memvec.checkpoints.resolve import DEFAULT_MODEL, KNOWN, lasting_name, resolve
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.evaluation.questions import Question
-from memvec.filesystem.sources import Gathered, Source, check_given, check_together, gather
+from memvec.filesystem.sources import Entry, Gathered, Source, check_given, check_together, gather
 from memvec.formats.manifest import Manifest
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
-from memvec.interrupts import held_back
 from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, with_preset
-from memvec.packing.context import Generate
-from memvec.packing.exact import PackKind, PackRun, Wanted
+from memvec.packing.commit import Committer
+from memvec.packing.context import ContextRecords, Generate
+from memvec.packing.exact import ExactRecords
+from memvec.packing.outstanding import Outstanding, PackKind, Version
+from memvec.packing.records import Made
 from memvec.progress import Progress, Watch, enter, unwatched
-from memvec.retrieval.embedders import DEFAULT, check_embedder
+from memvec.retrieval.embedders import DEFAULT, check_embedder, maker
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.totals import summarise
 from memvec.store.transaction import Transaction
+from memvec.training.allocator import keeping_memory
 from memvec.types import Identity, PackReport
 from memvec.version import TOOL
 
@@ -104,56 +113,71 @@ def pack(
         InterruptedPackError: Ctrl-C stopped the pack. What was finished is in the store.
     """
     begun = time.perf_counter()
-    documents, skipped, unmatched = gathered(sources, include, exclude, Path(store))
-    if strangers := sorted({q.document for q in questions} - {d.name for d in documents}):
+    documents = gathered(sources, include, exclude, Path(store))
+    if strangers := sorted({q.document for q in questions} - set(documents.names)):
         raise UsageError(f"a question is about {strangers[0]!r}, which is not among the documents. Check its name.")
     device = pick_device(device)
     for name in keys:
         check_embedder(name)
-    fast = pick_dtype(dtype, device)
-    progress = Progress(documents=len(documents))
+    fit_dtype = pick_dtype(dtype, device)
+    progress = Progress(documents=len(documents.entries))
     folder = resolve(model, lambda message: enter(message, progress, watch))
     with writing(store, lock_wait):
         enter("fingerprinting the model", progress, watch)
         found = identify_folder(folder, source=lasting_name(model))
         settings = with_preset(settings or PackSettings(), preset, found.fingerprint.id, model)
-        transaction = _open_or_create(Path(store), found, folder)
-        wanted = Wanted(kind, settings, context or ContextSettings(), questions, generate, keys, reuse)
-        run = PackRun(transaction, wanted, progress, watch)
-        fresh = outstanding(transaction.store, documents, kind)
-        if _bring_back(transaction, documents):
-            fresh = outstanding(transaction.store, documents, kind)
-        progress.documents_done = len(documents) - len(fresh)
-        interrupted = _interrupted(run, lambda: run.work(fresh, folder, device, fast))
-        _describe(transaction, documents, meta)
-        opened = transaction.store
-        names = {(d.name, d.sha256) for d in documents}
-        packed = [v for v in opened.versions() if (v.document.name, v.document.sha256) in names]
+        committer = Committer(_open_or_create(Path(store), found, folder))
+        check_together([*committer.store.documents(), *documents.names])
+        committer.restore(removed(committer.store, documents))
+        outstanding = Outstanding(documents, committer.store, kind)
+        outstanding.measure()
+        models = _Models(folder, fit_dtype, device, keys, committer, progress, watch)
+        exact = ExactRecords(outstanding, committer, models, settings, reuse, progress, watch)
+        memories = ContextRecords(
+            outstanding, committer, models, context or ContextSettings(), questions, generate, reuse, progress, watch
+        )
+        made = chain(exact.records() if kind != "context" else (), memories.records() if kind != "exact" else ())
+        interrupted = _interrupted(made, committer, exact, lambda message: enter(message, progress, watch))
+        if meta is not None:
+            committer.describe(outstanding.seen, meta)
+        opened = committer.store
+        packed = [v for v in opened.versions() if outstanding.seen.get(v.document.name) == v.document.sha256]
+        # With "both" the content of a document without text is packed, so it is not skipped.
+        skipped = [*documents.skipped, *(memories.refused if kind == "context" else ())]
         report = dataclasses.replace(
             summarise(opened, packed, time.perf_counter() - begun),
-            unchanged=len(documents) - len(fresh),
-            reused=run.reused,
-            unmatched=tuple(unmatched),
+            unchanged=outstanding.unchanged,
+            reused=committer.copied,
+            unmatched=documents.unmatched,
+            skipped=tuple(skipped),
+            zstd_sampled=outstanding.baseline.sampled,
         )
         catalogue.refresh(opened)
-        skipped += run.refused
     if interrupted:
-        raise InterruptedPackError(report, run.finished)
-    if skipped:
-        raise PartialError(skipped, report)
+        raise InterruptedPackError(report, committer.finished)
+    if skipped and not packed:
+        raise PartialError(skipped)
     return report
 
 
-def _interrupted(run: PackRun, work: Callable[[], None]) -> bool:
-    """Do the work of a run. Return whether Ctrl-C stopped it; however it ends, what is finished is kept."""
+def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords, say: Callable[[str], None]) -> bool:
+    """Add the records of a pack to the store. Return whether Ctrl-C stopped it. Whatever ends it, finished work is kept."""
     try:
-        work()
+        with keeping_memory():
+            for each in made:
+                committer.add(*each)
+            committer.commit()
     except KeyboardInterrupt:
-        run.finish_early()
+        try:
+            say("stopping: keeping what was fitted (Ctrl-C again drops it)")
+            committer.commit()  # finished work first: the user may not wait long
+            committer.commit_all(exact.rest())
+        except KeyboardInterrupt:
+            committer.commit_all(exact.certified())
         return True
     except Exception:
-        with contextlib.suppress(Exception):  # what ended the work may well end this too
-            run.commit()
+        with contextlib.suppress(Exception):  # what ended the pack may well end this too
+            committer.commit()
         raise
     return False
 
@@ -184,57 +208,70 @@ def gathered(
     exclude: str | Sequence[str],
     store: Path,
 ) -> Gathered:
-    """The documents of a pack: files and folders as `gather` finds them, and `Source`s. UsageError, NotFoundError, PartialError."""
+    """List the documents of a pack: files and folders as `gather` finds them, and `Source`s.
+
+    UsageError, NotFoundError; PartialError if every input was skipped.
+    """
     every = [sources] if isinstance(sources, str | Path | Source) else list(sources)
     paths = [source for source in every if not isinstance(source, Source)]
     given = [source for source in every if isinstance(source, Source)]
     for source in given:
         check_given(source)
-    found, skipped, unmatched = gather(paths, include, exclude, store)
-    documents = sorted([*found, *given], key=lambda source: source.name)
-    twice = [name for name, count in Counter(d.name for d in documents).items() if count > 1]
+    found = gather(paths, include, exclude, store)
+    entries = [*found.entries, *(Entry(source.name, len(source.data), source) for source in given)]
+    twice = [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]
     if twice:
-        raise UsageError(f"two inputs are named {twice[0]!r}. Give each document its own name.")
-    if not documents and skipped:
-        raise PartialError(skipped)
-    if not documents:
-        idle = f" No file matches {', '.join(map(repr, unmatched))}." if unmatched else ""
+        raise UsageError(f"two inputs are named {min(twice)!r}. Give each document its own name.")
+    if not entries and found.skipped:
+        raise PartialError(found.skipped)
+    if not entries:
+        idle = f" No file matches {', '.join(map(repr, found.unmatched))}." if found.unmatched else ""
         raise UsageError(f"there is nothing to pack.{idle} Check the sources, include=… and exclude=….")
-    return Gathered(documents, skipped, unmatched)
+    return Gathered(entries, found.skipped, found.unmatched)
 
 
-def outstanding(store: Store, documents: Sequence[Source], kind: PackKind) -> list[Source]:
-    """The documents of which something wanted is not in the store. UsageError where a file would be a folder too."""
-    live = store.documents()
-    check_together([*live, *(d.name for d in documents)])
-    held = {
-        (name, stored.document.sha256)
-        for name, stored in live.items()
-        if (stored.complete or kind == "context") and (stored.memory or kind == "exact")
-    }
-    return [d for d in documents if (d.name, d.sha256) not in held]
+class _Models:
+    """The model of a pack, loaded when the first document needs it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        device: str,
+        keys: Sequence[str],
+        committer: Committer,
+        progress: Progress,
+        watch: Watch,
+    ) -> None:
+        self.folder, self.dtype, self.device, self.keys = folder, dtype, device, keys
+        self.committer, self.progress, self.watch = committer, progress, watch
+
+    @cached_property
+    def fast(self) -> FrozenLM:
+        """In the dtype that vectors are fitted in. The makers of keys come with it."""
+        enter("loading the model", self.progress, self.watch)
+        loaded = load(self.folder, self.dtype, self.device)
+        origin = self.committer.store.manifest.fingerprint
+        self.committer.makers = [maker(name, self.folder, origin) for name in self.keys]
+        self.committer.remember(loaded)
+        return loaded
+
+    @cached_property
+    def exact(self) -> FrozenLM:
+        """In float32, to certify with."""
+        loaded = in_float32(self.fast, self.folder)
+        self.committer.remember(loaded)
+        return loaded
 
 
-def _bring_back(transaction: Transaction, documents: Sequence[Source]) -> bool:
-    """Undo `rm` for documents that are packed again, so that their records are reused. Return whether any were restored."""
-    given = {(d.name, d.sha256) for d in documents}
-    removed = set(transaction.store.manifest.removed)
-    back = given & removed
-    if back:
-        with held_back():
-            transaction.commit([], TOOL, removed=removed - back)
-    return bool(back)
-
-
-def _describe(transaction: Transaction, documents: Sequence[Source], meta: Mapping[str, str] | None) -> None:
-    """Commit what is said of documents, where it is something new."""
-    if meta is None:
-        return
-    known = transaction.store.manifest.meta
-    said = {d.name: dict(meta) for d in documents if dict(known.get(d.name, {})) != dict(meta)}
-    if said:
-        with held_back():
-            transaction.commit([], TOOL, meta=said)
+def removed(store: Store, documents: Gathered) -> set[Version]:
+    """The versions that `rm` took out of the store and that are packed again. Their records need not be written anew."""
+    gone = set(store.manifest.removed)
+    named = {name for name, _ in gone}
+    others = [name for name in documents.names if name not in named]
+    if len(others) == len(documents.names):
+        return set()
+    return {(source.name, source.sha256) for source in documents.read(without=set(others))} & gone
 
 
 def _open_or_create(path: Path, found: Identity, folder: Path) -> Transaction:

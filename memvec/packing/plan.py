@@ -1,29 +1,44 @@
-"""Which segments a pack has to fit: documents in, raw records and waiting segments out."""
+"""What a pack has to fit and to distil: documents in, segments and windows out. Works on one lot of documents at a time.
+
+A lot is some 128 KiB of text. Planning needs no more look-ahead than that: the first segments are fitted, and the first
+records committed, before later documents are read. Segments are ordered, and their surprisal is computed in batches,
+within a lot. So a pack that is one lot makes the same vectors as if it were planned as a whole.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 from memvec.chunks import chunked
 from memvec.filesystem.plain_text import as_text
 from memvec.filesystem.sources import Source
-from memvec.formats import raw
 from memvec.lm.frozen import FrozenLM
-from memvec.packing.records import raw_records
+from memvec.packing.outstanding import Unpacked, Version
+from memvec.packing.records import Made, each_raw_record
 from memvec.packing.reuse import Held, moved
-from memvec.settings import PackSettings
+from memvec.settings import ContextSettings, PackSettings
 from memvec.store.store import StoredDocument
 from memvec.training.fit import Task
-from memvec.training.segments import MIN_TOKENS, Segment, cut, surprisal, vectors_for
-from memvec.types import Document, Kind, RawReason, Record
+from memvec.training.segments import MIN_TOKENS, Segment, cut, surprisal, tile, vectors_for
+from memvec.types import Document, Kind, RawReason, Record, Skipped
 
 SORTED_AT_ONCE = 64
+LOT_TEXT, LOT_BYTES = 128 * 1024, 16 * 1024**2  # a lot ends with the document that reaches either [bytes]
 
-Partial = Mapping[tuple[str, str], StoredDocument]  # documents without whole content, by name and sha256
+Finished = Callable[[Collection[bytes]], Mapping[bytes, Record]]  # exact records by the sha256 of their texts
+Partial = Mapping[Version, StoredDocument]  # versions of documents of which the store holds a part
+
+
+class Reading:
+    """A document that was read, with its text if it is one."""
+
+    __slots__ = ("document", "source", "text")
+
+    def __init__(self, source: Source, document: Document) -> None:
+        self.source, self.document, self.text = source, document, as_text(source.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,7 @@ class Waiting:
 
     document: Document
     segment: Segment
+    digest: bytes  # sha256 of its text
     nats: float
     again: tuple[tuple[Document, int], ...] = ()  # where the same text comes again: document, first byte
 
@@ -42,107 +58,171 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a pack will do."""
+class Unfit:
+    """A document that no vectors can carry."""
 
-    raw: list[Record]  # records that are finished already
+    document: Document
+    data: bytes
+    reason: RawReason
+
+    def records(self, width: int) -> Iterator[Record]:
+        """Its raw records, each made when it is asked for."""
+        return each_raw_record(self.document, 0, self.data, self.document.tokens, self.reason, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a pack will do with a lot."""
+
+    raw: list[Unfit]
     waiting: list[Waiting]
-    reused: list[Record] = field(default_factory=list)  # copies of what the store holds under another name or place
-    texts: Mapping[bytes, str] = field(default_factory=dict)  # of the exact ones of these, by sha256
+    reused: list[Made] = field(default_factory=list)  # copies of what the store holds under another name or place
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a document to be distilled: the text that shares one record's vectors."""
+
+    document: Document
+    segment: Segment
+    text: str
+
+    @property
+    def text_sha256(self) -> bytes:
+        """The sha256 of the text's bytes."""
+        return hashlib.sha256(self.text.encode()).digest()
+
+
+def lots(documents: Iterable[Unpacked]) -> Iterator[list[Reading]]:
+    """Divide documents into lots, in their order."""
+    lot: list[Reading] = []
+    text = size = 0
+    for source, document in documents:
+        lot.append(Reading(source, document))
+        size += len(source.data)
+        text += len(source.data) if lot[-1].text else 0
+        if text >= LOT_TEXT or size >= LOT_BYTES:
+            yield lot
+            lot, text, size = [], 0, 0
+    if lot:
+        yield lot
 
 
 def plan(
-    sources: Sequence[Source], partial: Partial, lm: FrozenLM, settings: PackSettings, held: Held | None = None
+    lot: Sequence[Reading],
+    partial: Partial,
+    lm: FrozenLM,
+    settings: PackSettings,
+    held: Held | None = None,
+    finished: Finished = lambda texts: {},
 ) -> Plan:
-    """Cut `sources` into segments to be fitted.
+    """Cut the documents of a lot into segments to be fitted.
 
-    Documents that are no text become raw records. Segments that an interrupted pack finished are left out, and those that
-    `held` has are copied. Of segments with the same text only one is fitted.
+    Documents that are not text become raw records. Segments that an interrupted pack finished are left out. Those that
+    `held` has are copied, and those that this pack `finished` in an earlier lot. Of segments with the same text only one
+    is fitted.
     """
-    documents = baseline(sources)
-    whole = held.documents(sources, settings) if held else {}
-    reused: list[Record] = []
+    whole = held.documents([reading.source for reading in lot], settings) if held else {}
+    reused: list[Made] = []
     left = []
-    for source, document in zip(sources, documents, strict=True):
-        if records := whole.get(source.sha256):
-            reused += moved(records, dataclasses.replace(document, tokens=records[0].document.tokens))
+    for reading in lot:
+        if records := whole.get(reading.source.sha256):
+            document = dataclasses.replace(reading.document, tokens=records[0].document.tokens)
+            reused += [Made(record, _text(reading, record), True) for record in moved(records, document)]
         else:
-            left.append((source, document))
+            left.append(reading)
     raws, todo = _segments(left, partial, lm, settings)
-    known = held.exact({digest for _, _, digest in todo}, settings) if held else {}
+    texts = {digest for *_, digest in todo}
+    known = {**(held.exact(texts, settings) if held else {}), **finished(texts)}
     places: dict[bytes, list[tuple[Document, Segment]]] = {}
-    for document, segment, digest in todo:
+    for reading, document, segment, digest in todo:
         if digest in known:
-            reused += moved([known[digest]], document, segment.start - known[digest].start)
+            (record,) = moved([known[digest]], document, segment.start - known[digest].start)
+            reused.append(Made(record, _text(reading, record), True))
         else:
             places.setdefault(digest, []).append((document, segment))
     alone = [same[0][1].ids for same in places.values()]
     own = surprisal(lm, alone, window=max(map(len, alone), default=1))  # again, now that each starts from nothing
     waiting = [
-        Waiting(*same[0], sum(row), tuple((document, segment.start) for document, segment in same[1:]))
-        for same, row in zip(places.values(), own, strict=True)
+        Waiting(*same[0], digest, sum(row), tuple((document, segment.start) for document, segment in same[1:]))
+        for (digest, same), row in zip(places.items(), own, strict=True)
     ]
-    return Plan(raws, waiting, reused, _texts_of(reused, sources))
+    return Plan(raws, waiting, reused)
 
 
 def _segments(
-    sources: Sequence[tuple[Source, Document]], partial: Partial, lm: FrozenLM, settings: PackSettings
-) -> tuple[list[Record], list[tuple[Document, Segment, bytes]]]:
-    """(raw records of documents that cannot be cut, segments with their text's sha256), without those in `partial`."""
-    texts = [as_text(source.data) for source, _ in sources]
-    ids = [lm.encode(text) if text else [] for text in texts]
+    lot: Sequence[Reading], partial: Partial, lm: FrozenLM, settings: PackSettings
+) -> tuple[list[Unfit], list[tuple[Reading, Document, Segment, bytes]]]:
+    """(documents that cannot be cut, segments with their text's sha256), without those in `partial`."""
+    ids = [lm.encode(reading.text) if reading.text else [] for reading in lot]
     fits = [len(row) >= MIN_TOKENS for row in ids]
     nats = surprisal(lm, [row if fit else [] for row, fit in zip(ids, fits, strict=True)])
-    raws: list[Record] = []
-    todo: list[tuple[Document, Segment, bytes]] = []
-    for (source, document), text, row, surprise in zip(sources, texts, ids, nats, strict=True):
-        named = dataclasses.replace(document, tokens=len(row))
+    raws: list[Unfit] = []
+    todo: list[tuple[Reading, Document, Segment, bytes]] = []
+    for reading, row, surprise in zip(lot, ids, nats, strict=True):
+        data, text = reading.source.data, reading.text
+        named = dataclasses.replace(reading.document, tokens=len(row))
         segments = cut(text, row, surprise, lm, settings) if text and surprise else None
         if segments is None:
-            raws += raw_records(named, 0, source.data, len(row), _reason(text, row), lm.width)
+            raws.append(Unfit(named, data, _reason(text, row)))
             continue
         known = partial.get((named.name, named.sha256))
         there = {(ref.start, ref.length) for ref in known.records} if known else set()
+        document = known.document if known else named
         todo += [
-            (known.document if known else named, s, hashlib.sha256(source.data[s.start : s.start + s.length]).digest())
+            (reading, document, s, hashlib.sha256(data[s.start : s.start + s.length]).digest())
             for s in segments
             if (s.start, s.length) not in there
         ]
     return raws, todo
 
 
-def _texts_of(records: Sequence[Record], sources: Sequence[Source]) -> dict[bytes, str]:
-    """The texts of exact records, by sha256, taken from the documents that they are in."""
-    data = {source.name: source.data for source in sources}
-    return {
-        record.text_sha256: data[record.document.name][record.start : record.start + record.length].decode()
-        for record in records
-        if record.kind == Kind.EXACT
-    }
+def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings, first: int = 0) -> Iterator[Task]:
+    """A fit task for each waiting segment. The keys are the places in the list, counted from `first`.
 
-
-def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings) -> Iterator[Task]:
-    """A fit task for each waiting segment, its place in the list as key.
-
-    Those of like length come together, within a few batches: less padding, and documents still end in order.
+    Segments of like length come together, within a few batches: less padding, and documents still end in order.
     """
     made = [
-        Task(key, item.segment.ids, vectors_for(item.nats, len(item.segment.ids), width, settings))
-        for key, item in enumerate(waiting)
+        Task(first + place, item.segment.ids, vectors_for(item.nats, len(item.segment.ids), width, settings))
+        for place, item in enumerate(waiting)
     ]
     for some in chunked(made, SORTED_AT_ONCE):
         yield from sorted(some, key=lambda task: -(len(task.ids) + task.vectors))
 
 
-def baseline(sources: Sequence[Source]) -> list[Document]:
-    """A `Document` for each source, with its share by length of one zstd -19 stream over all of them."""
-    total = raw.stream_size(source.data for source in sources)
-    ends = [0, *accumulate(len(source.data) for source in sources)]
-    marks = [total * end // max(1, ends[-1]) for end in ends]
-    return [
-        Document(source.name, len(source.data), source.sha256, marks[i + 1] - marks[i], tokens=0)
-        for i, source in enumerate(sources)
-    ]
+def windows(
+    lot: Sequence[Reading], known: Partial, lm: FrozenLM, settings: ContextSettings
+) -> tuple[list[Window], list[Skipped]]:
+    """(the windows still to be distilled, the documents that have no text to distil).
+
+    Memories and windows that `known` has of a document already are left out.
+    """
+    todo: list[Window] = []
+    refused: list[Skipped] = []
+    for reading in lot:
+        document, text = reading.document, reading.text
+        ids = lm.encode(text) if text else []
+        segments = tile(text, ids, lm.decode, settings.window_tokens) if text and len(ids) >= MIN_TOKENS else None
+        if segments is None:
+            why = (
+                "not valid UTF-8 text, or control characters"
+                if text is None
+                else "text of a few tokens, or that the tokenizer does not give back"
+            )
+            refused.append(Skipped(document.name, f"{why}: it has no memory"))
+            continue
+        stored = known.get((document.name, document.sha256))
+        named = stored.document if stored else dataclasses.replace(document, tokens=len(ids))
+        there = {(ref.start, ref.length) for ref in (*stored.memory, *stored.unjoined)} if stored else set()
+        todo += [Window(named, s, lm.decode(s.ids)) for s in segments if (s.start, s.length) not in there]
+    return todo, refused
+
+
+def _text(reading: Reading, record: Record) -> str | None:
+    """The text of an exact record, taken from its document."""
+    if record.kind != Kind.EXACT:
+        return None
+    return reading.source.data[record.start : record.start + record.length].decode()
 
 
 def _reason(text: str | None, ids: Sequence[int]) -> RawReason:

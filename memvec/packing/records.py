@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,15 @@ from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Rec
 if TYPE_CHECKING:
     from memvec.decoding.greedy import Certificate
     from memvec.training.fit import Fitted
+
+
+class Made(NamedTuple):
+    """A finished record, to be added to the store."""
+
+    record: Record
+    text: str | None = None  # of a record that is not raw, to make keys of
+    copied: bool = False  # its text was in the store, or in this pack, already
+    more: bool = False  # further finished records follow at once: a commit can wait for them
 
 
 def exact_record(
@@ -83,13 +93,24 @@ def raw_records(
     report: FitReport | None = None,
 ) -> list[Record]:
     """Raw records over `data`, as many as the frame limit asks for; one even when it is empty."""
-    size = raw.MAX_RAW_BYTES
-    pieces = list(chunked(data, size)) or [b""]
-    return [
-        Record(
+    return list(each_raw_record(document, start, data, tokens, reason, width, report))
+
+
+def each_raw_record(
+    document: Document,
+    start: int,
+    data: bytes,
+    tokens: int,
+    reason: RawReason,
+    width: int,
+    report: FitReport | None = None,
+) -> Iterator[Record]:
+    """The same, each made when it is asked for: the frames of a long document are not in memory together."""
+    for number, piece in enumerate(chunked(data, raw.MAX_RAW_BYTES) if data else [b""]):
+        yield Record(
             document=document,
             kind=Kind.RAW,
-            start=start + number * size,
+            start=start + number * raw.MAX_RAW_BYTES,
             length=len(piece),
             tokens=tokens if number == 0 else 0,
             vectors=np.zeros((0, width), np.float16),
@@ -99,5 +120,3 @@ def raw_records(
             reason=reason,
             report=report or FitReport(),
         )
-        for number, piece in enumerate(pieces)
-    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -34,14 +35,21 @@ class Held:
         self.store = Store(store.path, dataclasses.replace(store.manifest, removed=()))
         self.lm = lm
 
+    @cached_property
+    def _complete(self) -> dict[str, list[StoredDocument]]:
+        """Every version with whole content, by the sha256 of its bytes."""
+        found: dict[str, list[StoredDocument]] = {}
+        for stored in self.store.versions():
+            if stored.complete:
+                found.setdefault(stored.document.sha256, []).append(stored)
+        return found
+
     def documents(self, sources: Sequence[Source], settings: PackSettings) -> dict[str, list[Record]]:
         """The records of documents of the same bytes, under any name, by the bytes' sha256."""
-        data = {source.sha256: source.data for source in sources}
         found: dict[str, list[Record]] = {}
-        for stored in self.store.versions():
-            digest = stored.document.sha256
-            if stored.complete and digest in data:
-                records = self._content(stored, data[digest])
+        for digest, data in {source.sha256: source.data for source in sources}.items():
+            for stored in self._complete.get(digest, ()):
+                records = self._content(stored, data)
                 if all(acceptable(record, settings) for record in records) and (records or digest not in found):
                     found[digest] = records
         sound = iter(self._sound([record for records in found.values() for record in records]))

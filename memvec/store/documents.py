@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from memvec.errors import NotFoundError
+from memvec.filesystem.names import no_document
 from memvec.types import Document
 
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
@@ -41,24 +43,27 @@ class StoredDocument:
         return bool(self.unjoined) or (bool(self.records) and not self.complete)
 
 
-def assemble(document: Document, content: Mapping[int, RecordRef], context: Mapping[int, RecordRef]) -> StoredDocument:
-    """The document of its `content` and `context` records by start."""
-    records, memory = joined(document, content), joined(document, context)
-    return StoredDocument(
-        document,
-        records=records or tuple(content.values()),
-        complete=bool(records),
-        memory=memory,
-        unjoined=() if memory else tuple(context.values()),
-    )
+def joined(size: int, starts: Sequence[int], lengths: Sequence[int]) -> tuple[list[int], bool]:
+    """Choose from records, given in the order of their commits, those that cover bytes 0 to `size` without a gap.
 
+    Of several records with one start only the newest is used. The walk begins at byte 0 and takes the record that starts
+    where the last one ended: records of an interrupted pack with other settings may lie across.
 
-def joined(document: Document, refs: Mapping[int, RecordRef]) -> tuple[RecordRef, ...]:
-    """Those of `refs`, by start, that cover the document in order; none when there is a gap."""
-    # Records of an interrupted pack with other settings may lie across: the walk takes those that join, newest first.
-    ordered: list[RecordRef] = []
+    Returns:
+        (places of the chosen records in order of bytes, True). When there is a gap, (places of the newest record of each
+        start, False).
+    """
+    newest = {start: place for place, start in enumerate(starts)}
+    chosen: list[int] = []
     reached = 0
-    while (ref := refs.get(reached)) is not None and ref not in ordered[-1:]:
-        ordered.append(ref)
-        reached += ref.length
-    return tuple(ordered) if reached == document.bytes else ()
+    while (place := newest.get(reached)) is not None and place not in chosen[-1:]:  # one without bytes ends the walk
+        chosen.append(place)
+        reached += lengths[place]
+    return (chosen, True) if chosen and reached == size else (list(newest.values()), False)
+
+
+def missing(name: str, unfinished: Collection[str], live: Iterable[str] = (), store: object = "") -> NotFoundError:
+    """Return the error for a document that is not live in the store at the path `store`: it is unfinished, or unknown."""
+    if name in unfinished:
+        return NotFoundError(f"{name!r} is {INCOMPLETE}.")
+    return no_document(name, live, store)

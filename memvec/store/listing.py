@@ -9,11 +9,11 @@ from string import hexdigits
 from typing import Any
 
 from memvec.arguments import checked
-from memvec.errors import NotFoundError, UsageError
-from memvec.filesystem.names import no_document, select
+from memvec.errors import UsageError
+from memvec.filesystem.names import select
 from memvec.store.catalogue import KEY_DIGITS, Catalogue, answer
 from memvec.store.catalogue_file import UnreliableError
-from memvec.store.documents import INCOMPLETE
+from memvec.store.documents import missing
 from memvec.store.store import RecordRef, Store
 from memvec.store.totals import report
 from memvec.types import PackReport
@@ -103,9 +103,7 @@ def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
     found = _with_id(store, known, name.lower())
     if found is not None:
         return _record(store, found)
-    if name in known.incomplete:
-        raise NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    raise no_document(name, known.names(), store.path)
+    raise missing(name, known.incomplete, known.names(), store.path)
 
 
 def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:

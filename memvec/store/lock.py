@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from memvec.errors import MemvecError, StoreDamagedError, StoreLockedError, UsageError
 from memvec.filesystem import paths
-from memvec.formats import files, manifest
+from memvec.formats import files, limits, manifest
 from memvec.formats.refusal import Refusal
 from memvec.store.store import Store
 from memvec.types import Problem
@@ -106,7 +106,7 @@ def _committed(path: Path) -> bool:
     try:
         if files.listing(path, "shards", "*.safetensors"):
             return True
-        return manifest.decode(files.read(path, manifest.FILE_NAME, manifest.MAX_BYTES + 1)).generation > 0
+        return manifest.decode(files.read(path, manifest.FILE_NAME, limits.MANIFEST_BYTES + 1)).generation > 0
     except Refusal as refusal:
         return refusal.code != "missing-file"
     except (ValueError, RecursionError, MemvecError):  # damaged, or not for this reader: not ours to take away

@@ -12,16 +12,17 @@ from typing import Any
 
 from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError
-from memvec.formats import container, files, manifest, shard
+from memvec.formats import container, files, limits, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.partial import ShardReader
 from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
-from memvec.store.documents import RecordRef, StoredDocument, assemble
+from memvec.store.documents import RecordRef, StoredDocument, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
-from memvec.types import Document, Kind, Record
+from memvec.store.scan import Scan
+from memvec.types import Kind, Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
 
@@ -41,9 +42,9 @@ class Store:
         """The store at `path`. NotFoundError, FormatTooNewError, StoreDamagedError or ReadError."""
         path = Path(path)
         try:
-            if files.size_of(path, manifest.FILE_NAME) > manifest.MAX_BYTES:
-                raise Refusal("file-too-large", f"it is over the limit of {manifest.MAX_BYTES} bytes")
-            return cls(path, manifest.decode(files.read(path, manifest.FILE_NAME, manifest.MAX_BYTES + 1)))
+            if files.size_of(path, manifest.FILE_NAME) > limits.MANIFEST_BYTES:
+                raise Refusal("file-too-large", f"it is over the limit of {limits.MANIFEST_BYTES} bytes")
+            return cls(path, manifest.decode(files.read(path, manifest.FILE_NAME, limits.MANIFEST_BYTES + 1)))
         except FormatTooNewError:
             raise
         except PARSE_ERRORS as error:
@@ -118,25 +119,15 @@ class Store:
 
     @cached_property
     def _versions(self) -> list[StoredDocument]:
-        known: dict[tuple[str, str], Document] = {}
-        found: dict[tuple[str, str], tuple[dict[int, RecordRef], dict[int, RecordRef]]] = {}
-        removed = set(self.manifest.removed)
+        return self.scan().documents()
+
+    def scan(self, counts: bool = False) -> Scan:
+        """Read the columns of all records, see `memvec.store.scan`. StoreDamagedError names the place."""
+        found = Scan(self.manifest.removed, counts)
         for number, entry in enumerate(self.manifest.shards):
             with self.explaining(entry):
-                part = self.reader(number)
-                documents = part.documents[:]
-                columns = [part.tensors[name].tolist() for name in ("kind", "document", "start", "length")]
-            for row, (kind, place, start, length) in enumerate(zip(*columns, strict=True)):
-                document = documents[place]
-                key = document.name, document.sha256
-                if key in removed:
-                    continue
-                content, context = found.pop(key, ({}, {}))  # re-inserted: the newest comes last
-                refs = context if kind == Kind.CONTEXT else content
-                refs[start] = RecordRef(number, row, start, length)
-                found[key] = content, context
-                known.setdefault(key, document)
-        return [assemble(known[key], *refs) for key, refs in found.items()]
+                found.add(number, self.reader(number))
+        return found
 
     def documents(self) -> dict[str, StoredDocument]:
         """The live documents by name: of several versions with whole content or a whole memory, the newest.
@@ -145,6 +136,10 @@ class Store:
         """
         live = {stored.document.name: stored for stored in self.versions() if stored.usable}
         return dict(sorted(live.items()))
+
+    def missing(self, name: str) -> NotFoundError:
+        """Return the error for a document that is not live."""
+        return missing(name, {version.document.name for version in self.versions()}, self.documents(), self.path)
 
     def size(self) -> int:
         """Bytes of the manifest and the files it names."""

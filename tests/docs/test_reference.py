@@ -57,7 +57,7 @@ def test_settings_say_what_the_source_says() -> None:
     assert rows["segment_tokens"][2] == "8 to 4,096"
     assert rows["max_steps"][2] == "1 to 10<sup>6</sup>"
     assert rows["memory"][2] == "1 to 2<sup>63</sup>"
-    assert "steps" in rows["warmup"][3]
+    assert "Steps" in rows["warmup"][3]
     assert reference.default_of("PackSettings", "margin") == "0.1"
 
 

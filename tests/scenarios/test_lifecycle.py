@@ -10,7 +10,8 @@ from made import Vectors, content, document, exact, files, make, memory, put, ra
 import memvec
 from memvec.errors import FormatTooNewError, NotFoundError, StoreChangedError, StoreDamagedError
 from memvec.maintenance.rewrite import chosen_keys
-from memvec.retrieval.faiss_index import FOLDER, VectorIndex, save
+from memvec.retrieval.faiss_index import VectorIndex, save
+from memvec.store import index_files
 from memvec.store.lock import writing
 from memvec.store.store import Store
 
@@ -189,7 +190,7 @@ def test_gc_keeps_an_index_that_fits_and_deletes_one_that_does_not(made: Path) -
         "texts": len(values),
         "width": 8,
     }
-    save(made / FOLDER, VectorIndex.build(values, "Flat"), about | {"keys": (entries[0].sha256,)})
+    save(made / index_files.FOLDER, VectorIndex.build(values, "Flat"), about | {"keys": (entries[0].sha256,)})
     assert memvec.gc(made).files == ()
     memvec.compact(made)
     assert {f for f in memvec.gc(made).files if f.startswith("index")} == {

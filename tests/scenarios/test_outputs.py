@@ -16,8 +16,8 @@ from made import TEXT, content, exact, files, filled, put, raw
 import memvec
 from memvec.errors import StoreDamagedError, UsageError
 from memvec.retrieval import faiss_index
-from memvec.retrieval.faiss_index import FOLDER
 from memvec.store import index_files
+from memvec.store.index_files import FOLDER
 from memvec.store.lock import LOCK_NAME
 
 

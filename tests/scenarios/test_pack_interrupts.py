@@ -67,8 +67,8 @@ def test_an_interrupted_pack_keeps_what_was_finished_and_goes_on(
 def test_a_killed_pack_leaves_a_valid_store(tmp_path: Path, tiny: str) -> None:
     store = tmp_path / "s.memvec"
     program = (
-        "import sys, memvec, memvec.packing.exact; from memvec.filesystem.sources import Source\n"
-        "memvec.packing.exact.COMMIT_SECONDS = 0.0; memvec.packing.exact.CERTIFY_AT_ONCE = 1\n"
+        "import sys, memvec, memvec.packing.commit, memvec.packing.exact; from memvec.filesystem.sources import Source\n"
+        "memvec.packing.commit.COMMIT_SECONDS = 0.0; memvec.packing.exact.CERTIFY_AT_ONCE = 1\n"
         "s = memvec.PackSettings(nats_per_vector=9.0, segment_tokens=32, memory=1_500_000)\n"
         "docs = [Source(f'{i}', (f'Letter {i}. She was not sorry to be recalled from it. ' * 2).encode()) for i in range(40)]\n"
         "memvec.pack(docs, sys.argv[1], model=sys.argv[2], settings=s, dtype='float32',\n"
@@ -94,6 +94,6 @@ def test_a_full_lot_is_not_waited_for_when_it_is_time_to_commit(
     tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 10**6)
-    monkeypatch.setattr("memvec.packing.exact.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("memvec.packing.commit.COMMIT_SECONDS", 0.0)
     memvec.pack(LONG, tmp_path / "s.memvec", model=tiny, settings=tiny_settings(memory=4_000_000), dtype="float32")
     assert len(Store.open(tmp_path / "s.memvec").manifest.shards) > 1

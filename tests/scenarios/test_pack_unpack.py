@@ -186,13 +186,25 @@ def test_the_same_seed_makes_the_same_vectors(
     assert made[0] == made[1] != made[2]
 
 
-def test_what_cannot_be_read_is_skipped_and_said(tmp_path: Path, tiny: str) -> None:
+def test_what_cannot_be_read_is_skipped_and_said(tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "good").write_bytes(b"ok")
     os.mkfifo(tree / "pipe")
     (tree / "loop").symlink_to(tree)
-    with pytest.raises(PartialError) as caught:
-        memvec.pack([tree], tmp_path / "s.memvec", model=tiny)
-    assert sorted(name for name, _ in caught.value.skipped) == ["loop", "pipe"]
+    (tree / "shut").write_bytes(b"no")
+    real = os.open
+
+    def refuse(path: str, *rest: int) -> int:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *rest)
+
+    monkeypatch.setattr("memvec.filesystem.sources.os.open", refuse)
+    report = memvec.pack([tree], tmp_path / "s.memvec", model=tiny)
+    assert sorted(skipped.name for skipped in report.skipped) == ["loop", "pipe", "shut"] and report.documents == 1
+    assert dict(report.skipped)["shut"] == "Permission denied"
+    with pytest.raises(PartialError, match="Nothing else was there to pack"):
+        memvec.pack([tree / "shut"], tmp_path / "none.memvec", model=tiny)
+    assert not (tmp_path / "none.memvec").exists()
     assert memvec.cat(tmp_path / "s.memvec", "good") == b"ok"

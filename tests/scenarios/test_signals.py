@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ import memvec
 import memvec.errors
 from memvec.errors import InterruptedPackError
 from memvec.filesystem.sources import Source
-from memvec.interrupts import SIGNALS, held_back
 from memvec.store.store import Store
 
 Settings = Callable[..., memvec.PackSettings]
@@ -84,60 +80,6 @@ def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, d
     kept = [r for v in Store.open(store).versions() for r in v.records + v.memory]
     assert done <= len(kept) == int(ran.stdout.split()[1])
     assert sum(e.records for e in Store.open(store).manifest.shards) == len(kept)  # nothing was committed twice
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The signals raise KeyboardInterrupt, as at the command line."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
-class TestHeldBack:
-    """A block that signals cannot cut in two."""
-
-    @pytest.mark.parametrize("number", SIGNALS)
-    def test_it_runs_whole(self, number: signal.Signals) -> None:
-        done = []
-        with pytest.raises(KeyboardInterrupt):
-            with held_back():
-                os.kill(os.getpid(), number)
-                os.kill(os.getpid(), number)
-                done.append(1)
-            done.append(2)
-        assert done == [1]
-        with pytest.raises(KeyboardInterrupt):  # the handlers are as before
-            os.kill(os.getpid(), number)
-
-    def test_within_another(self) -> None:
-        done = []
-        with pytest.raises(KeyboardInterrupt), held_back():
-            with held_back():
-                os.kill(os.getpid(), signal.SIGINT)
-            done.append(1)
-        assert done == [1]
-
-    def test_an_error_is_not_hidden(self) -> None:
-        with pytest.raises(ValueError, match="own"), held_back():
-            raise ValueError("own")
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-    def test_in_another_thread(self) -> None:
-        done: list[int] = []
-
-        def work() -> None:
-            with held_back():
-                done.append(1)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        assert done == [1]
 
 
 class TestOtherEnds:

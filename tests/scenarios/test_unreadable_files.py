@@ -247,7 +247,7 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
 
 def test_a_shard_that_is_lost_while_it_is_read(made: Path) -> None:
     """A salvaged store reads a shard again when it has many; what was whole before may be gone by then."""
-    from memvec.maintenance.sound import open_salvaged
+    from memvec.maintenance.salvage import open_salvaged
 
     opened = open_salvaged(made)
     ref = opened.documents()["first"].records[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memvec.errors import NotFoundError, PartialError, UsageError
+from memvec.errors import NotFoundError, UsageError
 from memvec.filesystem import sources
 from memvec.filesystem.sources import Source, UnfitError, gather, read_file
 from memvec.packing.pack import gathered
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(*args: object, **kwargs: object) -> list[str]:
-    return [source.name for source in gather(*args, **kwargs)[0]]  # type: ignore[arg-type]
+    return gather(*args, **kwargs).names  # type: ignore[arg-type]
 
 
 def test_names_are_relative_and_in_order(folder: Path) -> None:
@@ -42,15 +42,15 @@ def test_globs(folder: Path) -> None:
 def test_excluded_things_are_not_even_skipped(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to(folder)
-    assert sorted(name for name, _ in gather([folder])[1]) == ["loop", "pipe"]
-    found, skipped, _ = gather([folder], exclude=["pipe", "loop", "sub", "s.memvec"])
-    assert [s.name for s in found] == [".hidden", "a.txt", "b.py"] and skipped == []
-    assert gather([folder], include=["*.py"])[1] == []
+    assert sorted(name for name, _ in gather([folder]).skipped) == ["loop", "pipe"]
+    found = gather([folder], exclude=["pipe", "loop", "sub", "s.memvec"])
+    assert found.names == [".hidden", "a.txt", "b.py"] and found.skipped == []
+    assert gather([folder], include=["*.py"]).skipped == []
 
 
 def test_names_cannot_steer_a_terminal(folder: Path) -> None:
     os.mkfifo(folder / "\x1b[31mred\n")
-    ((name, _),) = gather([folder])[1]
+    ((name, _),) = gather([folder]).skipped
     assert name == "\\x1b[31mred\\n"
 
 
@@ -71,10 +71,10 @@ def test_names_no_store_can_hold_are_skipped(tmp_path: Path) -> None:
     (tree / "back\\slash").write_bytes(b"x")
     with open(os.path.join(os.fsencode(tree), b"latin-\xe9"), "wb") as file:
         file.write(b"x")
-    found, skipped, _ = gather([tree])
-    assert [source.name for source in found] == ["good"]
-    assert len(skipped) == 2
-    "".join(name + why for name, why in skipped).encode()  # can be printed
+    found = gather([tree])
+    assert found.names == ["good"]
+    assert len(found.skipped) == 2
+    "".join(name + why for name, why in found.skipped).encode()  # can be printed
 
 
 class TestExcludes:
@@ -100,8 +100,8 @@ class TestExcludes:
 
     def test_patterns_without_use_are_told(self, folder: Path) -> None:
         found = gather([folder], ["*.txt", "*.rst"], ["secret", "deep/", "!nothing"])
-        assert found.unmatched == ["*.rst", "secret", "!nothing"]
-        assert gather([folder], (), ["loop"]).unmatched == ["loop"]
+        assert found.unmatched == ("*.rst", "secret", "!nothing")
+        assert gather([folder], (), ["loop"]).unmatched == ("loop",)
 
     def test_excluded_folders_are_not_entered(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
@@ -145,7 +145,7 @@ class TestOneDoor:
         Path("good").write_bytes(b"x")
         for given in (["odd", "good"], ["."]):
             found = gather(given)
-            assert [source.name for source in found.documents] == ["good"]
+            assert [source.name for source in found] == ["good"]
             assert [name for name, _ in found.skipped] == ["odd"]
 
     def test_a_file_that_becomes_a_pipe_is_not_waited_for(
@@ -197,7 +197,7 @@ class TestOneDoor:
 
         monkeypatch.setattr(sources, "read_file", gone)
         found = gather([folder / "sub"])
-        assert found.documents == [] and found.skipped == [("a.txt", "it is gone"), ("deep/c.md", "it is gone")]
+        assert list(found) == [] and found.skipped == [("a.txt", "it is gone"), ("deep/c.md", "it is gone")]
 
     def test_unreadable_ones_leave_the_others(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = os.open
@@ -209,9 +209,8 @@ class TestOneDoor:
 
         monkeypatch.setattr(sources.os, "open", refuse)
         found = gather([folder], exclude=["s.memvec"])
-        assert found.skipped == [("b.py", "Permission denied")] and len(found.documents) == 4
-        with pytest.raises(PartialError, match="Nothing else"):
-            gathered([folder / "b.py"], (), (), folder / "s.memvec")
+        assert len(list(found)) == 4 and found.skipped == [("b.py", "Permission denied")]
+        assert len(list(found)) == 4 and len(found.skipped) == 1  # it is not tried again
 
     def test_an_unreadable_folder_is_told_although_files_are_chosen(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -227,6 +226,34 @@ class TestOneDoor:
         assert gather([folder], include=["*.md"]).skipped == [("sub/deep", "Permission denied")]
 
 
+class TestReading:
+    """Bytes are read one document at a time."""
+
+    def test_listing_reads_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[str] = []
+        monkeypatch.setattr(sources, "read_file", lambda path: read.append(path.name) or b"xy")
+        found = gather([folder], exclude=["s.memvec"])
+        assert read == [] and found.bytes == sum(map(len, found.names))
+        first = next(iter(found))
+        assert (first.name, first.data, read) == (".hidden", b"xy", [".hidden"])
+        assert (found.reached, found.reached_bytes) == (1, len(".hidden"))
+
+    def test_without_some(self, folder: Path) -> None:
+        found = gather([folder], exclude=["s.memvec"])
+        assert [s.name for s in found.read(without={"a.txt", "sub/a.txt"})] == [".hidden", "b.py", "sub/deep/c.md"]
+        assert found.reached == 5
+
+    def test_a_digest_is_computed_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        source, real, hashed = Source("x", b"abc"), sources.hashlib.sha256, []
+        monkeypatch.setattr(sources.hashlib, "sha256", lambda data: hashed.append(data) or real(data))
+        assert source.sha256 == source.sha256 == real(b"abc").hexdigest() and hashed == [b"abc"]
+
+    def test_parts(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_bytes(bytes(range(100)))
+        for entry in (gather(tmp_path / "f").entries[0], sources.Entry("g", 100, Source("g", bytes(range(100))))):
+            assert entry.part(90, 5) == bytes(range(90, 95)) and entry.part(98, 5) == bytes([98, 99])
+
+
 class TestWhatIsNamed:
     """Paths that are empty, named twice or the store's own."""
 
@@ -237,7 +264,7 @@ class TestWhatIsNamed:
 
     def test_a_lone_path_is_one(self, folder: Path) -> None:
         assert names(str(folder / "a.txt")) == names(folder / "a.txt") == ["a.txt"]
-        assert [s.name for s in gathered(Source("x", b""), (), (), folder / "no").documents] == ["x"]
+        assert gathered(Source("x", b""), (), (), folder / "no").names == ["x"]
 
     def test_one_file_named_twice_is_one_document(self, folder: Path) -> None:
         assert names([folder / "a.txt", folder / "a.txt", folder / "sub" / ".." / "a.txt"]) == ["a.txt"]

@@ -179,7 +179,7 @@ def test_as_a_decorator_and_again(of: Setting) -> None:
     for _ in range(2):
         with block as model:
             assert model is of.model and of.say() == of.wanted["B"]
-            with pytest.raises(UsageError, match="open already"):
+            with pytest.raises(UsageError, match="already open"):
                 block.__enter__()
 
 

@@ -87,9 +87,13 @@ def test_documents_without_text_are_skipped_and_named(
 ) -> None:
     store = tmp_path / "s.memvec"
     picture = Source("image.png", b"\x89PNG\xff\xfe")
-    with pytest.raises(PartialError, match=r"image\.png: not valid UTF-8") as caught:
-        memvec.pack([*sources[:1], picture], store, model=tiny, kind="context", context=replace(quick, steps=2))
-    assert caught.value.report is not None and caught.value.report.context_records == 1
+    options: dict[str, Any] = {"model": tiny, "kind": "context", "context": replace(quick, steps=2)}
+    report = memvec.pack([*sources[:1], picture], store, **options)
+    ((name, reason),) = report.skipped
+    assert name == "image.png" and reason.startswith("not valid UTF-8") and report.context_records == 1
+    with pytest.raises(PartialError, match=r"Nothing else was there to pack.\n  image\.png: not valid UTF-8"):
+        memvec.pack([picture], tmp_path / "none.memvec", **options)
+    assert not (tmp_path / "none.memvec").exists()
 
 
 def test_long_documents_share_out_over_windows(
@@ -129,7 +133,7 @@ def test_an_interrupted_pack_keeps_finished_windows(
 def test_a_window_is_asked_by_rule_and_only_what_it_holds(
     tiny_lm: Any, passages: dict[str, str], quick: ContextSettings
 ) -> None:
-    from memvec.packing.windows import Window
+    from memvec.packing.plan import Window
     from memvec.training.segments import Segment
     from memvec.types import Document
 

@@ -7,7 +7,8 @@ from typing import Any
 from memvec.filesystem.sources import Source
 from memvec.packing.context import Distilling
 from memvec.packing.keywords import DATES, NUMBERS, PLACES, REASONS, keyword_questions
-from memvec.packing.windows import windows
+from memvec.packing.outstanding import described
+from memvec.packing.plan import Reading, windows
 from memvec.settings import ContextSettings
 
 TEXT = (
@@ -61,7 +62,8 @@ def test_a_share_of_answers_are_the_sentences_that_say_them() -> None:
 
 
 def test_distilling_asks_for_as_many_sentences_as_the_settings_say(tiny_lm: Any) -> None:
-    (window,), _ = windows([Source("basin.txt", TEXT.encode())], {}, tiny_lm, ContextSettings())
+    source = Source("basin.txt", TEXT.encode())
+    (window,), _ = windows([Reading(source, *described([source]))], {}, tiny_lm, ContextSettings())
     answers = []
     for share in (0.0, 1.0):
         task = Distilling(tiny_lm, ContextSettings(sentence_answers=share))._task(0, window)

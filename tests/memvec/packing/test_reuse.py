@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,9 +18,9 @@ from memvec.errors import InterruptedPackError
 from memvec.filesystem.sources import Source
 from memvec.packing.context import RECIPE
 from memvec.packing.estimate import estimate
+from memvec.packing.plan import Window
 from memvec.packing.records import context_record
 from memvec.packing.reuse import Held, acceptable, moved
-from memvec.packing.windows import Window
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store.lock import writing
 from memvec.store.store import Store
@@ -222,17 +223,17 @@ class Noise:
     def __init__(self, lm: Any, settings: ContextSettings, questions: Any, generate: Any) -> None:
         self.settings, self.width = settings, lm.width
 
-    def run(self, todo: Sequence[Window], *_: Any) -> Iterator[Record]:
+    def run(self, lots: Iterable[Sequence[Window]], *_: Any) -> Iterator[tuple[Record, str]]:
         """A record for each window."""
-        for window in todo:
+        for window in chain.from_iterable(lots):
             self.asked.append(window.document.name)
             tokens = len(window.segment.ids)
             noise = np.random.default_rng(0).standard_normal((self.settings.vectors_for(tokens), self.width))
             said = Conditioning(0.5, 0.1, 0.25, 0.01, 3.0, 2.0, 2.5, 8, RECIPE, self.settings.seed)
             report, data = FitReport(steps=self.settings.steps), window.text.encode()
-            yield context_record(
-                window.document, window.segment.start, data, tokens, noise.astype(np.float16), said, report
-            )
+            vectors = noise.astype(np.float16)
+            record = context_record(window.document, window.segment.start, data, tokens, vectors, said, report)
+            yield record, window.text
 
 
 class TestMemories:
@@ -240,7 +241,7 @@ class TestMemories:
 
     @pytest.fixture(autouse=True)
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        monkeypatch.setattr("memvec.packing.exact.Distilling", Noise)
+        monkeypatch.setattr("memvec.packing.context.Distilling", Noise)
         Noise.asked.clear()
         return Noise.asked
 

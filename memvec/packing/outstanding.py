@@ -1,0 +1,126 @@
+"""Which documents of a pack the store does not hold yet, and what zstd makes of them. Reads one document at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import accumulate
+from typing import Literal, NamedTuple
+
+from memvec.filesystem.sources import Entry, Gathered, Source, UnfitError
+from memvec.formats import raw
+from memvec.store.store import Store
+from memvec.types import Document
+
+PackKind = Literal["exact", "context", "both"]
+Version = tuple[str, str]  # a document's name and the sha256 of its bytes
+
+SAMPLE_OVER = 64 * 1024**2  # bytes of a pack; of a larger one zstd compresses a sample
+PIECES, PIECE_BYTES = 16, 1024**2  # of the sample
+
+
+class Unpacked(NamedTuple):
+    """A document that was read and is not in the store, or not with all that is wanted."""
+
+    source: Source
+    document: Document
+
+
+class Baseline(NamedTuple):
+    """What zstd -19 makes of the documents of a pack as one stream."""
+
+    of_bytes: int
+    zstd_bytes: int
+    sampled: bool  # an estimate from a sample
+
+    def until(self, end: int) -> int:
+        """The share of the first `end` bytes."""
+        return self.zstd_bytes * end // max(1, self.of_bytes)
+
+
+class Outstanding:
+    """The documents of a pack that a store lacks. Each pass over them reads them anew.
+
+    `seen` has the sha256 of every document that was read, by name. `baseline` is known after `measure`.
+    """
+
+    def __init__(self, documents: Gathered, store: Store | None, kind: PackKind) -> None:
+        self.documents = documents
+        self.seen: dict[str, str] = {}
+        live = store.documents() if store else {}
+        content = {(name, stored.document.sha256) for name, stored in live.items() if stored.complete}
+        memory = {(name, stored.document.sha256) for name, stored in live.items() if stored.memory}
+        self.content, self.memory = content, memory  # versions whose content, or memory, the store holds
+        self.held = {"exact": content, "context": memory, "both": content & memory}[kind]
+        self.baseline = Baseline(0, 0, False)
+
+    @property
+    def unchanged(self) -> int:
+        """How many of the documents that were read are in the store already, with all that is wanted."""
+        return len(self.seen.items() & self.held)
+
+    def measure(self) -> None:
+        """Measure the baseline: of a pack up to `SAMPLE_OVER` bytes by reading all of it, of a larger one by a sample."""
+        if self.documents.bytes > SAMPLE_OVER:
+            pieces = list(sample(self.documents.entries))
+            ratio = raw.stream_size(pieces) / max(1, sum(map(len, pieces)))
+            self.baseline = Baseline(self.documents.bytes, round(ratio * self.documents.bytes), sampled=True)
+            return
+        total = 0
+
+        def pieces_of() -> Iterator[bytes]:
+            nonlocal total
+            named = {name for name, _ in self.held}
+            for source in self.documents:
+                # Only a document whose name the store knows has to be hashed here.
+                if source.name in named and (source.name, source.sha256) in self.held:
+                    self.seen[source.name] = source.sha256
+                else:
+                    total += len(source.data)
+                    yield source.data
+
+        size = raw.stream_size(pieces_of())
+        self.baseline = Baseline(total, size, sampled=False)
+
+    def lacking(self, held: Collection[Version]) -> Iterator[Unpacked]:
+        """Read the documents that are not among the versions in `held`.
+
+        A document that changes between two passes is skipped: its content and its memory would not belong together.
+        """
+        end = 0
+        for source in self.documents.read(
+            without={name for name, digest in self.seen.items() if (name, digest) in held}
+        ):
+            if self.seen.setdefault(source.name, source.sha256) != source.sha256:
+                self.documents.skip(source.name, "it changed while it was packed")
+            elif (source.name, source.sha256) not in held:
+                begin, end = end, end + len(source.data)
+                share = self.baseline.until(end) - self.baseline.until(begin)
+                yield Unpacked(source, Document(source.name, len(source.data), source.sha256, share, tokens=0))
+
+
+def sample(entries: Sequence[Entry]) -> Iterator[bytes]:
+    """Pieces of the documents, evenly spaced over their bytes. Documents that cannot be read give none."""
+    ends = list(accumulate(entry.size for entry in entries))
+    total, number = ends[-1] if ends else 0, 0
+    for piece in range(PIECES):
+        begin, missing = total * piece // PIECES, PIECE_BYTES
+        while number < len(entries) and ends[number] <= begin:
+            number += 1
+        at = number
+        while at < len(entries) and missing > 0:
+            offset = max(0, begin - (ends[at] - entries[at].size))
+            try:
+                data = entries[at].part(offset, missing)
+            except (OSError, UnfitError):
+                data = b""
+            missing -= len(data)
+            if data:
+                yield data
+            at += 1
+
+
+def described(sources: Sequence[Source]) -> list[Document]:
+    """A `Document` for each source, with its share by length of one zstd -19 stream over all of them."""
+    pack = Outstanding(Gathered(Entry(source.name, len(source.data), source) for source in sources), None, "exact")
+    pack.measure()
+    return [document for _, document in pack.lacking(())]
