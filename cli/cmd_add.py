@@ -6,19 +6,22 @@ from typing import Any
 
 import click
 
-from memvec.cli.cmd_pack import options, run_pack
-from memvec.cli.output import common
+from memvec.cli.cmd_pack import pack_options, run_pack
+from memvec.cli.options import common, examples
 
 
-@click.command("add")
-@options(None)
+@click.command(
+    "add",
+    epilog=examples("memvec add new.txt -o notes.memvec", "memvec add notes/ -o notes.memvec --exclude '*.log'"),
+)
+@pack_options(None)
 @common
 def command(**given: Any) -> None:
-    """Pack files and folders into STORE as `pack` does, but only into one that is there.
+    """Pack files and folders into an existing store.
 
-    The model is by default the one that the store names.
+    Works like `pack`, but fails if STORE does not exist. The default model is the one that STORE names.
     """
     from memvec.packing.pack import model_for, pack
 
-    given["model"] = model_for(given["store"], given["model"])  # refuses a store that is not there
+    given["model"] = model_for(given["store"], given["model"])  # fails if there is no store
     run_pack(pack, **given)

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from click.exceptions import Exit
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL
-from memvec.cli import signals
-from memvec.cli.output import Output, common
-from memvec.cli.texts import read_texts
+from memvec.cli import options, signals
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.sample_texts import read_texts
 from memvec.errors import UsageError
 
 
-@click.command("capacity")
-@click.option(
-    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
+@click.command(
+    "capacity",
+    epilog=examples(
+        "memvec capacity --vectors 1,2,4", "memvec capacity --text novel.txt --random-words --plot capacity.png"
+    ),
 )
-@click.option("--text", "texts", multiple=True, metavar="FILE", help="Text to take passages from. Repeatable.")
-@click.option("--random-words", is_flag=True, help="Also words in no order, which no model can expect.")
+@options.model(DEFAULT_MODEL)
+@options.texts
+@click.option("--random-words", is_flag=True, help="Measure on words in random order too, which no model can predict.")
 @click.option("--vectors", default="1", show_default=True, metavar="M,…", help="Numbers of vectors to fill.")
-@click.option("--passages", "count", type=int, default=10, show_default=True, help="Of each text.")
-@click.option("--steps", type=int, help="Most optimiser steps for a passage. [default: 1000]")
-@click.option("--stage", type=int, help="Most of these in one go, cooling over the whole of it. [default: 400]")
-@click.option(
-    "--starts", type=int, help="Fits of a passage's beginnings, of which the most promising goes on. [default: 1]"
-)
-@click.option("--learning-rate", type=float, help="Of AdamW. [default: 5]")
-@click.option(
-    "--no-anchor", is_flag=True, help="Without the embedding of the model's BOS token in front, as published."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of starting vectors and random words.")
-@click.option(
-    "--plot", metavar="FILE", help="Draw capacity by vectors, and surprisal before and after (.png, .svg, .pdf)."
-)
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
-@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]")
+@click.option("--passages", "count", type=int, default=10, show_default=True, help="Passages of each text.")
+@click.option("--steps", type=int, help="Largest number of optimiser steps for a passage. [default: 1000]")
+@click.option("--stage", type=int, help="Steps of one stage, over which the learning rate falls. [default: 400]")
+@click.option("--starts", type=int, help="Fits begun for each passage; the best one goes on. [default: 1]")
+@click.option("--learning-rate", type=float, help="Learning rate of AdamW. [default: 5]")
+@click.option("--no-anchor", is_flag=True, help="Put no BOS embedding in front of the vectors, as in the paper.")
+@options.seed
+@click.option("--plot", metavar="FILE", help="Draw the figures (.png, .svg or .pdf).")
+@options.device
+@options.dtype
 @common
 def command(
     model: str,
@@ -45,22 +44,18 @@ def command(
     random_words: bool,
     vectors: str,
     count: int,
-    steps: int | None,
-    stage: int | None,
-    starts: int | None,
-    learning_rate: float | None,
     no_anchor: bool,
-    seed: int,
     plot: str | None,
     device: str | None,
     dtype: str | None,
     output: Output,
+    **chosen: Any,
 ) -> None:
-    """Measure how much vectors of a model can hold: the longest beginning of a text that decodes exactly.
+    """Measure how much text a model's vectors hold.
 
-    Exactly, with what a pack stores beside the vectors: corrections of at most 3 % of the tokens, rounded up.
-    With neither --text nor --random-words, passages are taken from Python's own handbook. Ctrl-C gives what is held
-    by then, once the first beginnings of all texts are through.
+    Finds the longest beginning of each passage that decodes exactly, with corrections of at most 3 % of the tokens.
+    Without --text and --random-words the passages come from Python's handbook. Ctrl-C prints the figures measured so
+    far, once the first beginnings of all texts are measured.
     """
     from memvec.cli.render_capacity import check_plot, draw, table
     from memvec.evaluation.capacity import CapacitySettings, capacity
@@ -70,25 +65,19 @@ def command(
     if plot:
         check_plot(Path(plot))  # before the hours of work
     given = read_texts(texts) or ({} if random_words else handbook())
-    chosen = {
-        "steps": steps,
-        "stage": stage,
-        "starts": starts,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "anchor": not no_anchor,
-    }
-    settings = CapacitySettings(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+    settings = CapacitySettings(
+        anchor=not no_anchor, **{name: value for name, value in chosen.items() if value is not None}
+    )
     found = capacity(
         given, _numbers(vectors), count=count, random_words=random_words, model=model, settings=settings, device=device,
         dtype=dtype, watch=output.watch,
     )  # fmt: skip
     rows = summaries(found)
-    output.result({**asdict(found), "summary": [asdict(row) for row in rows]}, table(found, rows))
+    output.result({**asdict(found), "summary": [asdict(row) for row in rows]}, lambda: table(found, rows))
     if plot:
         draw(found, rows, Path(plot))  # last: a full disk must not cost the figures
     if not found.finished:
-        output.note(f"{signals.interrupted()}; what was done by then is above")
+        output.note(f"{signals.interrupted()}; the figures above are those measured before")
         raise Exit(signals.exit_code())
 
 

@@ -7,26 +7,28 @@ import hashlib
 
 import click
 
-from memvec.cli.output import Output, common, print_json
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output, print_json
 from memvec.cli.streams import emit
-from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 
-@click.command("cat")
+@click.command(
+    "cat", epilog=examples("memvec cat notes.memvec todo.txt", "memvec cat notes.memvec photo.png > photo.png")
+)
 @click.argument("store")
 @click.argument("document")
-@click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
-)
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@options.model()
+@options.batch
+@options.device
 @common
 def command(
     store: str, document: str, model: str | None, batch: int | None, device: str | None, output: Output
 ) -> None:
-    """Write one document of STORE to standard output, verified. With --json: its bytes in base64."""
+    """Write one document to standard output.
+
+    The document is verified before its first byte is written. With --json its bytes are in base64.
+    """
     from memvec.decoding.unpack import cat
 
     data = cat(store, document, model=model, batch=batch, device=device, watch=output.watch)

@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from memvec.cli.output import Output, common, dry_run, lock_wait
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+
+if TYPE_CHECKING:
+    from memvec.maintenance.compact import CompactReport
 
 
-@click.command("compact")
+@click.command(
+    "compact",
+    epilog=examples("memvec compact notes.memvec --dry-run", "memvec compact notes.memvec && memvec gc notes.memvec"),
+)
 @click.argument("store")
-@dry_run
-@lock_wait
+@options.dry_run
+@options.lock_wait
 @common
 def command(store: str, dry_run: bool, lock_wait: float, output: Output) -> None:
-    """Write what counts in STORE into few new files and drop the rest: removed and replaced documents.
+    """Rewrite the live records into few files.
 
-    Unfinished packs can still go on. Old files stay on disk for whoever reads them; `memvec gc` removes them.
+    Drops removed documents and replaced versions. An unfinished pack can still continue. The old files stay for programs
+    that read them; `memvec gc` deletes them.
     """
     from memvec.maintenance.compact import compact
 
     report = compact(store, dry_run=dry_run, lock_wait=lock_wait)
+    output.result(asdict(report), _text(report, store), notice=True)
+
+
+def _text(report: CompactReport, store: str) -> str:
     if not report.changed:
-        output.result(asdict(report), f"{store} is compact already: {report.records:,} records", notice=True)
-        return
+        return f"{store} is compact already: {report.records:,} records"
     lines = [
         (
-            f"{'would keep' if dry_run else 'kept'} {report.records:,} records, dropped {report.dropped_records:,} "
-            f"({report.removed:,} removed versions, {report.superseded:,} replaced ones)"
+            f"{'would keep' if report.dry_run else 'kept'} {report.records:,} records, dropped "
+            f"{report.dropped_records:,} ({report.removed:,} removed versions, {report.superseded:,} replaced ones)"
         ),
         (
             f"shards: {report.shards_before:,} before, {report.shards:,} now; "
             f"bytes: {report.bytes_before:,} before, {report.bytes:,} now"
         ),
     ]
-    if not dry_run:
-        lines.append(f"{report.collectable:,} bytes are left for readers of before; `memvec gc` frees them")
-    output.result(asdict(report), "\n".join(lines), notice=True)
+    if not report.dry_run:
+        lines.append(f"{report.collectable:,} bytes of old files are left; `memvec gc` deletes them")
+    return "\n".join(lines)

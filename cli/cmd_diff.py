@@ -9,26 +9,32 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from memvec.cli.output import Output, common
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.tables import facts
 from memvec.errors import FingerprintError
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.identity.verdict import Comparison
 
-SHOWN = 5
+SHOWN = 5  # fields and tensors; --json has all
 
 
-@click.command("diff")
+@click.command(
+    "diff",
+    epilog=examples("memvec diff notes.memvec ./my-model", "memvec diff notes.memvec ./my-model --no-probe --json"),
+)
 @click.argument("store")
 @click.argument("model")
-@click.option("--no-probe", is_flag=True, help="Compare files only; do not load the model to ask it.")
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--no-probe", is_flag=True, help="Compare files only; do not load the model.")
+@options.device
 @common
 def command(store: str, model: str, no_probe: bool, device: str | None, output: Output) -> None:
-    """How far MODEL is from the one that STORE was packed with, and what that allows.
+    """Compare a model with the one a store was packed with.
 
-    Exit 0 when records can be expected to decode with it, 4 otherwise.
+    Says what the difference allows. Exit 0 if MODEL is expected to decode the records of STORE, else 4.
     """
     from memvec.identity.diff import diff
 
@@ -44,12 +50,12 @@ def command(store: str, model: str, no_probe: bool, device: str | None, output: 
         "hints": list(made.hints),
         "distance": asdict(made.distance) if made.distance else None,
     }
-    output.result(value, "\n".join(f"  {key:<10} {printable(text)}" for key, text in _lines(made)))
+    output.result(value, lambda: facts([(key, printable(text)) for key, text in _rows(made)]))
     if not made.verdict.decodes:
         raise Exit(FingerprintError.exit_code)
 
 
-def _lines(made: Comparison) -> Iterator[tuple[str, str]]:
+def _rows(made: Comparison) -> Iterator[tuple[str, str]]:
     yield "verdict", made.verdict.value
     yield "why", made.why
     yield "allows", made.verdict.allows

@@ -7,27 +7,23 @@ from pathlib import Path
 
 import click
 
-from memvec.cli.output import Output, common
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
 from memvec.cli.render_evaluation import evaluation
 from memvec.errors import NotFoundError
 from memvec.evaluation.questions import read_questions
 
 
-@click.command("evaluate")
+@click.command("evaluate", epilog=examples("memvec evaluate notes.memvec --questions questions.jsonl"))
 @click.argument("store")
-@click.option("--questions", required=True, metavar="FILE", help="JSON lines {document, question, answer}.")
-@click.option("--texts", metavar="FOLDER", help="The documents, where the store holds memories only.")
-@click.option("--exact", metavar="STORE", help="A store whose exact vectors serve as a control. [default: STORE]")
-@click.option(
-    "--template",
-    type=click.Choice(["auto", "chat", "text", "plain"]),
-    default="text",
-    show_default=True,
-    help="How it is asked: the chat template, Question: … Answer: …, or as it stands.",
-)
-@click.option("-m", "--model", help="Model of the store. [default: the one it names]")
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the controls that are drawn.")
+@click.option("--questions", required=True, metavar="FILE", help="Ask these: JSON lines {document, question, answer}.")
+@click.option("--texts", metavar="FOLDER", help="Read the documents here, if the store holds memories only.")
+@click.option("--exact", metavar="STORE", help="Compare with the exact vectors of this store. [default: STORE]")
+@options.template("auto", "chat", "text", "plain", default="text")
+@options.model()
+@options.device
+@options.seed
 @common
 def command(
     store: str,
@@ -40,7 +36,11 @@ def command(
     seed: int,
     output: Output,
 ) -> None:
-    """Judge the memories of STORE by questions: the share of the text's gain they keep, beside every control."""
+    """Measure memories with questions.
+
+    Prints the gain: the share of the text's benefit that a memory keeps. Controls stand beside it: another document's
+    memory, noise, exact vectors, a text cut to the same number of positions.
+    """
     from memvec.evaluation.evaluate import evaluate
 
     asked = read_questions(questions)
@@ -49,10 +49,10 @@ def command(
         store, asked, texts=given, exact=exact, model=model, device=device, template=template, seed=seed,
         watch=output.watch,
     )  # fmt: skip
-    output.result(asdict(found), evaluation(found))
+    output.result(asdict(found), lambda: evaluation(found))
 
 
 def _texts(folder: Path, names: set[str]) -> dict[str, bytes]:
     if not folder.is_dir():
-        raise NotFoundError(f"no folder {str(folder)!r}: expected the documents that the questions are about.")
+        raise NotFoundError(f"no folder {str(folder)!r}, expected the documents that the questions are about.")
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}

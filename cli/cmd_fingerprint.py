@@ -8,25 +8,31 @@ from dataclasses import asdict
 import click
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL
-from memvec.cli.output import Output, common
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.tables import facts
+from memvec.filesystem.plain_text import printable
 from memvec.progress import Progress, enter
 
 
-@click.command("fingerprint")
+@click.command("fingerprint", epilog=examples("memvec fingerprint", "memvec fingerprint ./my-model --tensors"))
 @click.argument("model", default=DEFAULT_MODEL)
-@click.option("--tensors", is_flag=True, help="Also the first digits of every tensor's digest, by name.")
+@click.option("--tensors", is_flag=True, help="Show the first digits of each tensor's digest too.")
 @common
 def command(model: str, tensors: bool, output: Output) -> None:
-    """What vectors of MODEL would belong to: digests of weights and tokenizer, and the architecture.
+    """Show the fingerprint of a model.
 
-    Files are read once: after that only a changed file is noticed, by its size, dates and inode.
+    Vectors belong to the model and tokenizer with this fingerprint: digests of the weights and the vocabulary, and the
+    architecture. The files are read once. A later change is found by size, dates and inode.
     """
     from memvec.identity.fingerprint import identify
 
     made = identify(model, lambda message: enter(message, Progress(), output.watch))
     value = {"id": made.fingerprint.id, **asdict(made.fingerprint)}
-    lines = [f"  {key:<12} {v if isinstance(v, str) else json.dumps(v)}" for key, v in value.items()]
+    rows = [(key, printable(v if isinstance(v, str) else json.dumps(v))) for key, v in value.items()]
     if tensors:
         value["tensors"] = dict(made.tensors)
-        lines += [f"  {digest} {name}" for name, digest in made.tensors.items()]
-    output.result(value, "\n".join(lines))
+    shown = made.tensors if tensors else {}
+    output.result(
+        value, lambda: "\n".join([facts(rows), *(f"  {digest} {printable(name)}" for name, digest in shown.items())])
+    )

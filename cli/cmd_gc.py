@@ -6,19 +6,22 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common, dry_run, lock_wait
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
 from memvec.filesystem.plain_text import printable
 
 
-@click.command("gc")
+@click.command("gc", epilog=examples("memvec gc notes.memvec --dry-run", "memvec gc notes.memvec"))
 @click.argument("store")
-@dry_run
-@lock_wait
+@options.dry_run
+@options.lock_wait
 @common
 def command(store: str, dry_run: bool, lock_wait: float, output: Output) -> None:
-    """Delete the files in STORE that it is not made of any more: left by `compact`, or by a command that was killed.
+    """Delete files that the store no longer references.
 
-    Who reads an older generation meanwhile is told to start again (exit 7). Files of other programs are left alone.
+    These are files of before `compact`, or of a command that was killed. A program that still reads them gets exit code 7
+    and has to start again. Files of other programs stay.
     """
     from memvec.maintenance.gc import gc
 

@@ -8,50 +8,55 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memvec.cli.output import Output, aligned, common, print_json
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output, print_json
 from memvec.cli.streams import emit
+from memvec.cli.tables import table
 from memvec.errors import UsageError
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.memory.generate import Arm
 
+NOTHING_FOUND = "nothing fits"
 HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
 
 
-@click.command("generate")
+@click.command(
+    "generate",
+    epilog=examples(
+        'memvec generate notes.memvec "What is due?" --id todo.txt',
+        'memvec generate notes.memvec "What is due?" --retrieve 3',
+        'memvec generate notes.memvec "What is due?" --id todo.txt --compare',
+    ),
+)
 @click.argument("store")
 @click.argument("prompt", required=False)
-@click.option("--id", "documents", multiple=True, metavar="DOCUMENT", help="In this order. Repeatable.")
-@click.option("--retrieve", type=click.IntRange(1), metavar="N", help="Up to N documents found by the prompt instead.")
+@options.memories
+@click.option("--retrieve", type=click.IntRange(1), metavar="N", help="Use up to N documents that search finds.")
 @click.option(
     "--as",
     "using",
     type=click.Choice(["vectors", "text", "decode"]),
     default="vectors",
     show_default=True,
-    help="What stands for the documents: context vectors, or the text they were packed from. decode takes no prompt and "
-    "says what the exact vectors give without corrections.",
+    help="Put context vectors or the original text in front. decode takes no prompt: it prints the text that exact "
+    "vectors give without corrections.",
 )
+@click.option("--compare", is_flag=True, help="Answer with nothing, vectors and text in front; show their costs.")
+@click.option("--answer", metavar="TEXT", help="With --compare: measure the surprisal of this answer.")
 @click.option(
-    "--compare", is_flag=True, help="Answer with nothing, the vectors and the text in front; what each costs."
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    help="Longest answer, in tokens. [default: 64; with --as decode, all of them]",
 )
-@click.option("--answer", metavar="TEXT", help="With --compare: measure how surprising this answer is to each.")
-@click.option(
-    "--max-new-tokens", type=click.IntRange(1), help="Length of the answer. [default: 64; with decode, all there are]"
-)
-@click.option("--sample", is_flag=True, help="Sample instead of taking the likeliest token.")
-@click.option("--temperature", type=float, help="With --sample: under 1 keeps closer to the likeliest. [default: 1]")
+@click.option("--sample", is_flag=True, help="Sample tokens instead of taking the likeliest.")
+@click.option("--temperature", type=float, help="With --sample: lower values prefer likely tokens. [default: 1]")
 @click.option("--seed", type=int, help="With --sample: the same seed gives the same answer.")
-@click.option(
-    "--template",
-    type=click.Choice(["auto", "chat", "text"]),
-    default="auto",
-    show_default=True,
-    help="Ask as a chat message or as plain text. auto: as a chat where the model has a template.",
-)
-@click.option("-m", "--model", help="Model to generate with. [default: the one named in the store]")
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@options.template("auto", "chat", "text", default="auto")
+@options.model()
+@options.device
 @common
 def command(
     store: str,
@@ -62,9 +67,12 @@ def command(
     answer: str | None,
     retrieve: int | None,
     output: Output,
-    **options: Any,
+    **settings: Any,
 ) -> None:
-    """Answer PROMPT with documents of STORE in front of it, as their vectors or as their text."""
+    """Answer a prompt with documents in front of it.
+
+    The documents stand in front as context vectors or as text. No answer is verified.
+    """
     from memvec.identity.runtime import open_runtime
     from memvec.memory import generate as generation
     from memvec.retrieval import search as searching
@@ -72,28 +80,29 @@ def command(
     if bool(documents) == bool(retrieve):
         raise UsageError("expected documents by --id, or --retrieve N to find them. Pass one of the two.")
     if retrieve and (prompt is None or using == "decode"):
-        raise UsageError("--retrieve finds documents by a prompt. Pass one, and no --as decode.")
+        raise UsageError("--retrieve finds documents by a prompt. Pass a prompt, and leave --as decode out.")
     if answer is not None and not compare:
-        raise UsageError("--answer is measured by --compare. Pass both or neither.")
+        raise UsageError("--answer needs --compare. Pass both or neither.")
     if compare and using != "vectors":
-        raise UsageError("--compare takes vectors and text by itself. Leave --as out.")
-    runtime = open_runtime(store, model=options.pop("model"), device=options.pop("device"), watch=output.watch)
+        raise UsageError("--compare uses both vectors and text. Leave --as out.")
+    runtime = open_runtime(store, model=settings.pop("model"), device=settings.pop("device"), watch=output.watch)
     if retrieve:
         _ = runtime.lm  # loaded first: searching takes the tokenizer and the embedding table from it
         documents = searching.retrieve(runtime, prompt or "", retrieve, memories=using == "vectors")
         if not documents:
-            output.result({"text": None, "documents": [], "missing": "nothing fits"}, "nothing fits")
+            output.result({"text": None, "documents": [], "missing": NOTHING_FOUND}, NOTHING_FOUND)
             return
     if compare:
-        arms = generation.compare(runtime, prompt or "", documents, answer=answer, **options)
-        output.result({"prompt": prompt, "answer": answer, "arms": [asdict(arm) for arm in arms]}, _table(arms))
+        arms = generation.compare(runtime, prompt or "", documents, answer=answer, **settings)
+        value = {"prompt": prompt, "answer": answer, "arms": [asdict(arm) for arm in arms]}
+        output.result(value, lambda: _comparison(arms))
         return
-    made = generation.generate(runtime, prompt, documents, using=using, **options)  # type: ignore[arg-type]
+    made = generation.generate(runtime, prompt, documents, using=using, **settings)  # type: ignore[arg-type]
     output.clear()
     if using == "decode" and not output.quiet:
         output.note(
-            f"not verified: greedy tokens of the vectors alone, {made.corrections} correction(s) left out. "
-            "`memvec cat` gives what was packed."
+            f"not verified: the vectors' own tokens, without {made.corrections} correction(s). "
+            "`memvec cat` gives the original bytes."
         )
     if output.as_json:
         print_json(asdict(made))
@@ -103,7 +112,7 @@ def command(
             emit(f"from {', '.join(map(printable, made.documents))}\n")
 
 
-def _table(arms: Sequence[Arm]) -> str:
+def _comparison(arms: Sequence[Arm]) -> str:
     """Figures of each arm in a row, then the answers."""
     measured = any(arm.nats_per_token is not None for arm in arms)
     rows = [("in front", "positions", "first token", *(["nats/token"] if measured else []))]
@@ -113,7 +122,7 @@ def _table(arms: Sequence[Arm]) -> str:
         shown[1] += " s" if arm.seconds_to_first_token is not None else ""
         rows.append((HEADINGS[arm.name], *shown[: len(rows[0]) - 1]))
     answers = [f"{HEADINGS[arm.name]}: {arm.missing or (arm.text or '').strip()}" for arm in arms]
-    return aligned(rows) + "\n\n" + "\n\n".join(answers)
+    return table(rows) + "\n\n" + "\n\n".join(answers)
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -6,15 +6,20 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
 
 
-@click.command("import")
+@click.command("import", epilog=examples("memvec import notes.safetensors -o notes.memvec"))
 @click.argument("file")
-@click.option("-o", "--output-store", "store", required=True, metavar="STORE", help="A new store folder.")
+@options.output_store("Store folder to make.")
 @common
 def command(file: str, store: str, output: Output) -> None:
-    """Make a store of FILE, which `memvec export STORE -o FILE` wrote. All of it is checked first."""
+    """Make a store from a file that export wrote.
+
+    The whole file is checked first.
+    """
     from memvec.maintenance.archive import import_store
 
     report = import_store(file, store)

@@ -1,4 +1,4 @@
-"""`memvec index build|info|drop`."""
+"""`memvec index build`, `memvec index info` and `memvec index drop`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memvec.cli.output import Output, common, lock_wait
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.tables import table
+from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.retrieval.build import IndexReport
@@ -16,42 +20,56 @@ if TYPE_CHECKING:
 
 @click.group("index")
 def command() -> None:
-    """What a store is searched by: keys of its texts, and an index of them where they are many."""
+    """Build, show or drop a search index.
+
+    Search compares a query with the keys of a store. An index makes that faster for many keys.
+    """
 
 
-@command.command("build")
+@command.command(
+    "build",
+    epilog=examples(
+        "memvec index build notes.memvec", "memvec index build notes.memvec --embedder lm --factory HNSW32"
+    ),
+)
 @click.argument("store")
-@click.option("--embedder", help="lm, bm25 or sentence-transformers:MODEL. [default: lm, bm25]")
-@click.option("--factory", help="FAISS index, as its index_factory writes it. [default: by the number of keys]")
-@click.option("-m", "--model", help="Model of the store. [default: the one it names]")
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
-@lock_wait
+@click.option("--embedder", help=f"Embedder: {options.embedder_names}. [default: lm and bm25]")
+@click.option("--factory", help="FAISS index, in the notation of index_factory. [default: by the number of keys]")
+@options.model()
+@options.device
+@options.lock_wait
 @common
-def build(store: str, output: Output, **options: Any) -> None:
-    """Make keys that are missing and keep an index of vectors; texts are decoded where they have to be."""
+def build(store: str, output: Output, **given: Any) -> None:
+    """Make missing keys and build an index.
+
+    Records without a key are decoded first.
+    """
     from memvec.retrieval.build import build_index
 
-    made = build_index(store, watch=output.watch, **options)
-    output.result({"indexes": [asdict(one) for one in made]}, _table(made))
+    made = build_index(store, watch=output.watch, **given)
+    output.result({"indexes": [asdict(one) for one in made]}, lambda: _table(made))
 
 
-@command.command("info")
+@command.command("info", epilog=examples("memvec index info notes.memvec"))
 @click.argument("store")
 @common
 def info(store: str, output: Output) -> None:
-    """The keys of a store by embedder, and what is indexed."""
+    """Show the keys and the index of each embedder."""
     from memvec.retrieval.build import index_info
 
     found = index_info(store)
-    output.result({"indexes": [asdict(one) for one in found]}, _table(found) or "no keys")
+    output.result({"indexes": [asdict(one) for one in found]}, lambda: _table(found) or "no keys")
 
 
-@command.command("drop")
+@command.command("drop", epilog=examples("memvec index drop notes.memvec"))
 @click.argument("store")
-@lock_wait
+@options.lock_wait
 @common
 def drop(store: str, lock_wait: float, output: Output) -> None:
-    """Remove the kept index; keys stay, and it can be built again without a model."""
+    """Delete the index.
+
+    The keys stay, so it can be built again without a model.
+    """
     from memvec.retrieval.build import drop_index
 
     count = drop_index(store, lock_wait=lock_wait)
@@ -59,10 +77,9 @@ def drop(store: str, lock_wait: float, output: Output) -> None:
 
 
 def _table(found: Sequence[IndexReport]) -> str:
-    lines = []
+    rows = [("embedder", "texts", "without a key", "dimensions", "index")]
     for one in found:
-        kind = "words" if not one.width else f"{one.width} dimensions"
-        kept = f"kept as {one.factory}" if one.factory else "made when it is needed"
-        lacking = f", {one.missing} without" if one.missing else ""
-        lines.append(f"  {one.embedder}  {one.texts} texts{lacking}  {kind}  {kept}")
-    return "\n".join(lines)
+        width = f"{one.width:,}" if one.width else "words"
+        kept = f"kept as {one.factory}" if one.factory else "made at each search"
+        rows.append((printable(one.embedder), f"{one.texts:,}", f"{one.missing:,}", width, printable(kept)))
+    return table(rows, "lrrrl") if found else ""

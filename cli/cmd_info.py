@@ -6,15 +6,19 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common
-from memvec.cli.render import totals
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.render_report import totals
 from memvec.store.listing import info
 
 
-@click.command("info")
+@click.command("info", epilog=examples("memvec info notes.memvec", "memvec info notes.memvec --json"))
 @click.argument("store")
 @common
 def command(store: str, output: Output) -> None:
-    """Totals of STORE: what it holds, what it cost, and the honest ratios. Loads no model."""
+    """Show totals and what vectors save.
+
+    Loads no model.
+    """
     report = info(store)
-    output.result(asdict(report), totals(report))
+    output.result(asdict(report), lambda: totals(report))

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from memvec.cli.output import Output, common, dry_run, lock_wait
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+
+if TYPE_CHECKING:
+    from memvec.maintenance.merge import MergeReport
 
 
-@click.command("merge")
+@click.command("merge", epilog=examples("memvec merge first.memvec second.memvec -o all.memvec"))
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
-@click.option("-o", "--output-store", "target", required=True, metavar="STORE", help="Made, or added to when there.")
-@dry_run
-@lock_wait
+@options.output_store("Store folder to make or add to.")
+@options.dry_run
+@options.lock_wait
 @common
-def command(stores: tuple[str, ...], target: str, dry_run: bool, lock_wait: float, output: Output) -> None:
-    """Put the documents of several stores of one model into one. Of one name the last store's document counts.
+def command(stores: tuple[str, ...], store: str, dry_run: bool, lock_wait: float, output: Output) -> None:
+    """Copy the documents of several stores into one.
 
-    The stores that are named first stay as they are; what was removed from one is not taken from it.
+    The stores must belong to one model. If two have a document of the same name, the later store wins. The sources stay
+    as they are, and their removed documents are not copied.
     """
     from memvec.maintenance.merge import merge
 
-    report = merge(stores, target, dry_run=dry_run, lock_wait=lock_wait)
+    report = merge(stores, store, dry_run=dry_run, lock_wait=lock_wait)
+    output.result(asdict(report), _text(report, store), notice=True)
+
+
+def _text(report: MergeReport, store: str) -> str:
     if not report.changed:
-        text = f"everything is in {target} already: {report.documents:,} documents"
-    else:
-        text = (
-            f"{'would add' if dry_run else 'added'} {report.records:,} records ({report.bytes:,} bytes): "
-            f"{report.documents:,} documents"
-        )
-        if report.replaced:
-            text += f", of {report.replaced:,} of them an earlier store has another version, which is left out"
-    output.result(asdict(report), text, notice=True)
+        return f"{store} has all of it already: {report.documents:,} documents"
+    added = f"{'would add' if report.dry_run else 'added'} {report.records:,} records ({report.bytes:,} bytes)"
+    replaced = f"; {report.replaced:,} replace another version in an earlier store" if report.replaced else ""
+    return f"{added}: {report.documents:,} documents{replaced}"

@@ -1,4 +1,4 @@
-"""`memvec pack`."""
+"""`memvec pack`, and the options that `add` shares."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import click
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL
-from memvec.cli.output import F, Output, common, lock_wait, pairs
-from memvec.cli.render import estimated, totals
+from memvec.cli import options
+from memvec.cli.options import F, common, examples
+from memvec.cli.output import Output
+from memvec.cli.render_report import estimated, totals
 from memvec.cli.streams import emit, read_input
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.evaluation.questions import read_questions
@@ -26,103 +28,90 @@ from memvec.types import PackReport
 C, D = ContextSettings(), PackSettings()
 
 
-def options(model: str | None) -> Callable[[F], F]:
-    """Everything that `pack` and `add` can be told; `model` is the default of -m."""
+def _number(flag: str, default: float, text: str) -> Callable[[F], F]:
+    return click.option(flag, type=type(default), default=default, show_default=True, help=text)
+
+
+def pack_options(model: str | None) -> Callable[[F], F]:
+    """All arguments and options of `pack` and `add`. `model` is the default of -m."""
     every = [
         click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
-        click.option(
-            "-o", "--output-store", "store", required=True, metavar="STORE", help="Store folder; added to when there."
-        ),
-        click.option(
-            "-m", "--model", default=model, show_default=True, help="Name, checkpoint folder, GGUF or hub id."
-        ),
+        options.output_store("Store folder to make or add to."),
+        options.model(model),
         click.option(
             "--kind",
             type=click.Choice(["exact", "context", "both"]),
             default="exact",
             show_default=True,
-            help="Records that give the bytes back, memories to condition the model with, or both.",
+            help="exact: records that decode to the bytes. context: memories to put in front of prompts. both: both.",
         ),
-        click.option(
-            "--ratio", type=float, default=C.ratio, show_default=True, help="Tokens a context vector stands for."
-        ),
-        click.option("--gist", is_flag=True, help="Allow ratios above 16, which lose names and numbers."),
-        click.option(
-            "--window-tokens", type=int, default=C.window_tokens, show_default=True, help="Most tokens of a memory."
-        ),
-        click.option(
-            "--distil-steps", type=int, default=C.steps, show_default=True, help="Optimiser steps of a memory."
-        ),
-        click.option(
-            "--questions", metavar="FILE", help="JSON lines {document, question, answer} that memories learn from too."
-        ),
-        click.option(
-            "--meta", multiple=True, metavar="KEY=VALUE", help="Said of every document, to search --where. Repeatable."
-        ),
+        options.include,
+        options.exclude,
+        click.option("--name", help="Document name for standard input (SRC is -)."),
+        click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Label every document. Repeatable."),
         click.option(
             "--keys",
             default=",".join(DEFAULT),
             show_default=True,
             metavar="NAMES",
-            help="Embedders to search by, or none.",
-        ),
-        click.option("--name", help="Document name of standard input (SRC is -)."),
-        click.option(
-            "--include", multiple=True, metavar="PATTERN", help="Only files that match, as in .gitignore. Repeatable."
-        ),
-        click.option(
-            "--exclude", multiple=True, metavar="PATTERN", help="No files that match, as in .gitignore. Repeatable."
+            help=f"Make search keys with these embedders, or none: {options.embedder_names}.",
         ),
         click.option(
             "--reuse/--no-reuse", default=True, show_default=True, help="Copy records of the same text in STORE."
         ),
+        options.dry_run,
         click.option(
             "--preset",
             type=click.Choice(["fast", "balanced", "dense"]),
-            help="Budget and rate by the model's `calibrate`d curve.",
+            help="Take the budget and learning rate from the curve that `memvec calibrate` measured.",
         ),
-        click.option("--dry-run", is_flag=True, help="Print records, vectors, expected time and size; write nothing."),
+        click.option("--nats-per-vector", type=float, help="Budget of one vector, in nats. [default: 76 at width 576]"),
+        _number("--segment-tokens", D.segment_tokens, "Longest segment, in tokens."),
+        click.option("--vectors", type=int, help="Use exactly this many vectors a segment."),
+        _number("--max-corrections", D.max_corrections, "Largest share of corrected tokens in a segment."),
+        _number("--margin", D.margin, "Store a correction for a token with a smaller logit gap."),
+        click.option("--strict", is_flag=True, help="Store no corrections for wrong tokens."),
+        click.option("--learning-rate", type=float, help=f"Learning rate of AdamW. [default: {D.learning_rate:g}]"),
+        _number("--max-steps", D.max_steps, "Largest number of optimiser steps in one attempt."),
+        _number("--refits", D.refits, "Further attempts before a segment is stored raw."),
+        _number("--ratio", C.ratio, "For memories: tokens of text for each context vector."),
         click.option(
-            "--nats-per-vector", type=float, help="Surprisal a vector is asked to carry. [default: 76 at width 576]"
+            "--gist", is_flag=True, help="For memories: allow a ratio above 16, which loses names and numbers."
         ),
+        _number("--window-tokens", C.window_tokens, "For memories: longest text of one memory, in tokens."),
+        _number("--distil-steps", C.steps, "For memories: optimiser steps."),
         click.option(
-            "--segment-tokens", type=int, default=D.segment_tokens, show_default=True, help="Most tokens in a segment."
+            "--questions",
+            metavar="FILE",
+            help="For memories: learn from these too: JSON lines {document, question, answer}.",
         ),
-        click.option("--vectors", type=int, help="Exactly this many vectors a segment."),
+        options.seed,
         click.option(
-            "--max-corrections", type=float, default=D.max_corrections, show_default=True, help="Fraction of tokens."
+            "--memory", type=float, help="GiB for activations. [default: 2; on a GPU most of the free memory]"
         ),
-        click.option(
-            "--margin", type=float, default=D.margin, show_default=True, help="Logit gap below which a token is stored."
-        ),
-        click.option("--strict", is_flag=True, help="No corrections of wrong tokens."),
-        click.option("--learning-rate", type=float, help=f"Of AdamW. [default: {D.learning_rate:g}]"),
-        click.option(
-            "--max-steps", type=int, default=D.max_steps, show_default=True, help="Optimiser steps of one attempt."
-        ),
-        click.option(
-            "--refits", type=int, default=D.refits, show_default=True, help="Further attempts before a segment is raw."
-        ),
-        click.option("--seed", type=int, default=D.seed, show_default=True, help="Seed of the starting vectors."),
-        click.option("--memory", type=float, help="GiB for activations. [default: 2; on a GPU much of what is free]"),
-        click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]"),
-        click.option(
-            "--dtype", type=click.Choice(["bfloat16", "float32"]), help="What fits run in. [default: by processor]"
-        ),
-        lock_wait,
+        options.device,
+        options.dtype,
+        options.lock_wait,
     ]
     return lambda command: functools.reduce(lambda made, option: option(made), reversed(every), command)
 
 
-@click.command("pack")
-@options(DEFAULT_MODEL)
+@click.command(
+    "pack",
+    epilog=examples(
+        "memvec pack notes/ -o notes.memvec",
+        "memvec pack notes/ -o notes.memvec --kind both --exclude '*.log'",
+        "memvec pack notes/ -o notes.memvec --dry-run",
+        "cat letter.txt | memvec pack - --name letter.txt -o notes.memvec",
+    ),
+)
+@pack_options(DEFAULT_MODEL)
 @common
 def command(**given: Any) -> None:
-    """Pack files and folders (- for standard input) into STORE as [mem] vectors.
+    """Pack files and folders into a store.
 
-    Exact records are certified by decoding them; memories are measured on questions they did not learn from.
-
-    Names are relative to each folder given. Documents that are in STORE already are left as they are.
+    SRC is a file, a folder, or - for standard input. The files of a folder are named relative to it. Documents that STORE
+    has already are left as they are. Exact records are certified: each is decoded and compared.
     """
     from memvec.packing.pack import pack
 
@@ -154,20 +143,20 @@ def run_pack(
     dtype: str | None,
     lock_wait: float,
     output: Output,
-    **options: Any,
+    **more: Any,
 ) -> None:
-    """Pack what the command line names with `pack`, or with what takes the same."""
-    if preset and (both := [name for name in ("nats_per_vector", "learning_rate") if options[name] is not None]):
-        raise UsageError(f"--preset says what --{both[0].replace('_', '-')} says. Pass one of them.")
+    """Run `pack` with what the command line says, and print the report."""
+    if preset and (both := [name for name in ("nats_per_vector", "learning_rate") if more[name] is not None]):
+        raise UsageError(f"--preset sets --{both[0].replace('_', '-')} too. Pass one of them.")
     if memory is not None and not 0 < memory < math.inf:
         raise UsageError(f"--memory is {memory:g} GiB, expected more than 0.")
     limit = None if memory is None else int(min(memory, 1e9) * 2**30)  # 1e300 GiB would be infinitely many bytes
-    settings = PackSettings(memory=limit, **{name: value for name, value in options.items() if value is not None})
+    settings = PackSettings(memory=limit, **{name: value for name, value in more.items() if value is not None})
     context = ContextSettings(
         ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit
     )
     asked = read_questions(questions) if questions else []
-    said = pairs(meta, "--meta") if meta else None
+    said = options.pairs(meta, "--meta") if meta else None
     embedders = [] if keys == "none" else keys.split(",")
     if dry_run:
         _estimate(kind, output, _read(sources, name), store, model=model, settings=settings, preset=preset,
@@ -176,7 +165,8 @@ def run_pack(
     try:
         report = pack(
             _read(sources, name), store, model=model, kind=kind, settings=settings, preset=preset, context=context,
-            questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, reuse=reuse, device=device, dtype=dtype, lock_wait=lock_wait, watch=output.watch,
+            questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, reuse=reuse, device=device,
+            dtype=dtype, lock_wait=lock_wait, watch=output.watch,
         )  # fmt: skip
     except InterruptedPackError as error:
         _say(error.report, output, interrupted=True)
@@ -187,25 +177,26 @@ def run_pack(
 
 
 def _say(report: PackReport, output: Output, title: str = "", **more: bool) -> None:
-    output.result(asdict(report) | {"skipped": dict(report.skipped)} | more, title + totals(report), notice=True)
+    value = asdict(report) | {"skipped": dict(report.skipped)} | more
+    output.result(value, lambda: title + totals(report), notice=True)
     _warn(report.unmatched)
 
 
 def _warn(unmatched: Sequence[str]) -> None:
-    """Say which patterns were of no use; also with -q, as what they were to keep out was packed."""
+    """Name the patterns that matched nothing. Also with -q: files were packed that the user meant to leave out."""
     for pattern in unmatched:
         emit(f"memvec: warning: {printable(pattern)!r} matches no file and no folder\n", err=True)
 
 
-def _estimate(kind: str, output: Output, *arguments: Any, **options: Any) -> None:
+def _estimate(kind: str, output: Output, *arguments: Any, **given: Any) -> None:
     from memvec.packing.estimate import estimate
 
     if kind != "exact":
         raise UsageError(
             "--dry-run estimates exact records. Leave --kind out; a memory takes five to six times as long."
         )
-    found = estimate(*arguments, **options, watch=output.watch)
-    output.result({"dry_run": True, **asdict(found)}, estimated(found))
+    found = estimate(*arguments, **given, watch=output.watch)
+    output.result({"dry_run": True, **asdict(found)}, lambda: estimated(found))
     _warn(found.unmatched)
 
 

@@ -6,20 +6,25 @@ from dataclasses import asdict
 
 import click
 
-from memvec.cli.output import Output, common, dry_run, lock_wait
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
 from memvec.filesystem.plain_text import printable
 
 
-@click.command("rm")
+@click.command(
+    "rm", epilog=examples("memvec rm notes.memvec old.txt", "memvec rm notes.memvec 'drafts/' '*.log' --dry-run")
+)
 @click.argument("store")
 @click.argument("documents", nargs=-1, required=True, metavar="NAME_OR_PATTERN...")
-@dry_run
-@lock_wait
+@options.dry_run
+@options.lock_wait
 @common
 def command(store: str, documents: tuple[str, ...], dry_run: bool, lock_wait: float, output: Output) -> None:
-    """Remove documents from STORE, every version of them. No record is deleted until `compact` and `gc`.
+    """Remove documents.
 
-    The exact name of a document means that document alone; anything else is a pattern as in .gitignore.
+    Removes every version of them. Their bytes stay on disk until `compact` and `gc`. An exact name means that document
+    alone. Anything else is a pattern as in .gitignore.
     """
     from memvec.maintenance.remove import rm
 

@@ -8,27 +8,37 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from memvec.cli.output import Output, common, documents, pairs
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.tables import table
 from memvec.errors import UsageError
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
     from memvec.retrieval.search import Hit
 
-SHOWN = 72  # characters of a hit's text
+SHOWN = 72  # characters of a hit's text; --json has all
 
 
-@click.command("search")
+@click.command(
+    "search",
+    epilog=examples(
+        'memvec search notes.memvec "who keeps the key?"',
+        "memvec search notes.memvec \"who keeps the key?\" --doc '*.txt' --min-score auto",
+        'memvec search notes.memvec "who keeps the key?" -k 3 --decode',
+    ),
+)
 @click.argument("store")
 @click.argument("query")
-@click.option("-k", type=int, default=5, show_default=True, help="Records to find.")
-@documents
+@click.option("-k", type=int, default=5, show_default=True, help="Find this many records.")
+@options.documents
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents packed with this --meta. Repeatable.")
-@click.option("--decode", is_flag=True, help="Decode the records found and show their text.")
-@click.option("--min-score", metavar="X|auto", help="Leave out hits below; auto: below what unrelated prompts reach.")
-@click.option("--embedder", help="Search by the keys of this one alone: lm, bm25, sentence-transformers:MODEL.")
-@click.option("-m", "--model", help="Model of the store. [default: the one it names]")
-@click.option("--device", help="Torch device to decode on. [default: cuda if there is one, else cpu]")
+@click.option("--decode", is_flag=True, help="Decode the records and show their text.")
+@click.option("--min-score", metavar="X|auto", help="Leave out lower scores. auto: lower than unrelated prompts reach.")
+@click.option("--embedder", help=f"Use the keys of this embedder only: {options.embedder_names}.")
+@options.model()
+@options.device
 @common
 def command(
     store: str,
@@ -43,14 +53,17 @@ def command(
     device: str | None,
     output: Output,
 ) -> None:
-    """Find the records of STORE that say what QUERY asks about."""
+    """Find records that answer a query.
+
+    Prints the best records first.
+    """
     from memvec.retrieval.search import search
 
     hits = search(
-        store, query, k, documents=documents, where=pairs(where, "--where"), min_score=_least(min_score), embedder=embedder, model=model,
-        decode=decode, device=device, watch=output.watch,
+        store, query, k, documents=documents, where=options.pairs(where, "--where"), min_score=_least(min_score),
+        embedder=embedder, model=model, decode=decode, device=device, watch=output.watch,
     )  # fmt: skip
-    output.result({"hits": [_values(hit) for hit in hits]}, _table(hits))
+    output.result({"hits": [_values(hit) for hit in hits]}, lambda: _table(hits, decode))
 
 
 def _least(value: str | None) -> float | Literal["auto"] | None:
@@ -68,14 +81,13 @@ def _values(hit: Hit) -> dict[str, object]:
     return {name: value for name, value in asdict(hit).items() if name != "text" or value is not None}
 
 
-def _table(hits: Sequence[Hit]) -> str:
+def _table(hits: Sequence[Hit], decoded: bool) -> str:
     if not hits:
         return "nothing fits"
-    lines = []
+    rows: list[tuple[str, ...]] = [("score", "document", "bytes", "record", *["text"] * decoded)]
     for hit in hits:
-        where = f"{printable(hit.document)} {hit.start}–{hit.start + hit.length}"
-        lines.append(f"  {hit.score:.3f}  {where}  {hit.record[:12]}")
-        if hit.text is not None:
-            shown = printable(" ".join(hit.text.split()))
-            lines.append(f"         {shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}")
-    return "\n".join(lines)
+        span = f"{hit.start:,}–{hit.start + hit.length:,}"
+        text = printable(" ".join((hit.text or "").split()))
+        shown = [text[:SHOWN] + "…" * (len(text) > SHOWN)] * decoded
+        rows.append((f"{hit.score:.3f}", printable(hit.document), span, hit.record[:12], *shown))
+    return table(rows, "rlrll")

@@ -6,41 +6,48 @@ from typing import Any
 
 import click
 
-from memvec.cli.output import Output, common
-from memvec.cli.render import gain
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.tables import facts, optional, table
 from memvec.filesystem.plain_text import printable
 from memvec.store.listing import show
 
+Values = dict[str, Any]
 
-@click.command("show")
+
+@click.command("show", epilog=examples("memvec show notes.memvec todo.txt", "memvec show notes.memvec 3fa94c01"))
 @click.argument("store")
 @click.argument("name", metavar="DOCUMENT|RECORD")
 @common
 def command(store: str, name: str, output: Output) -> None:
-    """A document with its records, or one record by the first digits of its id."""
+    """Show a document with its records, or one record.
+
+    A record is named by the first digits of its id, at least four. Loads no model.
+    """
     value = show(store, name)
-    output.result(value, "\n".join(_lines(value)))
+    output.result(value, lambda: _document(value) if "parts" in value else _record(value))
 
 
-def _lines(value: dict[str, Any]) -> list[str]:
-    parts = value.get("parts")
-    if parts is None:
-        measured = {key: "not measured" if v is None else v for key, v in (value["conditioning"] or {}).items()}
-        return _columns({**value, **value["report"], **measured}, ("report", "conditioning"))
-    head = _columns(value | {"gain": gain(value["gain"])}, ("parts",))
-    rows = [
-        f"  {p['id'][:12]}  bytes {p['start']:>7,}+{p['length']:<5,}  {p['tokens']:>4} tokens  {p['vectors']:>3} vectors  "
-        f"{len(p['corrections']):>2} corrected  {p['report']['steps']:>4} steps  {p['kind']} {_note(p)}".rstrip()
-        for p in parts
-    ]
-    return [*head, "", *rows]
+def _record(value: Values) -> str:
+    """Every value of a record: of the record itself, of its fit, and of the measurement of a memory."""
+    measured = {key: "not measured" if v is None else v for key, v in (value["conditioning"] or {}).items()}
+    return _facts({**value, **value["report"], **measured}, "report", "conditioning")
 
 
-def _note(part: dict[str, Any]) -> str:
-    """Why a part is raw, or what its vectors keep of the text's gain."""
+def _document(value: Values) -> str:
+    """Every value of a document, then a row for each record."""
+    rows = [("record", "first byte", "bytes", "tokens", "vectors", "corrected", "steps", "kind", "")]
+    for p in value["parts"]:
+        figures = (p["start"], p["length"], p["tokens"], p["vectors"], len(p["corrections"]), p["report"]["steps"])
+        rows.append((p["id"][:12], *(f"{n:,}" for n in figures), p["kind"], _note(p)))
+    return f"{_facts(value | {'gain': optional(value['gain'])}, 'parts')}\n\n{table(rows, 'lrrrrrrll')}"
+
+
+def _note(part: Values) -> str:
+    """The reason for a raw record, or the gain of a memory."""
     measured = part["conditioning"]
-    return f"gain {gain(measured['gain'])}" if measured else str(part["reason"])
+    return f"gain {optional(measured['gain'])}" if measured else str(part["reason"])
 
 
-def _columns(value: dict[str, Any], without: tuple[str, ...]) -> list[str]:
-    return [f"  {key:<17} {printable(str(v))}" for key, v in value.items() if key not in without]
+def _facts(value: Values, *without: str) -> str:
+    return facts([(key, printable(str(v))) for key, v in value.items() if key not in without])

@@ -7,52 +7,55 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memvec.cli.output import Output, clock, common, documents
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
 from memvec.cli.streams import emit
+from memvec.cli.tables import clock
 from memvec.errors import PartialError, UsageError
 from memvec.filesystem.plain_text import printable
-from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import UnpackReport
 
 if TYPE_CHECKING:
     from memvec.decoding.unpack import Allow, OnError
 
 
-@click.command("unpack")
+@click.command(
+    "unpack",
+    epilog=examples(
+        "memvec unpack notes.memvec -o restored/",
+        "memvec unpack notes.memvec -o restored/ --doc '*.txt' --overwrite",
+        "memvec unpack damaged.memvec -o restored/ --on-error partial",
+    ),
+)
 @click.argument("store")
-@click.option("-o", "--output-folder", "folder", metavar="DIR", help="Where documents are written.")
-@documents
+@click.option("-o", "--output-folder", "folder", metavar="DIR", help="Folder to write the documents to.")
+@options.documents
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@options.overwrite
 @click.option(
     "--rename-collisions",
     is_flag=True,
-    help="Where the file system takes two names for one, as README and readme, write the second as NAME~2 and say so.",
+    help="If the file system takes two names for one (README, readme), write the second as NAME~2 and say so.",
 )
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip", "partial"]),
     default="fail",
     show_default=True,
-    help="At a document that is damaged or decodes to other bytes: stop; go on with the others and exit with 8; or "
-    "also write its verified segments, and only these, end to end to NAME.partial, with the byte ranges that are "
-    "missing in NAME.partial.json.",
+    help="If a document cannot be restored. fail: stop. skip: go on with the others, exit 8. partial: also write its "
+    "verified segments to NAME.partial, and the missing byte ranges to NAME.partial.json.",
 )
-@click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
-)
+@options.model()
+@options.batch
 @click.option(
     "--allow",
     type=click.Choice(["identical", "precision", "relative"]),
     default="identical",
     show_default=True,
-    help="How far the model may be from the one that packed, as `memvec diff` says. What decodes to other bytes is "
-    "refused all the same.",
+    help="Accept a model this far from the store's, in the words of `memvec diff`. Wrong bytes are refused in any case.",
 )
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@options.device
 @common
 def command(
     store: str,
@@ -68,7 +71,10 @@ def command(
     device: str | None,
     output: Output,
 ) -> None:
-    """Write the documents of STORE back, byte for byte; each is verified before a byte of it is written."""
+    """Write documents back, byte for byte.
+
+    Each document is verified before its first byte is written.
+    """
     from memvec.decoding.unpack import read, unpack
 
     if stdout == (folder is not None):
@@ -79,15 +85,9 @@ def command(
         if on_error == "partial":
             raise UsageError("--on-error partial writes files. Pass -o DIR with it, or --on-error skip.")
         for _, data in read(
-            store,
-            documents,
-            model=model,
-            on_error=on_error,
-            batch=batch,
-            device=device,
-            allow=allow,
+            store, documents, model=model, on_error=on_error, batch=batch, device=device, allow=allow,
             watch=output.watch,
-        ):
+        ):  # fmt: skip
             output.clear()
             emit(data)
         return
@@ -100,16 +100,15 @@ def command(
         )  # fmt: skip
     except PartialError as error:
         if isinstance(error.report, UnpackReport):
-            output.result(
-                asdict(error.report) | {"skipped": dict(error.skipped)}, _text(error.report, folder), notice=True
-            )
+            value = asdict(error.report) | {"skipped": dict(error.skipped)}
+            output.result(value, _text(error.report, folder), notice=True)
         raise
     output.result(asdict(report), _text(report, folder), notice=True)
 
 
-def _text(report: UnpackReport, folder: str | None) -> str:
+def _text(report: UnpackReport, folder: str) -> str:
     done = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
     again = f"; {report.escalated:,} records had to be decoded again" if report.escalated else ""
     partial = f"\n{len(report.partial) // 2:,} more in part, as NAME.partial" if report.partial else ""
     renamed = "".join(f"\n{printable(name)} is in {printable(file)}" for name, file in report.renamed.items())
-    return f"{done}, every one verified{again}{partial}{renamed}"
+    return f"{done}, each verified{again}{partial}{renamed}"

@@ -8,28 +8,33 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from memvec.cli.output import Output, clock, common
+from memvec.cli import options
+from memvec.cli.options import common, examples
+from memvec.cli.output import Output
+from memvec.cli.tables import clock
 from memvec.errors import ReconstructionError, StoreDamagedError
 from memvec.filesystem.plain_text import printable
-from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 
 if TYPE_CHECKING:
     from memvec.decoding.verify import VerifyReport
 
 
-@click.command("verify")
+@click.command(
+    "verify",
+    epilog=examples(
+        "memvec verify notes.memvec",
+        "memvec verify notes.memvec --decode",
+        "memvec verify notes.memvec --decode --sample 5%",
+    ),
+)
 @click.argument("store")
 @click.option("--decode", is_flag=True, help="Decode every record with the model and compare it (slow).")
-@click.option("--sample", metavar="N|N%", help="With --decode: only so many records, drawn at random.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what --sample and --max-seconds reach.")
-@click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds and say how far it came.")
-@click.option("-m", "--model", help="Model to decode with. [default: the one named in the store]")
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
-)
-@click.option("--device", help="Torch device. [default: cuda if there is one, else cpu]")
+@click.option("--sample", metavar="N|N%", help="With --decode: decode only this many records, drawn at random.")
+@options.seed
+@click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds and print how much was checked.")
+@options.model()
+@options.batch
+@options.device
 @common
 def command(
     store: str,
@@ -42,11 +47,11 @@ def command(
     device: str | None,
     output: Output,
 ) -> None:
-    """Check every file, digest and record of STORE. Exit 0 when all is well, 3 when damaged, 5 when decoding fails.
+    """Check a store for damage.
 
-    Without --decode this needs no model and establishes that the store is what was written. With --decode it
-    establishes that this model on this machine gives every document back; with --sample or --max-seconds it does so of
-    what was looked at, and says that this was not all.
+    Compares every file, digest and record with what was written; this needs no model. With --decode it also decodes every
+    record with the model on this machine. Exit 0 if all is well, 3 if the store is damaged, 5 if a record decodes to
+    other bytes.
     """
     from memvec.decoding.verify import verify
 
@@ -79,5 +84,5 @@ def _text(report: VerifyReport, decode: bool) -> str:
         lines += [f"{report.escalated:,} records came out right only when they were decoded again, alone or on the CPU"]
     lines += [f"incomplete, from an interrupted pack: {printable(name)}" for name in report.incomplete]
     if decode and not report.ok and not report.decoded:
-        lines.append("nothing was decoded: a damaged store is not read any further")
+        lines.append("nothing was decoded, because the store is damaged")
     return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""The table of exit codes in README.md, made from the error classes: `python -m memvec.cli.exit_codes` prints it."""
+"""The exit codes, made from the error classes: a block of `memvec --help`, and a table in Markdown.
+
+`python -m memvec.cli.exit_codes` prints the table.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Iterator
 from memvec.cli.streams import CLOSED_PIPE, emit
 from memvec.errors import MemvecError
 
-# What no error class stands for.
+# Codes without an error class.
 OTHERS = {
     0: "All is well",
     1: "Unexpected: most likely a bug",
@@ -17,6 +20,14 @@ OTHERS = {
     CLOSED_PIPE: "The program that read the output has ended",
     143: "Stopped by SIGTERM",
 }
+
+
+def meanings() -> list[tuple[int, str]]:
+    """Each exit code with one sentence, in ascending order. Of several classes with one code the base class speaks."""
+    found = dict(OTHERS)
+    for cls in _classes(MemvecError):
+        found.setdefault(cls.exit_code, _meaning(cls))
+    return sorted(found.items())
 
 
 def table() -> str:
@@ -28,14 +39,15 @@ def table() -> str:
 
 
 def _classes(base: type[MemvecError]) -> Iterator[type[MemvecError]]:
+    """The subclasses of `base` that memvec defines, each before its own subclasses."""
     for cls in base.__subclasses__():
-        if cls.__module__ == base.__module__:  # what a host program derives is not ours
+        if cls.__module__ == base.__module__:  # a host program may derive more
             yield cls
             yield from _classes(cls)
 
 
 def _meaning(cls: type[MemvecError]) -> str:
-    """The first sentence of a class's docstring, up to what it says of attributes."""
+    """The first sentence of a class's docstring, up to its list of attributes."""
     (first, *_) = (cls.__doc__ or "").strip().splitlines()
     return re.split(r"[;.](?: |$)", first)[0]
 

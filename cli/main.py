@@ -1,4 +1,4 @@
-"""The `memvec` program: finds the command, and turns every error into one message and an exit code."""
+"""The `memvec` program: find the command, and turn every error into one message and an exit code."""
 
 from __future__ import annotations
 
@@ -10,76 +10,102 @@ from collections.abc import Sequence
 
 import click
 
-from memvec.cli import signals
-from memvec.cli.failures import typed
+from memvec.cli import exit_codes, signals
+from memvec.cli.flag_wording import in_flags
+from memvec.cli.options import examples
 from memvec.cli.output import Call, print_error
+from memvec.cli.parameter_types import set_types
 from memvec.cli.streams import CLOSED_PIPE, ReaderGoneError, emit, prepare
-from memvec.cli.wording import in_flags
-from memvec.cli.words import checked
+from memvec.cli.system_errors import as_memvec_error
 from memvec.errors import InterruptedPackError, MemvecError
 from memvec.version import __version__
 
-COMMANDS = {
-    "add": "pack files and folders into a store that is there",
-    "calibrate": "measure a model's curve, for pack --preset and --dry-run",
-    "capacity": "measure how much vectors of a model can hold",
-    "cat": "write one document to standard output",
-    "compact": "write what counts in a store into few files, drop the rest",
-    "diff": "say how far a model is from that of a store, and what that allows",
-    "evaluate": "judge memories by questions, beside every control",
-    "export": "write a store as one file, or memories for other programs: PEFT, vLLM, .npy",
-    "fingerprint": "show what model and tokenizer vectors would belong to",
-    "gc": "delete files that a store is not made of any more",
-    "generate": "answer a prompt with documents in front, as vectors or as text",
-    "import": "make a store of one file that export wrote",
-    "index": "make keys and an index of a store, look at them, drop the index",
-    "info": "totals of a store, with the honest ratios",
-    "list": "the documents of a store",
-    "merge": "put the documents of several stores into one",
-    "models": "models known by name, and whether they are installed and cached",
-    "pack": "pack files and folders into a store",
-    "repair": "make a damaged store readable again, with all that is whole",
-    "rm": "remove documents from a store",
-    "search": "find the records that say what a query asks about",
-    "show": "one document or record in detail",
-    "unpack": "write documents back, byte for byte",
-    "verify": "check a store, with --decode against the model",
+# Every command with the first sentence of its help, in the groups that `memvec --help` shows.
+GROUPS = {
+    "Pack and unpack": {
+        "pack": "Pack files and folders into a store",
+        "add": "Pack files and folders into an existing store",
+        "unpack": "Write documents back, byte for byte",
+        "cat": "Write one document to standard output",
+        "verify": "Check a store for damage",
+    },
+    "Look into a store": {
+        "list": "List documents",
+        "show": "Show a document with its records, or one record",
+        "info": "Show totals and what vectors save",
+    },
+    "Use memories": {
+        "generate": "Answer a prompt with documents in front of it",
+        "evaluate": "Measure memories with questions",
+    },
+    "Search": {
+        "search": "Find records that answer a query",
+        "index": "Build, show or drop a search index",
+    },
+    "Keep a store": {
+        "rm": "Remove documents",
+        "merge": "Copy the documents of several stores into one",
+        "compact": "Rewrite the live records into few files",
+        "gc": "Delete files that the store no longer references",
+        "repair": "Repair a damaged store",
+        "export": "Write a store as one file, or memories for another program",
+        "import": "Make a store from a file that export wrote",
+    },
+    "Measure and compare models": {
+        "calibrate": "Measure what packing costs with a model",
+        "capacity": "Measure how much text a model's vectors hold",
+        "diff": "Compare a model with the one a store was packed with",
+        "fingerprint": "Show the fingerprint of a model",
+        "models": "List the models known by name",
+    },
 }
+COMMANDS = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 
 
 class LazyGroup(click.Group):
-    """Commands are imported when they are called, so that --help costs nothing."""
+    """Imports a command when it is called, so that --help is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in order of name."""
-        return sorted(COMMANDS)
+        """Every command, in the order of the groups."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of that name, its module imported now."""
+        """The command of that name. Its module is imported now."""
         if name not in COMMANDS:
             return None
-        command = importlib.import_module(f"memvec.cli.cmd_{name}").command
-        return checked(command)
+        command: click.Command = importlib.import_module(f"memvec.cli.cmd_{name}").command
+        return set_types(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of commands, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(COMMANDS.items()))
+        """List the commands by group, then the exit codes. Import no command."""
+        width = max(map(len, COMMANDS))  # one column for all groups
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), summary) for name, summary in commands.items()])
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code).ljust(width), meaning) for code, meaning in exit_codes.meanings()])
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "memvec pack notes/ -o notes.memvec",
+        "memvec list notes.memvec",
+        "memvec unpack notes.memvec -o restored/",
+        "memvec COMMAND --help",
+    ),
+)
 @click.version_option(__version__, prog_name="memvec")
 def program() -> None:
-    """Memory vectors for frozen language models: pack text into [mem] vectors and get it back, byte for byte.
+    """Pack text into [mem] vectors for a frozen language model, and get it back byte for byte.
 
-    Exit codes: 0 ok, 1 unexpected, 2 usage, 3 store damaged, 4 fingerprint refused, 5 reconstruction mismatch, 6 not
-    found or format too new, 7 locked, 8 some inputs skipped, 9 missing extra, 10 could not write, 11 out of memory, 12
-    could not read, 129 stopped by SIGHUP, 130 interrupted, 141 reader of the output gone, 143 stopped by SIGTERM.
+    A store is a folder NAME.memvec. Results go to standard output, messages and progress to standard error.
     """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the program with `arguments`; the exit code. Never a traceback, unless MEMVEC_TRACEBACK is set."""
+    """Run the program and return its exit code. There is no traceback, unless MEMVEC_TRACEBACK is set."""
     call = Call(as_json="--json" in arguments)
     try:
         code = program.main(list(arguments), prog_name="memvec", standalone_mode=False, obj=call)
@@ -95,11 +121,11 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("MEMVEC_TRACEBACK") and not isinstance(error, MemvecError):
             raise
-        return _refused(call, typed(error))
+        return _refused(call, as_memvec_error(error))
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the console script."""
     keep_docstrings()
     prepare()
     signals.listen()
@@ -111,7 +137,7 @@ def main() -> None:
 
 
 def keep_docstrings() -> None:
-    """Start Python anew where it dropped docstrings (-OO): help is made of them, and transformers reads its own."""
+    """Restart Python if it dropped docstrings (-OO): help is made of them, and transformers reads its own."""
     if sys.flags.optimize < 2 or os.name != "posix" or not sys.executable:
         return
     spec = sys.modules["__main__"].__spec__
@@ -122,9 +148,9 @@ def keep_docstrings() -> None:
 
 
 def _refused(call: Call, error: Exception) -> int:
-    """Report what a verb raised."""
+    """Report the error of a verb and return the exit code."""
     if not isinstance(error, MemvecError):
-        message = f"unexpected {type(error).__name__}: {error}. MEMVEC_TRACEBACK=1 shows where."
+        message = f"unexpected {type(error).__name__}: {error}. Set MEMVEC_TRACEBACK=1 to see where."
         return _failed(call, error, message, 1)
     message, code = in_flags(str(error), call.command), error.exit_code
     if isinstance(error, InterruptedPackError):

@@ -1,4 +1,4 @@
-"""A capacity measurement in words and as a picture, what was published beside it."""
+"""The table and the picture of `capacity`, with the published figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL
-from memvec.cli.output import aligned
+from memvec.cli import tables
 from memvec.errors import MissingExtraError, UsageError
 from memvec.filesystem.paths import outside
 from memvec.filesystem.plain_text import printable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memvec.evaluation.capacity_report import Capacity, Summary
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# One vector, PG-19, exact when the text is fed back (Tarasov et al. 2026).
+# One vector, texts of PG-19, exact with the true text fed back (Tarasov et al. 2026).
 PUBLISHED = {
     DEFAULT_MODEL: "published for SmolLM2-135M, one vector, PG-19, the text fed back: 63.1 ± 17.9 tokens, over-parametrised 77.7 ± 23 "
     "(Tarasov et al. 2026)"
@@ -27,12 +27,12 @@ PUBLISHED = {
 
 
 def table(found: Capacity, rows: Sequence[Summary]) -> str:
-    """A row for each source and number of vectors."""
+    """A row for each text and number of vectors."""
     lines = [
         ("text", "vectors", "tokens held", "uncorrected", "99 % fed back", "gain", "bits", "of the bound", "of linear")
     ]
     for r in rows:
-        more = "+" if r.exhausted else ""  # some texts were held whole
+        more = "+" if r.exhausted else ""  # some texts were too short to measure more
         lines.append(
             (
                 printable(r.source),
@@ -49,20 +49,21 @@ def table(found: Capacity, rows: Sequence[Summary]) -> str:
     known = PUBLISHED.get(found.model)
     notes = [
         f"bound: {found.bound:.0f} tokens a vector ({found.width} elements of 16 bits over a vocabulary of {found.vocabulary:,})",
-        *(
-            ["vectors: trained ones; in front of them stands the embedding of the model's BOS token"]
-            if found.anchored
-            else []
-        ),
-        "tokens held: the longest beginning that decodes exactly, running freely, with at most 3 % of its tokens (rounded up) corrected, as in a pack",
-        "gain: tokens that come right from the vectors, less those right without",
+        *(["vectors: trained ones; the embedding of the model's BOS token stands in front"] if found.anchored else []),
+        "tokens held: the longest beginning that decodes exactly, with at most 3 % of its tokens (rounded up) corrected, as in a pack",
+        "gain: tokens predicted rightly with the vectors, minus those without",
         *([known] if known else []),
     ]
-    return "\n".join([aligned(lines), "", *(f"  {note}" for note in notes)])
+    return "\n".join([tables.table(lines), "", *(f"  {note}" for note in notes)])
 
 
 def check_plot(path: Path) -> None:
-    """MissingExtraError without matplotlib, UsageError for a file that it cannot draw or where there is no folder."""
+    """Check the file of --plot before the measurement.
+
+    Raises:
+        UsageError: The ending is unknown, the folder does not exist, or the file lies in a store.
+        MissingExtraError: matplotlib is not installed.
+    """
     outside(path, "plot")
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--plot is {str(path)!r}, expected a name ending in {', '.join(SUFFIXES)}.")
@@ -72,7 +73,7 @@ def check_plot(path: Path) -> None:
 
 
 def draw(found: Capacity, rows: Sequence[Summary], path: Path) -> None:
-    """Capacity by vectors, and each text's surprisal before and after."""
+    """Draw capacity by number of vectors, and the surprisal of each text without and with vectors."""
     pyplot = _pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2))
     for source in dict.fromkeys(r.source for r in rows):
@@ -84,7 +85,7 @@ def draw(found: Capacity, rows: Sequence[Summary], path: Path) -> None:
         right.scatter(
             [h.nats_before / math.log(2) for h in held], [h.nats_after / math.log(2) for h in held], s=14, label=name
         )
-    left.set(xlabel="vectors", ylabel="tokens held, decoded freely", xscale="log", yscale="log")
+    left.set(xlabel="vectors", ylabel="tokens held", xscale="log", yscale="log")
     ticks = sorted({r.vectors for r in rows})
     left.set_xticks(ticks, [str(t) for t in ticks])
     left.set_xticks([], minor=True)

@@ -1,22 +1,22 @@
-"""An evaluation in words: the gain never without the controls that could explain it, nor without the harm."""
+"""The tables of `evaluate`: the gain with its controls, answers, harm and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from memvec.cli.output import aligned, clock
+from memvec.cli.tables import clock, optional, table
 
 if TYPE_CHECKING:
     from memvec.evaluation.evaluate import Evaluation
 
-LEGEND = "gain: share of what the whole text saves on the right answers; 1 is as good as the text, 0 as nothing"
+LEGEND = "gain: share of the text's benefit for the right answers; 1 is as good as the text, 0 is no help"
 
 
 def evaluation(e: Evaluation) -> str:
-    """The tables of `evaluate`."""
-    left_out = f", {e.skipped} left out: the model cannot use their text" if e.skipped else ""
-    elsewhere = f"; {e.elsewhere} questions are about documents that are not there" if e.elsewhere else ""
+    """All tables, one below the other."""
+    left_out = f", {e.skipped} left out: the model makes no use of their text" if e.skipped else ""
+    elsewhere = f"; {e.elsewhere} questions are about documents that the store lacks" if e.elsewhere else ""
     head = f"{e.documents} documents, {e.questions} questions ({e.template} form){left_out}{elsewhere}"
     tables = [_gains(e), _answered(e), _elsewhere(e), _costs(e)]
     return "\n\n".join([head, *(table for table in tables if table), f"  {LEGEND}"])
@@ -26,10 +26,10 @@ def _gains(e: Evaluation) -> str:
     bounds = "" if e.gain_low is None or e.gain_high is None else f"{e.gain_low:.2f} to {e.gain_high:.2f}"
     rows = [
         ("in front of the question", "gain", "95 %", "nats/token"),
-        ("memory", _two(e.gain), bounds, _nll(e, "memory")),
+        ("memory", optional(e.gain), bounds, _nll(e, "memory")),
     ]
     rows += [
-        (name, _two(value), "", _nll(e, key))
+        (name, optional(value), "", _nll(e, key))
         for name, value, key in (
             ("another's memory", e.shuffled, "shuffled"),
             ("another's text", e.shuffled_text, "shuffled_text"),
@@ -42,12 +42,12 @@ def _gains(e: Evaluation) -> str:
         )
         if value is not None
     ]
-    return aligned(rows)
+    return table(rows)
 
 
 def _answered(e: Evaluation) -> str:
     said = ", ".join(f"{share:.0%} with {_front(name)}" for name, share in e.answered.items())
-    return f"  questions answered rightly, word for word: {said}" if said else ""
+    return f"  questions answered word for word: {said}" if said else ""
 
 
 def _elsewhere(e: Evaluation) -> str:
@@ -56,7 +56,7 @@ def _elsewhere(e: Evaluation) -> str:
         return ""
     rows = [("on unrelated prompts", "nats/token", "choices right")]
     rows += [(_front(name), f"{off.nll[name]:.3f}", f"{off.accuracy[name]:.0%}") for name in off.nll]
-    return f"{aligned(rows)}\n  harm: {e.harm:+.3f} nats/token against the text in front"
+    return f"{table(rows)}\n  harm: {e.harm:+.3f} nats/token against the text in front"
 
 
 def _costs(e: Evaluation) -> str:
@@ -66,22 +66,18 @@ def _costs(e: Evaluation) -> str:
         ("text", f"{c.positions_text:.0f}", f"{c.prefill_text * 1000:.1f}", f"{c.cache_text:,.0f}"),
         ("memory", f"{c.positions_memory:.0f}", f"{c.prefill_memory * 1000:.1f}", f"{c.cache_memory:,.0f}"),
     ]
-    pays = (
+    paid = (
         ""
         if c.break_even is None
-        else f"; writing ({clock(c.write_seconds or 0)}) is paid for after {c.break_even:,.0f} queries"
+        else f"; writing ({clock(c.write_seconds or 0)}) pays off after {c.break_even:,.0f} queries"
     )
-    return f"{aligned(rows)}\n  prefill {c.speedup:.1f} times faster{pays}"
+    return f"{table(rows)}\n  prefill {c.speedup:.1f} times faster{paid}"
 
 
 def _front(name: str) -> str:
     return {"none": "nothing", "text": "the whole text", "memory": "the memory"}[name]
 
 
-def _two(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def _nll(e: Evaluation, name: str) -> str:
     values: Mapping[str, float | None] = e.nll
-    return _two(values.get(name))
+    return optional(values.get(name))

@@ -66,10 +66,10 @@ def emit(data: str | bytes, *, err: bool = False) -> None:
 
 
 def read_input() -> bytes:
-    """Everything on standard input.
+    """Read standard input to its end.
 
     Raises:
-        ReadError: It is closed, a folder, or fails.
+        ReadError: It is closed, it is a folder, or reading failed.
     """
     blocks = []
     try:
@@ -87,10 +87,10 @@ def read_input() -> bytes:
     return b"".join(blocks)
 
 
-def is_terminal() -> bool:
-    """Is standard error a terminal?"""
+def is_terminal(*, err: bool = True) -> bool:
+    """Is standard error, or standard output, a terminal?"""
     try:
-        return sys.stderr.isatty()
+        return (sys.stderr if err else sys.stdout).isatty()
     except (AttributeError, ValueError):  # None, or closed
         return False
 

@@ -1,4 +1,4 @@
-"""A chat in which a document stands in the user's first turn as vectors, run through the model once and reused.
+"""Chat about a document: its memory stands in the user's first turn, and runs through the model once for all questions.
 
 python examples/chat_with_a_document.py STORE DOCUMENT [QUESTION ...]     (the store holds the document's memory)
 """

@@ -1,4 +1,4 @@
-"""The tour behind `make demo`: pack a sample, unpack it, compare every byte, verify it, search it, and answer from a page's memory.
+"""The tour behind `make demo`: pack a sample, unpack it, compare every byte, verify it, search it, and ask a memory.
 
 python examples/demo.py [MODEL]
 """

@@ -1,4 +1,4 @@
-"""A document's memory as a PEFT adapter: export it, load it with PEFT alone, and ask; the hook says the same.
+"""Export a document's memory as a PEFT adapter, load it with PEFT alone, and compare its answer with memvec's.
 
 python examples/peft_export.py STORE DOCUMENT [PROMPT] [MODEL]
 

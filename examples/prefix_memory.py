@@ -1,4 +1,4 @@
-"""A document as a few vectors in front of a prompt: distil it, and ask with nothing, the vectors and the text in front.
+"""Distil a document into a memory, and ask with nothing, the memory and the text in front.
 
 python examples/prefix_memory.py [MODEL]
 """

@@ -1,4 +1,4 @@
-"""The library in ten lines: pack a text into [mem] vectors, look at what it took, and get it back.
+"""Pack a text into [mem] vectors, look at the report, and get the text back.
 
 python examples/quickstart.py [MODEL]
 """

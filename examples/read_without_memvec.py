@@ -1,4 +1,4 @@
-"""Read one record's vectors with safetensors and json alone: the format needs no memvec. See formats/SPEC.md.
+"""Read one record's vectors with safetensors and json alone, without memvec. formats/SPEC.md describes the format.
 
 python examples/read_without_memvec.py STORE [ROW]
 """

@@ -1,15 +1,15 @@
-"""Complete embedded prompts for engines that run elsewhere: vLLM offline, vLLM's server, and anything that reads .npy.
+"""Export complete embedded prompts for other engines: vLLM offline, vLLM's server, and programs that read .npy.
 
-Everything but `vllm_chat_messages` holds the *whole* prompt (BOS, template, memory, question), as the hook would feed it:
-those engines apply no template to embeddings. Only for the model the memory was made with.
+All functions but `vllm_chat_messages` export the *complete* prompt (BOS, template, memory, question), because those engines
+apply no template to embeddings. The engine must run the model that the memory belongs to.
 
 Known limits of the engines:
 - vLLM's server needs `--enable-prompt-embeds`, offline `LLM(…, enable_prompt_embeds=True)`. The server reads the tensors
-  with torch's own loader, which has been attacked through them (CVE-2025-62164): open it to trusted clients only.
-- vLLM's prefix cache has mixed up prompts of ids and embeddings (vllm#56655, open when this was written): switch it off
-  with `--no-enable-prefix-caching` for chats, or send whole prompts.
-- SGLang takes `input_embeds` (nested lists) with `--disable-radix-cache`; llama.cpp takes them as `llama_batch.embd` from C,
-  not from its server. `save_npy` writes what both need.
+  with torch's own loader, which has been attacked through them (CVE-2025-62164): accept trusted clients only.
+- vLLM's prefix cache has mixed up prompts of ids and embeddings (vllm#56655, open when this was written): disable it with
+  `--no-enable-prefix-caching` for chats, or send complete prompts.
+- SGLang takes `input_embeds` (nested lists) with `--disable-radix-cache`. llama.cpp takes them as `llama_batch.embd` from C,
+  not from its server. `save_npy` writes a file for both.
 
 Letters: P positions, M vectors, D width.
 """
@@ -30,12 +30,12 @@ from memvec.errors import UsageError
 from memvec.filesystem.paths import outside
 from memvec.formats import files
 from memvec.memory.memory import Memory
-from memvec.memory.prompt import Template, prompts_with, tensor
+from memvec.memory.prompt import prompts_with, tensor
 from memvec.memory.prompt_input import one_prompt
-from memvec.templates.template import SEPARATOR, Messages
+from memvec.templates.template import SEPARATOR, Messages, Template
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # what vLLM takes
-# What vLLM puts between the parts of a message, by the content format it finds in the chat template.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # accepted by vLLM
+# vLLM joins the parts of a message with these, by the content format of the chat template.
 JOINED_BY = {"string": "\n", "openai": ""}
 
 
@@ -43,7 +43,7 @@ JOINED_BY = {"string": "\n", "openai": ""}
 def prompt_embeds(
     model: Any, tokenizer: Any, prompt: str | Messages, memory: Memory | None, template: Template = "auto"
 ) -> Tensor:
-    """The complete embedded prompt, (P, D) in the model's dtype on the CPU. FingerprintError, UsageError."""
+    """Make a complete embedded prompt, (P, D) in the model's dtype on the CPU. FingerprintError, UsageError."""
     made = prompts_with(model, tokenizer, one_prompt(prompt), memory, template)
     return made.inputs_embeds[0].detach().cpu().contiguous()
 
@@ -51,7 +51,7 @@ def prompt_embeds(
 def vllm_inputs(
     model: Any, tokenizer: Any, prompt: str | Messages, memory: Memory | None, template: Template = "auto"
 ) -> dict[str, Tensor]:
-    """For `LLM(…, enable_prompt_embeds=True).generate(…)`, offline: {"prompt_embeds": (P, D)}. As `prompt_embeds`."""
+    """Make the input of `LLM(…, enable_prompt_embeds=True).generate(…)`: {"prompt_embeds": (P, D)}. As `prompt_embeds`."""
     return {"prompt_embeds": prompt_embeds(model, tokenizer, prompt, memory, template)}
 
 
@@ -65,9 +65,9 @@ def vllm_completion_body(
     served_model: str,
     **options: Any,
 ) -> dict[str, Any]:
-    """The JSON body of a POST to /v1/completions of a vLLM server with --enable-prompt-embeds. As `prompt_embeds`.
+    """Make the JSON body of a POST to /v1/completions of a vLLM server with --enable-prompt-embeds. As `prompt_embeds`.
 
-    `served_model`: the name the server knows the model by; `options`: max_tokens, temperature and whatever else it takes.
+    `served_model` is the server's name of the model. `options` are other fields, such as max_tokens and temperature.
     """
     embeds = prompt_embeds(model, tokenizer, prompt, memory, template)
     return {"model": served_model, "prompt_embeds": encode_tensor(embeds), **options}
@@ -84,13 +84,13 @@ def vllm_chat_messages(
     content_format: Literal["string", "openai"] = "string",
     dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, Any]]:
-    """`messages` for /v1/chat/completions of a vLLM server with --enable-prompt-embeds. UsageError.
+    """Make `messages` for /v1/chat/completions of a vLLM server with --enable-prompt-embeds. UsageError.
 
-    The server must know content parts of this type (vllm#40720, April 2026). The memory alone goes as embeddings, (M, D),
-    the question as text behind it; the server applies the template. It joins the parts of a message with a line end where
-    its chat template takes strings and with nothing where it takes parts (`content_format`, which the server logs at the
-    first chat); the blank line behind the memory allows for that. Equal to the hook's prompt where the tokenizer splits
-    at that blank line, so not for a prompt that begins with one.
+    The server must support content parts of this type (vllm#40720, April 2026). Only the memory is sent as embeddings,
+    (M, D); the question follows as text, and the server applies the template. The server joins the parts of a message with
+    a line end if its `content_format`, which it logs at the first chat, is "string", and with nothing if it is "openai".
+    The prompt is the same as memvec's if the tokenizer splits at the blank line behind the memory. It does not if `prompt`
+    begins with a line end.
     """
     words = SEPARATOR.removeprefix(JOINED_BY[content_format]) + prompt
     content = [
@@ -110,7 +110,7 @@ def save_npy(
     memory: Memory | None,
     template: Template = "auto",
 ) -> tuple[int, int]:
-    """Write the complete embedded prompt as a float32 .npy file; its shape (P, D). As `prompt_embeds`."""
+    """Write a complete embedded prompt as a float32 .npy file and return its shape (P, D). As `prompt_embeds`."""
     path = outside(path, "path")
     embeds = prompt_embeds(model, tokenizer, prompt, memory, template).float().numpy()
     buffer = io.BytesIO()
@@ -120,7 +120,7 @@ def save_npy(
 
 
 def encode_tensor(embeds: Tensor) -> str:
-    """Base64 of the tensor as torch saves it, which is what a vLLM server takes. UsageError for another dtype or shape."""
+    """Encode a tensor for a vLLM server: base64 of a file of torch.save. UsageError for another dtype or shape."""
     if embeds.ndim != 2 or embeds.dtype not in DTYPES:
         raise UsageError(
             f"embeddings are {tuple(embeds.shape)} {embeds.dtype}, expected (positions, width) of "

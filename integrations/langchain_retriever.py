@@ -1,4 +1,4 @@
-"""A LangChain retriever over a store: records found by their keys, as LangChain documents.
+"""A LangChain retriever for a store. It finds records by their keys and returns them as LangChain documents.
 
 from memvec.integrations.langchain_retriever import MemvecRetriever
 retriever = MemvecRetriever(store="letters.memvec", k=4)
@@ -33,17 +33,17 @@ OPTIONS = ("k", "documents", "min_score", "where", "decode")
 
 
 class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
-    """Records of a store as documents: their decoded, verified text, and where they come from as metadata.
+    """Finds records of a store. A document has the decoded, verified text of a record, and its source as metadata.
 
-    `invoke` and the rest take the fields `k`, `documents`, `min_score`, `where` and `decode` for one query, and
-    `search_kwargs` holds the same by name, as LangChain's own retrievers have it. Threads may share a retriever.
-    Without `decode` the text is empty and no model has to run: enough where the memory is what goes into the prompt.
-    The store is read when the retriever is made; make another to see what was packed since.
+    The fields `k`, `documents`, `min_score`, `where` and `decode` can also be passed to `invoke` for one query, or in
+    `search_kwargs`, as for other retrievers of LangChain. Threads may share a retriever. Without `decode` the text is empty
+    and no model runs, which is enough if the prompt gets the memory. The store is read when the retriever is made. Make
+    another one to search documents that were packed later.
     """
 
     store: str | Path
     k: int = 4
-    documents: tuple[str, ...] | str = ()  # names or patterns; none: all
+    documents: tuple[str, ...] | str = ()  # names or patterns; by default all
     min_score: float | Literal["auto"] | None = None
     where: dict[str, str] = Field(default_factory=dict)  # metadata that a document must have
     embedder: str | None = None
@@ -58,7 +58,7 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
         self._read()
 
     def __getstate__(self) -> dict[Any, Any]:
-        """The fields; whoever gets them opens the store again at the first query."""
+        """The fields. A copy opens the store again at its first query."""
         return {**super().__getstate__(), "__pydantic_private__": {"_opened": None}}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> MemvecRetriever:
@@ -76,7 +76,7 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
             return self._opened[1:]
 
     def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of one query: what is given, else what `search_kwargs` says, else the fields. UsageError."""
+        """The options of one query: from `given`, else from `search_kwargs`, else from the fields. UsageError."""
         named = {**self.search_kwargs, **given}
         if unknown := sorted(set(named) - {*OPTIONS, "verbose"}):
             raise UsageError(f"a query has no option {unknown[0]!r}, expected {', '.join(OPTIONS)}.")
@@ -102,6 +102,6 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun | None = None, **given: Any
     ) -> list[Document]:
-        # LangChain's own passes no options on.
+        # LangChain's own method drops the options.
         found: list[Document] = await run_in_executor(None, self._get_relevant_documents, query, **given)
         return found

@@ -1,16 +1,16 @@
-"""Memories as PEFT adapter folders, and back: PROMPT_TUNING (vectors), PREFIX_TUNING and CARTRIDGE (keys and values).
+"""Export memories as PEFT adapters: PROMPT_TUNING (vectors), PREFIX_TUNING and CARTRIDGE (keys and values).
 
-Each folder holds what PEFT reads (adapter_config.json, adapter_model.safetensors) and memvec.json, which says what model
-and documents it is of. `PeftModel.from_pretrained(model, folder)` loads it; nothing is trained.
+A folder holds the files of PEFT (adapter_config.json, adapter_model.safetensors) and memvec.json, which names the model and
+the documents. `PeftModel.from_pretrained(model, folder)` loads it. Nothing is trained.
 
 | adapter | rows of different lengths in one batch | size of a position |
 |---|---|---|
 | PROMPT_TUNING | wrong: PEFT drops the positions of padded rows. One row at a time, or rows of one length | D floats |
-| PREFIX_TUNING, CARTRIDGE | right under left padding, but for models with sliding windows: these count the padding | 2 · layers · key/value width floats |
+| PREFIX_TUNING, CARTRIDGE | right with left padding, except for models with sliding windows: these count the padding | 2 · layers · key/value width floats |
 
-PEFT puts an adapter before everything, where memvec puts a memory behind BOS and the chat template's first words. What
-stands before the memory therefore goes into the adapter (`before`), and only what comes after it into the prompt:
-`frame(tokenizer, prompt).after` of `memvec.templates.template`. All rows of a batch have one memory.
+PEFT puts an adapter before the whole prompt; memvec puts a memory behind BOS and the chat template's first words. So the
+tokens before the memory go into the adapter (`before`), and the model gets only the tokens after it:
+`frame(tokenizer, prompt).after` of `memvec.templates.template`. All rows of a batch have the same memory.
 
 Letters: M vectors, D width, P positions of `before` and the memory.
 """
@@ -37,7 +37,8 @@ from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS,
 from memvec.lm.adapters import unwrapped
 from memvec.memory.cached import CachedMemory
 from memvec.memory.memory import Memory
-from memvec.memory.prompt import Template, device_of, tensor
+from memvec.memory.prompt import device_of, tensor
+from memvec.templates.template import Template
 
 __all__ = [
     "export_cartridge",
@@ -51,14 +52,26 @@ __all__ = [
 def export_prompt_tuning(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any = None, before: Sequence[int] = ()
 ) -> Path:
-    """Write `memory` as a PROMPT_TUNING adapter: (len(before) + M, D) float32, exact. The folder; raises as below.
+    """Write a memory as a PROMPT_TUNING adapter: (len(before) + M, D) float32, without loss.
 
-    `before`: token ids to stand before the memory, as virtual tokens too: `frame(tokenizer, "").before` reproduces the
-    hook's prompt exactly when the model is then given `frame(tokenizer, prompt).after`. Without it the memory comes first
-    of all, before BOS and template, which is not where it was made for.
-    A trap of PEFT: in a left-padded batch padded rows come out wrong, since it drops their positions (and warns "Position
-    ids are not supported"). Give it one row at a time, or export keys and values.
-    `tokenizer` None: only the width of the model is compared. FingerprintError; UsageError when something is at `folder`.
+    In a left-padded batch, PEFT gets padded rows wrong, because it drops their positions (it warns "Position ids are not
+    supported"). Pass one row at a time, or export keys and values.
+
+    Args:
+        memory: The memory.
+        folder: A new or empty folder.
+        model: The model the memory belongs to.
+        tokenizer: Its tokenizer. With None, only the width of the model is compared.
+        before: Ids of the tokens before the memory. `frame(tokenizer, "").before` gives the prompt that memvec makes, if the
+            model then gets `frame(tokenizer, prompt).after`. Without them, the memory comes before BOS and template, which
+            is not the place it was trained for.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FingerprintError: The model is another one.
+        UsageError: The folder is not empty, or the memory has no vectors.
     """
     with loading_alone():
         from peft import PromptTuningConfig
@@ -83,12 +96,11 @@ def export_prompt_tuning(
 def export_prefix_tuning(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any, template: Template = "auto"
 ) -> Path:
-    """Write the keys and values of BOS, template and `memory` as a PREFIX_TUNING adapter. The folder.
+    """Write the keys and values of BOS, template and memory as a PREFIX_TUNING adapter. Return the folder.
 
-    (P, layers · 2 · key/value width) float32, right in left-padded batches; the model is given `frame(…).after`. It
-    cannot be imported again. A model with sliding windows counts padding between the prefix and a prompt, so its rows
-    must be of one length: a warning says so.
-    FingerprintError, UnsupportedModelError; UsageError when something is at `folder`.
+    The adapter has (P, layers · 2 · key/value width) float32 and cannot be imported again. The model then gets
+    `frame(…).after`, also in left-padded batches. A model with sliding windows counts the padding, so its rows must have
+    the same length: a warning says so. FingerprintError, UnsupportedModelError; UsageError if the folder is not empty.
     """
     with loading_alone():
         from peft import PrefixTuningConfig
@@ -100,16 +112,16 @@ def export_prefix_tuning(
 def export_cartridge(
     memory: Memory, folder: str | Path, model: Any, tokenizer: Any, template: Template = "auto"
 ) -> Path:
-    """The same as a CARTRIDGE adapter, which PEFT can also join with others. As `export_prefix_tuning`.
+    """Write the same as a CARTRIDGE adapter, which PEFT can join with others. As `export_prefix_tuning`.
 
-    MissingExtraError when the installed PEFT is too old to know cartridges.
+    MissingExtraError if the installed PEFT is too old for cartridges.
     """
     try:
         with loading_alone():
             from peft import CartridgeConfig
     except ImportError as error:
         raise MissingExtraError(
-            "this PEFT knows no cartridges. Upgrade it with `pip install -U peft`, or export as prefix tuning."
+            "this version of PEFT has no cartridges. Upgrade it with `pip install -U peft`, or export as prefix tuning."
         ) from error
     return _export_cache(memory, folder, model, tokenizer, template, CartridgeConfig)
 
@@ -157,7 +169,7 @@ def _check(memory: Memory, model: Any, tokenizer: Any) -> None:
     """FingerprintError for another model; UsageError for a memory without vectors."""
     if not len(memory):
         raise UsageError(
-            f"{', '.join(memory.documents)} has no vectors, only stored bytes. There is nothing to export."
+            f"{', '.join(memory.documents)} has no vectors, only raw bytes, so there is nothing to export."
         )
     width = int(unwrapped(model).get_input_embeddings().weight.shape[1])
     if tokenizer is not None:
@@ -177,9 +189,9 @@ def _origin(memory: Memory, before: Sequence[int]) -> dict[str, Any]:
 
 
 def _note(memory: Memory, before: Sequence[int]) -> str:
-    """What has to be known of an adapter once PEFT saved it again, which keeps its configuration alone.
+    """A note on the memory, for an adapter that PEFT saves again: PEFT keeps only the configuration.
 
-    It stands in a field that PEFT keeps, and reads only where it initialises an adapter with a text.
+    The note is in a field that PEFT keeps and reads only to initialise an adapter with a text.
     """
     return json.dumps({"format": ORIGIN_FORMAT, "before": len(before), "fingerprint": memory.fingerprint.id})
 

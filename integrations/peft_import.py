@@ -22,22 +22,22 @@ ORIGIN_FORMAT = "memvec.adapter/1"
 def import_prompt_tuning(
     folder: str | Path, fingerprint: Fingerprint | None = None, before: int | None = None
 ) -> Memory:
-    """Load the memory in a PROMPT_TUNING adapter, bit for bit where `export_prompt_tuning` wrote it.
+    """Load the memory in a PROMPT_TUNING adapter. If `export_prompt_tuning` wrote it, the memory is the same to the bit.
 
-    An adapter that PEFT trained or saved again has no memvec.json: its vectors become one part, rounded to float16.
+    An adapter that PEFT trained or saved again has no memvec.json. Its vectors become one part, rounded to float16.
 
     Args:
         folder: The adapter.
-        fingerprint: That of the adapter's base model (`memvec.fingerprint`), needed where there is no memvec.json.
+        fingerprint: The fingerprint of the adapter's base model (`memvec.fingerprint`). Needed without memvec.json.
         before: How many of the adapter's first vectors stand before the memory, for BOS and template. Needed for adapters that
-            memvec did not write: 0 where all were trained.
+            memvec did not write: 0 if all were trained.
 
     Returns:
         The memory, without the vectors before it.
 
     Raises:
-        NotFoundError: Something is missing.
-        UsageError: The adapter is of another kind, is damaged, or does not say what was not passed.
+        NotFoundError: A file is missing.
+        UsageError: The adapter is of another kind or damaged, or `fingerprint` or `before` is missing.
         FingerprintError: The adapter belongs to another model.
     """
     folder = Path(folder)
@@ -51,7 +51,7 @@ def import_prompt_tuning(
     if origin is None:
         if fingerprint is None:
             raise UsageError(
-                f"{str(folder)!r} has no {ORIGIN}, so it is not known what model it belongs to. Pass fingerprint="
+                f"{str(folder)!r} has no {ORIGIN}, so its model is not known. Pass fingerprint="
                 "memvec.fingerprint(model)."
             )
         vectors = _read_vectors(folder, fingerprint.width)
@@ -71,7 +71,7 @@ def import_prompt_tuning(
 
 
 def _before(folder: Path, config: dict[str, Any], owner: Fingerprint, given: int | None, there: int) -> int:
-    """How many of an adapter's vectors stand before its memory, as given or noted. UsageError, FingerprintError."""
+    """The number of an adapter's vectors before its memory, as passed or noted. UsageError, FingerprintError."""
     noted = _noted(config)
     if noted is None and given is None:
         raise UsageError(
@@ -88,7 +88,7 @@ def _before(folder: Path, config: dict[str, Any], owner: Fingerprint, given: int
 
 
 def _noted(config: dict[str, Any]) -> tuple[int, str] | None:
-    """(vectors before the memory, fingerprint id) as `_note` wrote them; None in adapters of others."""
+    """(vectors before the memory, fingerprint id) as `_note` wrote them; None if memvec did not write the adapter."""
     try:
         note = json.loads(config.get("prompt_tuning_init_text") or "")
         if note["format"] == ORIGIN_FORMAT and type(note["before"]) is int and type(note["fingerprint"]) is str:
@@ -105,7 +105,7 @@ def _read_vectors(folder: Path, width: int) -> Any:
 
     file = folder / WEIGHTS
     if not file.is_file():
-        raise NotFoundError(f"no {WEIGHTS} in {str(folder)!r}. Other formats are not read; save it as safetensors.")
+        raise NotFoundError(f"no {WEIGHTS} in {str(folder)!r}, the only format that is read. Save it as safetensors.")
     try:
         found = load_file(file).get(KEY)
     except SafetensorError as error:
@@ -118,7 +118,7 @@ def _read_vectors(folder: Path, width: int) -> Any:
     with np.errstate(over="ignore"):
         vectors = found.float().numpy().astype(np.float16)
     if not np.isfinite(vectors).all():
-        raise UsageError(f"{str(file)!r} holds values that float16 cannot. It cannot become a memory.")
+        raise UsageError(f"{str(file)!r} holds values outside the range of float16, so it cannot become a memory.")
     return vectors
 
 
@@ -140,13 +140,15 @@ def _parse_origin(folder: Path, origin: dict[str, Any]) -> tuple[Fingerprint, tu
 
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise NotFoundError(f"no {file.name} in {str(file.parent)!r}: it is no PEFT adapter.")
+        raise NotFoundError(f"no {file.name} in {str(file.parent)!r}, expected a PEFT adapter. Pass its folder.")
     if file.stat().st_size > limits.MANIFEST_BYTES:
-        raise UsageError(f"{str(file)!r} is larger than any adapter's. Export it again.")
+        raise UsageError(
+            f"{str(file)!r} is over {limits.MANIFEST_BYTES:,} bytes, too large for an adapter. Export it again."
+        )
     try:
         value = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
     if not isinstance(value, dict):
-        raise UsageError(f"{str(file)!r} holds no object. Export it again.")
+        raise UsageError(f"{str(file)!r} holds no JSON object. Export it again.")
     return value

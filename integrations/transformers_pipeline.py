@@ -22,38 +22,37 @@ from memvec.lm.adapters import unwrapped
 from memvec.memory.attach import mask_of, own_ids
 from memvec.memory.prompt import HasVectors, Memories, as_memories, embed, is_memory, pad_id, tensor
 from memvec.templates.rendering import refusals
-from memvec.templates.template import Frame, chat_frame, places, readable
+from memvec.templates.template import Frame, chat_frame, normalized_messages, places
 
 TASK = "memvec-text-generation"
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A prompt with a memory of its own."""
+    """A prompt with its own memory."""
 
     prompt: Any
     memory: HasVectors | None
 
 
 class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc]
-    """transformers' text generation with `memory=`, given at construction for every call or at one call.
+    """transformers' text generation with `memory=`, for all calls or for one.
 
-    A memory goes where `memvec.memory.prompt` puts it: at the start of the user's first message in chats, behind BOS in text.
-    Everything else is as in the base class.
+    In chats, the memory goes to the start of the user's first message; in text, behind BOS. All else is as in the base class.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """As the base class, and two more.
+        """Take the arguments of the base class and two more.
 
-        `memory` is a Memory that calls without one use. `allow_adapters` takes a model with active adapters.
+        `memory` is used by calls without a memory. `allow_adapters` accepts a model with active adapters.
         """
         self._allow_adapters = options.pop("allow_adapters", False)
         super().__init__(*args, **options)
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
-        """Complete prompts or chats. `memory`: one for all, None for none, or one (or None) for each of a list.
+        """Complete prompts or chats. `memory`: one for all, None for none, or one (or None) for each prompt of a list.
 
-        FingerprintError; UsageError for options that would leave a memory out, and for another number of memories.
+        FingerprintError; UsageError for options that would ignore a memory, and for a wrong number of memories.
         """
         memory: Memories = options.get("memory", self._preprocess_params.get("memory"))
         memories = as_memories(memory)
@@ -73,9 +72,9 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         return {**preprocess, **given}, forward, postprocess
 
     def preprocess(self, prompt_text: Any, memory: HasVectors | None = None, **options: Any) -> Any:
-        """Token ids of one prompt, its memory and, as "frame", the tokens before and after the memory.
+        """Make the token ids of a prompt, and with a memory its "frame": the tokens before and after the memory.
 
-        UsageError for a chat in which the memory has no place.
+        UsageError for a chat that has no place for a memory.
         """
         if isinstance(prompt_text, _Row):
             prompt_text, memory = prompt_text.prompt, prompt_text.memory
@@ -95,7 +94,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         for own in memories:
             if own is not None:
                 check_model(self.model, self.tokenizer, own.identity, allow_adapters=self._allow_adapters)
-        # Pass the memory in the arguments of this call. The model does not store it.
+        # In the arguments of this call only, so nothing is stored on the model.
         ids = model_inputs["input_ids"]
         rows = zip(
             [frames] if isinstance(frames, Frame) else frames,
@@ -112,18 +111,18 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         return super()._forward(inputs, **options, inputs_embeds=made["inputs_embeds"])
 
     def _chat(self, chat: Chat, options: dict[str, Any]) -> Any:
-        """The token ids of a chat and its frame. UsageError where it has none, or the template refuses the chat."""
+        """Make the token ids of a chat, and its frame. UsageError if it has none or the template refuses the chat."""
         names = ("tools", "documents", "continue_final_message")
         rendering = {name: options.get(name) for name in names} | (options.get("tokenizer_encode_kwargs") or {})
-        talk = readable(self.tokenizer, chat.messages, **rendering)
+        talk = normalized_messages(self.tokenizer, chat.messages, **rendering)
         with refusals():
             inputs = super().preprocess(Chat(talk), **options)
-        inputs["prompt_text"] = chat  # the answer repeats it as it was given
+        inputs["prompt_text"] = chat  # the answer repeats the original chat
         inputs["frame"] = chat_frame(self.tokenizer, talk, _own(inputs), **rendering)
         return inputs
 
     def _make_room(self, inputs: Any) -> Frame:
-        """The frame of a text, which may be a chat that was rendered before; else BOS comes first in `inputs`."""
+        """Make the frame of a text. It may be a rendered chat; if not, BOS is put first in `inputs`."""
         ids, where = _own(inputs), places(self.tokenizer)
         if where.find(ids) is None and where.bos is not None and ids[:1] != [where.bos]:
             inputs["input_ids"] = torch.tensor([[where.bos, *ids]], device=inputs["input_ids"].device)
@@ -138,7 +137,7 @@ def _own(inputs: Any) -> list[int]:
 
 
 def register() -> None:
-    """Make `transformers.pipeline("memvec-text-generation", …)` known. Done when this module is imported."""
+    """Register `transformers.pipeline("memvec-text-generation", …)`. Importing this module calls it."""
     if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is not MemoryTextGenerationPipeline:
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=MemoryTextGenerationPipeline, pt_model=AutoModelForCausalLM, type="text"
@@ -146,7 +145,7 @@ def register() -> None:
 
 
 def _as_list(prompts: Any) -> list[Any]:
-    """Prompts as the base class sees them, chats wrapped; one prompt, or one chat, is a list of one."""
+    """Make a list of prompts, with chats wrapped as in the base class. One prompt, or one chat, is a list of one."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if prompts and isinstance(prompts[0], Mapping):
         prompts = [prompts]

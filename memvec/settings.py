@@ -1,4 +1,4 @@
-"""Settings of a pack: one flat, validated value; every number says its unit."""
+"""Settings of a pack: flat dataclasses that check their values. Every number has its unit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from memvec.errors import UsageError
 # Measured on the default model (docs/LOG.md): behind an anchor three vectors take the 64 tokens that eight took without.
 NATS_PER_DIMENSION = 76 / 576
 DECODE_BATCH, DECODE_BATCH_GPU = 16, 1024  # records decoded at once
-MOST_RATIO = 16  # tokens a context vector may stand for unless only the gist is wanted
+MOST_RATIO = 16  # tokens for each context vector, unless only the gist is wanted
 
 
 Bounds = Mapping[str, tuple[float, float]]
 
 
 def check_fields(settings: Any, bounds: Bounds) -> None:
-    """UsageError unless every field of a settings object has its declared type and lies within its bounds."""
+    """Check that every field of a settings object has its declared type and is within its bounds. UsageError."""
     for field in fields(settings):
         value, kind = getattr(settings, field.name), str(field.type)
         if value is None and kind.endswith(" | None"):
@@ -35,30 +35,49 @@ def check_fields(settings: Any, bounds: Bounds) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PackSettings:
-    """What may be chosen about a pack. The defaults are measured on the default model (docs/LOG.md)."""
+    """Settings of exact vectors: how they are fitted and certified. The defaults are for the default model (docs/LOG.md).
 
-    nats_per_vector: float | None = None  # surprisal one vector is asked to carry [nats]; None: 76 at width 576
-    segment_tokens: int = 64  # most tokens in a segment
-    vectors: int | None = None  # exactly this many vectors a segment, cut to suit; None: as many as its nats ask for
-    anchor: bool = True  # a segment's first vector is the embedding of the model's BOS token, as it is
-    margin: float = 0.1  # logit gap under which a token is stored as a correction [logits]
-    max_corrections: float = 0.03  # corrected tokens a record may have, as a fraction of its tokens [0..1]
-    strict: bool = False  # no corrections of wrong tokens, only of thin margins
-    max_steps: int = 200  # optimiser steps of one attempt
-    patience: int = 60  # steps for which a fit aims at half its cap of corrections; from then on the cap is enough
-    refits: int = 2  # further attempts, each with half as many vectors again, before a segment goes raw
-    growth: int = 24  # steps after which a fit, which begins with a text's first part, has the whole
-    learning_rate: float = 5.0
-    weight_decay: float = 0.01
-    warmup: int = 2  # steps
-    cooling: int = 60  # steps in which the learning rate falls to its last value
-    last_rate: float = 0.2  # that, as a share of the learning rate [0..1]
-    geometric: bool = False  # it falls by the same factor each step, instead of in a line
-    seed: int = 0
-    memory: int | None = None  # most that activations may take [bytes]; None: 2 GiB, on a GPU a share of what is free
+    Attributes:
+        nats_per_vector, segment_tokens, vectors, anchor: How text is cut into segments, and how many vectors each gets.
+        margin, max_corrections, strict: The corrections that a record may have.
+        max_steps, patience, refits, growth: How long a fit goes on, and how often it is tried again.
+        learning_rate, weight_decay, warmup, cooling, last_rate, geometric: The optimiser.
+        seed: The start of all random numbers. On one thread, the same seed gives the same vectors.
+        memory: A limit on the machine's memory, or on the GPU's.
+
+    Raises:
+        UsageError: A value is out of its range or of another type.
+
+    Example:
+        >>> quick = memvec.PackSettings(max_steps=20, segment_tokens=32, learning_rate=1.0)
+        >>> report = memvec.pack([text_folder], tmp / "s.memvec", model=model, settings=quick)
+        >>> report.documents
+        2
+    """
+
+    # Surprisal that one vector is asked to carry [nats]. None: 76 at width 576, in proportion at other widths.
+    nats_per_vector: float | None = None
+    segment_tokens: int = 64  # Most tokens in a segment.
+    vectors: int | None = None  # Vectors of every segment. None: as many as its surprisal asks for.
+    anchor: bool = True  # The first vector of a segment is the embedding of the model's BOS token; it is not trained.
+    margin: float = 0.1  # A token whose margin is smaller is stored as a correction [logits].
+    max_corrections: float = 0.03  # Most corrections in a record, as a share of its tokens [0..1].
+    strict: bool = False  # Corrections may stand for thin margins only, not for wrong tokens.
+    max_steps: int = 200  # Most optimiser steps of one fit.
+    patience: int = 60  # Steps for which a fit aims at half of the allowed corrections; after them, all are allowed.
+    refits: int = 2  # Most refits of a segment, each with half as many vectors again. After them it is stored raw.
+    growth: int = 24  # A fit starts on the first 30 % of its segment and sees all of it after this many steps.
+    learning_rate: float = 5.0  # The learning rate of AdamW, after the warm-up.
+    weight_decay: float = 0.01  # The weight decay of AdamW.
+    warmup: int = 2  # Steps in which the learning rate rises to its full value.
+    cooling: int = 60  # Steps in which the learning rate falls to its last value.
+    last_rate: float = 0.2  # The last learning rate, as a share of the full one [0..1].
+    geometric: bool = False  # The learning rate falls by the same factor in each step, instead of linearly.
+    seed: int = 0  # The seed of the random starts.
+    memory: int | None = None  # Most bytes that activations may take. None: 2 GiB, or 40 % of a GPU's free memory.
 
     def __post_init__(self) -> None:
-        """UsageError when a value is out of its range or of another type."""
+        """Check the values. UsageError."""
         bounds: Bounds = {
             "nats_per_vector": (0.1, 1e6),
             "segment_tokens": (8, 4096),
@@ -81,49 +100,71 @@ class PackSettings:
 
     @property
     def grown(self) -> int:
-        """Steps until a fit has the whole of its text: half of few steps at most."""
+        """Steps after which a fit sees all of its segment, at most half of all its steps."""
         return min(self.growth, self.max_steps // 2)
 
     def budget(self, width: int) -> float:
-        """Nats one vector of `width` elements is asked to carry."""
+        """The nats of surprisal that one vector of `width` elements is asked to carry."""
         return self.nats_per_vector or NATS_PER_DIMENSION * width
 
     def allowed(self, tokens: int) -> int:
-        """Most corrections a record of N = `tokens` may have: the fraction, rounded up to a whole token."""
+        """Most corrections of a record of N = `tokens`: the share, rounded up to a token."""
         return math.ceil(self.max_corrections * tokens - 1e-9)
 
     def enough(self, tokens: int, steps: int = 0) -> int:
-        """Corrections at which a fit stops after `steps`: half the cap, so that float32 has room to differ; later the cap."""
+        """Most corrections with which a fit is done after `steps`.
+
+        At first half of those allowed, because certifying in float32 may find more. After `patience` steps all of them.
+        """
         return self.allowed(tokens) if steps > self.patience else round(self.max_corrections * tokens / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class ContextSettings:
-    """What may be chosen about context vectors. The defaults are measured on the default model (docs/LOG.md)."""
+    """Settings of context vectors: how memories are distilled. The defaults are for the default model (docs/LOG.md).
 
-    ratio: float = 4.0  # tokens of the text one vector stands for
-    gist: bool = False  # allow ratios over 16, at which names and numbers are lost
-    window_tokens: int = 512  # most tokens that share a record's vectors
-    steps: int = 180  # optimiser steps
-    learning_rate: float = 0.1
-    warmup: int = 10  # steps
-    question_rows: int = 4  # rows a step from questions about the text, for each 150 tokens or so of it
-    truth: float = 0.9  # share of the right answer, beside what the teacher says, in what a question teaches [0..1]
-    first_truth: float = 0.4  # the same of an answer's first token, which is more manner than matter [0..1]
-    sentence_answers: float = 0.25  # share of questions that the whole sentence answers, as a chat model does [0..1]
-    question_weight: float = 0.3  # of a question's own tokens in the loss, where those of answers have 1
-    aside_rows: int = 1  # rows a step about something else, for each 150 tokens or so of the text
-    aside_weight: float = 4.0  # of their tokens in the loss, where those of answers have 1
-    company: float = 0.3  # share of steps in which another document's vectors stand beside [0..1]
-    span: int = 0  # tokens of spans of the text asked for from their first words; 0: none
-    stride: int = 4  # tokens between the phases in which spans cover the text
-    span_share: float = 1.0  # of the spans of a phase that a step asks for [0..1]
-    span_weight: float = 1.0  # of their tokens in the loss, where those of answers have 1
-    seed: int = 0
-    memory: int | None = None  # as in PackSettings
+    Attributes:
+        ratio, gist, window_tokens: How text is cut into windows, and how many vectors each gets.
+        steps, learning_rate, warmup: The optimiser.
+        question_rows, truth, first_truth, sentence_answers, question_weight: The questions about the text.
+        aside_rows, aside_weight: Prompts that have nothing to do with the text. They keep a memory from doing harm.
+        company: How often a memory is trained next to another one.
+        span, stride, span_share, span_weight: Spans of the text, which a memory may be trained to continue.
+        seed: The start of all random numbers. On one thread, the same seed gives the same vectors.
+        memory: A limit on the machine's memory, or on the GPU's.
+
+    Raises:
+        UsageError: A value is out of its range or of another type, or there is nothing to learn from.
+
+    Example:
+        >>> short = memvec.ContextSettings(ratio=8, steps=60)  # for memvec.pack(…, kind="context", context=short)
+        >>> short.vectors_for(256)
+        32
+    """
+
+    ratio: float = 4.0  # Tokens of text for each vector.
+    gist: bool = False  # Allow a ratio above 16. Such memories lose names and numbers.
+    window_tokens: int = 512  # Most tokens in a window.
+    steps: int = 180  # Optimiser steps of each window.
+    learning_rate: float = 0.1  # The learning rate of AdamW, after the warm-up. From there it falls linearly to 2 %.
+    warmup: int = 10  # Steps in which the learning rate rises to its full value.
+    question_rows: int = 4  # Questions asked in a step, for each 150 tokens of the window.
+    truth: float = 0.9  # Share of the right answer in a question's target. The rest is the teacher's answer [0..1].
+    first_truth: float = 0.4  # The same share for an answer's first token, which is more style than fact [0..1].
+    sentence_answers: float = 0.25  # Share of questions answered by a full sentence, as a chat model does [0..1].
+    question_weight: float = 0.3  # Weight of a question's own tokens in the loss, where an answer's tokens weigh 1.
+    aside_rows: int = 1  # Unrelated prompts asked in a step, for each 150 tokens of the window.
+    aside_weight: float = 4.0  # Weight of their answers' tokens in the loss, where other answers' tokens weigh 1.
+    company: float = 0.3  # Share of steps in which another document's memory stands next to each memory [0..1].
+    span: int = 0  # Tokens in a span of the text, which is asked for by its first token. 0: none are asked for.
+    stride: int = 4  # Tokens between the phases. The spans of one phase cover the text once.
+    span_share: float = 1.0  # Share of a phase's spans that a step asks for [0..1].
+    span_weight: float = 1.0  # Weight of their tokens in the loss, where an answer's tokens weigh 1.
+    seed: int = 0  # The seed of all random choices.
+    memory: int | None = None  # Most bytes that activations may take. None: 2 GiB, or 40 % of a GPU's free memory.
 
     def __post_init__(self) -> None:
-        """UsageError when a value is out of its range or of another type."""
+        """Check the values. UsageError."""
         check_fields(
             self,
             {
@@ -149,12 +190,13 @@ class ContextSettings:
             },
         )
         if not self.question_rows and not self.span:
-            raise UsageError("question_rows and span are both 0: there would be nothing to learn. Give one of them.")
+            raise UsageError("question_rows and span are both 0, so there is nothing to learn from. Set one of them.")
         if self.ratio > MOST_RATIO and not self.gist:
             raise UsageError(
-                f"ratio is {self.ratio:g}; above {MOST_RATIO} names and numbers are lost. Pass gist=True if the gist is enough."
+                f"ratio is {self.ratio:g}, expected {MOST_RATIO} or less: above it, memories lose names and numbers. "
+                "Pass gist=True if the gist is enough."
             )
 
     def vectors_for(self, tokens: int) -> int:
-        """M for a window of N = `tokens`."""
+        """The number of vectors for a window of N = `tokens`."""
         return max(1, round(tokens / self.ratio))

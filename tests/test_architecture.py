@@ -67,7 +67,7 @@ def test_folders_cannot_be_imported_under_their_bare_names() -> None:
 def test_everything_public_is_there() -> None:
     for name in memvec.__all__:
         assert getattr(memvec, name) is not None
-    assert set(memvec._EXPORTS) - {"list"} | {"__version__"} == set(memvec.__all__) <= set(dir(memvec))
+    assert set(memvec._EXPORTS) - {"list", "open"} | {"__version__"} == set(memvec.__all__) <= set(dir(memvec))
     assert memvec.list is memvec.documents
     with pytest.raises(AttributeError, match="nothing"):
         _ = memvec.nothing  # type: ignore[attr-defined]

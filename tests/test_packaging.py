@@ -37,6 +37,7 @@ def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
     wanted = {name if name.startswith("memvec/") else f"memvec/{name}" for name in installed}
     assert wanted == {name for name in names if name.endswith(".py")}
     assert {"memvec/py.typed", "memvec/formats/SPEC.md", "memvec/formats/schemas/manifest.json"} <= set(names)
+    assert {f"memvec/cli/schemas/{f.name}" for f in (ROOT / "cli" / "schemas").glob("*.json")} <= set(names)
 
 
 def test_the_sdist_holds_the_sources(built: Path) -> None:

@@ -1,1 +1,7 @@
-"""Checkpoints: where a model's files are, and what they say about the model without loading it."""
+"""Find a model's files and read them without loading the model.
+
+A checkpoint is a folder with a configuration, weights and tokenizer files. It comes from a known name, a folder, a GGUF
+file or a hub id.
+
+An identity is what the files say about the model. It is cached until a file changes.
+"""

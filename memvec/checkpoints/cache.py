@@ -1,4 +1,4 @@
-"""Results of reading a checkpoint's files, kept so that the next call compares only the files' dates.
+"""Cache the results of reading a checkpoint's files, so that the next call compares only the files' dates.
 
 An entry is valid while every file in the folder has the same path, size, inode and times of change (of content and of
 inode). This detects a file that was replaced or written to, even if its date was set back. It cannot detect a change that
@@ -7,7 +7,6 @@ keeps all of these: damage below the file system, or a write while the clock is 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,13 +17,13 @@ from memvec.checkpoints.traits import sha256
 from memvec.filesystem.cache_folder import roots
 from memvec.formats import canonical, files
 
-RECENT_NS = 2_000_000_000  # a file changed within this may change again without a new date, on coarse file systems
-MOST = 100  # entries; the oldest go
+RECENT_NS = 2_000_000_000  # within this, a coarse file system may give a second change the same date [ns]
+MOST = 100  # most entries; the oldest are deleted
 FINGERPRINTS = "fingerprints"
 
 Stamp = list[list[Any]]  # [name, size, mtime_ns, ctime_ns, inode] of each file
 
-_unwritten: dict[str, Mapping[str, Any]] = {}  # entries by name, where no place could be written to
+_unwritten: dict[str, Mapping[str, Any]] = {}  # entries by name, if no place can be written to
 
 
 def kept(
@@ -61,13 +60,12 @@ def _fits(body: Mapping[str, Any], head: Mapping[str, Any]) -> bool:
 
 
 def _read(file: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The value in an entry; None unless it is whole, of this code and of these files."""
+    """The value in an entry. None if the entry is damaged, or of another version or other files."""
     try:
-        if not file.is_file():  # reading a pipe would wait for ever
+        if not file.is_file():  # reading a pipe would never end
             return None
-        envelope = json.loads(file.read_bytes())
-        body = envelope["entry"]
-        if sha256(body) != envelope["sha256"] or not _fits(body, head):
+        body = canonical.unseal("entry", file.read_bytes())
+        if not _fits(body, head):
             return None
         value: dict[str, Any] = body["value"]
         return value
@@ -76,7 +74,7 @@ def _read(file: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _keep(name: str, body: Mapping[str, Any]) -> None:
-    """Keep an entry in the first place that can be written to, else for this process."""
+    """Write an entry to the first place that can be written to. Without one, it lasts as long as this process."""
     for root in roots():
         try:
             _write(root / name, body)
@@ -90,7 +88,7 @@ def _keep(name: str, body: Mapping[str, Any]) -> None:
 
 def _write(file: Path, body: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(file, canonical.dumps({"entry": body, "sha256": sha256(body)}))
+    files.write_atomically(file, canonical.seal("entry", body))
     entries = sorted(file.parent.glob("*.json"), key=_date)
     for old in entries[:-MOST]:
         old.unlink(missing_ok=True)
@@ -99,5 +97,5 @@ def _write(file: Path, body: Mapping[str, Any]) -> None:
 def _date(file: Path) -> float:
     try:
         return os.path.getmtime(file)
-    except OSError:  # another process took it away
+    except OSError:  # another process deleted it
         return 0.0

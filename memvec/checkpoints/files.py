@@ -1,4 +1,4 @@
-"""A checkpoint's files: digests of its tensors, its embedding table and its tokenizer, without loading the model."""
+"""Read a checkpoint's files: digests of its tensors, its embedding table and its tokenizer, without loading the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.errors import NotFoundError, UnsupportedModelError
 from memvec.formats import canonical
 from memvec.guard import loading_alone
@@ -28,20 +28,20 @@ EMBEDDING_NAMES = (
 )
 BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
-RULES = 2  # of which files and tensors count; a change makes what was kept of checkpoints be read again
-THREADS = min(8, os.cpu_count() or 1)  # hashlib lets others run while it hashes
+RULES = 2  # version of the choice of files and tensors; after a change, cached results are made again
+THREADS = min(8, os.cpu_count() or 1)  # hashlib lets other threads run while it hashes
 
 
 @dataclass(frozen=True, slots=True)
 class TensorDigest:
-    """One tensor of a checkpoint: its sha256 over name, dtype, shape and bytes, and its dtype as safetensors spells it."""
+    """A tensor of a checkpoint: the sha256 of its name, dtype, shape and bytes, and its dtype as in safetensors."""
 
     sha256: str
     dtype: str
 
 
 def tensor_digests(folder: Path) -> dict[str, TensorDigest]:
-    """Every tensor of the checkpoint by name, in order, buffers left out. NotFoundError, UnsupportedModelError."""
+    """Digest every tensor of the checkpoint, by name in order, without buffers. NotFoundError, UnsupportedModelError."""
     found: dict[str, TensorDigest] = {}
     for file in weight_files(folder):
         with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -55,7 +55,7 @@ def tensor_digests(folder: Path) -> dict[str, TensorDigest]:
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that transformers loads as the weights of the checkpoint in `folder`, in order of name.
 
-    Other *.safetensors may lie beside them: a second copy, weights in another layout, an adapter's.
+    Other *.safetensors in the folder are left out: a second copy, weights in another layout, an adapter.
 
     Raises:
         NotFoundError: There are no weights as safetensors, or a file that the index names is missing.
@@ -80,7 +80,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def digests(data: bytes | mmap.mmap) -> dict[str, TensorDigest]:
-    """Every tensor in the bytes of a safetensors file by name, buffers left out."""
+    """Digest every tensor in the bytes of a safetensors file, by name, without buffers."""
     with memoryview(data) as view, ThreadPoolExecutor(THREADS) as threads:
         made = [
             (name, threads.submit(digest, view[begin:end], [name, dtype, shape]), dtype)
@@ -90,34 +90,34 @@ def digests(data: bytes | mmap.mmap) -> dict[str, TensorDigest]:
 
 
 def embedding_name(names: Iterable[str]) -> str | None:
-    """The name among `names` that an input-embedding tensor has; None where there is none."""
+    """The name among `names` of the tensor of input embeddings, or None."""
     there = list(names)
     return next((name for suffix in EMBEDDING_NAMES for name in there if name.endswith(suffix)), None)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of the checkpoint in `folder`. NotFoundError when it cannot be read."""
-    with loading_alone(), readable(folder):
+    """The tokenizer of the checkpoint in `folder`. NotFoundError if it cannot be read."""
+    with loading_alone(), reading_checkpoint(folder):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_config(folder: Path) -> Any:
-    """The configuration of the checkpoint in `folder`. NotFoundError when it cannot be read."""
-    with loading_alone(), readable(folder):
+    """The configuration of the checkpoint in `folder`. NotFoundError if it cannot be read."""
+    with loading_alone(), reading_checkpoint(folder):
         from transformers import AutoConfig
 
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def embedding_table(folder: Path) -> Any:
-    """The input embeddings (V, D) of the checkpoint in `folder`, as float16 numpy, nothing else of it loaded."""
-    with loading_alone():  # the first import of torch, which safetensors would do by itself
+    """Load only the input embeddings (V, D) of the checkpoint in `folder`, as float16 numpy."""
+    with loading_alone():  # safetensors would import torch, outside of this lock
         import torch  # noqa: F401
         from safetensors import safe_open
 
-    with readable(folder):
+    with reading_checkpoint(folder):
         for file in weight_files(folder):
             with safe_open(file, "pt") as tensors:  # numpy has no bfloat16
                 name = embedding_name(list(tensors.keys()))
@@ -127,7 +127,7 @@ def embedding_table(folder: Path) -> Any:
 
 
 def _indexed(folder: Path, index: str) -> list[Path]:
-    """The files that an index names. NotFoundError unless all of them are there."""
+    """The files that an index names. NotFoundError if one is missing."""
     found = json.loads((folder / index).read_bytes())
     places = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
@@ -149,7 +149,7 @@ def _plain(name: Any) -> bool:
 
 
 def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[str, str, list[int], int, int]]:
-    """(name, dtype, shape, first byte, end) of every tensor that counts."""
+    """(name, dtype, shape, first byte, end) of every tensor that is no buffer."""
     if len(data) < 8:
         raise ValueError("a safetensors file of under 8 bytes")
     (size,) = struct.unpack("<Q", data[:8])
@@ -167,7 +167,7 @@ def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[str, str, list[int], int
 
 
 def digest(part: memoryview, head: list[Any]) -> str:
-    """The digest of a tensor: its bytes behind its [name, dtype, shape]."""
+    """The sha256 of a tensor's [name, dtype, shape] and its bytes."""
     with part:
         made = hashlib.sha256(canonical.dumps(head))
         made.update(part)
@@ -176,7 +176,7 @@ def digest(part: memoryview, head: list[Any]) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own progress bars; memvec draws its own. Only within `loading_alone`."""
+    """Within: transformers draws no progress bars, because memvec draws its own. Only within `loading_alone`."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

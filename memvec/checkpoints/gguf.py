@@ -1,13 +1,12 @@
-"""Checkpoints made of GGUF files and kept in the cache. A damaged one is made again.
+"""Convert GGUF files to checkpoints in the cache. A damaged checkpoint is converted again.
 
-Each holds a list of its files with their digests, written when it was made. The files are compared with the list at the
-first use, and again whenever one of them has another date, size or inode than before (`identity_cache`).
+Each holds a list of its files with their digests. The files are compared with the list at the first use, and again when
+one of them has another date, size or inode than before (`cache`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -15,15 +14,13 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import cache as identity_cache
 from memvec.checkpoints.files import quiet
-from memvec.checkpoints.traits import sha256
 from memvec.errors import MemvecError, WriteError
 from memvec.filesystem.cache_folder import roots
 from memvec.formats import canonical, files
@@ -34,17 +31,17 @@ LIST_VERSION = 1
 SHELF = "converted"
 FOLDER = "models"
 SCRATCH = ".converting-"
-STALE_SECONDS = 600.0  # a scratch folder without a lock is removed when nothing was written to it for so long
+STALE_SECONDS = 600.0  # a scratch folder without a lock is removed if nothing was written to it for so long
 ABSENT = "it is not there"
 
 
 def targets(name: str, digest: str) -> list[Path]:
-    """Where the checkpoint of a GGUF file may be: in the cache, or in the temporary folder that stands in for it."""
+    """The places of a GGUF file's checkpoint: in the cache, or in the temporary folder that replaces it."""
     return [root / FOLDER / f"{name}-{digest[:12]}" for root in roots()]
 
 
 def fault(target: Path) -> str:
-    """Why the checkpoint at `target` must not be used; empty when every file is as it was made."""
+    """The reason not to use the checkpoint at `target`, or "" if every file is as it was written."""
     if not os.path.isdir(target):
         return "it is no folder" if os.path.lexists(target) else ABSENT
     wanted = _listed(target)
@@ -62,7 +59,7 @@ def fault(target: Path) -> str:
 
 
 def looks_whole(target: Path) -> bool:
-    """Are all files of the checkpoint at `target` there? They are not read."""
+    """Do all files of the checkpoint at `target` exist? They are not read."""
     wanted = _listed(target) or {"config.json": ""}
     return all(os.path.isfile(target / name) for name in wanted)
 
@@ -78,13 +75,13 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
         NotFoundError: The file is not a model.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # In this order in every thread: loading may lead here, and a conversion loads.
+    # In this order in every thread, because loading may convert and converting loads.
     with loading_alone(), _lock(target):
         if not fault(target):
             return
         _clear(target)
         scratch = target.parent / f"{SCRATCH}{target.name}-{secrets.token_hex(4)}"
-        scratch.mkdir()  # its mode follows the umask, where tempfile would give 0700
+        scratch.mkdir()  # its mode follows the umask; tempfile would give 0700
         old = scratch.with_name(f"{scratch.name}.old")
         reason = f"the checkpoint in {target} is not used: {again}; " if again else ""
         notify(f"{reason}converting {gguf.name} to a float32 checkpoint in {target} (once, about half a minute)")
@@ -92,7 +89,7 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
             _write(gguf, scratch)
             with contextlib.suppress(FileNotFoundError):
                 target.rename(old)
-            scratch.rename(target)  # so no other process sees half a folder
+            scratch.rename(target)  # so no other process sees an incomplete folder
         finally:
             _remove(scratch)
             _remove(old)
@@ -101,12 +98,12 @@ def convert(gguf: Path, target: Path, again: str, notify: Callable[[str], None])
 def seal(folder: Path) -> None:
     """Write the list of the files in `folder`. OSError, WriteError."""
     body = {"version": LIST_VERSION, "files": _digests(folder)}
-    files.write_atomically(folder / LIST, canonical.dumps({"list": body, "sha256": sha256(body)}))
+    files.write_atomically(folder / LIST, canonical.seal("list", body))
 
 
 def _write(gguf: Path, scratch: Path) -> None:
-    """The checkpoint of a GGUF file, in `scratch`. WriteError."""
-    with readable(gguf):
+    """Write the checkpoint of a GGUF file to `scratch`. WriteError."""
+    with reading_checkpoint(gguf):
         try:
             convert_gguf(gguf, scratch)
             readers = stat.S_IMODE(scratch.stat().st_mode) & 0o666
@@ -129,7 +126,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         drawn = getattr(modeling_gguf_pytorch_utils, "tqdm", None)  # a bar that no setting turns off
         modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
         try:
-            with readable(file):
+            with reading_checkpoint(file):
                 tokenizer = AutoTokenizer.from_pretrained(**source)
                 model = AutoModelForCausalLM.from_pretrained(
                     **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
@@ -143,11 +140,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
 def _listed(target: Path) -> Mapping[str, str] | None:
     """The digests in the checkpoint's list. None if there is no list, or it is damaged."""
     try:
-        kept: dict[str, Any] = json.loads((target / LIST).read_bytes())
-        body = kept["list"]
-        whole = sha256(body) == kept["sha256"] and body["version"] == LIST_VERSION
-        found: dict[str, str] | None = dict(body["files"]) if whole else None
-        return found
+        body = canonical.unseal("list", (target / LIST).read_bytes())
+        return dict(body["files"]) if body["version"] == LIST_VERSION else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -168,14 +162,14 @@ def _lock(target: Path) -> Iterator[None]:
 
 
 def _clear(target: Path) -> None:
-    """Remove what killed conversions left beside `target`. The caller holds the lock of `target`."""
+    """Remove the scratch folders of killed conversions beside `target`. The caller holds the lock of `target`."""
     for left in target.parent.glob(f"{SCRATCH}*"):
         if left.name.startswith(f"{SCRATCH}{target.name}-") or _stale(left):
             _remove(left)
 
 
 def _stale(left: Path) -> bool:
-    """Is no process working in it?"""
+    """Has every process left it?"""
     lock = left.parent / f"{left.name.removeprefix(SCRATCH).rpartition('-')[0]}.lock"
     try:
         if not lock.is_file():  # made by an older memvec

@@ -7,15 +7,15 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import cache, files, traits
 from memvec.checkpoints.files import load_config, load_tokenizer
 from memvec.errors import UnsupportedModelError
 from memvec.types import Fingerprint, Identity
 from memvec.version import __version__
 
-TABLE_TENSORS = 8192  # a table of more would be a large part of every generation of the manifest
-TABLE_DIGITS = 16
+TABLE_TENSORS = 8192  # most tensors in the table; more would make every generation of the manifest large
+TABLE_DIGITS = 16  # hex digits of each tensor's digest in the table
 
 
 def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
@@ -24,14 +24,14 @@ def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
 
 
 def identify_folder(folder: Path, source: str = "") -> Identity:
-    """The identity of the checkpoint in `folder`, read only if a file has changed. NotFoundError, UnsupportedModelError."""
-    with readable(folder):
+    """The identity of the checkpoint in `folder`. The files are read only after a change. NotFoundError, UnsupportedModelError."""
+    with reading_checkpoint(folder):
         value = cache.kept(folder, _version(), lambda: asdict(_read(folder)))
     return Identity(replace(Fingerprint(**value["fingerprint"]), source=source), value["tensors"], value["probe"])
 
 
 def _version() -> str:
-    """What changes when the same files could give another identity."""
+    """A value that changes when the same files could give another identity."""
     chosen = (
         traits.ARCHITECTURE_FIELDS,
         traits.PROBES,

@@ -1,7 +1,7 @@
 """Find the model that a store names, when the caller names none.
 
-A store may come from a stranger. So its model must be on this machine: nothing is downloaded or converted for it, and no
-folder inside a store counts as a model. The model that is found is compared with the store's fingerprint before it is loaded.
+A store may come from a stranger. So its model must be on this machine: nothing is downloaded or converted for it, and a
+folder inside a store is no model. The model is compared with the store's fingerprint before it is loaded.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ def folder_named(source: str, notify: Notify = silent) -> Path:
     """Return the checkpoint folder that a store names as its model.
 
     Args:
-        source: What the store's fingerprint calls the model: a known name, an absolute folder, or a hub id.
-        notify: Told what takes long.
+        source: The model's name in the store's fingerprint: a known name, an absolute folder, or a hub id.
+        notify: Called with a message before long work.
 
     Raises:
-        NotFoundError: It is not here, or a store may not name it. The message says to pass the model.
+        NotFoundError: The model is not on this machine, or a store may not name it. The message says to pass the model.
     """
     if source in KNOWN:
         return resolve(source, notify)
@@ -45,14 +45,14 @@ def folder_named(source: str, notify: Notify = silent) -> Path:
 
 
 def _converted(file: Path) -> Path:
-    """The checkpoint that a GGUF file was converted to before. To convert one that a store names, the caller has to name it."""
+    """The checkpoint that a GGUF file was converted to before. A GGUF file that only the store names is not converted."""
     if file.is_file() and file.suffix.lower() == ".gguf" and (found := converted_before(file)) is not None:
         return found
     raise _refused(str(file), "is no checkpoint folder here, and no GGUF file that was converted before")
 
 
 def _in_store(path: Path) -> bool:
-    """Does a folder lie in a store, links followed? Then whoever made the store made the model."""
+    """Is a folder in a store, with links followed? Then the store's author made the model."""
     real = path.resolve()
     return any(is_store(above) for above in (real, *real.parents))
 

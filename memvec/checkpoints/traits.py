@@ -1,4 +1,4 @@
-"""Traits: what a configuration and a tokenizer do, in values that can be compared."""
+"""Describe the behaviour of a configuration and a tokenizer in values that can be compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from memvec.formats import canonical
 
-# Behaviour only. The rest of a config (names, versions, training settings) may change without changing an output.
+# Other fields of a configuration (names, versions, training settings) do not change an output.
 ARCHITECTURE_FIELDS = (
     "activation_function",
     "attention_bias",
@@ -48,7 +48,8 @@ ARCHITECTURE_FIELDS = (
     "word_embed_proj_dim",
 )
 
-# What tokenizers disagree about: spaces, line ends, composed letters, joined emoji, digits, code, special look-alikes.
+# Texts that tokenizers treat differently: spaces, line ends, composed letters, joined emoji, digits, code, look-alikes of
+# special tokens.
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
     "  two  spaces\tand tab\r\nCRLF\n\n\nthree",
@@ -62,8 +63,8 @@ PROBES = (
 
 
 def architecture(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that change what the model says, as JSON has them."""
-    # Through attributes, not the file: configurations spell these names in their own ways and map them.
+    """The fields of a configuration that change the model's output, as JSON values."""
+    # Read attributes and not the file, because configurations map their own names to these.
     values = {name: getattr(config, name, None) for name in ARCHITECTURE_FIELDS}
     plain: dict[str, Any] = json.loads(json.dumps({name: value for name, value in values.items() if value is not None}))
     return plain
@@ -80,12 +81,12 @@ def vocabulary_of(tokens: Mapping[str, int]) -> str:
 
 
 def probe(tokenizer: Any) -> str:
-    """The sha256 of what a tokenizer makes of every probe."""
+    """The sha256 of a tokenizer's ids for all PROBES."""
     return sha256([_ids(tokenizer, text) for text in PROBES])
 
 
 def pieces(tokenizer: Any) -> list[str]:
-    """8 hex digits for what a tokenizer makes of each probe."""
+    """8 hex digits of the sha256 of a tokenizer's ids for each of PROBES."""
     return [sha256(_ids(tokenizer, text))[:8] for text in PROBES]
 
 

@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 
 ALONE = "in a batch of one"
 CANONICAL = "in float32 on the CPU"
-SLACK = 0.01  # how far a lead may lie under the certified one before it is doubted [logits]; numerics move it by less
+SLACK = 0.01  # a lead is in doubt if it is lower than the certified one by more [logits]; numerics change it by less
 VERDICT = (
     "The model's fingerprint is the store's and the record is as it was written, so neither another model nor damage "
     "explains it: arithmetic here differs by more than the margins allow, or the record never decoded"
 )
 
 ALLOWED = (
-    "The model was allowed although it may not be the one that packed the store, whose vectors it need not follow. Pass "
-    "that one as model=…"
+    "The model was allowed although it is not the one the store was packed with, so its output may differ. Pass the "
+    "original as model=…"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How a record was decoded, and what came out."""
+    """One way of decoding a record, and its result."""
 
     how: str
     ids: tuple[int, ...]  # (N,)
     data: bytes
 
     def gives(self, record: Record) -> bool:
-        """Are these the bytes that were packed?"""
+        """Are these the packed bytes?"""
         return hashlib.sha256(self.data).digest() == record.text_sha256
 
 
@@ -50,9 +50,9 @@ class Failure:
     """What a ReconstructionError says when no attempt gave the packed bytes."""
 
     tried: tuple[str, ...]
-    position: int | None  # the first token known to be in doubt; None when none stands out
-    evidence: str  # what `position` rests on, in words
-    verdict: str = VERDICT  # what the model has to do with it
+    position: int | None  # the first token in doubt; None if no token stands out
+    evidence: str  # why this token is in doubt, in words
+    verdict: str = VERDICT  # whether the model explains it
 
     def values(self) -> dict[str, Any]:
         """The fields, as keyword arguments of the error."""
@@ -90,7 +90,7 @@ class Retries:
 
 
 def is_canonical(lm: FrozenLM) -> bool:
-    """Does `lm` compute on the CPU, in float32 and with the attention that stores are certified with?"""
+    """Does `lm` compute as stores are certified: on the CPU, in float32, with the same attention?"""
     import torch
 
     from memvec.lm.attention import NAME
@@ -100,7 +100,7 @@ def is_canonical(lm: FrozenLM) -> bool:
 
 
 def attempt(lm: FrozenLM, record: Record, how: str) -> Attempt:
-    """`record` decoded by itself."""
+    """Decode `record` alone."""
     from memvec.decoding.greedy import decode
 
     (ids,) = decode(lm, [record.vectors], [record.tokens], [record.corrections], 1)
@@ -113,20 +113,20 @@ def text_bytes(lm: FrozenLM, ids: Sequence[int]) -> bytes:
 
 
 def examine(lm: FrozenLM, record: Record, attempts: Sequence[Attempt]) -> Failure:
-    """What wrong attempts show. The digest says only that a text is wrong; where it is wrong has to be inferred."""
+    """Find the first token in doubt among wrong attempts. The digest says only that the text is wrong, not where."""
     tried = tuple(made.how for made in attempts)
     position = next(
         (at for at, ids in enumerate(zip(*(made.ids for made in attempts), strict=True)) if len({*ids}) > 1), None
     )
     if position is not None:
-        evidence = "there the attempts differ, so that at least one of them is wrong; before it all may be"
+        evidence = "there the attempts differ, so at least one of them is wrong; tokens before it may be wrong in all"
         return Failure(tried, position, evidence)
     from memvec.decoding.greedy import measure
 
     ((leads, _),) = measure(lm, [record.vectors], [attempts[-1].ids], 1)
     least, stored = record.report.least_margin, {place for place, _ in record.corrections}
     for at, lead in enumerate(leads):
-        if at not in stored and not lead >= least - SLACK:  # a NaN lead is in doubt too
+        if at not in stored and not lead >= least - SLACK:  # not "<": a NaN lead is in doubt too
             evidence = f"it leads by {lead:.3g} logits, where none led by less than {least:.3g} when it was certified"
             return Failure(tried, at, evidence)
     return Failure(tried, None, "every attempt gave the same tokens, each with the lead it was certified with")

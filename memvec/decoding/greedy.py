@@ -1,7 +1,7 @@
-"""Free-running decoding: greedy, KV-cached, batched, with corrections put in where the vectors alone would go wrong.
+"""Free-running decoding: greedy, KV-cached, batched, with corrections in place of tokens that the vectors get wrong.
 
-Unpacking and certifying walk the same loop, so what was certified is what is decoded. Not transformers' generate():
-it refills stop tokens and penalties from the model's own settings. Letters: B rows, M vectors, N tokens, V vocabulary.
+Unpacking and certifying run the same loop, so a certified record decodes. transformers' generate() is not used: it takes
+stop tokens and penalties from the model's own settings. Letters: B rows, M vectors, N tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Choose = Callable[[int, Sequence[int], Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a free-running decode of rounded vectors showed."""
+    """The result of certifying a record: a free-running decode of its rounded vectors."""
 
     corrections: tuple[tuple[int, int], ...]  # (position, token) of every token that must be stored
-    wrong: int  # how many of them because the argmax is another token
-    least_margin: float  # least lead of a token left to the vectors [logits]; 0 when none is
+    wrong: int  # of these, tokens where the argmax is another token
+    least_margin: float  # least lead of a token that is not corrected [logits]; 0 if all are
     nats: float  # surprisal of the segment given its vectors [nats]
 
 
@@ -44,9 +44,9 @@ def decode(
     batch: int | None = None,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> list[list[int]]:
-    """Token ids of each record: `lengths[i]` tokens from vectors (M, D), corrections overriding the argmax.
+    """Decode records: `lengths[i]` token ids from vectors (M, D). Corrections replace the argmax.
 
-    `tick` is called after every step with the tokens it gave.
+    `tick` is called after every step with the number of new tokens.
     """
     forced = [dict(pairs) for pairs in corrections]
     out: list[list[int]] = [[] for _ in vectors]
@@ -70,7 +70,7 @@ def certify(
     margin: float,
     batch: int | None = None,
 ) -> list[Certificate]:
-    """Decode rounded vectors against what they should give; wherever wrong or under `margin`, note a correction."""
+    """Decode rounded vectors and compare with the targets. A token that is wrong or leads by less than `margin` [logits] becomes a correction."""
     measured = measure(lm, vectors, targets, batch)
     return [_judge(leads, ids, sum(nats), margin) for (leads, nats), ids in zip(measured, targets, strict=True)]
 
@@ -78,7 +78,7 @@ def certify(
 def measure(
     lm: FrozenLM, vectors: Sequence[Vectors], targets: Sequence[Sequence[int]], batch: int | None = None
 ) -> list[tuple[list[float], list[float]]]:
-    """For each record, of every true token: its logit's lead over the best other [logits], its surprisal [nats]."""
+    """For each record, the lead of every true token over the best other one [logits], and its surprisal [nats]."""
     leads: list[list[float]] = [[] for _ in vectors]
     nats: list[list[float]] = [[] for _ in vectors]
 
@@ -90,14 +90,14 @@ def measure(
         for row, lead, nat in zip(rows, (own - rival)[:, 0].tolist(), surprise[:, 0].tolist(), strict=True):
             leads[row].append(lead)
             nats[row].append(nat)
-        return true  # right, or to be corrected: either way the decoder goes on with it
+        return true  # a wrong token will be corrected, so the decoder always continues with the true one
 
     _run(lm, vectors, [len(ids) for ids in targets], choose, batch)
     return list(zip(leads, nats, strict=True))
 
 
 def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: float) -> Certificate:
-    # "not >=" rather than "<": a NaN lead must count as wrong.
+    # "not >=" rather than "<": a NaN lead is wrong.
     bad = [i for i, lead in enumerate(leads) if not (lead >= margin and lead > 0)]
     wrong = sum(not leads[i] > 0 for i in bad)
     kept = set(range(len(leads))) - set(bad)
@@ -106,9 +106,9 @@ def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: floa
 
 
 def rows_at_once(lm: FrozenLM, positions: int = 1) -> int:
-    """Records of so many positions decoded at once where nothing else is asked for.
+    """The default batch: how many records of so many positions are decoded at once.
 
-    On a GPU a step of many takes as long as one of few: as many as there is room for.
+    On a GPU a step takes the same time for many records, so the batch is as large as memory allows.
     """
     if lm.device.type != "cuda" or lm.recurrent:
         return DECODE_BATCH
@@ -123,9 +123,9 @@ def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choos
 
 
 def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], most: Callable[[int], int]) -> Iterator[list[int]]:
-    """Rows of one M together, longest first: no padding and no mask, so nothing can depend on a batch mate's length.
+    """Batches of rows with the same M, longest first. They need no padding and no mask, so rows do not affect each other.
 
-    `most` says how many rows of so many positions go together.
+    `most` gives the largest batch for a number of positions.
     """
     order = sorted(range(len(vectors)), key=lambda row: (len(vectors[row]), -lengths[row], row))
     at = 0
@@ -148,7 +148,7 @@ def _run_batch(
     logits, cache = lm.start(_stacked(lm, rows, vectors))
     for step in range(lengths[rows[0]]):
         running = [row for row in rows if lengths[row] > step]
-        if len(running) < len(rows):  # longest first, so those that go on are the first ones
+        if len(running) < len(rows):  # rows are sorted by length, so the running ones come first
             rows, logits = running, logits[: len(running)]
             cache = _first_rows(cache, len(running), lm.device)
         ids = choose(step, rows, logits)
@@ -159,7 +159,7 @@ def _run_batch(
 def _run_static(
     lm: FrozenLM, rows: list[int], vectors: Sequence[Vectors], lengths: Sequence[int], choose: Choose
 ) -> None:
-    """The same with a cache of fixed size, where there is one; rows that have ended are run along."""
+    """As `_run_batch`, with a cache of fixed size if there is one. Rows that have ended stay in the batch."""
     longest = lengths[rows[0]]
     cache = static_cache(lm, len(vectors[rows[0]]) + longest)
     if cache is None:
@@ -175,5 +175,5 @@ def _run_static(
 
 
 def _first_rows(cache: Any, count: int, device: torch.device) -> Any:
-    cache.reorder_cache(torch.arange(count, device=device))  # the one selection that states know too
+    cache.reorder_cache(torch.arange(count, device=device))  # caches of recurrent models have no other selection
     return cache

@@ -1,4 +1,4 @@
-"""What is right of a document that is not whole, under a name that nobody takes for the document."""
+"""Write the right segments of a damaged document, as NAME.partial, and the missing ranges, as NAME.partial.json."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PARTIAL, REPORT = ".partial", ".partial.json"
 def write_partial(
     folder: Path, document: Document, pieces: Sequence[Piece], taken: Collection[str], overwrite: bool
 ) -> tuple[list[str], str]:
-    """Write those of `pieces` that are right, end to end, and which bytes are missing; (files, a sentence on them).
+    """Write the right pieces end to end, and a report of the missing bytes. Return the files and a sentence on them.
 
-    Names in `taken` are documents of the same folder and are never written over.
+    Names in `taken` are documents in the same folder and are not overwritten.
     """
     right = [piece for piece in pieces if piece.error is None]
     if not right:
-        return [], "Nothing of it is right."
+        return [], "No segment of it is right."
     gaps = missing_ranges(document.bytes, [(piece.ref.start, piece.ref.start + piece.ref.length) for piece in right])
-    if not gaps:  # right one by one, but not together: it cannot be told which of them belongs to another version
-        return [], "Nothing of it was written: its records do not belong together."
+    if not gaps:  # each is right, but not all together: some belong to another version, and nothing says which
+        return [], "No segment was written: its records belong to different versions."
     names = [document.name + ending for ending in (PARTIAL, REPORT)]
     if len(names[1].rpartition("/")[2].encode()) > PART_BYTES:
-        return [], f"What is right of it was not written: {names[1]!r} is too long for a file name."
+        return [], f"Its right segments were not written: {names[1]!r} is too long for a file name."
     there = [name for name in names if _is_taken(folder, name, taken, overwrite)]
     if there:
-        return [], f"What is right of it was not written: {there[0]!r} is there already."
+        return [], f"Its right segments were not written: {there[0]!r} exists."
     data = b"".join(piece.data for piece in right)
     report = {
         "document": document.name,
@@ -51,13 +51,13 @@ def write_partial(
     except WriteError as error:
         if error.errno not in OF_THE_NAME:
             raise
-        return [], f"What is right of it was not written: {error.reason}."
+        return [], f"Its right segments were not written: {error.reason}."
     shown = ", ".join(f"{begin} to {end}" for begin, end in gaps[:3]) + (" and more" if len(gaps) > 3 else "")
     return names, f"{len(data)} of its {document.bytes} bytes are in {names[0]!r}; missing are bytes {shown}."
 
 
 def _is_taken(folder: Path, name: str, taken: Collection[str], overwrite: bool) -> bool:
-    """Does something lie there that must stay? On some file systems a name in `taken` leads to it by other letters."""
+    """Is there a file that must stay? On some file systems a name in `taken` that differs in case is the same file."""
     path = folder / name
     if name in taken or os.path.isdir(path):
         return True
@@ -68,7 +68,7 @@ def _is_taken(folder: Path, name: str, taken: Collection[str], overwrite: bool) 
 
 
 def missing_ranges(length: int, there: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The half-open ranges of [0, length) that the ascending ranges `there` leave out."""
+    """The half-open ranges of [0, length) that are not in the ascending ranges `there`."""
     gaps, reached = [], 0
     for begin, end in [*there, (length, length)]:
         if begin > reached:

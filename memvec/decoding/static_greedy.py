@@ -1,4 +1,4 @@
-"""Decoding on a GPU with a cache of fixed size, so that a step is one CUDA graph: launching its kernels takes longer than they do.
+"""Decoding on a GPU with a cache of fixed size. A step is one CUDA graph, because launching kernels takes longer than running them.
 
 Letters: B rows, M vectors, D width, N tokens, V vocabulary.
 """
@@ -13,14 +13,14 @@ from torch import Tensor
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.graphs import captured
 
-LEAST_STEPS = 3  # fewer are not worth a graph
+LEAST_STEPS = 3  # for fewer steps a graph does not pay
 
 
 class StaticDecode:
-    """Rows that are decoded together to the length of the longest. `logits` (B, V) are of the next token."""
+    """Decodes rows together, to the length of the longest. `logits` (B, V) belong to the next token."""
 
     def __init__(self, lm: FrozenLM, vectors: Tensor, tokens: int, cache: Any) -> None:
-        """Read vectors (B, M, D); N = `tokens` will follow, in a `cache` with room for both."""
+        """Read vectors (B, M, D). `cache` has room for them and for N = `tokens` more positions."""
         self.lm, self.cache = lm, cache
         self.logits, _ = lm.start(vectors, cache)
         self._ids = torch.zeros(len(vectors), dtype=torch.long, device=lm.device)
@@ -30,7 +30,7 @@ class StaticDecode:
 
     @torch.inference_mode()
     def advance(self, ids: Tensor) -> None:
-        """Read one more token of every row (B,)."""
+        """Read one more token for each row (B,)."""
         self._ids.copy_(ids)
         if self._graph is None:
             self.logits = self._compute()
@@ -50,13 +50,13 @@ class StaticDecode:
 
 
 def static_cache(lm: FrozenLM, positions: int) -> Any | None:
-    """An empty cache for so many positions; None where transformers has none that a graph can write to."""
+    """An empty cache for so many positions; None if transformers has no such cache that a graph can write to."""
     from transformers import StaticCache
     from transformers.cache_utils import StaticLayer
 
     if lm.recurrent:
         return None
     cache = StaticCache(config=lm.model.config, max_cache_len=positions)
-    # Others count their positions in Python, which a graph would not see; so did those of older versions.
+    # Other layers, and those of older versions, count their positions in Python, which a graph does not see.
     plain = all(type(layer) is StaticLayer and hasattr(layer, "cumulative_length") for layer in cache.layers)
     return cache if plain else None

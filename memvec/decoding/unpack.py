@@ -1,4 +1,4 @@
-"""`unpack`, `read` and `cat`: documents back from a store. Bytes leave only after their digest was compared."""
+"""`unpack`, `read` and `cat`: get documents back from a store. Bytes are given out only if they match their digest."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from memvec.errors import (
 )
 from memvec.filesystem.collisions import file_names
 from memvec.filesystem.document_writer import Landing
-from memvec.filesystem.names import no_document, several
 from memvec.filesystem.names import select as select_names
+from memvec.filesystem.names import several
 from memvec.filesystem.paths import outside
 from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
 from memvec.identity.verdict import Verdict
-from memvec.maintenance.sound import Broken, open_salvaged
-from memvec.store.documents import INCOMPLETE
+from memvec.maintenance.salvage import Broken, open_salvaged
+from memvec.store.documents import INCOMPLETE, missing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, UnpackReport
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Allow = Literal["identical", "precision", "relative"]
 OnError = Literal["fail", "skip", "partial"]
-LOST = "what it held is not known: documents are missing, and of others an older version may have come out"
+LOST = "its content is unknown: documents are missing, and of others an older version may have been read"
 
 
 @checked(allow=literal(Allow), on_error=literal(OnError))
@@ -205,29 +205,22 @@ def content(runtime: Runtime, document: str) -> bytes:
     """As `cat`."""
     live = runtime.store.documents()
     if document not in live:
-        raise missing(runtime.store, document)
+        raise runtime.store.missing(document)
     whole, _ = _readable([live[document]])
     (restored,) = _restore(Reader(runtime), _Choice(runtime.store, whole), "fail")
     assert restored.data is not None  # an error was raised
     return restored.data
 
 
-def missing(store: Store, name: str) -> NotFoundError:
-    """The error for a document that is not there, or not whole."""
-    if _is_version(store, name):
-        return NotFoundError(f"{name!r} is {INCOMPLETE}.")
-    return no_document(name, store.documents(), store.path)
-
-
 def select(store: Store, asked: Sequence[str], others: Collection[str] = ()) -> list[StoredDocument]:
-    """Live documents by exact name or pattern (see `memvec.filesystem.names`), all where `asked` is empty.
+    """Choose live documents by exact name or pattern (see `memvec.filesystem.names`); all if `asked` is empty.
 
-    NotFoundError for one that matches none of them, and none of the names in `others`.
+    NotFoundError for a pattern that matches none of them and no name in `others`.
     """
     live = store.documents()
     known = {*live, *others}
     if begun := [text for text in several(asked) if text not in known and _is_version(store, text)]:
-        raise missing(store, begun[0])
+        raise store.missing(begun[0])
     return [live[name] for name in select_names(asked, known).names if name in live]
 
 
@@ -279,14 +272,14 @@ def _choose(store: str | Path | Store | Runtime, asked: Sequence[str], on_error:
 def _readable(
     documents: Sequence[StoredDocument], strict: bool = True
 ) -> tuple[list[StoredDocument], list[tuple[str, str]]]:
-    """Those of `documents` whose content is whole, the others as (name, reason); `strict`: an error if all are others."""
+    """(complete documents, (name, reason) of the others). With `strict`, raise an error if none is complete."""
     whole = [stored for stored in documents if stored.complete]
     begun = [stored.document.name for stored in documents if stored.records and not stored.complete]
     empty = [stored.document.name for stored in documents if not stored.records]
     if strict and not whole and empty:
         raise NoContentError(*empty)
     if strict and not whole and begun:
-        raise NotFoundError(f"{begun[0]!r} is {INCOMPLETE}.")
+        raise missing(begun[0], begun)
     return whole, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
 
 
@@ -327,7 +320,7 @@ def _joined(stored: StoredDocument, pieces: Sequence[Piece]) -> Restored:
 
 
 def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:
-    """Those of `refs`, in order of bytes, that do not lie across each other."""
+    """Sort records by their first byte and leave out those that overlap an earlier one."""
     kept: list[RecordRef] = []
     for ref in sorted(refs, key=lambda ref: ref.start):
         if not kept or ref.start >= kept[-1].start + kept[-1].length:
@@ -336,13 +329,13 @@ def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:
 
 
 def _check_places(folder: Path, names: Sequence[str], store: Path) -> None:
-    """UsageError, before anything is decoded, when a document cannot be written where it belongs."""
+    """Raise UsageError before anything is decoded, if a document cannot be written to its place."""
     advice = "Pass another output folder."
     root, own = Path(os.path.realpath(folder)), Path(os.path.realpath(store))
     for above, name in {name.rpartition("/")[0]: name for name in names}.items():
         parent = folder / above
         real = Path(os.path.realpath(parent))
-        # The name was checked when it was read; a link already lying in the folder could still lead out of it.
+        # The name is safe, but a link in the folder could still lead out of it.
         if not real.is_relative_to(root):
             raise UsageError(f"{name!r} would be written outside {str(folder)!r} through a link. {advice}")
         if real.is_relative_to(own):

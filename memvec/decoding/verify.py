@@ -1,4 +1,4 @@
-"""`verify`: is a store what was written (no model needed), and with `decode`, does it still give its documents back."""
+"""`verify`: compare a store with its digests, without a model, and with `decode` decode its documents and compare them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ FEW_AT_ONCE = 32  # records
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a verify looked at and found; the field names are those of `--json`."""
+    """What `verify` checked and found. The JSON output has the same fields."""
 
-    ok: bool  # nothing that was looked at is wrong; with `partial` not everything was looked at
+    ok: bool  # no problem was found; with `partial` not everything was checked
     shards: int
     records: int
     documents: int
     incomplete: tuple[str, ...]  # documents of an interrupted pack; no damage
-    decoded: int  # records turned back to bytes and compared; never context ones
+    decoded: int  # records decoded and compared; context records do not decode
     seconds: float
     problems: tuple[Problem, ...]
-    context_records: int = 0  # checked as far as digests and their report go; they do not decode
-    checked: int = 0  # records of which the digest was compared
-    decodable: int = 0  # records that a whole `decode` turns back to bytes
-    escalated: int = 0  # records that came out right only when they were decoded again
-    sampled: bool = False  # only a sample was to be decoded
-    partial: bool = False  # something that was asked for was not looked at, for the sample or for want of time
+    context_records: int = 0  # their digests and reports are checked; they do not decode
+    checked: int = 0  # records whose digest was compared
+    decodable: int = 0  # records that a complete `decode` decodes
+    escalated: int = 0  # records that were right only when they were decoded again
+    sampled: bool = False  # only a sample was decoded
+    partial: bool = False  # not everything was checked, because of the sample or the time limit
 
 
 @checked(sample=anything)
@@ -123,7 +123,7 @@ def verify(
 
 
 class _TimeIsUp(Exception):
-    """Raised in the middle of things; what was finished counts."""
+    """Stops the check. The report has what was checked until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +132,16 @@ class _Part:
 
     version: StoredDocument
     records: tuple[RecordRef, ...]
-    begins: bool  # with the first record of the version
-    ends: bool  # with the last one, and all others came before
+    begins: bool  # it has the first record of the version
+    ends: bool  # it has the last record, and the parts before it have all others
 
 
 @dataclass(slots=True)
 class _Run:
-    """A verify while it goes on."""
+    """A verification in progress."""
 
     store: Store
-    until: float | None  # on the clock of perf_counter [s]
+    until: float | None  # the time limit, as perf_counter [seconds]
     watch: Watch
     problems: list[Problem] = field(default_factory=list)
     checked: int = 0
@@ -149,19 +149,19 @@ class _Run:
     finished: bool = False
 
     def at_once(self, reader: Reader, decode: bool) -> int:
-        """Records taken together: few where time may run out, as those that are not finished do not count."""
+        """Records decoded together: few with a time limit, because a batch that is not finished is not reported."""
         if self.until is not None:
             return FEW_AT_ONCE
-        return reader.at_once if decode else RECORDS_AT_ONCE  # to know the device is to load torch
+        return reader.at_once if decode else RECORDS_AT_ONCE  # `at_once` loads torch
 
     def watch_time(self, progress: Progress) -> None:
-        """As `watch`, with an end."""
+        """As `watch`, and stops the check at the time limit."""
         self.watch(progress)
         if self.until is not None and time.perf_counter() > self.until:
             raise _TimeIsUp
 
     def structure(self) -> None:
-        """Everything wrong with shards and keys, as far as it can be told without joining documents."""
+        """Check shards, records and key files, without joining documents."""
         progress = Progress(stage="checking digests")
         for number, entry in enumerate(self.store.manifest.shards):
             self.watch_time(progress)
@@ -191,7 +191,7 @@ class _Run:
                 self.problems.append(problem(keys.path, error))
 
     def contents(self, reader: Reader, parts: Sequence[_Part], decode: bool) -> None:
-        """Every record that gives other bytes than were packed, and every document whose records do not join to it."""
+        """Check that records give the packed bytes, and that these join to the documents."""
         joined, wrong, left = hashlib.sha256(), False, len(parts)
         self.finished = not left
         chosen = [replace(part.version, records=part.records) for part in parts]
@@ -217,7 +217,7 @@ class _Run:
 
     def _wrong(self, version: StoredDocument, piece: Piece) -> Problem:
         place = f"{self.store.manifest.shards[piece.ref.shard].path} record {piece.ref.row}"
-        why = f"{version.document.name}: gives other bytes than were packed"
+        why = f"{version.document.name}: decodes to other bytes than were packed"
         if piece.error is not None and piece.error.tried:
             at = "" if piece.error.position is None else f"token {piece.error.position}: "
             why += f" ({', then '.join(piece.error.tried)}; {at}{piece.error.evidence})"
@@ -225,7 +225,7 @@ class _Run:
 
 
 def sample_size(sample: str | int, records: int) -> int:
-    """How many of `records` "5%" or 20 is: at least one, at most all. UsageError."""
+    """The number of records in a sample of "5%" or 20 of `records`: at least one, at most all. UsageError."""
     text = str(sample).strip()
     if not re.fullmatch(r"[0-9]{1,18}|[0-9]{0,3}\.?[0-9]{1,18}\s*%", text):
         raise UsageError(f"sample is {text!r}, expected a number of records, or a share as in 5%.")
@@ -253,19 +253,18 @@ def _parts(
     at_once: int,
     shuffled: bool,
 ) -> list[_Part]:
-    """What is to be turned back to bytes, in the order that it is done in."""
+    """The records to decode, in that order."""
     chance, drawn = random.Random(seed), None
     versions = [v for v in versions if v.records]
     if not decode:
-        # Without a model only what is raw as a whole can be joined and compared; with it, all content. A memory has no
-        # bytes to compare: its digests and its report are all there is.
+        # Without a model only documents whose records are all raw can be compared. Memories have no bytes to compare.
         versions = [v for v in versions if all(_is_raw(store, ref) for ref in v.records)]
     if sample is not None:
         fitted = [ref for v in versions for ref in v.records if not _is_raw(store, ref)]
         drawn = set(chance.sample(fitted, sample_size(sample, len(fitted))))
         drawn |= {ref for v in versions for ref in v.records if _is_raw(store, ref)}
     if shuffled:
-        chance.shuffle(versions)  # so that runs with other seeds reach other documents before time is up
+        chance.shuffle(versions)  # other seeds reach other documents within the time limit
     return [part for version in versions for part in _cut(version, drawn, at_once)]
 
 

@@ -1,22 +1,33 @@
-"""Questions about documents: a user's file, and cloze questions made from the text by rule. Knows no model."""
+"""Questions about documents: read from a user's file, or made from the text by rules. Knows no model."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from memvec.errors import UsageError
-from memvec.evaluation.words import MARKS, sentences, telling, telling_places
 from memvec.filesystem.text_files import read_lines
 
 FIELDS = ("document", "question", "answer")
 BLANK = "____"
 MOST_BLANK_WORDS = 4
+LEAST_WORDS = 5  # shorter sentences give no questions
+MARKS = ".,;:!?\"'()"
+_COMMON = (
+    "a about after again all also an and any are as at be because been before but by can could did do does each for "
+    "from had has have he her here him his i if in into is it its just may me might more most must my no not of off "
+    "on once only or our out over shall she should since so such than that the their them then there these they this "
+    "those to too under until up us very was we were what when where which while who whom whose will with would you "
+    "your "
+)
+COMMON = frozenset(_COMMON.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,7 @@ class Question:
         answer: The right answer.
 
     Raises:
-        UsageError: One of the three is no text, or has no words.
+        UsageError: One of the three is not a string, or is empty.
 
     Example:
         >>> memvec.Question("harbour.txt", "When do the pilots row out?", "at six").answer
@@ -43,24 +54,24 @@ class Question:
     answer: str
 
     def __post_init__(self) -> None:
-        """UsageError unless each of the three is a text with words."""
+        """UsageError unless each of the three is a string with words."""
         for name in FIELDS:
             _check(name, getattr(self, name))
 
 
 def read_questions(file: str | Path) -> list[Question]:
-    """Read questions from a file of JSON lines `{"document": …, "question": …, "answer": …}` in UTF-8.
+    """Read questions from a UTF-8 file of JSON lines `{"document": …, "question": …, "answer": …}`.
 
     Args:
-        file: The file. Lines that are empty are skipped, other fields of an object are ignored.
+        file: The file. Empty lines are skipped, and other fields of an object are ignored.
 
     Returns:
-        The questions, in order.
+        The questions, in the order of the file.
 
     Raises:
-        NotFoundError: No such file.
-        ReadError: The system refused to read it.
-        UsageError: A line is no such object, named by its number, or there is no question.
+        NotFoundError: The file does not exist.
+        ReadError: The system refused to read the file.
+        UsageError: A line is not such an object, or the file holds no question. The message names the line.
     """
     found = []
     for number, line in enumerate(read_lines(file), 1):
@@ -81,7 +92,7 @@ def read_questions(file: str | Path) -> list[Question]:
 
 
 def _question(line: str) -> Question:
-    """The question in a line. ValueError says what is wrong with it."""
+    """The question in a line. ValueError names the fault."""
     value = json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
     if not isinstance(value, dict):
         raise ValueError(f"{reprlib.repr(value)} is no object")  # noqa: TRY004  # of what the user wrote
@@ -112,8 +123,24 @@ def _constant(name: str) -> None:
     raise ValueError(f"not JSON, which has no {name}")
 
 
+def sentences(text: str) -> list[list[str]]:
+    """The words of each sentence, sentences of fewer than LEAST_WORDS left out."""
+    found = [sentence.split() for sentence in re.split(r"(?<=[.!?;])\s+", text)]
+    return [words for words in found if len(words) >= LEAST_WORDS]
+
+
+def telling(word: str) -> bool:
+    """Is a word worth asking for: a name, a number or a long word?"""
+    return word[0].isupper() or word[0].isdigit() or len(word) > 6
+
+
+def telling_places(words: Sequence[str]) -> list[int]:
+    """The places of the telling words of a sentence. Its first word is left out, because it always has a capital."""
+    return [place for place in range(1, len(words)) if telling(words[place])]
+
+
 def cloze_questions(document: str, text: str, count: int, seed: int = 0) -> list[Question]:
-    """Up to `count` sentences of the text with a name, a number or a long word blanked out, none twice, in order."""
+    """Up to `count` questions, each a sentence of the text with a blank for a name, a number or a long word. No two are the same."""
     chance = random.Random(f"{seed} {document} {text}")
     told = sentences(text)
     places = [(number, place) for number, words in enumerate(told) for place in telling_places(words)]

@@ -1,4 +1,8 @@
-"""Identities: what model and tokenizer vectors belong to, computed from a checkpoint's files without loading it."""
+"""Compare models with a fingerprint: a checkpoint by its files, and a loaded model by what is in memory.
+
+`fingerprint` and `identify` read the files of a checkpoint. `check_identity` compares two identities. `check_model` compares
+a model that was loaded by other code; `weights` and `vocabularies` do its parts. `match` finds and loads a store's model.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +26,36 @@ NEAR = 0.05  # nats by which float32 results of two machines may differ
 
 @checked()
 def fingerprint(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Fingerprint:
-    """The fingerprint of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
+    """Read the fingerprint of a model from its files. The model is not loaded.
+
+    Args:
+        model: A known name, a folder, a GGUF file or a hub id.
+        notify: Told what takes long.
+
+    Returns:
+        The fingerprint. Two models with the same one give the same answers.
+
+    Raises:
+        NotFoundError: There is no such model.
+        UnsupportedModelError: memvec cannot use the model.
+        ReadError: The system refuses to read a file.
+
+    Example:
+        >>> memvec.fingerprint(model).id == memvec.open(store).identity.fingerprint.id
+        True
+    """
     return identify(model, notify).fingerprint
 
 
 def identify(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Identity:
-    """The identity of a model by name, folder, GGUF file or hub id. NotFoundError when it cannot be had."""
+    """Read the identity of a model by name, folder, GGUF file or hub id. NotFoundError, UnsupportedModelError."""
     folder = resolve(model, notify)
     notify("fingerprinting the model")
     return identify_folder(folder, source=lasting_name(model))
 
 
 def compared(stored: Identity, found: Identity, folder: Path | None = None) -> Comparison:
-    """Two identities, compared; with the `folder` of the found one, with what its tokenizer adds to that."""
+    """Compare two identities. With the `folder` of `found`, hints say how its vocabulary differs."""
     made = compare(stored, found)
     if folder is None or all(field != "vocabulary" for field, _, _ in made.differences):
         return made
@@ -42,31 +63,31 @@ def compared(stored: Identity, found: Identity, folder: Path | None = None) -> C
 
 
 def check_identity(expected: Identity, found: Identity, folder: Path | None = None) -> None:
-    """FingerprintError with the verdict and what differs unless both stand for the same model and tokenizer."""
+    """Raise FingerprintError, with the verdict and the differences, unless both are the same model and tokenizer."""
     made = compared(expected, found, folder)
     if made.verdict is not Verdict.IDENTICAL:
         raise made.error()
 
 
 def check_fingerprint(expected: Fingerprint, found: Fingerprint) -> None:
-    """FingerprintError with every differing field unless both stand for the same model and tokenizer."""
+    """Raise FingerprintError, with every differing field, unless both are the same model and tokenizer."""
     check_identity(Identity(expected), Identity(found))
 
 
 def check_model(model: Any, tokenizer: Any, expected: Fingerprint | Identity, *, allow_adapters: bool = False) -> None:
-    """Refuse a loaded model and tokenizer that are not those of `expected`, as they are in memory now.
+    """Compare a loaded model and tokenizer, as they are in memory now, with the ones that vectors belong to.
 
-    Weights are looked at once for each model object, and again once they were changed. Special tokens that were added to the
-    tokenizer do not count, since they split no text otherwise.
+    The weights are compared once for each model object, and again after a change. Special tokens that were added to the
+    tokenizer are ignored, because they do not change how it splits text.
 
     Args:
         model: A transformers model, also inside PEFT's, torch.compile's or DataParallel's wrappers.
         tokenizer: Its tokenizer.
-        expected: What vectors belong to. An identity with a store's probe tells more models than a fingerprint.
+        expected: The model the vectors belong to. An identity with a store's probe recognises more models than a fingerprint.
         allow_adapters: Take a model with active adapters whose weights below them are right.
 
     Raises:
-        FingerprintError: An adapter is active, or something differs, or it cannot be told whether the weights do.
+        FingerprintError: An adapter is active, something differs, or the weights cannot be compared.
     """
     from memvec.identity.vocabularies import traits_of
     from memvec.lm.adapters import active_adapters, unwrapped
@@ -89,12 +110,12 @@ def check_model(model: Any, tokenizer: Any, expected: Fingerprint | Identity, *,
     )
     if found != known.fingerprint:
         check_identity(known, Identity(found))
-    if not any("merged" in adapter for adapter in adapters):  # whose weights are other ones, which is allowed then
+    if not any("merged" in adapter for adapter in adapters):  # a merged adapter changed the weights, and was allowed
         check_weights(inner, known)
 
 
 def check_weights(model: Any, known: Identity) -> None:
-    """FingerprintError unless the weights of a model in memory are found to be those of `known`, now or before."""
+    """Raise FingerprintError unless the weights of a model in memory are those of `known`, now or when last compared."""
     from memvec.identity import weights
 
     if weights.looked_at(model, known.fingerprint):
@@ -111,7 +132,7 @@ def _look_at_weights(model: Any, known: Identity) -> None:
 
     expected, folder, of_files = known.fingerprint, _folder_of(model), None
     if folder is not None:
-        with contextlib.suppress(MemvecError):  # a folder that is no checkpoint any more says nothing
+        with contextlib.suppress(MemvecError):  # the folder may hold no checkpoint any more
             of_files = fingerprint_folder(folder)
     same_files = of_files is not None and (of_files.weights, of_files.embedding) == (
         expected.weights,
@@ -123,7 +144,7 @@ def _look_at_weights(model: Any, known: Identity) -> None:
             return
         if of_files is not None:
             check_fingerprint(expected, replace(expected, weights=of_files.weights, embedding=of_files.embedding))
-        _ask(model, known, unproven, "its files are not there to compare with", ROUNDING)
+        _ask(model, known, unproven, "its files are not here to compare it with", ROUNDING)
         return
     made = weights.with_files(model, folder)
     if made.differing:
@@ -138,13 +159,13 @@ def _look_at_weights(model: Any, known: Identity) -> None:
             model,
             known,
             ("weights",),
-            f"{', '.join(others)} are not as in its files",
+            f"{', '.join(others)} differ from its files",
             ROUNDING if made.unlike else NEAR,
         )
 
 
 def _ask(model: Any, known: Identity, unproven: Sequence[str], why: str, limit: float) -> None:
-    """FingerprintError unless the model answers the store's probe as the store's model did, within `limit` nats."""
+    """Raise FingerprintError unless the model answers the probe as the store's model did, within `limit` nats."""
     distance = None
     if _asks(known):
         from memvec.identity.probe import said_by
@@ -154,13 +175,13 @@ def _ask(model: Any, known: Identity, unproven: Sequence[str], why: str, limit: 
         if distance is not None and distance.agreeing == distance.positions and distance.furthest <= limit:
             return
     said_so = (
-        "there is no probe to ask it by"
+        "the store holds no probe to ask it"
         if distance is None
-        else f"it says otherwise than the store's model: {distance}"
+        else f"it answers the probe otherwise than the store's model: {distance}"
     )
     raise FingerprintError(
         [(field, getattr(known.fingerprint, field)[:16], "not known") for field in unproven],
-        hints=[f"{why}, and {said_so}. Load it from the folder that packed, or pass check=False"],
+        hints=[f"{why}, and {said_so}. Load it from the folder the store was packed with, or pass check=False"],
     )
 
 
@@ -170,7 +191,7 @@ def _asks(known: Identity) -> bool:
 
 
 def _folder_of(model: Any) -> Path | None:
-    """Where a model says it was loaded from, if that is here; an empty name is no folder."""
+    """The folder a model says it was loaded from, if it is here."""
     name = str(getattr(model, "name_or_path", "") or "")
     try:
         return resolve(name, download=False) if name else None
@@ -179,7 +200,7 @@ def _folder_of(model: Any) -> Path | None:
 
 
 def _architecture(model: Any, expected: Fingerprint) -> dict[str, Any]:
-    """A model's architecture. A vocabulary that was enlarged for added tokens counts as the expected one."""
+    """A model's architecture. A vocabulary that was enlarged for added tokens is given as the expected one."""
     values, tokens = traits.architecture(model.config), expected.architecture.get("vocab_size")
     rows = int(model.get_input_embeddings().weight.shape[0])
     if isinstance(tokens, int) and tokens < values.get("vocab_size", 0) <= rows:

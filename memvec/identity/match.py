@@ -1,4 +1,7 @@
-"""Find the model that a store was packed with, check it, and load it once for all callers."""
+"""Find the model that a store was packed with, compare it, and load it once for all callers.
+
+`find_model` compares a checkpoint's files. `load_lm` also loads the model. Models stay loaded for later calls until `unload`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memvec.arguments import checked
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import cache as identity_cache
 from memvec.checkpoints.named import folder_named
 from memvec.checkpoints.resolve import Notify, resolve, silent
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from memvec.lm.frozen import FrozenLM
 
-MOST_MODELS = 2  # kept loaded; the least recently used one is dropped first
+MOST_MODELS = 2  # that stay loaded; the least recently used one is dropped first
 
 _models: OrderedDict[tuple[Any, ...], FrozenLM] = OrderedDict()  # the newest use last
 _models_lock = Lock()  # held for moments only; taken after `loading_alone`, never before it
@@ -84,7 +87,7 @@ def load_found(folder: Path, known: Identity, device: str | None = None, notify:
 
 
 def find_model(expected: Fingerprint | Identity, model: str | None = None, notify: Notify = silent) -> Path:
-    """The checkpoint folder of a fingerprint, compared with it. NotFoundError, FingerprintError."""
+    """Find the checkpoint folder of a fingerprint and compare the two. NotFoundError, FingerprintError."""
     from memvec.checkpoints.identify import identify_folder
     from memvec.identity.fingerprint import check_identity
 
@@ -97,27 +100,27 @@ def find_model(expected: Fingerprint | Identity, model: str | None = None, notif
 
 
 def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> FrozenLM:
-    """The model in `folder`, loaded once in a process for all callers; `fingerprint` is its id, read from the files now.
+    """Load the model in `folder` once for all callers in the process. OutOfMemoryError, NotFoundError.
 
-    A folder whose files have changed since is loaded anew. OutOfMemoryError, NotFoundError.
+    `fingerprint` is the id of the files as they are now. If a file has changed since, the model is loaded again.
     """
     from memvec.lm.load import load
 
     where = str(folder.resolve())
-    with readable(folder):
+    with reading_checkpoint(folder):
         stamp = identity_cache.stamp(folder)
     key = (where, fingerprint, repr(stamp), dtype, _device(device))
     if (found := _kept(key)) is not None:
         return found
     with loading_alone():
-        if (found := _kept(key)) is not None:  # by a thread that was waited for
+        if (found := _kept(key)) is not None:  # another thread loaded it in the meantime
             return found
         with _models_lock():
             for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
                 del _models[old]
             _trim(MOST_MODELS - 1)  # before loading: memory need not hold one more
         lm = load(folder, dtype, device)
-        if identity_cache.stamp(folder) == stamp:  # else it may be of files that were not compared
+        if identity_cache.stamp(folder) == stamp:  # else a file was replaced after it was compared
             with _models_lock():
                 _models[key] = lm
         return lm
@@ -125,18 +128,23 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
 
 @checked()
 def unload(keep: int = 0) -> int:
-    """Drop the models that memvec keeps loaded, so that their memory is free again once no call uses them.
+    """Free the memory of models that memvec keeps loaded.
 
-    memvec keeps the two models that `generate`, `cat`, `search` and others used last. Calls that are running go on.
+    memvec keeps the two models that were used last. Running calls keep theirs, and so does what `memvec.open` returned.
 
     Args:
-        keep: How many of the models stay, those that were used last.
+        keep: How many models stay loaded.
 
     Returns:
         How many models were dropped.
 
     Raises:
         UsageError: `keep` is negative or no whole number.
+
+    Example:
+        >>> memvec.unload()
+        >>> memvec.unload()
+        0
     """
     with _models_lock():
         dropped = _trim(keep)
@@ -156,7 +164,7 @@ def _kept(key: tuple[Any, ...]) -> FrozenLM | None:
 
 
 def _trim(most: int) -> int:
-    """Drop all but the `most` models that were used last. How many."""
+    """Drop all but the `most` models that were used last. Return how many were dropped."""
     dropped = max(0, len(_models) - most)
     for _ in range(dropped):
         _models.popitem(last=False)
@@ -164,7 +172,7 @@ def _trim(most: int) -> int:
 
 
 def _device(name: str) -> str:
-    """A device by one name: "cuda" is the current one."""
+    """The name of a device with its number: "cuda" is the current GPU."""
     import torch
 
     device = torch.device(name)

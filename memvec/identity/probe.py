@@ -1,4 +1,4 @@
-"""The numeric probe: what a model says to fixed input in the declared numerics, to tell how far another one is from it."""
+"""The numeric probe: the likeliest tokens of a model for fixed input. Two probes tell how far two models are apart."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TEXT = (
     "first week there was little wind, and the men spoke of home."
 )
 POSITIONS, SEED = 16, 20250
-TOP = 4  # likeliest tokens kept of each position
-DIGITS = 4  # of log-probabilities [nats] behind the point
+TOP = 4  # likeliest tokens noted at each position
+DIGITS = 4  # decimal places of log-probabilities [nats]
 
 
 @torch.inference_mode()
 def numeric_probe(lm: FrozenLM, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The likeliest tokens of a float32 model behind text and behind noise; with the input of the probe `like`, if it fits.
+    """Ask a float32 model: its likeliest tokens after text and after noise. The input is that of `like`, if it fits.
 
-    The noise is drawn as wide as the embedding table, so that it tries the path that vectors take.
+    The noise has the spread of the embedding table, so that it takes the path of vectors.
     """
     ids = [int(token) for token in lm.encode(TEXT)[:POSITIONS]]
     scale = round(float(lm.table.float().std()), 6)
@@ -43,9 +43,9 @@ def numeric_probe(lm: FrozenLM, like: Mapping[str, Any] | None = None) -> dict[s
 
 @torch.inference_mode()
 def said_by(model: Any, like: Mapping[str, Any], vocabulary: int) -> dict[str, Any] | None:
-    """What a loaded transformers model says to the input of the probe `like`; None where that cannot be given to it.
+    """Ask a loaded transformers model, in its own dtype, with the input of the probe `like`; None if it does not fit.
 
-    In the dtype it has. Tokens from `vocabulary` on, which a model has that was made larger, are left out.
+    Tokens from `vocabulary` on are left out: the model was made larger for added tokens.
     """
     look = model.get_input_embeddings()
     if not _fits(like, min(vocabulary, look.weight.shape[0])):
@@ -68,12 +68,12 @@ def said_by(model: Any, like: Mapping[str, Any], vocabulary: int) -> dict[str, A
 
 
 def probed(found: Identity, lm: FrozenLM, like: Mapping[str, Any]) -> Identity:
-    """The identity with what the model says to the input of the probe `like`."""
+    """Add to an identity the model's answers to the input of the probe `like`."""
     return replace(found, probe={**found.probe, **numeric_probe(lm, like)})
 
 
 def _fits(like: Mapping[str, Any], vocabulary: int) -> bool:
-    """Can this input be given to a model? A store from a stranger may say anything."""
+    """Is this input valid for a model? A store from a stranger may hold anything."""
     ids, scale = like.get("ids"), like.get("scale")
     if not isinstance(ids, list) or not 0 < len(ids) <= POSITIONS or type(scale) is not float:
         return False

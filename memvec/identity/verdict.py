@@ -1,4 +1,4 @@
-"""Verdicts: how far another model is from the one a store was packed with, what that allows, and why."""
+"""Verdicts: how far another model is from the one a store was packed with, and what it may be used for."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from memvec.formats.manifest import Manifest
 from memvec.types import Identity
 
 SAME_ANSWERS = 0.9  # share of positions at which a relative must agree
-# What rounding weights to 16 bits is taken to explain [nats]: no log-probability changes by more, and a token may come first
-# that trailed by no more. bfloat16 changes those of the default model by up to 0.2.
+# The largest change of a log-probability that rounding weights to 16 bits explains [nats]. A token may also become the
+# likeliest if it trailed by no more. bfloat16 changes log-probabilities of the default model by up to 0.2.
 ROUNDING = 0.5
 SHOWN_TOKENS = 5
 OUTPUTS = ("text", "noise")  # parts of a probe that hold what the model said
@@ -27,17 +27,17 @@ class Verdict(Enum):
     IDENTICAL = "identical"
     PRECISION = "same weights, other precision or container"
     RELATIVE = "re-quantised or fine-tuned relative"
-    UNTOLD = "same architecture and tokenizer, other weights"  # how far they are apart was not measured
+    UNTOLD = "same architecture and tokenizer, other weights"  # the distance was not measured
     DIFFERENT = "different model"
 
     @property
     def allows(self) -> str:
-        """What may be done with the store and this model, in words."""
+        """In words, what the store can be used for with this model."""
         return {
             Verdict.IDENTICAL: "decoding and conditioning",
-            Verdict.PRECISION: "decoding with memvec.unpack(…, allow='precision'), where every record is verified as ever",
+            Verdict.PRECISION: "decoding with memvec.unpack(…, allow='precision'), which verifies every record",
             Verdict.RELATIVE: "conditioning without the check, attached(…, check=False); decoding with memvec.unpack(…, allow='relative') may fail",
-            Verdict.UNTOLD: "nothing, until the probe has told more",
+            Verdict.UNTOLD: "nothing, until the probe has measured the distance",
             Verdict.DIFFERENT: "nothing",
         }[self]
 
@@ -48,7 +48,7 @@ class Verdict(Enum):
 
     @property
     def decodes(self) -> bool:
-        """Can records be expected to decode with such a model?"""
+        """Do records normally decode with such a model?"""
         return self in (Verdict.IDENTICAL, Verdict.PRECISION)
 
 
@@ -57,35 +57,35 @@ class Distance:
     """How far two probes are from each other."""
 
     positions: int
-    agreeing: int  # of them, those where the found model's likeliest token is the store's, or a tie with it
-    furthest: float  # largest change of a log-probability that both hold [nats]
+    agreeing: int  # positions where both models have the same likeliest token, or a tie
+    furthest: float  # largest change of a log-probability that both probes hold [nats]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A store's model and another one, compared."""
+    """The result of comparing a store's model with another one."""
 
     verdict: Verdict
     why: str  # one sentence
     differences: tuple[tuple[str, str, str], ...]  # (field of the fingerprint, the store's, the model's)
-    tensors: tuple[str, ...]  # names of those that differ or that one of the two lacks; empty when that is not known
-    distance: Distance | None  # None: not measured, on one side or the other
+    tensors: tuple[str, ...]  # names of tensors that differ or that one model lacks; empty if not known
+    distance: Distance | None  # None: one of the two has no probe
     hints: tuple[str, ...] = ()  # sentences about the tokenizer
 
     def error(self) -> FingerprintError:
-        """What to raise where this verdict is not enough."""
+        """The error for a caller that needs a nearer verdict."""
         return FingerprintError(self.differences, self.verdict.value, self.tensors, self.hints)
 
 
 def stored_identity(state: Manifest) -> Identity:
-    """What a store knows of the model it was packed with."""
+    """The identity of the model that a store was packed with, from its manifest."""
     return Identity(state.fingerprint, state.tensors, state.probe)
 
 
 def compare(stored: Identity, found: Identity, vocabulary: Mapping[str, int] | None = None) -> Comparison:
-    """The verdict on model `found` for a store packed with `stored`; the less is known of either, the less it allows.
+    """Judge the model `found` for a store packed with `stored`. If less is known of one of them, the verdict allows less.
 
-    `vocabulary`, the found tokenizer's tokens and ids, helps to say what differs in it.
+    `vocabulary` holds the tokens and ids of the found tokenizer, for hints on how it differs.
     """
     differences = tuple(stored.fingerprint.differences(found.fingerprint))
     tensors = differing(stored.tensors, found.tensors)
@@ -95,14 +95,14 @@ def compare(stored: Identity, found: Identity, vocabulary: Mapping[str, int] | N
 
 
 def differing(stored: Mapping[str, str], found: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of tensors that differ or that one table lacks, in order; none when either table is empty."""
+    """Names of tensors that differ or that one table lacks, in order. None of them if a table is empty."""
     if not stored or not found:
         return ()
     return tuple(name for name in sorted({*stored, *found}) if stored.get(name) != found.get(name))
 
 
 def measured(stored: Mapping[str, Any], found: Mapping[str, Any]) -> Distance | None:
-    """How far apart two probes are; None unless both hold what a model said to the same input."""
+    """The distance of two probes; None unless both hold answers to the same input."""
     if any(part not in probe for probe in (stored, found) for part in OUTPUTS) or stored.get("ids") != found.get("ids"):
         return None
     agreeing = positions = 0
@@ -114,7 +114,7 @@ def measured(stored: Mapping[str, Any], found: Mapping[str, Any]) -> Distance | 
                 agreeing += mine.get(next(iter(other)), -math.inf) >= max(mine.values()) - ROUNDING
                 furthest = max([furthest, *(abs(mine[token] - other[token]) for token in mine.keys() & other.keys())])
     except (KeyError, TypeError, ValueError, StopIteration):
-        return None  # of a writer that measures otherwise
+        return None  # another program wrote one of the probes
     return Distance(positions, agreeing, round(furthest, 4)) if positions else None
 
 
@@ -127,7 +127,7 @@ def _judge(
     stored: Identity, found: Identity, fields: Sequence[str], tensors: Sequence[str], distance: Distance | None
 ) -> tuple[Verdict, str]:
     if not fields:
-        return Verdict.IDENTICAL, "weights, architecture and tokenizer are those the store was packed with"
+        return Verdict.IDENTICAL, "weights, architecture and tokenizer are the same as the store's"
     if other := [field for field in fields if field not in ("weights", "embedding")]:
         weights = "weights and " if "weights" in fields else "the weights are the same, but "
         return (
@@ -140,11 +140,11 @@ def _judge(
     if tensors and len(tensors) <= total / 2:
         return Verdict.RELATIVE, f"{total - len(tensors)} of {total} tensors are the same, the others are not"
     known = "the store holds no probe" if not all(part in stored.probe for part in OUTPUTS) else "the probe was not run"
-    return Verdict.UNTOLD, f"the weights differ, and how much they do cannot be told: {known}"
+    return Verdict.UNTOLD, f"the weights differ by an unknown distance: {known}"
 
 
 def _hints(stored: Identity, found: Identity, vocabulary: Mapping[str, int]) -> Iterator[str]:
-    """What differs in the tokenizer, in sentences."""
+    """Sentences on how the tokenizer differs."""
     mine, other = stored.probe.get("tokens"), found.probe.get("tokens")
     if isinstance(mine, int) and isinstance(other, int) and mine != other:
         first = dict(sorted(vocabulary.items(), key=lambda pair: pair[1])[:mine])

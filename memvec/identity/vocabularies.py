@@ -23,9 +23,9 @@ _known: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, tuple[str, str]]]] =
 
 
 def traits_of(tokenizer: Any, expected: Identity) -> tuple[str, str]:
-    """The vocabulary and probe digests of a tokenizer, as its checkpoint has them where special tokens were added.
+    """The vocabulary and probe digests of a tokenizer, without the special tokens that were added to it.
 
-    Read once for each tokenizer object and vocabulary, and again when the tokenizer was changed.
+    They are computed once for each tokenizer object and vocabulary, and again after a change.
     """
     fingerprint = expected.fingerprint
     key = f"{fingerprint.vocabulary} {fingerprint.probe}"
@@ -48,7 +48,7 @@ def _read(tokenizer: Any, expected: Identity) -> tuple[str, str]:
 
 
 def _added(tokenizer: Any, tokens: dict[str, int], expected: Identity) -> set[int]:
-    """Ids of special tokens at the end without which a vocabulary is the expected one; none where it never is."""
+    """Ids of the special tokens at the end that must be left out to get the expected vocabulary; empty if that fails."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if _harmless(token)}
     ordered = sorted(tokens.items(), key=lambda pair: pair[1])
     most = next((at for at, (_, number) in enumerate(reversed(ordered)) if number not in special), len(ordered))
@@ -61,12 +61,12 @@ def _added(tokenizer: Any, tokens: dict[str, int], expected: Identity) -> set[in
 
 
 def _harmless(token: Any) -> bool:
-    """Is this added token special, and no word or mark that ordinary text has?"""
+    """Is this added token special and unlike ordinary text, as <pad> is?"""
     return bool(token.special and MARKED.fullmatch(token.content))
 
 
 def _probe_without(tokenizer: Any, added: Collection[int]) -> str | None:
-    """The probe digest of a tokenizer without some added tokens; None where it cannot be had without them."""
+    """The probe digest of a tokenizer without some added tokens; None if they cannot be taken out."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -1,7 +1,7 @@
 """Compare the weights of a loaded model with a checkpoint, once for each model object.
 
-The values in memory are compared, not the name they were loaded under: with the tensors of the files, cast to the model's
-dtype; without files, with the digests of a fingerprint; without a match there, by the numeric probe of a store.
+The values in memory are compared, not the name they were loaded under. They are compared with the tensors of the files,
+cast to the model's dtype. Without files, their digests are compared with a fingerprint, and then the numeric probe decides.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from memvec.types import Fingerprint
 
 SAMPLED = 64  # parameters on a GPU of which a Mark holds a value; on a CPU it holds some bytes of every one
 SAMPLE_BYTES = 16
-WHOLE = 1 << 28  # values that are compared with files; of larger models some rows of each tensor
-BLOCKS = 4  # of rows, spread over a tensor
-# Of the tensors that get more rows when a model is made to fit a tokenizer with more tokens.
+WHOLE = 1 << 28  # up to so many values are compared with files; of a larger model, some rows of each tensor
+BLOCKS = 4  # blocks of rows that are compared, spread over a tensor
+# Tensors that get more rows when a model is made larger for a tokenizer with more tokens.
 RESIZED = (*checkpoint.EMBEDDING_NAMES, "lm_head.weight", "lm_head.bias", "embed_out.weight")
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a comparison of a model in memory with files found; names are those of tensors."""
+    """The result of comparing a model in memory with files: names of tensors."""
 
     differing: tuple[str, ...] = ()
-    unlike: tuple[str, ...] = ()  # of another shape or kind of number: quantised, or packed otherwise
-    more: tuple[str, ...] = ()  # that the files lack
-    fewer: tuple[str, ...] = ()  # that the model lacks
-    renamed: bool = False  # as many values as the files have, under other names
+    unlike: tuple[str, ...] = ()  # of another shape or kind of number: quantised, or packed in another way
+    more: tuple[str, ...] = ()  # missing in the files
+    fewer: tuple[str, ...] = ()  # missing in the model
+    renamed: bool = False  # the model has as many values as the files, under other names
 
     @property
     def same(self) -> bool:
-        """Is every weight that of the files?"""
+        """Are all weights the same as in the files?"""
         return not (self.differing or self.unlike or self.more or self.fewer)
 
 
 class Mark:
-    """A model's parameters at one moment: their addresses, their version counters, and some of their bytes.
+    """Detects changes of a model's parameters, by their addresses, version counters and some of their bytes.
 
     PEFT merges adapters through `data`, which changes the bytes but no version counter.
     """
 
     def __init__(self, model: Any) -> None:
-        """Mark the parameters of `model`. Holds none of them."""
+        """Note the state of the parameters of `model`, without keeping them in memory."""
         values = _values(model)
         near = [value for value in values if _plain(value) and value.device.type == "cpu" and value.is_contiguous()]
         self._places = [_place(value) for value in values]
@@ -65,11 +65,11 @@ class Mark:
         self._far = _some_of(values)
 
     def fits(self, model: Any) -> bool:
-        """Are the parameters what they were? In well under a millisecond, on a CPU."""
+        """Are the parameters unchanged? Takes well under a millisecond on a CPU."""
         values = _values(model)
         if [_place(value) for value in values] != self._places:
             return False
-        # In this order: bytes are read only where the same tensors still lie.
+        # Last, because the bytes may be read only while the same tensors are in their places.
         return self._read() == self._bytes and _some_of(values) == self._far
 
     def _read(self) -> bytes:
@@ -77,17 +77,17 @@ class Mark:
 
 
 _seen: weakref.WeakKeyDictionary[Any, dict[str, Mark]] = weakref.WeakKeyDictionary()
-looking = Lock()  # one thread at a time compares weights
+looking = Lock()  # held while a thread compares weights
 
 
 def looked_at(model: Any, expected: Fingerprint) -> bool:
-    """Were a model's weights found to be those of `expected`, and not changed since?"""
+    """Were a model's weights compared with `expected` and found equal, and have they not changed since?"""
     mark = _seen.get(model, {}).get(expected.weights)
     return mark is not None and mark.fits(model)
 
 
 def remember(model: Any, expected: Fingerprint, mark: Mark) -> None:
-    """Note that a model's weights, as they were when `mark` was made, are those of `expected`."""
+    """Note that a model's weights are those of `expected` as long as they fit `mark`."""
     _seen.setdefault(model, {})[expected.weights] = mark
 
 
@@ -109,7 +109,7 @@ def with_files(model: Any, folder: Path) -> Compared:
     share = min(1.0, WHOLE / max(1, sum(value.numel() for _, value in own)))
     for name, value in own:
         found = next((other for other in _spellings(model, name) if other in places), None)
-        if found is None and value.is_meta and _tied_head(model, name):  # accelerate parts tied tensors
+        if found is None and value.is_meta and _tied_head(model, name):  # accelerate separates tied tensors
             found = checkpoint.embedding_name(list(places))
         if found is None:
             more[name] = value
@@ -132,9 +132,9 @@ def with_files(model: Any, folder: Path) -> Compared:
 
 @torch.no_grad()
 def unproven(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the digests of `expected` that the model's parameters do not give in any dtype of `dtypes`.
+    """Return the fields of `expected` whose digest the model's parameters do not have in any dtype of `dtypes`.
 
-    The weights may still be right: the digests of a rounded checkpoint, or of one with several dtypes, cannot be recomputed.
+    The weights may still be right: digests of a rounded checkpoint, or of one with several dtypes, cannot be recomputed.
     """
     every = ("weights", "embedding")
     apart: dict[int, tuple[str, Tensor]] = {}
@@ -173,7 +173,7 @@ def parameters(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _outside(model: Any) -> dict[str, Callable[[], Tensor]]:
-    """How to read the parameters that accelerate keeps outside a model until they are used, by their names."""
+    """Functions that read the parameters which accelerate keeps outside a model until they are used, by name."""
     found: dict[str, Callable[[], Tensor]] = {}
     for prefix, module in model.named_modules():
         hook = getattr(module, "_hf_hook", None)
@@ -185,7 +185,7 @@ def _outside(model: Any) -> dict[str, Callable[[], Tensor]]:
 
 
 def _as_saved(model: Any, parts: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    """Parameters under the names and in the form that transformers saves them in, where it renames or joins them."""
+    """Parameters with the names and shapes that transformers saves them in, if it renames or joins them."""
     own = list(parts)
     if any(value.is_meta or not _plain(value) for _, value in own):
         return own
@@ -193,12 +193,19 @@ def _as_saved(model: Any, parts: Iterable[tuple[str, Tensor]]) -> list[tuple[str
         from transformers.core_model_loading import revert_weight_conversion
 
         return list(revert_weight_conversion(model, dict(own)).items())
-    except (ImportError, AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # older, or cannot be undone
+    except (
+        ImportError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # an older transformers, or no way back
         return own
 
 
 def _equal(value: Tensor, place: Any, share: float, whole_rows: bool) -> bool | None:
-    """Are the compared values of a tensor those of the file? None if they cannot be compared."""
+    """Has a tensor the values of the file? None if they cannot be compared."""
     shape, found = place.get_shape(), list(value.shape)
     longer = whole_rows and found[1:] == shape[1:] and found[0] > shape[0]
     if (shape != found and not longer) or not _plain(value):
@@ -211,12 +218,12 @@ def _equal(value: Tensor, place: Any, share: float, whole_rows: bool) -> bool | 
             return None
         kinds = (mine.dtype, torch.bfloat16, torch.float16) if mine.is_floating_point() else (mine.dtype,)
         if not any(torch.equal(theirs.to(kind).to(mine.dtype), mine.cpu()) for kind in kinds):
-            return False  # not even once they were rounded
+            return False  # also after rounding
     return True
 
 
 def _blocks(rows: int, share: float) -> list[slice]:
-    """A few blocks of rows, spread evenly, that make up about such a share."""
+    """Blocks of rows, spread evenly, that make up about this share of all rows."""
     size = max(1, int(rows * share / BLOCKS))
     starts = {rows * number // BLOCKS for number in range(BLOCKS)}
     return [slice(begin, min(rows, begin + size)) for begin in sorted(starts)]
@@ -228,7 +235,7 @@ def _digest(name: str, value: Tensor, kind: str) -> str:
 
 
 def _spellings(model: Any, name: str) -> list[str]:
-    """A name as the model has it, without the name of its base model, and with it: checkpoints have any of these."""
+    """The three spellings of a parameter's name in checkpoints: as in the model, and without or with its base model's name."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     return [name, name.removeprefix(prefix), prefix + name]
 
@@ -251,7 +258,7 @@ def _values(model: Any) -> list[Tensor]:
 
 
 def _place(value: Tensor) -> tuple[int, int]:
-    """Where a parameter lies and how often it was written to, as far as it says so."""
+    """The address of a parameter and the number of writes to it, if it has them."""
     try:
         return value.data_ptr(), value._version
     except (RuntimeError, NotImplementedError):  # an inference tensor has no version, a fake tensor no address
@@ -266,7 +273,7 @@ def _middle(value: Tensor) -> tuple[int, int]:
 
 @torch.no_grad()
 def _some_of(values: list[Tensor]) -> list[float]:
-    """One number of some of the parameters that lie on an accelerator."""
+    """One number from each of some parameters that are on an accelerator."""
     if all(value.is_cpu for value in values):
         return []
     far: dict[Any, list[Tensor]] = {}
@@ -281,12 +288,12 @@ def _some_of(values: list[Tensor]) -> list[float]:
 
 
 def _plain(value: Tensor) -> bool:
-    """Is this a dense tensor with memory of its own, and no stand-in of a quantiser or of several devices?"""
+    """Is this a dense tensor with its own memory, and not a substitute made by a quantiser or for several devices?"""
     return type(value) in (Tensor, torch.nn.Parameter) and not value.is_meta and value.layout == torch.strided
 
 
 def _address(value: Tensor) -> int:
-    """A number that two names of one parameter share."""
+    """A number that is the same for two names of one parameter."""
     return id(value) if value.is_meta or not _plain(value) else value.data_ptr()
 
 

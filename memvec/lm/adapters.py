@@ -17,9 +17,9 @@ def unwrapped(model: Any) -> Any:
 
 
 def active_adapters(model: Any) -> list[str]:
-    """Describe every adapter that changes what a model computes now: its name, its kind, and whether it is merged.
+    """Describe every active adapter of a model: its name, its kind, and whether it is merged.
 
-    Those that are switched off (`disable_adapter`, `disable_adapters`) are not among them.
+    Adapters that are switched off (`disable_adapter`, `disable_adapters`) are left out.
     """
     found: dict[str, None] = {}
     layer: Any = model
@@ -45,12 +45,12 @@ def active_adapters(model: Any) -> list[str]:
 
 
 def is_adapted(module: Any) -> bool:
-    """Is this a layer that PEFT put in the place of another?"""
+    """Did PEFT put this layer in the place of another?"""
     return isinstance(module, _classes())
 
 
 def replaced(module: Any) -> bool:
-    """Is this a wrapper with a trained copy of a module beside the module itself?"""
+    """Does this wrapper hold a module and a trained copy of it?"""
     return _is(module, OTHERS, "AuxiliaryTrainingWrapper")
 
 
@@ -77,7 +77,7 @@ def _inside(model: Any) -> Any:
 
 
 def _in_front(model: Any) -> bool:
-    """Does a PeftModel put a prompt, or keys and values, in front of what it is given, switched on?"""
+    """Does a PeftModel put a prompt, or keys and values, in front of its input now?"""
     config = model.peft_config[model.active_adapter]
     return bool(config.is_prompt_learning or config.is_adaption_prompt) and not model._adapters_disabled
 
@@ -94,7 +94,7 @@ def _available(module: Any) -> set[str]:
 
 
 def _classes() -> tuple[type, ...]:
-    """PEFT's classes of layers that stand in the place of others, as far as they are loaded."""
+    """PEFT's classes of layers that take the place of others, as far as they are imported."""
     named = ((TUNERS, "BaseTunerLayer"), (OTHERS, "AuxiliaryTrainingWrapper"))
     found = (getattr(sys.modules.get(module), name, None) for module, name in named)
     return tuple(kind for kind in found if kind is not None)

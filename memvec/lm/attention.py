@@ -1,7 +1,8 @@
-"""Attention as the model is given it: on a CPU, for few short rows with gradient, our own, as fused kernels are slow in bfloat16 there.
+"""The attention that models are loaded with. It has a backward pass of its own for short rows on a CPU.
 
-The fused backward pass took a quarter of a step of the default model; with this a step runs 1.37 times the positions a
-second (docs/LOG.md). Without gradient, and on other devices, the fused kernels are used.
+PyTorch's fused kernels are slow there in bfloat16: their backward pass took a quarter of a step of the default model.
+With this one a step runs 1.37 times as many positions a second (docs/LOG.md). Without gradient, for long rows and on
+other devices, the fused kernels are used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "memvec"
-SHORT = 192  # positions up to which this is faster
+SHORT = 192  # most positions at which it is faster
 
 
 def attend(
@@ -39,7 +40,7 @@ def attend(
     rows, heads, length, width = query.shape
     groups, past = key.shape[1], key.shape[2]
     scale = width**-0.5 if scaling is None else scaling
-    # The heads that share keys stand below each other, so that no key is copied.
+    # Heads that share keys are rows of one product, so that no key is copied.
     asked = (query * scale).reshape(rows * groups, -1, width).float()
     scores = torch.bmm(asked, key.reshape(rows * groups, past, width).float().transpose(1, 2))
     scores = scores.view(rows, groups, heads // groups, length, past)
@@ -55,16 +56,16 @@ def attend(
     return found.to(query.dtype).view(rows, heads, length, width).transpose(1, 2).contiguous(), None
 
 
-# Whether each mask of a forward pass was None, in their order, and whether that is to be believed now.
+# (whether each mask of a forward pass was None, in order; whether a pass should repeat that instead of looking)
 _plain: ContextVar[tuple[list[bool], bool] | None] = ContextVar("plain", default=None)
 
 
 @contextlib.contextmanager
 def plain_masks(seen: list[bool], capturing: bool) -> Iterator[None]:
-    """Within, a forward pass notes in `seen` which of its masks are None, that is causal and nothing else.
+    """Let a forward pass note in `seen` which of its masks are None. None stands for a causal mask.
 
-    transformers reads that off the values of a batch, which it cannot while a CUDA graph is captured: then it is as it was
-    in the pass before, on a batch of the same shape.
+    transformers decides that by the values of a batch, which it cannot read while a CUDA graph is captured. A capturing
+    pass therefore repeats the masks of the pass before it, over a batch of the same shape.
     """
     if not capturing:
         seen.clear()
@@ -76,7 +77,7 @@ def plain_masks(seen: list[bool], capturing: bool) -> Iterator[None]:
 
 
 def mask(*given: Any, **named: Any) -> Any:
-    """The mask of transformers' SDPA; None stands for a causal one."""
+    """The mask of transformers' SDPA. None stands for a causal one."""
     noted = _plain.get()
     if noted is None:
         return sdpa_mask(*given, **named)
@@ -90,7 +91,7 @@ def mask(*given: Any, **named: Any) -> Any:
 
 
 def register() -> str:
-    """Make `attend` known to transformers; the name to load models with."""
+    """Make `attend` known to transformers. Return the name to load models with."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, mask)
     return NAME

@@ -1,6 +1,6 @@
-"""A model's layers and its loss in few kernels, by torch.compile: on a GPU, once they have run for so long that it pays.
+"""Compile a model's layers and its loss with torch.compile, on a GPU, once a pack is long enough to pay for it.
 
-Elementwise work takes most of a step there, and compiling some ten seconds (docs/LOG.md).
+Elementwise work takes most of a step on a GPU. Compiling takes some ten seconds (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import nn
 
 from memvec.lm.head import Weigh, weigh
 
-PAYS_AFTER = 1 << 21  # positions: some ten seconds of steps that are not compiled
-COMPILING, GAIN = 10.0, 2.5  # seconds, and how many times faster steps are then: on an H100 (docs/LOG.md)
+PAYS_AFTER = 1 << 21  # positions; some ten seconds of steps that are not compiled
+COMPILING, GAIN = 10.0, 2.5  # seconds that compiling takes, and the speed-up of steps, both on an H100 (docs/LOG.md)
 
 
 class Fused:
-    """Compiled layers of one model, which take the place of its own only where `layers` says so."""
+    """Compiled layers of one model. They take the place of its own within `layers` only."""
 
     def __init__(self, model: nn.Module, on: bool) -> None:
-        """The layers are the longest list of modules in `model`; with `on` False they are left alone for good."""
+        """The layers are the longest list of modules in `model`. With `on` False nothing is ever compiled."""
         lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
         self._layers: list[Any] = list(max(lists, key=len, default=[]))
         self._on = on
@@ -33,38 +33,38 @@ class Fused:
 
     @property
     def ready(self) -> bool:
-        """Is it used from now on?"""
+        """Are the compiled layers used from now on?"""
         return self._on and self._positions >= PAYS_AFTER
 
     def ran(self, positions: int) -> None:
-        """So many positions were run in a step."""
+        """Note that a step ran `positions`. Compile when enough were run."""
         self._positions += positions
         if self.ready and self._weigh is weigh:
             try:
                 self._weigh = torch.compile(weigh, dynamic=True)
                 self._forwards = [torch.compile(layer.forward, dynamic=True) for layer in self._layers]
-            except RuntimeError as error:  # on a Python that it does not support; nothing of ours runs here
+            except RuntimeError as error:  # torch.compile does not support this Python; no code of memvec runs here
                 self.give_up(error)
 
     def seconds(self, positions: float, speed: float) -> float:
-        """What a fit of so many positions should take, of which `speed` a second run when they are not compiled."""
+        """Estimate the seconds of a fit of `positions`, where `speed` positions a second run without compiling."""
         compiled = max(0.0, positions - PAYS_AFTER) if self._on else 0.0
         return (positions - compiled + compiled / GAIN) / speed + COMPILING * (compiled > 0)
 
     def give_up(self, error: RuntimeError) -> None:
-        """It does not work here: never again."""
+        """Stop compiling for good, because it failed."""
         self._on = False
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         warnings.warn(f"torch.compile failed, so fits go on without it, more slowly: {reason[0][:200]}", stacklevel=2)
 
     @property
     def weigh(self) -> Weigh | None:
-        """What `head_pass` weighs with; None: its own way."""
+        """The compiled function for `head_pass`. None: it uses its own."""
         return self._weigh if self.ready else None
 
     @contextlib.contextmanager
     def layers(self) -> Iterator[None]:
-        """Within, the model runs its compiled layers if it is ready."""
+        """Within: the model runs its compiled layers, if they are ready."""
         if not self.ready:
             yield
             return

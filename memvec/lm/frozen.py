@@ -1,4 +1,4 @@
-"""FrozenLM: a causal language model that is only read. The one module that runs transformers' models.
+"""FrozenLM: a causal language model whose weights do not change. All forward passes of fits and decoding are here.
 
 Letters: B rows, L positions, D width, V vocabulary.
 """
@@ -18,22 +18,22 @@ from memvec.errors import UnsupportedModelError
 from memvec.lm import compat
 from memvec.lm.compile import Fused
 
-LEAD = "\n"  # what stands before texts whose tokenizer would change a space at their start
+LEAD = "\n"  # put before every text if the tokenizer would change a space at its start
 
 
 @dataclass(frozen=True, slots=True)
 class Unrun:
-    """Prefixes of a recurrent model: what stands for their cache, as it has none to go on from with a gradient."""
+    """Prefixes of a recurrent model, which are not run yet. Its cache would keep no gradient."""
 
     embeds: Tensor  # (S, P, D), padded on the left
     mask: Tensor  # (S, P)
 
 
 class FrozenLM:
-    """A frozen model and its tokenizer. No parameter of it ever has a gradient.
+    """A frozen model and its tokenizer. No parameter ever has a gradient.
 
-    Many threads may read one at once: decode, generate, measure. A fit on a GPU changes it (`graphs`, `fused`), so that a
-    pack has its own.
+    Many threads may decode, generate and measure with one at once. A fit on a GPU changes its `graphs` and `fused`, so
+    every pack loads its own.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -47,11 +47,11 @@ class FrozenLM:
         inputs, head = open_embeddings(model)
         self.table: Tensor = inputs.weight  # (V, D)
         self.dtype, self.device = self.table.dtype, self.table.device
-        # A bias stands as one more column, for which hidden states have a 1: then logits are a product for every model.
+        # A bias is one more column of the head, and hidden states get a 1 for it. So logits are one product for all models.
         self._biased = getattr(head, "bias", None) is not None and bool(head.bias.any())
         self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
         self.vocabulary, self.width = self.table.shape
-        # Fast tokenizers keep how they split special tokens as a setting: with one for each way, no call changes it.
+        # Fast tokenizers store as a setting whether they split special tokens. A second tokenizer keeps calls from changing it.
         self.splitter = copy.deepcopy(tokenizer)
         self._lead = _lead(self.splitter)
         _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
@@ -59,18 +59,18 @@ class FrozenLM:
         self.fused = Fused(model.base_model, on=self.graphs)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, nothing added and special look-alikes split like any text."""
+        """Token ids of `text`. No token is added, and text that looks like a special token is split like any other."""
         ids = _ids(self.splitter, LEAD + text if self._lead else text)
         return ids[len(self._lead) :]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; half a character at an end comes out as U+FFFD."""
+        """The text of token ids. Half a character at an end becomes U+FFFD."""
         text = _text(self.tokenizer, [*self._lead, *ids])
         return text[len(LEAD) :] if self._lead else text
 
     @functools.cached_property
     def cache_bytes(self) -> int:
-        """Bytes that one position takes in the cache; 0 where a state of one size stands for all."""
+        """Size of one position in the cache [bytes]. 0 if the model has a state of fixed size instead."""
         if self.recurrent:
             return 0
         _, cache = self.start(torch.zeros(1, 1, self.width, dtype=self.dtype, device=self.device))
@@ -78,7 +78,7 @@ class FrozenLM:
 
     @functools.cached_property
     def anchor(self) -> Tensor:
-        """Embedding (1, D) float32 of the token that texts of the model begin with: BOS or else EOS; (0, D) without either."""
+        """The embedding (1, D) float32 of BOS, or else of EOS. (0, D) if the tokenizer has neither."""
         tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         known = [token for token in tokens if token is not None][:1]
         return self.embed(torch.tensor(known, dtype=torch.long, device=self.device)).float()
@@ -89,16 +89,16 @@ class FrozenLM:
         return embedded
 
     def hidden(self, embeds: Tensor) -> Tensor:
-        """Last hidden states (B, L, D) of input embeddings (B, L, D); causal, so padding on the right does no harm."""
+        """Last hidden states (B, L, D) of input embeddings (B, L, D). Padding may stand on the right, as the model is causal."""
         hidden: Tensor = self.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         return self._readable(hidden)
 
     def _readable(self, hidden: Tensor) -> Tensor:
-        """Hidden states as the head takes them."""
+        """Hidden states with a 1 for the head's bias, if it has one."""
         return torch.nn.functional.pad(hidden, (0, 1), value=1.0) if self._biased else hidden
 
     def prefill(self, embeds: Tensor, mask: Tensor) -> Any:
-        """The cache of left-padded input embeddings (S, P, D) under a mask (S, P). Differentiable."""
+        """Run left-padded input embeddings (S, P, D) under a mask (S, P). Return their cache. Differentiable."""
         if self.recurrent:
             return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -108,7 +108,7 @@ class FrozenLM:
         return kept
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
-        """A cache of rows owner (R,) of another, or of none; the gradient is kept but for recurrent models."""
+        """A cache with the rows owner (R,) of `cache`, or an empty one. Differentiable, except for recurrent models."""
         if self.recurrent:
             return cache and compat.cache_of(
                 self.model.base_model(
@@ -120,11 +120,11 @@ class FrozenLM:
     def hidden_behind(self, cache: Any, held: Tensor, owner: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Last hidden states (R, L, D) of rows of ids (R, L) behind the prefixes that `prefill` ran. Differentiable.
 
-        Row r continues prefix owner[r]; held (S, P) and mask (R, L) say which positions count.
+        Row r continues prefix owner[r]. The masks held (S, P) and mask (R, L) are 0 at padding.
         """
         whole = torch.cat([held[owner], mask], dim=1)
         if self.recurrent:
-            # Their cache keeps no gradient and goes on by single tokens only: the prefix is run again with each row.
+            # Their cache has no gradient and takes single tokens only. So the prefix is run again with each row.
             embeds = self.embed(ids) if cache is None else torch.cat([cache.embeds[owner], self.embed(ids)], dim=1)
             behind: Tensor = self.model.base_model(inputs_embeds=embeds, attention_mask=whole).last_hidden_state
             return self._readable(behind[:, held.shape[1] :])
@@ -141,7 +141,7 @@ class FrozenLM:
 
     @torch.inference_mode()
     def start(self, embeds: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-        """(logits of the next token (B, V), cache) after input embeddings (B, L, D), in an empty `cache` if one is given."""
+        """(logits of the next token (B, V), cache) after input embeddings (B, L, D). An empty `cache` may be given."""
         where = {} if cache is None else {self._cache: cache}
         out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **where)
         return out.logits[:, -1], compat.cache_of(out)
@@ -152,8 +152,8 @@ class FrozenLM:
     ) -> tuple[Tensor, Any]:
         """(logits of the next token (B, V), cache) after one more token a row (B,).
 
-        mask (B, L) says which positions count, this one included; without one all do. `place` (1, 1) is the position
-        of the tokens, which the model need not work out then.
+        mask (B, L) is 0 at padding and includes this token; without one there is no padding. `place` (1, 1) is the
+        position of the tokens; without it the model works it out.
         """
         where: dict[str, Any] = {self._cache: cache} | ({} if place is None else {"position_ids": place})
         if mask is not None and not self.recurrent:
@@ -174,9 +174,9 @@ def open_embeddings(model: Any) -> tuple[Any, Any]:
 
 
 def _lead(tokenizer: Any) -> list[int]:
-    """Ids put before every text where a tokenizer adds or drops a space at a text's start; else none.
+    """The ids of LEAD if the tokenizer adds or drops a space at a text's start, else none.
 
-    Behind a line end such tokenizers leave spaces as they are, so that segments can begin with one.
+    Behind a line end such tokenizers leave spaces as they are, so a segment can begin with one.
     """
     ids, lead = _ids(tokenizer, "a a"), _ids(tokenizer, LEAD)
     kept = all(_text(tokenizer, ids[:at]) + _text(tokenizer, ids[at:]) == "a a" for at in range(len(ids) + 1))

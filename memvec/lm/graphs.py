@@ -1,4 +1,4 @@
-"""CUDA graphs: work that is launched as a whole, where launching its kernels one by one takes longer than they do."""
+"""CUDA graphs: launch all kernels of a step at once, where launching them one by one takes longer than running them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from memvec.lm.frozen import FrozenLM
 
 
-CAPTURE = "captur"  # in every message of CUDA and torch about what may not be done while a stream is captured
+CAPTURE = "captur"  # in every message of CUDA and torch about an operation that a stream capture does not allow
 
 
 def captured(lm: FrozenLM, compute: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
-    """A graph of what `compute` launches on the device of `lm`; none of it is run now.
+    """Capture the kernels that `compute` launches on the device of `lm`, without running them.
 
-    None where `compute` may not be captured, for instance because the model asks what a tensor holds. Then `lm.graphs`
-    is False from now on, and a warning says so. Any other error of `compute` is raised.
+    Return None if `compute` cannot be captured, for instance because the model reads a tensor's values. Then `lm.graphs`
+    is set to False, with a warning. Any other error of `compute` is raised.
     """
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(lm.device)  # type: ignore[no-untyped-call]
     # By itself torch captures on the current device, and stays on the capturing stream when a capture fails.
     staying = torch.cuda.stream(torch.cuda.current_stream(lm.device))
     first: Exception | None = None
     try:
-        # One at a time, and beside nobody who draws random numbers; other threads may go on allocating memory.
+        # Only one capture at a time, and no other thread may draw random numbers. Other threads may allocate memory.
         apart = torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local")
         with drawing(), torch.cuda.device(lm.device), staying, apart:
             try:
                 compute()
             except Exception as error:
-                first = error  # torch raises another one when it ends a capture that failed
+                first = error  # torch raises another error when it ends a failed capture
                 raise
     except RuntimeError as error:
         cause = first or error

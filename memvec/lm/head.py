@@ -1,4 +1,4 @@
-"""What a fit minimises and measures, as pure tensor functions. Letters: T positions, D width, V vocabulary."""
+"""The losses of fitting and distilling, and margins, as pure tensor functions. Letters: T positions, D width, V vocabulary."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from memvec.chunks import chunked, slices
 
-LOGITS_AT_ONCE = 3 << 22  # elements of one chunk of logits, about; bounds memory whatever the batch
+LOGITS_AT_ONCE = 3 << 22  # elements in one chunk of logits, about; a bound on memory for any batch
 LOGITS_AT_ONCE_GPU = 1 << 27
-BLOCK = 64  # rows of a chunk come in multiples of this, which matrix products like
+BLOCK = 64  # a chunk has a multiple of so many rows, at which matrix products are fast
 
 
 @dataclass(frozen=True, slots=True)
 class HeadPass:
-    """Per position: surprisal of the target, its logit's lead over the best other, and the gradient."""
+    """Surprisal, margin and gradient at each position."""
 
     nats: Tensor  # (T,) float32 [nats]
     margin: Tensor  # (T,) float32 [logits]; negative where the argmax is wrong
-    gradient: Tensor  # (T, D) of the summed nats by the hidden states, in their dtype; empty when not asked for
+    gradient: Tensor  # (T, D) of the summed nats by the hidden states, in their dtype; (0, D) if not asked for
 
 
 class Weighed(NamedTuple):
-    """What a chunk of t rows of logits says, and the weights by which rows of the head add up to the gradient."""
+    """Surprisal and margin of t rows of logits, and the weights of the head's rows in the gradient."""
 
     nats: Tensor  # (t, 1) float32
     margin: Tensor  # (t, 1) float32
@@ -56,7 +56,7 @@ def head_pass(
 
 
 def weigh_in_place(logits: Tensor, target: Tensor) -> Weighed:
-    """`weigh` for a CPU, where passes over the logits cost the most."""
+    """`weigh` for a CPU, with as few passes over the logits as possible."""
     logits = logits.float()
     own = logits.gather(1, target)
     best = logits.scatter_(1, target, -torch.inf).amax(1, keepdim=True)  # of the others
@@ -68,7 +68,7 @@ def weigh_in_place(logits: Tensor, target: Tensor) -> Weighed:
 
 
 def weigh(logits: Tensor, target: Tensor) -> Weighed:
-    """The same without writing in place: what a compiler makes few passes of."""
+    """`weigh_in_place` without writing in place, so that a compiler can fuse its passes."""
     raw = logits.float()
     own = raw.gather(1, target)
     is_target = torch.arange(logits.shape[1], device=logits.device)[None] == target
@@ -82,14 +82,14 @@ def weigh(logits: Tensor, target: Tensor) -> Weighed:
 
 
 def chunk_rows(head: Tensor) -> int:
-    """How many rows of logits of a head (V, D) are held at once."""
+    """Rows of logits of a head (V, D) that are held at once."""
     most = LOGITS_AT_ONCE if head.device.type == "cpu" else LOGITS_AT_ONCE_GPU
     return max(1, most // len(head) // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherPass:
-    """What a teacher says at each position: its likeliest tokens; the rest is one bucket."""
+    """A teacher's answer at each position: its K likeliest tokens. All others are one bucket."""
 
     ids: Tensor  # (T, K)
     log_probs: Tensor  # (T, K) float32 [nats]
@@ -110,7 +110,7 @@ def teacher_pass(hidden: Tensor, head: Tensor, likeliest: int) -> TeacherPass:
 def distil_pass(hidden: Tensor, head: Tensor, teacher: TeacherPass) -> tuple[Tensor, Tensor]:
     """KL from the teacher to the student at hidden states (T, D): (nats (T,), gradient of their sum (T, D)).
 
-    Over the teacher's K tokens and one bucket for all others, a lower bound of the whole divergence.
+    It is over the teacher's K tokens and one bucket for all others, which is a lower bound of the full divergence.
     """
     nats = hidden.new_empty(len(hidden), dtype=torch.float32)
     grad = torch.empty_like(hidden)
@@ -122,7 +122,7 @@ def distil_pass(hidden: Tensor, head: Tensor, teacher: TeacherPass) -> tuple[Ten
         rest_q = (1 - q.sum(1, keepdim=True)).clamp(min=1e-6)
         rest_p = (1 - p.sum(1, keepdim=True)).clamp(min=1e-6)
         nats[rows] = (q * (log_q - log_p)).sum(1) + (rest_q * (rest_q.log() - rest_p.log()))[:, 0]
-        # d KL / d logit is p - q for the K tokens, and p (1 - rest_q / rest_p) for each in the bucket.
+        # d KL / d logit is p - q for the K tokens, and p (1 - rest_q / rest_p) for each token in the bucket.
         weights = student.exp_().mul_(1 - rest_q / rest_p)
         weights.scatter_(1, ids, p - q)
         grad[rows] = weights.to(head.dtype) @ head

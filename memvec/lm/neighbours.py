@@ -1,4 +1,4 @@
-"""Words of like meaning, from a frozen LM's own input embeddings: no model but the one at hand."""
+"""Find words of similar meaning by the frozen model's input embeddings."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from memvec.lm.frozen import FrozenLM
 
 NEAREST = 16  # tokens looked at
 CHUNK = 8192  # of them at once
-LEAST, MOST = 0.34, 0.9  # cosine of embeddings, from which words are taken to mean alike
+LEAST, MOST = 0.34, 0.9  # cosines of embeddings between which words count as similar; above, as forms of one word
 
 
 class Thesaurus:
-    """Near words of words that are one token."""
+    """Similar words of words that are one token."""
 
     def __init__(self, lm: FrozenLM) -> None:
         self.lm = lm
         self._middle: Tensor = lm.table.mean(0, dtype=torch.float32)
-        # Lengths from the middle, a chunk at a time: a copy of a large model's table would take gigabytes.
+        # Lengths are taken a chunk at a time, because a float32 copy of a large model's table would take gigabytes.
         parts = [(part.float() - self._middle).norm(dim=1) for part in torch.split(lm.table, CHUNK)]
         self._lengths = torch.cat(parts).clamp(min=1e-6)
         self.near = lru_cache(4096)(self._near)
 
     def _near(self, word: str) -> tuple[str, ...]:
-        """Other words, in lower case, whose embeddings point the way this word's does; none unless it is one token."""
+        """Other words, in lower case, with similar embeddings. None if the word is not one token."""
         ids = self.lm.encode(f" {word}")
         if len(ids) != 1 or not word.isalpha():
             return ()

@@ -1,4 +1,4 @@
-"""Float32 arithmetic and random numbers that do not depend on settings of the host program or of other threads."""
+"""Make float32 arithmetic and random numbers independent of the host program's settings and of other threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from memvec.guard import Held, Lock
 
-drawing = Lock()  # held by whoever uses torch's generator of random numbers
+drawing = Lock()  # held while a thread uses torch's generator of random numbers
 
 
 def _highest() -> str:
@@ -28,9 +28,9 @@ _precision = Held(_highest, _restore)
 
 @contextlib.contextmanager
 def declared_numerics(device: torch.device) -> Iterator[None]:
-    """Within: float32 means float32, whatever autocast or TF32 setting the host program has. After: as it was.
+    """Within: products of float32 are in float32, even if the host program turned autocast or TF32 on. After: as before.
 
-    The precision is one setting of the process: it is restored when the last thread leaves.
+    The precision is one setting of the process. It is restored when the last thread leaves.
     """
     with _precision.holding(), torch.autocast(device.type, enabled=False):
         yield
@@ -38,10 +38,10 @@ def declared_numerics(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sampling(device: torch.device, seed: int | None) -> Iterator[int]:
-    """Within: torch's random numbers begin at `seed`, or at a new one, which is yielded. After: as they were.
+    """Within: torch's random numbers start from `seed`, or from a new seed. Yield the seed. After: as before.
 
     torch has one generator for the process, so one thread samples at a time.
     """
     with drawing(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        # torch starts every process with the same seed. Without a given seed each call should sample differently.
+        # torch starts every process with the same seed, but without a given seed every call should sample differently.
         yield torch.seed() if seed is None else torch.manual_seed(seed).initial_seed()

@@ -1,7 +1,7 @@
-"""Rows of tokens behind shared prefixes: a prefix is run once, whatever the number of rows that go on from it.
+"""Run rows of tokens behind shared prefixes. A prefix is run once for all of its rows.
 
-Teacher and student, training and measuring all use this: a prefix is BOS and template with the text, with its vectors
-or with neither. Letters: S prefixes, P positions of the longest, R rows, L tokens of the longest, T scored tokens, D width.
+Teacher and student, training and measuring use this. A prefix is the start of a prompt, then a text, its vectors, or
+neither. Letters: S prefixes, P positions of the longest, R rows, L tokens of the longest, T scored tokens, D width.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from memvec.chunks import chunked
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 
-ROWS_AT_ONCE = 64  # of a forward pass without gradient, and no more than fit in
-CACHE_AT_ONCE = 512 * 1024**2  # bytes of keys and values
+ROWS_AT_ONCE = 64  # most rows of a forward pass without gradient
+CACHE_AT_ONCE = 512 * 1024**2  # most bytes of their keys and values
 A_PASS_CPU, A_PASS = 32, 4096  # positions; see pass_cost
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tokens behind a prefix; those from `start` on, at least one from the first, are what counts."""
+    """Tokens behind a prefix. Those from `start` on are scored; `start` is 1 or more."""
 
     ids: tuple[int, ...]
     start: int
 
     @property
     def scored(self) -> int:
-        """How many tokens count."""
+        """How many tokens are scored."""
         return len(self.ids) - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """Prefixes that were run: keys and values to go on from."""
+    """Prefixes that were run, with their cache."""
 
     cache: object
-    held: Tensor  # (S, P) 1 where a position counts
+    held: Tensor  # (S, P) 0 at padding, else 1
 
 
 def run_prefixes(lm: FrozenLM, prefixes: Sequence[Tensor]) -> Prefixes:
@@ -56,7 +56,7 @@ def run_prefixes(lm: FrozenLM, prefixes: Sequence[Tensor]) -> Prefixes:
 
 
 def run_rows(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Sequence[Row]) -> Tensor:
-    """Hidden states (T, D) that predict the scored tokens of each row, in order; row r goes on from prefix owner[r]."""
+    """Hidden states (T, D) that predict the scored tokens of each row, in order. Row r continues prefix owner[r]."""
     pieces: dict[int, Tensor] = {}
     for group in passes(lm, rows):
         chosen = [rows[r] for r in group]
@@ -66,12 +66,12 @@ def run_rows(lm: FrozenLM, prefixes: Prefixes, owner: Sequence[int], rows: Seque
 
 
 def passes(lm: FrozenLM, rows: Sequence[Row]) -> list[list[int]]:
-    """The passes that rows are run in: those of like length together, none longer than it must be."""
+    """Groups of rows of similar length, each for one forward pass."""
     return alike([len(row.ids) for row in rows], pass_cost(lm))
 
 
 def pass_cost(lm: FrozenLM) -> int:
-    """What one more pass costs beside its rows, in positions that could be run in its time."""
+    """The fixed cost of one more pass, in positions that could be run in its time."""
     return A_PASS_CPU if lm.device.type == "cpu" else A_PASS
 
 
@@ -81,12 +81,12 @@ def padded(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> int:
 
 
 def alike(lengths: Sequence[int], a_pass: int) -> list[list[int]]:
-    """Rows in groups of like length, with the least padding if each group costs `a_pass` positions by itself."""
+    """Group rows of similar length at the least total cost, where each group costs `a_pass` positions beside its rows."""
     order = sorted(range(len(lengths)), key=lambda r: lengths[r])
     ends = [
         n for n, r in enumerate(order, 1) if n == len(order) or lengths[order[n]] > lengths[r]
-    ]  # of rows of one length
-    best, cuts = {0: 0}, {0: 0}  # of the shortest rows: least cost, and where the last of their groups begins
+    ]  # a group may end behind the last row of a length
+    best, cuts = {0: 0}, {0: 0}  # for so many shortest rows: the least cost, and the begin of their last group
     for end in ends:
         longest = lengths[order[end - 1]]
         best[end], cuts[end] = min((best[begin] + (end - begin) * longest + a_pass, begin) for begin in best)
@@ -119,7 +119,7 @@ def targets(lm: FrozenLM, rows: Sequence[Row]) -> Tensor:
 
 
 def together(lm: FrozenLM, prefix: int, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Rows behind a prefix of so many positions, in lots whose keys and values fit in memory."""
+    """Rows behind a prefix of `prefix` positions, in chunks whose keys and values fit in memory."""
     longest = max((len(row.ids) for row in rows), default=0)
     size = max(1, min(ROWS_AT_ONCE, CACHE_AT_ONCE // max(1, lm.cache_bytes * (prefix + longest))))
     yield from chunked(rows, size)
@@ -148,9 +148,9 @@ def sample(
     seed: int = 0,
     over: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """What the LM goes on with behind prefix owner[r] and the head token of each row: the head and `new` drawn tokens.
+    """Continue prefix owner[r] and the head token of each row by `new` drawn tokens. Return the head and the tokens.
 
-    At a `temperature` of 0 the likeliest; fewer once all that was drawn of every row is `over`.
+    At a `temperature` of 0 the likeliest tokens are taken. Drawing ends early once the tokens of every row are `over`.
     """
     chance = torch.Generator(lm.device).manual_seed(seed)
     run = run_prefixes(lm, prefixes)
@@ -173,7 +173,7 @@ def sample(
 
 
 def _drawn(logits: Tensor, chance: torch.Generator) -> Tensor:
-    """A token (R,) of each row of logits (R, V); torch.multinomial takes several times as long on a CPU."""
+    """Draw a token (R,) for each row of logits (R, V). torch.multinomial takes several times as long on a CPU."""
     reached = logits.float().softmax(1).cumsum(1, dtype=torch.float64)
     level = torch.rand(len(logits), 1, generator=chance, device=logits.device, dtype=torch.float64) * reached[:, -1:]
     return torch.searchsorted(reached, level, right=True)[:, 0].clamp(max=logits.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""`attached`: memories for calls of `model.generate` in code that cannot be changed."""
+"""`attached`: memories for calls of `model.generate` in code that you cannot change."""
 
 from __future__ import annotations
 
@@ -26,31 +26,33 @@ _OPENING = threading.Lock()
 
 
 class attached(contextlib.ContextDecorator):
-    """Within the block, `model.generate(input_ids, …)` sees `memories` in each row.
+    """Put memories in front of every prompt that `model.generate` gets within a with block.
 
-    A memory goes where `generate_kwargs` puts it: at the start of the user's turn where the ids begin with that template,
-    else behind BOS. The block counts for the code that is called from it, and for tasks and threads that inherit its
-    context (`asyncio.create_task`, `asyncio.to_thread`). A bare thread inherits nothing: give it `model.generate` itself,
-    taken inside the block, or run it in `contextvars.copy_context()`. Blocks may nest and overlap; the innermost counts.
+    The memory goes to the start of the user's turn if the ids begin with the tokenizer's chat template, else behind BOS.
+
+    The block applies to code that is called from it, and to tasks and threads that inherit its context
+    (`asyncio.create_task`, `asyncio.to_thread`). A plain thread does not inherit it: run it in
+    `contextvars.copy_context()`, or pass it `model.generate`, taken inside the block. Blocks may be nested and may overlap;
+    the innermost one applies. An `attached` object is also a decorator of functions.
 
     Args:
         model: A transformers model, also inside PEFT, torch.compile or DataParallel.
         tokenizer: The tokenizer that makes the ids.
         memories: One memory for all rows, None for none, or one (or None) for each row.
-        check: Compare the model, as it is in memory, with what the memories belong to.
-        allow_adapters: Take a model with active adapters, such as a LoRA, whose weights below them are right.
-
-    Returns:
-        The model, from the with statement.
+        check: Compare the model, as it is in memory, with the one the memories belong to.
+        allow_adapters: Accept a model with active adapters, such as a LoRA. The weights below them are still compared.
 
     Raises:
         FingerprintError: The model is not the one the memories belong to, or has active adapters.
-        UsageError: The model has no `generate` of transformers'. In the block: an option of `generate` cannot be used
-            with a memory, or there are not as many memories as rows.
+        UsageError: The model has no `generate` of transformers. In the block: an option of `generate` cannot be used
+            with a memory, or the number of memories is not the number of rows.
 
     Example:
-        with memvec.attached(model, tokenizer, memory):
-            out = model.generate(**tokenizer("Who wrote it?", return_tensors="pt"), max_new_tokens=32)
+        >>> from transformers import AutoModelForCausalLM, AutoTokenizer
+        >>> lm, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        >>> memory = memvec.load_memory(store, "harbour.txt")
+        >>> with memvec.attached(lm, tokenizer, memory):
+        ...     out = lm.generate(**tokenizer("When does the ferry leave?", return_tensors="pt"), max_new_tokens=4)
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class attached(contextlib.ContextDecorator):
         inner = unwrapped(model)
         if not callable(getattr(type(inner), "generate", None)) or "generate" in vars(inner):
             raise UsageError(
-                "the model's generate is not that of its class, so it cannot be followed. Pass the model to "
+                "the model's generate is not a method of its class, so attached cannot change its calls. Use "
                 "memory.generate_kwargs instead."
             )
         self._model, self._inner = model, inner
@@ -75,14 +77,14 @@ class attached(contextlib.ContextDecorator):
         with _OPENING:  # threads may share this object by mistake
             if self._block is not None and self._block.open:
                 raise UsageError(
-                    "this block of memvec.attached is open already. Make another one with memvec.attached(…)."
+                    "this block of memvec.attached is already open. Make another one with memvec.attached(…)."
                 )
             self._block = open_block(self._inner, self._rows, sys._getframe(1))
         weakref.finalize(self, close_block, self._block).atexit = False
         return self._model
 
     def __exit__(self, *error: object) -> None:
-        """Close it."""
+        """Close the block."""
         if self._block is not None:
             close_block(self._block)
 
@@ -110,16 +112,16 @@ class attached(contextlib.ContextDecorator):
 
 
 class _Rows:
-    """Puts memories into rows of ids that somebody else has put together."""
+    """A carrier for rows of ids that other code made."""
 
     def __init__(self, where: Places, pad: int, memories: Sequence[Any], check: Callable[[], None]) -> None:
         self.where, self.pad, self.memories, self.check = where, pad, memories, check
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """The call with the memories in it. UsageError."""
+        """The arguments of the call with the memories in it. FingerprintError, UsageError."""
         if self.memories and all(memory is None for memory in self.memories):
             return given
-        self.check()  # adapters may have been switched on, or weights changed, since the block was opened
+        self.check()  # since the block was opened, an adapter may be active or weights may have changed
         asked = {name: value for name, value in given.items() if name not in ("inputs", "input_ids", "attention_mask")}
         options.check(model, asked)
         ids = _ids(given)
@@ -139,28 +141,28 @@ class _Rows:
         )
         return {
             **options.settle(model, asked, ids.shape[1], self.pad),
-            "input_ids": ids,  # as given: callers cut the output by their own length
+            "input_ids": ids,  # unchanged: callers cut the output at the length of their ids
             "inputs_embeds": mark(made.inputs_embeds, READY),
             "attention_mask": made.attention_mask,
         }
 
 
 def own_ids(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
-    """Return the ids of each row that its mask does not hide; both (B, T)."""
+    """Return the ids of each row where its mask is 1; both (B, T)."""
     return [tuple(row[seen.bool()].tolist()) for row, seen in zip(ids, mask, strict=True)]
 
 
 def mask_of(model: Any, given: dict[str, Any], ids: Tensor) -> Tensor:
-    """Return the attention mask (B, T) of a call: the given one, else what transformers would find. UsageError.
+    """Return the attention mask (B, T) of a call: the given one, else the one transformers would make. UsageError.
 
-    It takes padding tokens as padding, where there are any and where they are not an end token as well.
+    transformers masks padding tokens, unless the padding token is also an end token.
     """
     mask: Tensor | None = given.get("attention_mask")
     if mask is not None:
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         if shape != tuple(ids.shape):
             raise UsageError(
-                f"the attention mask is {shape}, expected {tuple(ids.shape)} like the ids: memvec makes the "
+                f"the attention mask is {shape}, expected {tuple(ids.shape)} like the ids: memvec adds the "
                 "mask of the memory. Pass the tokenizer's mask, or none."
             )
         return mask

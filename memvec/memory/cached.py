@@ -1,4 +1,4 @@
-"""A memory run through a model once, to be used by many prompts.
+"""Run a memory through a model once, and use its keys and values for many prompts.
 
 Letters: B rows, H positions that the cache holds, T prompt tokens of the longest row.
 """
@@ -22,18 +22,17 @@ from memvec.memory.prompt import (
     Owners,
     Prompt,
     Prompts,
-    Template,
     as_memories,
     embed,
     pad_id,
     tensor,
 )
 from memvec.memory.prompt_input import as_prompts
-from memvec.templates.template import Frame, frame
+from memvec.templates.template import Frame, Template, frame
 
 
 class CachedMemory:
-    """A memory and what stands before it, run through the model once; prompts then cost only their own tokens."""
+    """The keys and values of a memory and of the tokens before it. Prompts then cost only their own tokens."""
 
     def __init__(
         self,
@@ -45,7 +44,7 @@ class CachedMemory:
         *,
         allow_adapters: bool = False,
     ) -> None:
-        """Prefill `memory` on `model`. The arguments are those of `prefix.prompts_with`.
+        """Run `memory` through `model`. The arguments are those of `prompt.prompts_with`.
 
         Raises:
             FingerprintError: The memory belongs to another model, or the model has active adapters.
@@ -55,19 +54,19 @@ class CachedMemory:
         self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
         if recurrent(self.model):
             raise UsageError(
-                "a state-space model cannot go on from a state by several tokens at once in transformers. "
+                "in transformers, a state-space model cannot continue from a state with several tokens at once. "
                 "Use memory.generate_kwargs, which puts the memory in front of each prompt."
             )
         self._owners.check(model)
         options.check(self.model, {})
-        self.now = datetime.now()  # a template that writes the date goes on with that of the cache
+        self.now = datetime.now()  # for templates with a date: prompts must have the date of the cache
         self.before = frame(tokenizer, "", template, True, now=self.now).before
         self.vectors = tensor(memory)
         start = embed(self.model, [(Frame(self.before, ()), self.vectors)])
         if not start.inputs_embeds.shape[1]:
             raise UsageError(
-                f"{', '.join(memory.documents) or 'the memory'} has no vectors, and nothing stands before it, so there is "
-                "nothing to keep. Use memory.generate_kwargs."
+                f"{', '.join(memory.documents) or 'the memory'} has no vectors and no tokens before it, so the cache "
+                "would be empty. Use memory.generate_kwargs."
             )
         with torch.inference_mode():
             out = self.model(
@@ -83,25 +82,25 @@ class CachedMemory:
         return cache_bytes(self._cache)
 
     def copy(self, rows: int = 1) -> Any:
-        """Return the cache for `rows` rows; generating fills the copy, not this one."""
+        """Return a copy of the cache for `rows` rows. `generate` adds to the copy."""
         return repeated(self._cache, rows)
 
     def generate_kwargs(self, prompts: Prompts) -> dict[str, Any]:
-        """Return arguments for `model.generate`, to be used as often as wanted; only for the model this was made with.
+        """Return arguments for `model.generate` of the model this was made with. They can be used many times.
 
-        Rows of unlike length are padded between memory and prompt. Layers with a sliding window count that padding, so
-        for a model that has such layers the memory is run again in front of such rows.
+        Prompts of different length are padded between memory and prompt. Layers with a sliding window would count that
+        padding, so a model with such layers runs the memory again for such prompts.
 
         Raises:
-            FingerprintError: The model or the tokenizer was changed since.
-            UsageError: Other words stand before the memory than this cache was made with.
+            FingerprintError: The model or the tokenizer has changed since.
+            UsageError: The prompt has other tokens before the memory than this cache.
         """
         texts = as_prompts(prompts)
         self._owners.check(self.model)  # before its embeddings are asked for tokens that were added since
         frames = [frame(self.tokenizer, text, self.template, True, now=self.now) for text in texts]
         if any(row.before != self.before for row in frames):
             raise UsageError(
-                "a system message or other words before the memory are not those this cache was made with. "
+                "the tokens before the memory, such as a system message, are not the ones this cache was made with. "
                 "Use memory.generate_kwargs for such prompts."
             )
         whole = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
@@ -111,7 +110,7 @@ class CachedMemory:
         carried = {**made, "inputs_embeds": mark(made["inputs_embeds"], carrier)}
         if plain:
             return carried
-        # transformers takes of each row the last columns, those behind what the cache holds: padding stands between.
+        # transformers reads the columns behind the cache, so the padding must be between memory and prompt.
         mask = whole.attention_mask.clone()
         mask[:, : self.length] = 1
         for seen, row in zip(mask, frames, strict=True):
@@ -121,18 +120,18 @@ class CachedMemory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CachedPrompt:
-    """What the dispatcher does with a call that has prompts behind a cached memory."""
+    """A carrier for prompts behind a cached memory."""
 
     cached: CachedMemory
     whole: Embedded
     plain: bool  # without the cache
 
     def __deepcopy__(self, memo: Any) -> _CachedPrompt:
-        """Copies of the embeddings share it: it holds the model."""
+        """Return itself, because it refers to the model."""
         return self
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """The call with a cache of its own, as many rows as its beams take. FingerprintError, UsageError."""
+        """The arguments of the call with a copy of the cache, a row for each beam. FingerprintError, UsageError."""
         if model.dtype != (of := self.cached._cache.layers[0].keys.dtype):
             raise UsageError(
                 f"the cache is in {of}, the model in {model.dtype}. Make the cache again: memory.as_cache(…)."

@@ -1,8 +1,8 @@
-"""The one place where memvec meets a call of `model.generate`: a dispatcher on the model's class, put there once and for all.
+"""The dispatcher: a wrapper of `generate` on the model's class, installed once. All memories enter calls here.
 
-The dispatcher holds no memory. It changes a call only if a memory travels with it: in the call's own arguments (embeddings
-or a cache that memvec made), or by a block of `attached` that the call is made in. So nothing is stored on the model, a copy
-of it takes nothing along, and calls of other threads and tasks stay as they are.
+The dispatcher itself holds no memory. It changes a call in two cases: the arguments hold embeddings or a cache that memvec
+made, or the call is made in a block of `attached`. Nothing is stored on the model, so copies of it carry no memory, and
+calls of other threads and tasks are not changed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from memvec.errors import UsageError
 from memvec.guard import Lock
 from memvec.lm.compat import CACHE_NAMES
 
-MARK = "_memvec_prompt"  # attribute of embeddings and caches that memvec made
-MANAGERS = ("contextlib", "_pytest", "pytest_asyncio")  # packages whose code runs generators as managers and fixtures
-READY = object()  # the mark of those that need nothing more
+MARK = "_memvec_prompt"  # attribute of embeddings and caches that memvec made: their carrier
+MANAGERS = ("contextlib", "_pytest", "pytest_asyncio")  # packages that run generators as context managers and fixtures
+READY = object()  # the mark of embeddings that need no more work
 AFTER_YIELD = (1, 2)  # the low bits of the argument of RESUME behind `yield` and `yield from`, see `dis`
 _LOCK = Lock()
 _ORDER = itertools.count()
 
 
 class Carrier(Protocol):
-    """Something that puts memories into a call of `generate`."""
+    """Puts memories into a call of `generate`."""
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """Return what `generate` is called with, for a call with the arguments `given`. UsageError."""
+        """Return the arguments for `generate`, for a call with the arguments `given`. FingerprintError, UsageError."""
         ...
 
 
@@ -44,17 +44,17 @@ class Block:
 
     model: Any  # the transformers model inside wrappers
     carrier: Carrier
-    frame: types.FrameType  # of the code that the block is in
-    managed: bool  # is `frame` a generator that is run as a context manager, or as a fixture?
+    frame: types.FrameType  # of the code that opened the block
+    managed: bool  # is `frame` a generator that runs as a context manager or fixture?
     number: int = field(default_factory=lambda: next(_ORDER))
     open: bool = True
 
     @property
     def inherited(self) -> bool:
-        """Does the block count for code that has its context, but is not called from its frame?
+        """Does the block apply to code that has its context, but is not called from its frame?
 
-        It does in tasks and threads that inherited the context, and behind a helper that opened the block and returned.
-        It does not while the block's code is a generator that has yielded: then the code is that of whoever takes the items.
+        Yes in tasks and threads that inherited the context, and after a helper function that opened the block returned.
+        No while a generator that opened the block is suspended at a `yield`, because then other code runs.
         """
         return self.open and (self.managed or not _yielded(self.frame))
 
@@ -64,7 +64,7 @@ _IN_CONTEXT: ContextVar[tuple[Block, ...]] = ContextVar("memvec_attached", defau
 
 
 def open_block(model: Any, carrier: Carrier, frame: types.FrameType) -> Block:
-    """Open a block in the code that `frame` runs."""
+    """Open a block for the code of `frame`."""
     resumer = frame.f_back
     runs = "" if resumer is None else str(resumer.f_globals.get("__name__"))
     block = Block(model, carrier, frame, runs.partition(".")[0] in MANAGERS)
@@ -75,7 +75,7 @@ def open_block(model: Any, carrier: Carrier, frame: types.FrameType) -> Block:
 
 
 def close_block(block: Block) -> None:
-    """Close a block, from whatever thread, task or context; again, if need be."""
+    """Close a block. Any thread, task or context may do so, also more than once."""
     with _LOCK():
         block.open = False
         rest = [other for other in _BY_FRAME.pop(block.frame, []) if other is not block]
@@ -85,7 +85,7 @@ def close_block(block: Block) -> None:
 
 
 def block_of(model: Any) -> Block | None:
-    """Return the block of `attached` for this model that the calling code is in; None outside of any."""
+    """Return the innermost block of `attached` for this model that applies to the calling code, or None."""
     if not _BY_FRAME:
         return None
     found: Block | None = None
@@ -99,21 +99,21 @@ def block_of(model: Any) -> Block | None:
 
 
 def mark(value: Any, carrier: Carrier | object) -> Any:
-    """Note on embeddings or a cache what puts them into a call. Return `value`."""
+    """Set the carrier of embeddings or of a cache. Return `value`."""
     setattr(value, MARK, carrier)
     return value
 
 
 def install(model: Any) -> None:
-    """Put the dispatcher on the class of a transformers model, if it is not there. Safe with many threads."""
+    """Install the dispatcher on the class of a transformers model, unless it is there. Threads may call this at once."""
     _put_on(type(model))
 
 
 def install_early() -> None:
-    """Put the dispatcher on what all models of transformers inherit, once transformers is there.
+    """Install the dispatcher on the base class of all transformers models, if transformers is imported.
 
-    Python takes `model.generate` before it makes the arguments of `model.generate(**memory.generate_kwargs(…))`, so that the
-    first call would have a method without it.
+    In `model.generate(**memory.generate_kwargs(…))` Python looks up `model.generate` before it makes the arguments, so the
+    first call would get a method without the dispatcher.
     """
     mixin = getattr(sys.modules.get("transformers.generation.utils"), "GenerationMixin", None)
     if mixin is not None:
@@ -131,7 +131,7 @@ def _put_on(cls: Any) -> None:
 
 
 class _Entrance:
-    """A method of a model's class; bound in a block, it stays with that block also in another thread."""
+    """A wrapped method of a model's class. If it is bound within a block, it keeps that block, also in another thread."""
 
     def __init__(self, original: Any, dispatched: Callable[..., Any]) -> None:
         functools.update_wrapper(self, original)
@@ -139,11 +139,11 @@ class _Entrance:
         self._plain = self._of(None)
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call it as a function of the class."""
+        """Call the method on a model, as a function of the class."""
         return self._plain(model, *args, **kwargs)
 
     def __get__(self, model: Any, owner: Any = None) -> Any:
-        """Bind it to a model."""
+        """Bind the method to a model."""
         if model is None:
             return self
         block = block_of(model)
@@ -155,7 +155,7 @@ class _Entrance:
             block = block_of(model) or bound_in
             if block is not None and not block.open:
                 raise UsageError(
-                    "this method of the model was taken inside a block of memvec.attached that has ended. "
+                    "this method was taken from the model inside a block of memvec.attached that has ended. "
                     "Take it from the model again, or call it inside the block."
                 )
             return self.dispatched(self.original, model, block, args, kwargs)
@@ -171,7 +171,7 @@ def _generate(original: Any, model: Any, block: Block | None, args: Sequence[Any
         return original(model, *args, **kwargs)
     if own is not None and block is not None:
         raise UsageError(
-            "the call has a memory of its own inside a block of memvec.attached. Call it outside, or leave its memory out."
+            "the call has its own memory, and is inside a block of memvec.attached. Call it outside, or leave its memory out."
         )
     carrier: Any = own if block is None else block.carrier
     return original(model, **carrier.arguments(model, given))
@@ -180,7 +180,7 @@ def _generate(original: Any, model: Any, block: Block | None, args: Sequence[Any
 def _ids_only(original: Any, model: Any, block: Block | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if block is not None:
         raise UsageError(
-            f"{original.__name__} cannot be used with a memory: continuous batching takes ids only, so the memory would be "
+            f"{original.__name__} cannot be used with a memory: continuous batching takes only ids, so the memory would be "
             "left out. Call generate, or leave the block of memvec.attached."
         )
     return original(model, *args, **kwargs)
@@ -194,11 +194,11 @@ _ENTRANCES: Mapping[str, Callable[..., Any]] = {
 
 
 def _named(original: Any, model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call by name."""
+    """The arguments of a call by name."""
     if not args:
         return dict(kwargs)
     signature = inspect.signature(original)
-    if any(taken.kind is taken.VAR_POSITIONAL for taken in signature.parameters.values()):  # it passes them on
+    if any(taken.kind is taken.VAR_POSITIONAL for taken in signature.parameters.values()):  # a wrapper of generate
         from transformers import GenerationMixin
 
         signature = inspect.signature(GenerationMixin.generate)
@@ -210,7 +210,7 @@ def _named(original: Any, model: Any, args: Sequence[Any], kwargs: dict[str, Any
 
 
 def _yielded(frame: types.FrameType) -> bool:
-    """Is this a generator that waits at a `yield`? One that runs, or waits at an `await`, is at work on its block."""
+    """Is this a generator that is suspended at a `yield`, rather than running or waiting at an `await`?"""
     flags, code, at = frame.f_code.co_flags, frame.f_code.co_code, frame.f_lasti
     if at < 0 or not flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
         return False

@@ -1,6 +1,6 @@
-"""`generate` and `compare`: answers with documents in front of a prompt, as their vectors or as their text.
+"""`generate` and `compare`: answer a prompt with documents in front of it, as their vectors or as their text.
 
-Both ways go through the one hook, so that nothing differs but what stands at the memory's place.
+The prompt is made in the same way for both, so only the place of the memory differs.
 Letters: M vectors or tokens of the text, D width.
 """
 
@@ -24,11 +24,11 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics, sampling
 from memvec.lm.scoring import embedded
 from memvec.memory.memory import load
-from memvec.memory.prompt import Template, embed, pad_id, tensor
+from memvec.memory.prompt import embed, pad_id, tensor
 from memvec.memory.prompt_input import one_prompt
 from memvec.memory.unverified import draft
 from memvec.store.store import Store
-from memvec.templates.template import SEPARATOR, Frame, Messages, frame
+from memvec.templates.template import SEPARATOR, Frame, Messages, Template, frame
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,35 +39,35 @@ NEW_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An answer; the field names are those of `--json`."""
+    """An answer. The JSON output has the same fields."""
 
     text: str
-    using: str  # what stood for the documents
+    using: str  # "vectors", "text" or "decode"
     documents: tuple[str, ...]
-    positions: int  # of the whole prompt
-    memory_positions: int  # of them, those that stand for the documents
-    tokens: int  # new ones
-    seed: int | None = None  # of what was sampled
-    corrections: int = 0  # stored tokens that "decode" leaves out
-    verified: bool = False  # no answer is; `cat` verifies
+    positions: int  # context positions of the whole prompt
+    memory_positions: int  # of these, positions of the documents
+    tokens: int  # new tokens
+    seed: int | None = None  # if tokens were sampled
+    corrections: int = 0  # stored tokens that "decode" does not use
+    verified: bool = False  # always; only `cat`, `read` and `unpack` verify
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to have the documents in front, and what came of it; the field names are those of `--json`."""
+    """The answer with nothing, the vectors or the text in front. The JSON output has the same fields."""
 
     name: str  # "none", "vectors" or "text"
-    missing: str = ""  # why it could not be had; then nothing else is there
+    missing: str = ""  # why there is no answer; then the other fields are empty
     text: str | None = None
     positions: int | None = None
     memory_positions: int | None = None
-    seconds_to_first_token: float | None = None  # after one warm-up [s]
-    nats_per_token: float | None = None  # surprisal of the answer that was given
+    seconds_to_first_token: float | None = None  # after a warm-up
+    nats_per_token: float | None = None  # mean surprisal of the `answer` that was passed
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """How tokens are chosen."""
+    """How new tokens are chosen."""
 
     new_tokens: int | None
     sample: bool
@@ -75,9 +75,9 @@ class _Choice:
     seed: int | None
 
     def check(self) -> None:
-        """UsageError for values that do not go together."""
+        """Raise UsageError if values contradict each other."""
         if not self.sample and (self.temperature is not None or self.seed is not None):
-            raise UsageError("temperature and seed are for sampling. Pass sample=True, or leave them out.")
+            raise UsageError("temperature and seed need sampling. Pass sample=True, or leave them out.")
 
 
 @checked(using=literal(Using), template=literal(Template))
@@ -94,11 +94,35 @@ def generate(
     template: Template = "auto",
     **opening: Unpack[Opening],
 ) -> Generated:
-    """Answer `prompt` with documents of a store in front, by their context vectors or their verified text.
+    """Answer a prompt with documents of a store in front of it.
 
-    `using` "decode" takes no prompt: it gives what the exact vectors alone say, greedy and without corrections, to look at;
-    `cat` gives what was packed. `max_new_tokens`: 64 by default, for "decode" the whole document. Raises NotFoundError,
-    FingerprintError, UsageError; ConditioningError without context vectors, NoContentError without the text.
+    Args:
+        store: The store, or what `memvec.open` returns.
+        prompt: A text, or the messages of a chat. None for `using` "decode".
+        documents: Names of the documents, in the order in which they stand.
+        using: "vectors" puts the context vectors of the documents in front, "text" their verified text. "decode" shows
+            what the exact vectors give without corrections. It takes no prompt and is not verified; `cat` is.
+        max_new_tokens: By default 64; for "decode" the whole document.
+        sample: Sample the tokens instead of taking the likeliest one.
+        temperature: With `sample`: values below 1 make likely tokens more likely. By default 1.
+        seed: With `sample`: the same seed gives the same answer.
+        template: "chat", "text", or "auto" for a chat if the model has a chat template.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        The answer, and the context positions it took.
+
+    Raises:
+        NotFoundError: There is no such store, document or model.
+        FingerprintError: The model is not the one that packed.
+        ConditioningError: A document has no context vectors.
+        NoContentError: A document has no text.
+        UsageError: The arguments contradict each other, or the prompt is longer than the model's context.
+
+    Example:
+        >>> made = memvec.generate(store, "When does the ferry leave?", "harbour.txt", max_new_tokens=4, model=model)
+        >>> made.documents, made.tokens <= 4
+        (('harbour.txt',), True)
     """
     names = _names(documents)
     choice = _Choice(max_new_tokens, sample, temperature, seed)
@@ -107,7 +131,7 @@ def generate(
     if using == "decode":
         if prompt is not None or sample:
             raise UsageError(
-                "decoding takes no prompt and no sampling. Leave them out, or pass using='vectors' or using='text'."
+                "using='decode' takes no prompt and does not sample. Leave both out, or pass using='vectors' or 'text'."
             )
         made = draft(runtime, names, max_new_tokens)
         return Generated(made.text, using, names, made.vectors, made.vectors, made.tokens, corrections=made.corrections)
@@ -131,16 +155,39 @@ def compare(
     template: Template = "auto",
     **opening: Unpack[Opening],
 ) -> tuple[Arm, ...]:
-    """The same prompt with nothing, the vectors and the text in front. What cannot be had says why. As `generate`.
+    """Answer a prompt three times: with nothing, the context vectors and the text of documents in front.
 
-    `answer`: its surprisal is measured in each; without a chat template it stands directly behind the prompt, so begin it
-    with a space where one belongs.
+    Args:
+        store: The store, or what `memvec.open` returns.
+        prompt: A text, or the messages of a chat.
+        documents: Names of the documents, in the order in which they stand.
+        answer: A text whose surprisal is measured in each case. Without a chat template it follows the prompt directly, so
+            it should begin with a space.
+        max_new_tokens: By default 64.
+        sample: Sample the tokens instead of taking the likeliest one.
+        temperature: With `sample`: values below 1 make likely tokens more likely. By default 1.
+        seed: With `sample`: the same seed gives the same answer.
+        template: "chat", "text", or "auto" for a chat if the model has a chat template.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        The answers with "none", "vectors" and "text", what each cost, or why it is missing.
+
+    Raises:
+        NotFoundError: There is no such store, document or model.
+        FingerprintError: The model is not the one that packed.
+        UsageError: The arguments contradict each other.
+
+    Example:
+        >>> arms = memvec.compare(store, "When does the ferry leave?", "harbour.txt", max_new_tokens=2, model=model)
+        >>> [arm.name for arm in arms]
+        ['none', 'vectors', 'text']
     """
     names = _names(documents)
     choice = _Choice(max_new_tokens, sample, temperature, seed)
     choice.check()
     if answer == "":
-        raise UsageError("the answer is empty, expected words to measure. Leave it out.")
+        raise UsageError("answer is empty, expected a text to measure. Leave it out.")
     runtime = runtime_of(store, **opening)
     asker = _Asker(runtime, one_prompt(prompt), template, choice)
     arms = [asker.arm("none", None, answer)]
@@ -153,22 +200,22 @@ def compare(
 
 
 class _NoRoom(UsageError):
-    """A prompt longer than the model's context."""
+    """The prompt is longer than the model's context."""
 
 
 class _NoText(UsageError):
-    """A document that is no text."""
+    """A document is no text."""
 
 
 class _Asker:
-    """One prompt, asked with different things in front of it."""
+    """Asks the model one prompt, with different things in front of it."""
 
     def __init__(self, runtime: Runtime, prompt: str | Messages, template: Template, choice: _Choice) -> None:
         self.runtime, self.prompt, self.template, self.choice = runtime, prompt, template, choice
         self.lm: FrozenLM = runtime.lm
 
     def answer(self, front: Tensor | None) -> dict[str, Any]:
-        """The fields of a `Generated` that depend on the model, with `front` (M, D) at the memory's place."""
+        """Answer with `front` (M, D) at the place of the memory. Returns fields of `Generated`."""
         kwargs, positions = self._prompt(front, self.choice.new_tokens or NEW_TOKENS)
         self.runtime.notify("generating")
         how: dict[str, Any] = {"do_sample": self.choice.sample}
@@ -187,13 +234,13 @@ class _Asker:
         }
 
     def arm(self, name: str, front: Tensor | None, answer: str | None) -> Arm:
-        """What the prompt gives with `front`, how soon, and how surprising it finds `answer`."""
+        """Answer with `front`, measure the time to the first token and the surprisal of `answer`."""
         made = self.answer(front)
         kwargs, _ = self._prompt(front, 1)
         with declared_numerics(self.lm.device):
             for _ in range(2):  # the first warms up
                 begun = time.perf_counter()
-                self.lm.model.generate(**kwargs, do_sample=False)[0, -1].item()  # read back: the device has finished
+                self.lm.model.generate(**kwargs, do_sample=False)[0, -1].item()  # waits until the device has finished
                 seconds = time.perf_counter() - begun
             nats = None if answer is None else self._surprisal(front, self.lm.encode(answer))
         return Arm(
@@ -206,7 +253,7 @@ class _Asker:
         )
 
     def _prompt(self, front: Tensor | None, new: int) -> tuple[dict[str, Any], int]:
-        """Arguments for `model.generate`, and the positions of the prompt. UsageError when the model has no room."""
+        """Arguments for `model.generate`, and the positions of the prompt. UsageError if the context is too short."""
         made = embed(self.lm.model, [(self._frame(front), front)], pad_id(self.lm.tokenizer))
         positions = made.inputs_embeds.shape[1]
         room = getattr(self.lm.model.config, "max_position_embeddings", None)
@@ -222,7 +269,7 @@ class _Asker:
 
     @torch.inference_mode()
     def _surprisal(self, front: Tensor | None, ids: Sequence[int]) -> float:
-        """Mean surprisal of tokens behind the prompt, the true ones fed back in [nats per token]."""
+        """Mean surprisal of the tokens `ids` behind the prompt [nats per token]."""
         row = self._frame(front)
         made = embed(self.lm.model, [(Frame(row.before, (*row.after, *ids)), front)])
         logits = self.lm.model(inputs_embeds=made.inputs_embeds, logits_to_keep=len(ids) + 1).logits[0, :-1]
@@ -235,14 +282,14 @@ def _vectors(runtime: Runtime, names: Sequence[str]) -> Tensor:
 
 
 def _text(runtime: Runtime, names: Sequence[str]) -> Tensor:
-    """The embedded tokens of the documents' text, with a blank line between them. NoContentError, UsageError."""
+    """The embedded text of the documents, with a blank line between two. NoContentError, UsageError."""
     texts = []
     for name in names:
         try:
             texts.append(content(runtime, name).decode())
         except UnicodeDecodeError as error:
             raise _NoText(
-                f"{name!r} is no UTF-8 text and cannot stand in a prompt. `memvec cat` gives its bytes."
+                f"{name!r} is no UTF-8 text, so it cannot be part of a prompt. `memvec cat` gives its bytes."
             ) from error
     lm = runtime.lm
     return embedded(lm, lm.encode(SEPARATOR.join(texts)))
@@ -254,5 +301,5 @@ FRONTS: dict[str, Callable[[Runtime, Sequence[str]], Tensor]] = {"vectors": _vec
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:
     names = (documents,) if isinstance(documents, str) else tuple(documents)
     if not names:
-        raise UsageError("no documents are named, expected at least one. `memvec list` shows the names.")
+        raise UsageError("documents is empty, expected at least one name. `memvec list` shows the names.")
     return names

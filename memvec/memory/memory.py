@@ -1,4 +1,4 @@
-"""Memories: context vectors loaded from a store, to be put in front of a prompt. Knows no model.
+"""Memories: context vectors of documents, loaded from a store. This module knows no model.
 
 Letters: M vectors, D width.
 """
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memvec.arguments import checked, choice
-from memvec.decoding.unpack import missing
 from memvec.errors import ConditioningError, NoContentError
 from memvec.guard import loading_alone
 from memvec.identity.runtime import Runtime, runtime_of
@@ -28,20 +27,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Memory:
-    """Vectors of one or more documents, joined in the order they were asked for."""
+    """Vectors of one or more documents, for use in front of a prompt. `memvec.load_memory` makes it.
+
+    Attributes:
+        documents: Their names, in the order of the vectors.
+        parts: The vectors of each record, (M_i, D) float16.
+        fingerprint: The model the vectors belong to.
+        probe: What that model says to fixed input. It helps to recognise a loaded model.
+
+    Example:
+        >>> memory = memvec.load_memory(store, "harbour.txt") + memvec.load_memory(store, "letters/jane.txt")
+        >>> memory.documents
+        ('harbour.txt', 'letters/jane.txt')
+        >>> len(memory) == len(memory.vectors)
+        True
+    """
 
     documents: tuple[str, ...]
-    parts: tuple[Vectors, ...]  # (M_i, D) float16, one for each record
+    parts: tuple[Vectors, ...]
     fingerprint: Fingerprint
-    probe: Mapping[str, Any] = field(default_factory=dict)  # what the store's model said; tells more of a loaded model
+    probe: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Get transformers' `generate` ready for it."""
+        """Prepare transformers' `generate` for memories."""
         install_early()
 
     @property
     def identity(self) -> Identity:
-        """What the vectors belong to, as `check_model` takes it."""
+        """The model the vectors belong to, as `check_model` takes it."""
         return Identity(self.fingerprint, probe=self.probe)
 
     @property
@@ -50,11 +63,11 @@ class Memory:
         return np.concatenate([np.zeros((0, self.fingerprint.width), np.float16), *self.parts])
 
     def __len__(self) -> int:
-        """M, the context positions it takes."""
+        """M, the number of context positions it takes."""
         return sum(map(len, self.parts))
 
     def __add__(self, other: Memory) -> Memory:
-        """Both, this one first. FingerprintError when they belong to different models."""
+        """Join two memories, this one first. FingerprintError if they belong to different models."""
         from memvec.identity.fingerprint import check_fingerprint
 
         if not isinstance(other, Memory):
@@ -65,13 +78,13 @@ class Memory:
         )
 
     def generate_kwargs(self, model: Any, tokenizer: Any, prompts: Prompts, **options: Any) -> dict[str, Any]:
-        """What `model.generate` takes for these prompts with this memory; see `prefix.generate_kwargs`."""
+        """Return the arguments of `model.generate` for prompts with this memory; see `prompt.generate_kwargs`."""
         from memvec.memory.prompt import generate_kwargs
 
         return generate_kwargs(model, tokenizer, prompts, self, **options)
 
     def as_cache(self, model: Any, tokenizer: Any, **options: Any) -> Any:
-        """This memory run through the model once, to be used by many prompts; see `cached.CachedMemory`."""
+        """Run this memory through a model once, for many prompts; see `cached.CachedMemory`."""
         from memvec.memory.cached import CachedMemory
 
         return CachedMemory(model, tokenizer, self, **options)
@@ -79,20 +92,37 @@ class Memory:
 
 @checked(kind=choice("context", "exact"))
 def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, kind: str = "context") -> Memory:
-    """The memory of documents by name, in that order. NotFoundError; ConditioningError when only exact vectors are there.
+    """Load the memory of documents from a store. No model is loaded.
 
-    `kind` "exact" loads the vectors that were fitted to reproduce; they harm what a model says otherwise and are for
-    measuring that.
+    Args:
+        store: The store, or what `memvec.open` returns.
+        documents: Names of documents. Their vectors are joined in this order.
+        kind: "context", or "exact" for the vectors that reproduce the text. Exact vectors harm other answers of the model;
+            they are for measuring that.
+
+    Returns:
+        The memory.
+
+    Raises:
+        NotFoundError: There is no such store or document.
+        ConditioningError: A document has only exact vectors.
+        NoContentError: With `kind` "exact", a document has only a memory.
+        StoreDamagedError: The store is damaged.
+
+    Example:
+        >>> memory = memvec.load_memory(store, ["harbour.txt", "letters/jane.txt"])
+        >>> memory.vectors.shape == (len(memory), memory.fingerprint.width)
+        True
     """
     opened = runtime_of(store).store
     with contextlib.suppress(ImportError), loading_alone():
-        import transformers.generation.utils  # noqa: F401 - Memory puts the dispatcher there, before a model is used
+        import transformers.generation.utils  # noqa: F401 - Memory installs the dispatcher there
     names = (documents,) if isinstance(documents, str) else tuple(documents)
     live = opened.documents()
     parts: list[Vectors] = []
     for name in names:
         if name not in live:
-            raise missing(opened, name)
+            raise opened.missing(name)
         parts += [record.vectors for record in _records(opened, live[name], kind)]
     return Memory(names, tuple(parts), opened.manifest.fingerprint, opened.manifest.probe)
 

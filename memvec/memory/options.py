@@ -1,8 +1,8 @@
-"""Which arguments of transformers' `generate` work with a memory: one table, used by every way to put one in front.
+"""The arguments of transformers' `generate` that work with a memory, as a table for all ways to use one.
 
-A call with a memory gives `generate` both the prompt's ids (B, T) and its embeddings (B, P). The ids begin the output and
-are what logits processors see; the memory's M positions are in the embeddings alone. `python -m memvec.memory.options` prints the
-table for docs/generate-arguments.md.
+A call with a memory gives `generate` both the prompt's ids (B, T) and its embeddings (B, P). The output begins with the ids,
+and logits processors see them. Only the embeddings hold the memory's M positions. `python -m memvec.memory.options` prints the
+table for docs/reference/generate-arguments.md.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from memvec.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What happens to one argument of `generate`."""
+    """Whether one argument of `generate` works with a memory."""
 
     honoured: bool
-    note: str = ""  # what it means beside a memory, or why it is refused
-    neutral: tuple[Any, ...] = ()  # values besides None that ask for nothing
+    note: str = ""  # what it means with a memory, or why it is refused
+    neutral: tuple[Any, ...] = ()  # values besides None that have no effect
 
 
 def _yes(note: str = "") -> Rule:
@@ -157,14 +157,14 @@ def resolve(model: Any, given: Mapping[str, Any], name: str) -> Any:
 
 
 def check(model: Any, given: Mapping[str, Any]) -> None:
-    """Refuse what would leave a memory out or take it wrongly, wherever it is set.
+    """Refuse arguments and settings with which a memory would be ignored or misread.
 
     Args:
         model: The transformers model, for its `generation_config`.
         given: The arguments of the call by name.
 
     Raises:
-        UsageError: An argument is refused or not known.
+        UsageError: An argument is refused or unknown.
     """
     for name, value in given.items():
         if value is not None and name not in OPTIONS:
@@ -186,15 +186,15 @@ def check(model: Any, given: Mapping[str, Any]) -> None:
 
 
 def settle(model: Any, given: Mapping[str, Any], length: int, pad: int) -> dict[str, Any]:
-    """Return the call's options as `generate` takes them beside embeddings, lengths counted in new tokens.
+    """Return the call's options for a call with embeddings, with lengths counted in new tokens.
 
-    transformers subtracts the embeddings' length from `max_length` and `min_length`, and then the ids' again.
+    transformers would subtract the length of the embeddings from `max_length` and `min_length`, and that of the ids again.
 
     Args:
         model: The transformers model, for its `generation_config`.
         given: The arguments of the call by name, without ids, mask, embeddings and cache.
-        length: T, the ids that the output will begin with.
-        pad: The padding token's id, where nothing names one.
+        length: T, the number of ids at the start of the output.
+        pad: The padding token's id, if the call and the model have none.
 
     Raises:
         UsageError: `max_length` leaves no room for a new token.
@@ -224,7 +224,7 @@ def settle(model: Any, given: Mapping[str, Any], length: int, pad: int) -> dict[
 
 
 def table() -> str:
-    """Return the table of docs/generate-arguments.md."""
+    """Return the table of docs/reference/generate-arguments.md."""
     lines = ["| argument | with a memory | |", "|---|---|---|"]
     for name, rule in sorted(OPTIONS.items()):
         lines.append(f"| `{name}` | {'honoured' if rule.honoured else '**refused**'} | {rule.note} |")

@@ -1,8 +1,8 @@
-"""The generation hook: memories in front of prompts of a frozen LM. Everything else stands on `embed`.
+"""Make prompts with memories in front of them. All other ways to use a memory call `embed`.
 
 A row is [before, memory, after]: `before` holds BOS and the chat template up to the user's first words, `after` a blank
-line, the question and the rest of the template. Rows are padded on the left. Vectors are what the model's embedding
-module gives (behind any scale of its own), so they go in as `inputs_embeds`.
+line, the question and the rest of the template. Rows are padded on the left. Vectors take the place of the output of the
+model's embedding module, after any scaling it does, so they are passed as `inputs_embeds`.
 
 Letters: B rows, P positions of the longest row, T prompt tokens of the longest, M vectors, D width.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,28 +22,27 @@ from memvec.lm.adapters import unwrapped
 from memvec.memory import options
 from memvec.memory.dispatch import READY, install, mark
 from memvec.memory.prompt_input import as_prompts
-from memvec.templates.template import Frame, Messages, frame
+from memvec.templates.template import Frame, Messages, Template, frame
 from memvec.types import Identity, Vectors
 
 Prompts = str | Messages | Sequence[str] | Sequence[Messages]
-Template = Literal["auto", "chat", "text"]
 PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
 
 
 class HasVectors(Protocol):
-    """What can stand in front of a prompt: `memvec.Memory`, or anything like it."""
+    """Anything that can be put in front of a prompt, such as `memvec.Memory`."""
 
     @property
     def vectors(self) -> Vectors:
-        """(M, D) float16, in the order in which they stand."""
+        """(M, D) float16, in order."""
 
     @property
     def identity(self) -> Identity:
-        """What the vectors belong to."""
+        """The model the vectors belong to."""
 
     @property
     def documents(self) -> tuple[str, ...]:
-        """Names of the documents that they stand for."""
+        """Names of the documents in the memory."""
 
 
 Memories = HasVectors | None | Sequence[HasVectors | None]
@@ -51,21 +50,21 @@ Memories = HasVectors | None | Sequence[HasVectors | None]
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Complete prompts, ready for a model. Padded on the left."""
+    """A batch of complete prompts for a model, padded on the left."""
 
     input_ids: Tensor  # (B, T) the prompts' own tokens, without the memory, for logits processors and the output
     inputs_embeds: Tensor  # (B, P, D) in the model's dtype
     attention_mask: Tensor  # (B, P)
     pad: int = 0  # id of the padding token
-    owners: Owners | None = None  # what the memories belong to, where that is to be checked
+    owners: Owners | None = None  # the models the memories belong to, if they are to be checked
 
     @property
     def position_ids(self) -> Tensor:
-        """(B, P) positions from 0 at each row's first token; 0 where padded."""
+        """(B, P) positions, from 0 at the first token of each row; 0 for padding."""
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
     def generate_kwargs(self) -> dict[str, Tensor]:
-        """Return arguments for `model.generate`, whose output begins with `input_ids`."""
+        """Return arguments for `model.generate`. Its output begins with `input_ids`."""
         return {
             "input_ids": self.input_ids,
             "inputs_embeds": mark(self.inputs_embeds, Prompt(self.pad, self.owners)),
@@ -75,7 +74,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Owners:
-    """What memories belong to, for a comparison with a model as it is in memory at that moment."""
+    """The models that memories belong to. They are compared with a loaded model as it is in memory at that moment."""
 
     tokenizer: Any
     identities: tuple[Identity, ...]
@@ -83,43 +82,43 @@ class Owners:
 
     @classmethod
     def of(cls, tokenizer: Any, memories: Sequence[HasVectors | None], allow_adapters: bool) -> Owners:
-        """Those of some memories."""
+        """The models of some memories."""
         different = {id(memory): memory.identity for memory in memories if memory is not None}
         return cls(tokenizer, tuple(different.values()), allow_adapters)
 
     def __deepcopy__(self, memo: Any) -> Owners:
-        """Copies of embeddings share it: it holds the tokenizer."""
+        """Return itself, because it refers to the tokenizer."""
         return self
 
     def check(self, model: Any) -> None:
-        """Refuse a model that is another one, or has active adapters. FingerprintError."""
+        """Raise FingerprintError if the model is another one or has active adapters."""
         for identity in self.identities:
             check_model(model, self.tokenizer, identity, allow_adapters=self.allow_adapters)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the dispatcher does with a call that has embedded prompts of `generate_kwargs`."""
+    """A carrier for the embedded prompts of `generate_kwargs`."""
 
     pad: int
     owners: Owners | None
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """The call, its options checked and its lengths counted in new tokens. FingerprintError, UsageError."""
+        """The arguments of the call, checked, with lengths counted in new tokens. FingerprintError, UsageError."""
         if self.owners is not None:
-            self.owners.check(model)  # it may be another one than the prompts were made for, or changed since
+            self.owners.check(model)  # the call may be to another model, or the model may have changed
         asked = {name: value for name, value in given.items() if name not in PROMPT_ARGUMENTS}
         options.check(model, asked)
         prompt = {name: given[name] for name in PROMPT_ARGUMENTS if given.get(name) is not None}
         ids, embeds = prompt.get("input_ids"), prompt["inputs_embeds"]
-        length = 0 if ids is None else ids.shape[1]  # without ids the output is the new tokens alone
+        length = 0 if ids is None else ids.shape[1]  # without ids, the output holds only new tokens
         ready = {"inputs_embeds": mark(embeds.view_as(embeds), READY)}
         return {**options.settle(model, asked, length, self.pad), **prompt, **ready}
 
 
 @torch.no_grad()
 def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0) -> Embedded:
-    """Rows of (frame, memory (M, D) or None) of any lengths as one left-padded batch."""
+    """Embed rows of (frame, memory (M, D) or None), of any lengths, as one left-padded batch."""
     model = unwrapped(model)
     install(model)
     module = model.get_input_embeddings()
@@ -144,7 +143,7 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
 
 
 def as_memories(memories: Any) -> list[HasVectors | None]:
-    """Make a list of memories out of one (or None) or several, also of an iterator. UsageError for anything else."""
+    """Make a list of one memory, None, or an iterable of both. UsageError for anything else."""
     if memories is None or is_memory(memories):
         return [memories]
     many = (
@@ -156,14 +155,14 @@ def as_memories(memories: Any) -> list[HasVectors | None]:
     wrong = next((item for item in found if item is not None and not is_memory(item)), None)
     if wrong is not None:
         raise UsageError(
-            f"found a {type(wrong).__name__} in place of a memory, expected what memvec.load_memory returns, None, or a list of "
-            "these."
+            f"found a {type(wrong).__name__} in place of a memory, expected a Memory from memvec.load_memory, None, or a "
+            "list of these."
         )
     return found
 
 
 def is_memory(value: Any) -> bool:
-    """Does it have vectors and say what these belong to? The class is asked, as reading the vectors joins them."""
+    """Has it vectors and an identity? The class is asked, because reading `vectors` would join them."""
     return all(hasattr(type(value), name) for name in ("vectors", "identity"))
 
 
@@ -186,11 +185,11 @@ def prompts_with(
         memories: One memory for all, None for none, or one (or None) for each prompt.
         template: "chat", "text", or "auto" for a chat where the tokenizer has a template.
         check: Compare the model, as it is in memory, with what the memories belong to.
-        allow_adapters: Take a model with active adapters, such as a LoRA, whose weights below them are right.
+        allow_adapters: Accept a model with active adapters, such as a LoRA. The weights below them are still compared.
 
     Raises:
         FingerprintError: The model is another one, or has active adapters.
-        UsageError: The number of memories differs, a prompt is none, or the template has no place for a memory.
+        UsageError: The number of memories differs, a prompt is invalid, or the template has no place for a memory.
     """
     texts = as_prompts(prompts)
     given = as_memories(memories)
@@ -211,7 +210,7 @@ def prompts_with(
 def generate_kwargs(
     model: Any, tokenizer: Any, prompts: Prompts, memories: Memories, template: Template = "auto", **options: Any
 ) -> dict[str, Any]:
-    """Return arguments for `model.generate`, which gives the prompts' ids and then what is new. As `prompts_with`."""
+    """Return arguments for `model.generate`. Its output is the prompts' ids and the new ones. As `prompts_with`."""
     return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
 
 
@@ -221,7 +220,7 @@ def tensor(memory: HasVectors) -> Tensor:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """The id that fills rows up: the padding token, else the end token, else 0; masked, so any will do."""
+    """The id for padding: the padding token, else the end token, else 0. Padding is masked, so any id works."""
     for name in ("pad_token_id", "eos_token_id"):
         value = getattr(tokenizer, name, None)
         if value is not None:
@@ -230,7 +229,7 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def device_of(module: Any) -> torch.device:
-    """The device on which a module with a weight takes its input, also where accelerate offloads it. UsageError."""
+    """The device of a module's input, also if accelerate offloads the module. UsageError if it has no weights."""
     device: torch.device = module.weight.device
     if device.type != "meta":
         return device

@@ -1,4 +1,4 @@
-"""Prompts as callers give them, made one list; what is no prompt is refused with what to pass instead."""
+"""Check prompts that callers pass, and make one list of them. Errors say what to pass instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from memvec.errors import UsageError
 from memvec.templates.template import Messages
 
 EXPECTED = "Pass text, chat messages, or a list of either"
-DECODE = "Pass the text that they were made of, or tokenizer.decode(ids)"
+DECODE = "Pass the original text, or tokenizer.decode(ids)"
 
 
 def as_prompts(prompts: Any) -> list[str | Messages]:
@@ -20,11 +20,11 @@ def as_prompts(prompts: Any) -> list[str | Messages]:
             texts and chats: a list, a tuple, a generator.
 
     Returns:
-        Texts and lists of messages. A chat that was given alone is one prompt.
+        Texts and lists of messages. A single chat is one prompt.
 
     Raises:
-        UsageError: There is no prompt, or something is no prompt: token ids, a tensor or an array, bytes, None, a single
-            message, an empty text or chat.
+        UsageError: There is no prompt, or one is invalid: token ids, a tensor or an array, bytes, None, a single message,
+            an empty text or chat.
     """
     if isinstance(prompts, str):
         return [_text(prompts, "the prompt")]
@@ -37,7 +37,7 @@ def as_prompts(prompts: Any) -> list[str | Messages]:
 
 
 def one_prompt(prompt: Any) -> str | Messages:
-    """Check a prompt where one is expected: a text or a chat. Raises as `as_prompts`, and for several."""
+    """Check a single prompt, a text or a chat. Raises as `as_prompts`, and for several prompts."""
     if prompt is None:
         raise UsageError(f"the prompt is empty. {EXPECTED.removesuffix(', or a list of either')}.")
     found = as_prompts(prompt)
@@ -81,7 +81,7 @@ def _items(value: Any, name: str) -> list[Any]:
         raise UsageError(f"{name} is {_kind(value)}, which holds numbers, expected text. {DECODE}.")
     if isinstance(value, Mapping):
         if "input_ids" in value:
-            raise UsageError(f"{name} is what a tokenizer returned, expected text. {DECODE}.")
+            raise UsageError(f"{name} is the output of a tokenizer, expected text. {DECODE}.")
         raise UsageError(f"{name} is a single message. Put the messages of a chat into a list.")
     if isinstance(value, bytes | bytearray | memoryview):
         raise UsageError(f"{name} is {_kind(value)}, expected text. Decode it: data.decode().")

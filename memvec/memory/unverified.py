@@ -1,4 +1,4 @@
-"""What exact vectors say by plain generation: greedy, no corrections, nothing compared. To look at; `cat` is for use.
+"""Drafts: what exact vectors give by plain greedy generation, without corrections and not verified. `cat` verifies.
 
 Letters: R records, M vectors.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from memvec.chunks import chunked
-from memvec.decoding.unpack import missing
 from memvec.errors import NoContentError, UsageError
 from memvec.formats.raw import raw_bytes
 from memvec.identity.runtime import Runtime
@@ -26,18 +25,18 @@ from memvec.types import Kind, Record
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What came out, and what verified decoding would have put right."""
+    """The text of a draft, and the number of tokens that verified decoding would correct."""
 
     text: str
     vectors: int
     tokens: int
-    corrections: int  # stored tokens at the places decoded here, left out
+    corrections: int  # stored tokens at the decoded positions, which were not used
 
 
 def draft(runtime: Runtime, names: Sequence[str], limit: int | None = None) -> Draft:
-    """Documents from their exact vectors alone, up to `limit` tokens; raw records are text as it is.
+    """Generate documents from their exact vectors alone, up to `limit` tokens. Raw records are read.
 
-    NotFoundError; NoContentError without exact vectors, UsageError for documents that are no text.
+    NotFoundError; NoContentError without exact vectors; UsageError for documents that are no text.
     """
     records = _records(runtime.store, names)
     wanted, left = [], limit
@@ -56,7 +55,7 @@ def draft(runtime: Runtime, names: Sequence[str], limit: int | None = None) -> D
         elif count:
             pieces.append(next(texts))
         if record.kind == Kind.EXACT and count < record.tokens:
-            break  # the limit
+            break  # at the limit
     return Draft(
         text=_joined(pieces, names),
         vectors=sum(len(record.vectors) for record, _ in fitted),
@@ -70,7 +69,7 @@ def _records(store: Store, names: Sequence[str]) -> list[Record]:
     records: list[Record] = []
     for name in names:
         if name not in live:
-            raise missing(store, name)
+            raise store.missing(name)
         if not live[name].complete:
             raise NoContentError(name)
         records += [store.record(ref) for ref in live[name].records]
@@ -78,7 +77,7 @@ def _records(store: Store, names: Sequence[str]) -> list[Record]:
 
 
 def _greedy(lm: FrozenLM, fitted: Sequence[tuple[Record, int]], batch: int) -> list[list[int]]:
-    """The first `count` tokens that `model.generate` gives behind each record's vectors and nothing else."""
+    """The first `count` tokens that `model.generate` gives for the vectors of each record alone."""
     out: list[list[int]] = []
     for some in chunked(fitted, batch):
         rows = [(Frame((), ()), torch.from_numpy(record.vectors.astype("float32"))) for record, _ in some]
@@ -100,4 +99,4 @@ def _joined(pieces: Sequence[bytes], names: Sequence[str]) -> str:
     try:
         return b"".join(pieces).decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{', '.join(names)}: not UTF-8 text throughout. `memvec cat` gives the bytes.") from error
+        raise UsageError(f"{', '.join(names)} is not UTF-8 text. `memvec cat` gives the bytes.") from error

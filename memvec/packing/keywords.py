@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from memvec.evaluation.words import COMMON, MARKS, sentences, telling, telling_places
+from memvec.evaluation.questions import COMMON, MARKS, sentences, telling, telling_places
 
 Near = Callable[[str], Sequence[str]]  # words of like meaning, none when there are none
 

@@ -1,4 +1,4 @@
-"""Terms of a text, and BM25 over them: search by words, with no model. Knows no store.
+"""Search by words: the terms of a text, and BM25 over them. It needs no model and knows no store.
 
 Letters: n texts, Q terms of a query.
 """
@@ -18,16 +18,16 @@ from memvec.formats.keys import Keys
 
 Array = npt.NDArray[np.float32]
 
-ENDINGS = ("ing", "ed", "es", "s", "ly")  # cut from words of English and some others; harmless elsewhere
-LEAST_STEM = 3  # letters that must be left
+ENDINGS = ("ing", "ed", "es", "s", "ly")  # cut off, for English and similar languages; harmless in others
+LEAST_STEM = 3  # letters that must remain
 SATURATION, LENGTH = 1.2, 0.75  # k1 and b of Robertson & Zaragoza 2009
 WORDS = re.compile(r"\w+")
-# Scripts written without spaces: every two neighbouring characters are a term.
+# In scripts without spaces, every two neighbouring characters are a term.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{2,}")
 
 
 def terms(text: str) -> dict[int, int]:
-    """{term: count} of a text: words without case and common endings, each as 32 bits of its hash."""
+    """{term: count} of a text. A term is 32 bits of the hash of a word, without case and common endings."""
     words = WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
     found: Counter[int] = Counter()
     for word in words:
@@ -49,10 +49,10 @@ def _hash(word: str) -> int:
 
 
 class TermIndex:
-    """Postings of many texts' terms."""
+    """For each term the texts that hold it, and how often."""
 
     def __init__(self, parts: Sequence[Keys], chosen: Sequence[tuple[int, int] | None]) -> None:
-        """Invert the terms of n texts, each given as (part, number in it) or None where there are none."""
+        """Index the terms of n texts. A text is given as (part, its number in it), or None if it has no terms."""
         sizes = np.zeros(len(chosen), np.int64)
         terms, counts = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint16)]
         for row, where in enumerate(chosen):
@@ -73,9 +73,9 @@ class TermIndex:
         self._norms = SATURATION * (1 - LENGTH + LENGTH * lengths / mean)
 
     def scores(self, query: Sequence[int]) -> Array:
-        """BM25 of every text (n,) float32, as a share of what a text with all of the query's words could have [0..1].
+        """BM25 of every text (n,) float32, as a share of the score of a text with all words of the query [0..1].
 
-        Words that no text has count in the whole: a query about something else scores low.
+        Words that no text has are part of the whole, so a query about something else scores low.
         """
         scores = np.zeros(self.count, np.float32)
         whole = 0.0

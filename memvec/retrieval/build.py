@@ -1,4 +1,4 @@
-"""`index build|info|drop`: keys for records that have none, and a kept FAISS index where a scan would be slow."""
+"""`index build|info|drop`: make missing keys, and keep a FAISS index so that large stores are searched fast."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """The keys of one embedder in a store, and its kept index; the field names are those of `--json`."""
+    """The keys of one embedder in a store, and its index. The JSON output has the same fields."""
 
     embedder: str
     embedder_id: str
-    texts: int  # live ones with a key
-    missing: int  # live ones without
-    width: int  # 0 for words
-    factory: str | None  # of the kept index; None: it is made when it is needed
+    texts: int  # live texts with a key
+    missing: int  # live texts without a key
+    width: int  # of a key; 0 for words
+    factory: str | None  # of the kept index; None: there is none, so it is made in memory for each searcher
     indexed: int  # keys in the kept index
 
 
@@ -127,7 +127,7 @@ def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
 
 @checked()
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
-    """Remove every kept index; how many there were. Keys stay: the index can be built again without a model."""
+    """Remove every kept index and return their number. Keys stay, so an index can be built again without a model."""
     with changing(store, lock_wait) as transaction:
         folder = transaction.path / index_files.FOLDER
         found = index_files.kept(folder)
@@ -141,7 +141,7 @@ def _entries(store: Store, identity: str) -> list[KeysEntry]:
 
 
 def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> None:
-    """Build an index of all keys of one embedder to the side and swap it in."""
+    """Build an index of all keys of one embedder, and replace the one that is kept."""
     if not entries:
         return
     parts = [store.keys(entry) for entry in entries]
@@ -159,7 +159,7 @@ def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> No
 
 
 def _add_missing(transaction: Transaction, makers: Sequence[Embeds], reader: Reader) -> None:
-    """Commit keys of the live texts that have none by one of the makers."""
+    """Commit the keys that live texts lack of one of the makers."""
     store = transaction.store
     live = live_places(store)
     lacking = {}
@@ -179,7 +179,7 @@ def _add_missing(transaction: Transaction, makers: Sequence[Embeds], reader: Rea
 
 
 def _texts(reader: Reader, documents: Sequence[StoredDocument]) -> dict[bytes, str]:
-    """The texts of documents' records by sha256, decoded and compared."""
+    """The texts of documents' records by sha256, decoded and verified."""
     found: dict[bytes, str] = {}
     for _, pieces in reader.documents(documents):
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Embedders: what makes the keys that a text is found by. Each has a name, and an id that changes with what it would make.
+"""Embedders make the keys by which a text is found. Each has a name, and an id that changes whenever its keys would.
 
 Letters: n texts, V vocabulary, D width of the LM, W width of a key.
 """
@@ -26,11 +26,11 @@ Array = npt.NDArray[np.float32]
 
 LEXICAL, TABLE, SENTENCES = "bm25", "lm", "sentence-transformers:"
 DEFAULT = (TABLE, LEXICAL)
-QUERY = bytes(32)  # stands for the digest of a query, which nobody looks up
+QUERY = bytes(32)  # in place of the digest of a query, which is not used
 
 
 class Embeds(Protocol):
-    """What makes keys of texts and of queries."""
+    """An embedder: it makes keys of texts and of queries."""
 
     embedder: Embedder
 
@@ -44,12 +44,12 @@ class Embeds(Protocol):
 
 
 def identity(name: str, **what: Any) -> str:
-    """16 hex digits of an embedder's name and of everything that its keys depend on."""
+    """The id of an embedder: 16 hex digits that depend on its name and on everything its keys depend on."""
     return hashlib.sha256(canonical.dumps({"embedder": name, **what})).hexdigest()[:16]
 
 
 class Words:
-    """`bm25`: the words of a text. Needs no model."""
+    """`bm25`: keys are the words of a text. Needs no model."""
 
     def __init__(self) -> None:
         self.embedder = Embedder(LEXICAL, identity(LEXICAL, version=1), 0)
@@ -64,10 +64,10 @@ class Words:
 
 
 class Table:
-    """`lm`: the mean of a text's input embeddings, whitened, rare tokens weighing more. Needs no forward pass.
+    """`lm`: keys are the mean of a text's input embeddings, whitened; rare tokens weigh more. Needs no forward pass.
 
-    Weights as in Arora et al. 2017, whitened over the vocabulary as Su et al. 2021 do over sentences. Beats every layer's
-    hidden states here (docs/LOG.md).
+    Weights as in Arora et al. 2017, whitened over the vocabulary as Su et al. 2021 do over sentences. It finds more than
+    the hidden states of any layer (docs/LOG.md).
     """
 
     def __init__(self, tokenizer: Any, table: npt.NDArray[Any], fingerprint: Fingerprint) -> None:
@@ -76,7 +76,7 @@ class Table:
         name = identity(TABLE, version=2, embedding=fingerprint.embedding, vocabulary=fingerprint.vocabulary)
         self.statistics = TableStatistics.cached(name, self.table, self.tokenizer)
         self.embedder = Embedder(TABLE, name, self.table.shape[1])
-        self._key("-")  # a first call changes settings of the tokenizer, which threads share from now on
+        self._key("-")  # the first call changes settings of the tokenizer; later, threads may share it
 
     def keys(self, texts: Mapping[bytes, str]) -> Keys:
         """A key (W,) of unit length for each text; zeros for one without tokens."""

@@ -1,7 +1,7 @@
-"""Vectors of many texts, found by FAISS: exact up to a size, beyond it by an index built to the side and kept in a file.
+"""Find vector keys with FAISS: by a scan in small stores, by an index that is kept in a file in large ones.
 
-The file is derived data: it may be dropped at any time, and one that does not fit the keys is not used. FAISS does not survive
-every file that it is given, so that only files are read that were written with this cache: `index build` makes one's own.
+The file can be deleted at any time. It is not used if it does not fit the keys. FAISS crashes on some damaged files, so
+memvec reads only files that were written with the same cache folder: other users build their own with `index build`.
 Letters: n texts, W width of a key, K neighbours.
 """
 
@@ -31,22 +31,22 @@ Array = npt.NDArray[np.float32]
 
 EXACT_UP_TO = 100_000  # texts; a scan of so many takes about 20 ms on one core
 FLAT = "Flat"
-AXES = 3  # directions that most texts of a store share, taken out of keys
-LEAST_TEXTS = 64  # from which on these are known well enough
-PROBES = 32  # cells looked at of an inverted file
-POINTS_PER_CELL = 64  # texts that a centre is trained on, at most; FAISS by itself takes 256
+AXES = 3  # common directions that are removed from keys
+LEAST_TEXTS = 64  # for fewer texts, the common directions are not known well enough
+PROBES = 32  # cells of an inverted file that are searched
+POINTS_PER_CELL = 64  # most texts that a centre is trained on; FAISS takes 256 by default
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What all texts of a store have in common, taken out before keys are compared (Mu & Viswanath 2018)."""
+    """The mean and the common directions of a store's keys. Both are removed before comparing (Mu & Viswanath 2018)."""
 
     middle: Array  # (W,)
     axes: Array  # (A, W), orthonormal
 
     @classmethod
     def of(cls, values: Array) -> Space:
-        """The mean of keys (n, W) and their first principal axes; nothing of too few."""
+        """The mean of keys (n, W) and their first principal axes; zero and none for too few keys."""
         width = values.shape[1]
         if len(values) < LEAST_TEXTS:
             return cls(np.zeros(width, np.float32), np.zeros((0, width), np.float32))
@@ -56,20 +56,20 @@ class Space:
         return cls(middle, np.ascontiguousarray(axes.T[::-1][:AXES], dtype=np.float32))
 
     def place(self, values: Array) -> Array:
-        """Keys (n, W) float32 without what is common, of unit length."""
+        """Keys (n, W) float32 without mean and common directions, of unit length."""
         rest = values - self.middle
         return unit(rest - rest @ self.axes.T @ self.axes)
 
 
 class VectorIndex:
-    """Keys in a FAISS index, by number from 0."""
+    """A FAISS index of keys, which are numbered from 0."""
 
     def __init__(self, index: Any, space: Space) -> None:
         self.index, self.space, self._mapping = index, space, threading.Lock()
 
     @classmethod
     def build(cls, values: Array, factory: str | None = None, space: Space | None = None) -> VectorIndex:
-        """An index of keys (n, W); `factory` as FAISS writes it, by default chosen by n. UsageError."""
+        """Build an index of keys (n, W). `factory` is FAISS's name of an index, by default chosen by n. UsageError."""
         import faiss
 
         space = space or Space.of(values)
@@ -83,7 +83,7 @@ class VectorIndex:
                 ) from error
             inverted = faiss.try_extract_index_ivf(index)
             if inverted is not None:
-                inverted.cp.min_points_per_centroid = 1  # fewer is said on stderr, where it helps nobody
+                inverted.cp.min_points_per_centroid = 1  # else FAISS prints a warning to stderr
                 inverted.cp.max_points_per_centroid = POINTS_PER_CELL
             placed = space.place(values)
             try:
@@ -95,7 +95,7 @@ class VectorIndex:
         return cls(index, space)
 
     def search(self, query: Array, count: int, allowed: npt.NDArray[np.bool_] | None = None) -> tuple[Any, Array]:
-        """(numbers (K,), cosines (K,)) of the `count` keys nearest to a key (W,), of those `allowed` (n,)."""
+        """(numbers (K,), cosines (K,)) of the `count` nearest keys to a key (W,), among those `allowed` (n,)."""
         import faiss
 
         options: dict[str, Any] = {}
@@ -112,15 +112,15 @@ class VectorIndex:
             cosines, numbers = self.index.search(
                 self.space.place(query[None]), min(count, self.index.ntotal), params=parameters
             )
-        found = numbers[0] >= 0  # fewer than asked for are filled up with -1
+        found = numbers[0] >= 0  # FAISS fills missing results up with -1
         return numbers[0][found], cosines[0][found]
 
     def vectors(self, numbers: npt.NDArray[np.int64]) -> Array:
-        """The keys (K, W) of these numbers, as they are compared."""
+        """The keys (K, W) with these numbers, in the form in which they are compared."""
         import faiss
 
         inverted = faiss.try_extract_index_ivf(self.index)
-        with self._mapping:  # once, however many threads search
+        with self._mapping:  # made once, also if many threads search
             if inverted is not None and inverted.direct_map.type == faiss.DirectMap.NoMap:
                 inverted.make_direct_map()
         found: Array = self.index.reconstruct_batch(numbers)
@@ -128,27 +128,27 @@ class VectorIndex:
 
 
 def choose(texts: int) -> str:
-    """The index for so many texts: a plain scan, else an inverted file with about 4√n cells, keys in 16 bits."""
+    """The index for a number of texts: a plain scan, or above a size an inverted file of about 4√n cells, in 16 bits."""
     return FLAT if texts <= EXACT_UP_TO else f"IVF{4 * math.isqrt(texts)},SQfp16"
 
 
 def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
-    """Write an index to the side and swap it in; the description is written last."""
+    """Write an index in place of the kept one. The description is written last."""
     import faiss
 
     if folder.is_symlink():
-        raise UsageError(f"{str(folder)!r} is a link; a store holds its files itself. Remove it.")
+        raise UsageError(f"{str(folder)!r} is a link, expected a folder. Remove the link.")
     files.make_folder(folder)
     for file in _files(folder, made["embedder_id"]):
         _make_way(file)
-    # In memory first: faiss.write_index takes a full disk for success, and leaves a cut file behind.
+    # In memory first: on a full disk, faiss.write_index reports success and leaves a truncated file.
     data = memoryview(faiss.serialize_index(built.index))
     digest = hashlib.sha256(data).hexdigest()
     files.write_atomically(folder / f"{made['embedder_id']}.faiss", data)
     space = np.concatenate([built.space.middle[None], built.space.axes]).astype("<f4")
     files.write_atomically(folder / f"{made['embedder_id']}.space", space.tobytes())
     info = IndexInfo(sha256=digest, space=hashlib.sha256(space.tobytes()).hexdigest(), **made)
-    with contextlib.suppress(OSError):  # without a cache the index is not used; the search is right all the same
+    with contextlib.suppress(OSError):  # without a cache folder the index is not used, and a search scans all keys
         files.make_folder(_mark(info).parent)
         files.write_atomically(_mark(info), b"")
     files.write_atomically(folder / f"{info.embedder_id}.json", canonical.dumps(asdict(info)) + b"\n")
@@ -166,7 +166,7 @@ def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
         files.size_of(folder.parent, f"{folder.name}/{file.name}")
         data = read_part(folder, info.embedder_id, "space", 4 * info.width * (1 + AXES))
         if hashlib.sha256(data).hexdigest() != info.space or files.sha256_of(file) != info.sha256:
-            return None  # FAISS itself reads a changed file without a word
+            return None  # FAISS itself does not notice a changed file
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         rows = np.frombuffer(data, "<f4").reshape(-1, info.width)
     except (OSError, RuntimeError, ValueError):
@@ -176,7 +176,7 @@ def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
 
 
 def own(info: IndexInfo) -> bool:
-    """Was this index built with this cache? FAISS is given no other."""
+    """Was this index built with this cache folder? FAISS reads no others."""
     return _mark(info).is_file()
 
 
@@ -193,7 +193,7 @@ def _files(folder: Path, embedder_id: str) -> list[Path]:
 
 
 def _make_way(file: Path) -> None:
-    """Remove a folder in the place of a file: an index is made again at any time."""
+    """Remove a folder that is in the place of a file. An index can be made again at any time."""
     if file.is_dir() and not file.is_symlink():
         shutil.rmtree(file)
 
@@ -211,7 +211,7 @@ def _first(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _threads() -> Iterator[None]:
-    """FAISS and torch share one setting of threads on Linux: left as it was found."""
+    """Restore the number of threads, which FAISS and torch share on Linux."""
     import faiss
 
     before = faiss.omp_get_max_threads()

@@ -1,7 +1,7 @@
-"""The keys of a store's live texts, by vectors and by words: who is nearest, and how near are these.
+"""Look up the live texts of a store that are nearest to a key, by vectors and by words, and their scores.
 
-Rows number the live texts. Keys of texts that are gone are passed over and those that a kept index lacks are looked at
-beside it, so that what a store holds now is what is found.
+Rows number the live texts. Keys of texts that are gone are ignored. Keys that a kept index lacks are searched beside it, so
+a search finds exactly what the store holds now.
 Letters: n live texts, W width of a key, K candidates.
 """
 
@@ -30,13 +30,13 @@ NONE: Rows = np.zeros(0, np.int64)
 
 
 class VectorLookup:
-    """Vectors of the live texts, in a kept index as far as it goes."""
+    """The vector keys of the live texts: those in the kept index, and the rest."""
 
     def __init__(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
         """Read the keys of one embedder; `rows` numbers the live texts."""
         self.count = len(rows)
         self.kept: VectorIndex | None = None
-        self._kept_rows: Rows = NONE  # of each key of the kept index, its row or -1
+        self._kept_rows: Rows = NONE  # for each key of the kept index, the row of its text or -1
         info = index_files.describe(store.path / index_files.FOLDER, entries[0].embedder_id) if entries else None
         if info is not None and fits(info, entries):
             self.kept = faiss_index.load(store.path / index_files.FOLDER, info)
@@ -46,7 +46,7 @@ class VectorLookup:
             ordered = {entry.sha256: entry for entry in entries}
             found = np.concatenate([_rows(store.keys(ordered[digest]).texts, rows) for digest in info.keys])
             numbers = np.flatnonzero(found >= 0)
-            self._kept_numbers[found[numbers]] = numbers  # of several keys of one text the last counts
+            self._kept_numbers[found[numbers]] = numbers  # if a text has several keys, the last one is used
             self._kept_rows = np.full(len(found), -1, np.int64)
             latest = np.flatnonzero(self._kept_numbers >= 0)
             self._kept_rows[self._kept_numbers[latest]] = latest
@@ -69,7 +69,7 @@ class VectorLookup:
             self.rest = VectorIndex.build(stacked, FLAT, self.kept.space if self.kept else None)
 
     def nearest(self, query: Keys, count: int, allowed: Mask) -> Rows:
-        """The rows of the nearest `count` texts or so, of those `allowed` (n,)."""
+        """The rows of about `count` nearest texts, among those `allowed` (n,)."""
         found = [NONE]
         for part, numbers in ((self.kept, self._kept_rows), (self.rest, self._rest_rows)):
             if part is not None:
@@ -80,7 +80,7 @@ class VectorLookup:
         return np.concatenate(found)
 
     def scores(self, query: Keys, rows: Rows) -> Scores:
-        """Cosines (K,) of texts by row; 0 of those without a key."""
+        """Cosines (K,) of texts by row; 0 for a text without a key."""
         out = np.zeros(len(rows), np.float32)
         for part, numbers in ((self.kept, self._kept_numbers), (self.rest, self._rest_numbers)):
             there = np.flatnonzero(numbers[rows] >= 0)
@@ -91,10 +91,10 @@ class VectorLookup:
 
 
 class TermLookup:
-    """Words of the live texts."""
+    """The words of the live texts."""
 
     def __init__(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
-        """Read the terms of all of them; `rows` numbers the live texts."""
+        """Read the keys of words; `rows` numbers the live texts."""
         parts = [store.keys(entry) for entry in entries]
         chosen: dict[int, tuple[int, int]] = {}  # (file, number) by row
         for number, part in enumerate(parts):
@@ -105,13 +105,13 @@ class TermLookup:
         self._last: tuple[bytes, Scores] | None = None
 
     def nearest(self, query: Keys, count: int, allowed: Mask) -> Rows:
-        """The rows of the `count` texts with the best scores, of those `allowed` (n,)."""
+        """The rows of the `count` texts with the best scores, among those `allowed` (n,)."""
         scores = np.where(allowed, self._all(query), 0)
         best = np.argpartition(-scores, min(count, len(scores) - 1))[:count] if len(scores) else NONE
         return best[scores[best] > 0].astype(np.int64)
 
     def scores(self, query: Keys, rows: Rows) -> Scores:
-        """Share of BM25 (K,) of texts by row [0..1]."""
+        """BM25 (K,) of texts by row, as a share of the best possible score [0..1]."""
         return self._all(query)[rows]
 
     def _all(self, query: Keys) -> Scores:
@@ -123,9 +123,9 @@ class TermLookup:
 
 
 def check_keys(store: Store, entries: list[KeysEntry], embedder: Embedder) -> None:
-    """StoreDamagedError for a file whose keys do not have the width of its embedder.
+    """Raise StoreDamagedError if the keys in a file do not have the width of its embedder.
 
-    Memory grows with the square of the width, and a stranger's store may state any width.
+    The memory needed grows with the square of the width, and a stranger's store may claim any width.
     """
     for entry in entries:
         width = store.keys(entry).embedder.width
@@ -136,5 +136,5 @@ def check_keys(store: Store, entries: list[KeysEntry], embedder: Embedder) -> No
 
 
 def _rows(texts: npt.NDArray[np.uint8], rows: Mapping[bytes, int]) -> Rows:
-    """The row of each text (n, 32), -1 of those that are not live."""
+    """The row of each text (n, 32), or -1 for a text that is not live."""
     return np.array([rows.get(text.tobytes(), -1) for text in texts], np.int64).reshape(-1)

@@ -1,7 +1,7 @@
-"""`search`: the records of a store that say what a query asks about, found by their keys.
+"""`search`: find the records of a store that a query asks about, by their keys.
 
-A record's key is made of its text, never of its vectors: two fits of one text are nearly orthogonal. Vectors and words are
-looked up separately and their scores added: the cosine of keys, and a share of BM25.
+The key of a record is made of its text, not of its [mem] vectors: two fits of the same text are nearly orthogonal. The score
+of a text is the cosine of the vector keys plus a share of BM25.
 Letters: n live texts, K hits.
 """
 
@@ -31,33 +31,54 @@ from memvec.types import RawReason
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-WORDS_SHARE = 0.6  # of BM25, beside the cosine; measured in docs/LOG.md
-CANDIDATES = 256  # that vectors and words each put up
-STRANGE = 0.05  # share of unrelated prompts that a score of "auto" lets pass
+WORDS_SHARE = 0.6  # weight of BM25 beside the cosine; measured in docs/LOG.md
+CANDIDATES = 256  # texts that vectors and words each propose
+STRANGE = 0.05  # share of unrelated prompts that score above "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A record that was found; the field names are those of `--json`."""
+    """A record that was found. The JSON output has the same fields."""
 
     document: str
     record: str  # its id, 64 hex digits
     score: float
-    start: int  # first byte of the document that it stands for
+    start: int  # its first byte in the document
     length: int  # bytes
-    text: str | None = None  # decoded, where that was asked for
+    text: str | None = None  # with `decode`, unless the record decodes to other bytes than were packed
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a text is: a record of a live document."""
+    """A record of a live document that holds a text."""
 
     document: str
     ref: RecordRef
 
 
 class Searcher:
-    """A store with its keys in memory, for many queries. Threads may share it."""
+    """A store with its keys in memory, for many queries. Threads may share it.
+
+    Keys of a model that is not the store's own are searched only if `embedder` names it.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default the keys of the store's model and of words.
+        notify: Told of each stage by its name. `watch` tells more.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Raises:
+        NotFoundError: There is no store or no model, or the store has no keys.
+        UsageError: The store has no keys of this embedder.
+        FingerprintError: The model is not the one that packed.
+        StoreDamagedError: The store is damaged.
+        MissingExtraError: The package of this embedder is not installed.
+
+    Example:
+        >>> searcher = memvec.Searcher(store, model=model)
+        >>> len(searcher.search("the carriage", k=1))
+        1
+    """
 
     @checked(notify=optional(arguments.function))
     def __init__(
@@ -68,28 +89,7 @@ class Searcher:
         notify: Notify | None = None,
         **opening: Unpack[Opening],
     ) -> None:
-        """Read the keys of a store and load what makes keys of queries.
-
-        Keys of a model that is not the store's own are searched only if `embedder` names it.
-
-        Args:
-            store: The store, or what `memvec.open` returns.
-            embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default the keys of the store's model and of words.
-            notify: Told of each stage by its name. `watch` tells more.
-            **opening: As in `memvec.open`: model, device, batch, watch.
-
-        Raises:
-            NotFoundError: There is no store or no model, or the store has no keys.
-            UsageError: The store has no keys of this embedder.
-            FingerprintError: The model is not the one that packed.
-            StoreDamagedError: The store is damaged.
-            MissingExtraError: The package of this embedder is not installed.
-
-        Example:
-            >>> searcher = memvec.Searcher(store, model=model)
-            >>> len(searcher.search("the carriage", k=1))
-            1
-        """
+        """Read the keys, and load the embedders that make keys of queries."""
         if notify is not None:
             opening["watch"] = lambda progress: notify(progress.stage)
         runtime = runtime_of(store, **opening)
@@ -124,9 +124,21 @@ class Searcher:
         min_score: float | Literal["auto"] | None = None,
         where: Mapping[str, str] | None = None,
     ) -> list[Hit]:
-        """The K = `k` best records, best first; of documents that `documents` names, exactly or by pattern, and of which `where` is said.
+        """Find records, as `memvec.search` does.
 
-        `min_score` "auto" gives no hit rather than a bad one. UsageError, NotFoundError for a document that is not there.
+        Args:
+            query: Words or a question.
+            k: How many records to find, at most.
+            documents: Names or patterns of the documents to search; by default all.
+            min_score: The least score of a hit, or "auto".
+            where: Metadata that a document must have.
+
+        Returns:
+            The hits, best first.
+
+        Raises:
+            UsageError: The query is empty.
+            NotFoundError: There is no such document.
         """
         if not query.strip():
             raise UsageError("the query is empty. Say what to look for.")
@@ -153,7 +165,7 @@ class Searcher:
 
     @property
     def threshold(self) -> float:
-        """The score that all but a twentieth of unrelated prompts stay under in this store."""
+        """The score below which 95 % of unrelated prompts stay in this store."""
         if self._threshold is None:
             whole = np.ones(len(self._texts), bool)
             best = [next(self._ranked(prompt, 1, whole), (0.0, 0))[0] for prompt in off_topic.prompts()]
@@ -261,7 +273,7 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
     if not there:
         raise NotFoundError(f"{str(store.path)!r} has no keys to search by. Make them: memvec.build_index(…).")
     if embedder is None:
-        # No others: a model that a stranger's store names would be loaded, and run, before anything can be compared.
+        # No other embedder: it would load and run a model that a stranger's store names, before anything is compared.
         if own := tuple(name for name in DEFAULT if name in there):
             return own
         raise UsageError(
@@ -278,9 +290,9 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
 
 
 def live_places(store: Store) -> dict[bytes, list[Place]]:
-    """Where each live text is: the records of a document's content or, where there is none, of its memory.
+    """The records of each live text, by its sha256: of a document's content or, if it has none, of its memory.
 
-    What is no text has no key and is not among them.
+    Records that are no text have no key and are left out.
     """
     found: dict[bytes, list[Place]] = {}
     for name, stored in store.documents().items():

@@ -1,4 +1,4 @@
-"""What keys need to know of an embedding table: how much each token weighs, and the table's whitening. Worked out once and cached.
+"""Statistics of an embedding table for keys: the weight of each token, and the table's whitening. Computed once and cached.
 
 Letters: V vocabulary, D width.
 """
@@ -22,24 +22,24 @@ Array = npt.NDArray[np.float32]
 
 COMMON = 3e-5  # probability from which a token's weight falls: a of Arora et al. 2017, measured in docs/LOG.md
 CHUNK = 8192  # rows of the table at once
-UNDECODED = "\ufffd"  # what parts of characters decode to
+UNDECODED = "\ufffd"  # parts of a character decode to this
 DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class TableStatistics:
-    """Of the rows of an embedding table drawn as often as texts have their tokens."""
+    """Mean and whitening of an embedding table's rows, each as frequent as its token is in texts."""
 
-    weights: Array  # (V,) of tokens in a mean [0..1]
+    weights: Array  # (V,) of each token in the mean of a text [0..1]
     middle: Array  # (D,)
     whitening: Array  # (D, D), symmetric
 
     @classmethod
     def of(cls, table: npt.NDArray[Any], tokenizer: Any) -> TableStatistics:
-        """The statistics of a table (V, D) and its tokenizer.
+        """Compute the statistics of a table (V, D) and its tokenizer.
 
-        The probability of a token comes from its rank in the vocabulary (Zipf's law: byte-pair vocabularies are ordered by
-        frequency). Those of SentencePiece have single characters at their end, so single marks weigh least wherever they stand.
+        The probability of a token follows from its rank in the vocabulary by Zipf's law, because byte-pair vocabularies are
+        sorted by frequency. SentencePiece vocabularies have single characters at their end, so marks always weigh least.
         """
         odds = 1 / (np.arange(len(table), dtype=np.float32) + 2.7)
         odds /= odds.sum()
@@ -51,20 +51,20 @@ class TableStatistics:
 
     @classmethod
     def cached(cls, name: str, table: npt.NDArray[Any], tokenizer: Any) -> TableStatistics:
-        """The same, kept in the cache under a name that changes with what they are made of."""
+        """Read the statistics from the cache, or compute and store them. `name` changes with table and tokenizer."""
         file = cache_root() / "keys" / f"{name}.bin"
         found = _read(file, *table.shape)
         if found is None:
             found = cls.of(table, tokenizer)
             data = b"".join(part.astype("<f4").tobytes() for part in (found.weights, found.middle, found.whitening))
-            with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+            with contextlib.suppress(OSError):  # without a cache, the next process computes them again
                 file.parent.mkdir(parents=True, exist_ok=True)
                 files.write_atomically(file, hashlib.sha256(data).digest() + data)
         return found
 
 
 def _read(file: Path, rows: int, width: int) -> TableStatistics | None:
-    """What was kept; None where there is nothing or it is not what was written."""
+    """The statistics in a file of the cache; None if there is none or it is damaged."""
     try:
         kept = file.read_bytes()
     except OSError:
@@ -86,6 +86,6 @@ def _whiten(table: npt.NDArray[Any], odds: npt.NDArray[Any]) -> tuple[Array, Arr
         middle += p @ rows
         second += (rows * p[:, None]).T @ rows
     spread, axes = np.linalg.eigh(second - np.outer(middle, middle))
-    # Symmetric, so that it is one matrix: the signs of axes are the numerical library's own choice.
+    # Symmetric, because the signs of the axes differ between numerical libraries and cancel out here.
     whitening = (axes / np.sqrt(np.maximum(spread, spread.max() * 1e-9))) @ axes.T
     return middle.astype(np.float32), whitening.astype(np.float32)

@@ -1,4 +1,7 @@
-"""Totals over documents of a store: the figures that `pack` and `info` print. Knows no model."""
+"""Totals over documents of a store: the figures that `pack` and `info` print. Knows no model.
+
+Letters: V document versions.
+"""
 
 from __future__ import annotations
 
@@ -7,59 +10,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memvec.store.store import RecordRef, Store, StoredDocument
-from memvec.types import Kind, PackReport, RawReason
+import numpy as np
 
-_COLUMNS = ("kind", "reason", "tokens", "length", "corrected_wrong", "corrected_margin", "token_steps", "seconds")
+from memvec.formats.container import Array
+from memvec.store.documents import RecordRef, StoredDocument
+from memvec.store.scan import CONTENT, MEMORY, UNJOINED, Placed, Scan, place
+from memvec.store.store import Store
+from memvec.types import Kind, PackReport, RawReason
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryTotals:
-    """Totals of context records; the means are weighted by tokens."""
+class Measured:
+    """What was measured of the records of memories, by number in the scan. Records it was not measured of are absent."""
 
-    records: int
-    vectors: int
-    tokens: int
-    token_steps: int
-    gain: float | None  # of the records it was measured of, share of the text's gain [1]; None without any
-    harm: float | None  # of the records it was measured of [nats per token]; None without any
+    gain: Mapping[int, float]  # share of the text's gain [1]
+    harm: Mapping[int, float]  # [nats per token]
 
 
 def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float | None = None) -> PackReport:
-    """Totals of `documents`; `seconds` is the wall-clock of a pack, by default what their fits took together."""
-    stored = list(documents)
-    rows = [row_values(store, ref) for document in stored for ref in document.records]
-    fitted = [row for row in rows if row["kind"] != Kind.RAW]
-    tokens, vectors = (int(sum(row[name] for row in fitted)) for name in ("tokens", "vectors"))
-    raw_text = [row for row in rows if row["kind"] == Kind.RAW and row["reason"] != RawReason.NOT_TEXT]
-    memory = memory_totals(store, [ref for document in stored for ref in document.memory])
-    sums = {
-        "documents": sum(d.usable for d in stored),
-        "records": len(rows),
-        "raw_records": len(rows) - len(fitted),
-        "source_bytes": sum(d.document.bytes for d in stored),
-        "source_tokens": sum(d.document.tokens for d in stored),
-        "fitted_tokens": tokens,
-        "vectors": vectors,
-        "corrected_tokens": int(sum(row["corrected_wrong"] + row["corrected_margin"] for row in fitted)),
-        "raw_text_bytes": int(sum(row["length"] for row in raw_text)),
-        "zstd_bytes": sum(d.document.zstd_bytes for d in stored),
-        "token_steps": int(sum(row["token_steps"] for row in rows)),
-        "seconds": math.fsum(row["seconds"] for row in rows) if seconds is None else seconds,
-        "exact": all(d.complete for d in stored),
-        "incomplete": sum(d.unfinished for d in stored),
-        "context_records": memory.records,
-        "context_vectors": memory.vectors,
-        "context_tokens": memory.tokens,
-        "context_token_steps": memory.token_steps,
-        "gain": memory.gain,
-        "harm": memory.harm,
-    }
-    return report(store, sums)
+    """Return totals of `documents`. `seconds` is how long the pack took, by default the sum of their fits."""
+    scan = store.scan(counts=True)
+    keys = {(stored.document.name, stored.document.sha256) for stored in documents}
+    chosen = np.array([(version.name, version.sha256) in keys for version in scan.versions], bool)
+    placed = place(scan)
+    placed = placed.where(chosen[placed.version])
+    sums = totals(scan, placed, chosen, measured(store, scan, placed))
+    return report(store, sums if seconds is None else {**sums, "seconds": seconds})
 
 
 def report(store: Store, sums: Mapping[str, Any]) -> PackReport:
-    """The report of sums over documents of a store: its fields but for those that follow from others or the manifest."""
+    """Return the report of `totals`; some of its fields follow from others or from the manifest."""
     origin, vectors = store.manifest.fingerprint, sums["vectors"]
     derived = {
         "tokens_per_vector": round(sums["fitted_tokens"] / vectors, 3) if vectors else 0.0,
@@ -72,34 +52,60 @@ def report(store: Store, sums: Mapping[str, Any]) -> PackReport:
     return PackReport(**{**sums, **derived})
 
 
-def memory_totals(store: Store, refs: Sequence[RecordRef]) -> MemoryTotals:
-    """Totals of the context records at `refs`. StoreDamagedError names a record that is not what was written."""
-    tokens = vectors = token_steps = 0
-    gains: list[tuple[float, int]] = []
-    harms: list[tuple[float, int]] = []
-    for ref in refs:
-        record = store.record(ref)
-        tokens += record.tokens
-        vectors += len(record.vectors)
-        token_steps += record.report.token_steps
-        if (measured := record.conditioning) is not None:
-            if measured.gain is not None:
-                gains.append((measured.gain, record.tokens))
-            if measured.harm is not None:
-                harms.append((measured.harm, record.tokens))
-    return MemoryTotals(len(refs), vectors, tokens, token_steps, mean(gains), mean(harms))
+def totals(scan: Scan, placed: Placed, chosen: Array, measures: Measured) -> dict[str, float | int | bool | None]:
+    """Return the sums over the `chosen` versions, a mask (V,), whose records are `placed`."""
+    columns = scan.columns
+    rows, memory = (placed.record[placed.section == section] for section in (CONTENT, MEMORY))
+    complete = placed.version[(placed.section == CONTENT) & (placed.place >= 0)]
+    begun = placed.version[(placed.section == UNJOINED) | ((placed.section == CONTENT) & (placed.place < 0))]
+    usable = np.union1d(complete, placed.version[placed.section == MEMORY])
+    raw = columns["kind"][rows] == Kind.RAW
+    fitted, raw_text = rows[~raw], rows[raw & (columns["reason"][rows] != RawReason.NOT_TEXT)]
+    documents = [scan.versions[number] for number in np.flatnonzero(chosen).tolist()]
+    weights = dict(zip(memory.tolist(), columns["tokens"][memory].tolist(), strict=True))
+
+    def total(name: str, records: Array) -> int:
+        return int(columns[name][records].sum(dtype=np.uint64))
+
+    return {
+        "documents": len(usable),
+        "records": len(rows),
+        "raw_records": len(rows) - len(fitted),
+        "source_bytes": sum(document.bytes for document in documents),
+        "source_tokens": sum(document.tokens for document in documents),
+        "fitted_tokens": total("tokens", fitted),
+        "vectors": total("vectors", fitted),
+        "corrected_tokens": total("corrected", fitted),
+        "raw_text_bytes": total("length", raw_text),
+        "zstd_bytes": sum(document.zstd_bytes for document in documents),
+        "token_steps": total("token_steps", rows),
+        "seconds": math.fsum(columns["seconds"][rows].tolist()),
+        "exact": len(np.unique(complete)) == len(documents),
+        "incomplete": len(np.unique(begun)),
+        "context_records": len(memory),
+        "context_vectors": total("vectors", memory),
+        "context_tokens": total("tokens", memory),
+        "context_token_steps": total("token_steps", memory),
+        "gain": mean([(value, weights[record]) for record, value in measures.gain.items()]),
+        "harm": mean([(value, weights[record]) for record, value in measures.harm.items()]),
+    }
+
+
+def measured(store: Store, scan: Scan, placed: Placed) -> Measured:
+    """Read what was measured of the memories among the `placed` records. StoreDamagedError names a damaged record."""
+    gain: dict[int, float] = {}
+    harm: dict[int, float] = {}
+    for record in np.sort(placed.record[placed.section == MEMORY]).tolist():
+        ref = RecordRef(*(int(scan.columns[name][record]) for name in ("shard", "row", "start", "length")))
+        found = store.record(ref).conditioning
+        if found is not None and found.gain is not None:
+            gain[record] = found.gain
+        if found is not None and found.harm is not None:
+            harm[record] = found.harm
+    return Measured(gain, harm)
 
 
 def mean(weighted: Sequence[tuple[float, int]]) -> float | None:
-    """Mean of (value, weight), the same in any order; None of nothing."""
+    """Return the mean of (value, weight), the same in any order; None without any."""
     weight = sum(w for _, w in weighted)
     return round(math.fsum(value * w for value, w in weighted) / weight, 4) if weight else None
-
-
-def row_values(store: Store, ref: RecordRef) -> dict[str, float]:
-    """The columns of one record that totals are made of, and its number of vectors, without reading the vectors."""
-    with store.explaining(store.manifest.shards[ref.shard]):
-        tensors = store.reader(ref.shard).tensors
-        values = {name: tensors[name][ref.row].item() for name in _COLUMNS}
-        begin, end = tensors["vectors_offsets"][ref.row : ref.row + 2].tolist()
-    return values | {"vectors": end - begin}

@@ -1,6 +1,6 @@
-"""AdamW over the vectors of many slots at once: one elementwise state, each row with the step count of its own slot.
+"""AdamW over the vectors of many slots at once. Each row has the step count of its own slot.
 
-The second beta is .9 as with Kuratov et al. 2025, so is the first unless said otherwise. R = ΣM rows, in order of the slots; D width.
+Both betas are .9, as with Kuratov et al. 2025; the first can be set. R = ΣM rows, in order of the slots; D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ EPSILON = 1e-8
 
 
 class SlotAdam:
-    """Vectors (R, D) float32 and Adam's moments of them."""
+    """Vectors (R, D) float32 and their moments."""
 
     STATES = ("vectors", "first", "second", "age", "moves")
 
@@ -22,10 +22,10 @@ class SlotAdam:
         self.vectors = torch.zeros(0, width, device=device)
         self.first, self.second = self.vectors, self.vectors
         self.age = self.vectors[:, :1]  # (R, 1) steps taken
-        self.moves = self.age  # (R, 1) 1; 0 for rows that stay as they are
+        self.moves = self.age  # (R, 1) 0 for rows that are not trained, else 1
 
     def extend(self, vectors: Tensor, fixed: int = 0) -> None:
-        """One more slot, starting from vectors (M, D), the first `fixed` of which stay as they are."""
+        """Add a slot that starts from vectors (M, D). The first `fixed` of them are not trained."""
         fresh, moves = torch.zeros_like(vectors), torch.ones_like(vectors[:, :1])
         moves[:fixed] = 0
         self.moves = torch.cat([self.moves, moves])
@@ -34,18 +34,18 @@ class SlotAdam:
         self.age = torch.cat([self.age, fresh[:, :1]])
 
     def restart(self, rows: slice, vectors: Tensor) -> None:
-        """Some rows become `vectors` (M, D), as if they had never taken a step."""
+        """Set some rows to `vectors` (M, D) and forget their moments."""
         self.vectors[rows] = vectors
         for state in (self.first, self.second, self.age):
             state[rows] = 0
 
     def keep(self, rows: Tensor) -> None:
-        """Forget every row not in the mask `rows` (R,)."""
+        """Drop every row that is not in the mask `rows` (R,)."""
         for name in self.STATES:
             setattr(self, name, getattr(self, name)[rows])
 
     def descend(self, gradient: Tensor, rate: Tensor, weight_decay: float = 0.0) -> None:
-        """One step along gradient (R, D) at learning rates `rate` (R, 1); `age` was counted up before."""
+        """Take a step along gradient (R, D) at learning rates `rate` (R, 1). The caller has counted `age` up."""
         self.first.mul_(self.momentum).add_(gradient, alpha=1 - self.momentum)
         self.second.mul_(BETA).addcmul_(gradient, gradient, value=1 - BETA)
         mean = self.first / (1 - self.momentum**self.age)  # (R, D)

@@ -1,4 +1,4 @@
-"""Segments that are fitted together: their vectors, and one step of all of them, in passes that are no longer than they must be.
+"""Segments that are fitted together: their vectors, and one step of all of them.
 
 Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM rows of vectors, in order of the slots.
 """
@@ -21,7 +21,7 @@ from memvec.training.layout import Layout, lay_out
 from memvec.types import Vectors
 
 MOMENTUM = 0.8  # Adam's first beta
-# Margins are measured in the fit's dtype, where bfloat16 logits come in steps of 1/8: ask for more than certifying does.
+# Margins are measured in the fit's dtype, and bfloat16 logits come in steps of 1/8. So a fit asks for more than certifying.
 MARGIN_RESERVE = 0.2
 
 
@@ -40,18 +40,18 @@ class Score:
 
 
 class Batch(Protocol):
-    """What the fit engine asks of the slots it fills. Slots are numbered in the order in which they came."""
+    """The slots of a fit engine. They are numbered in the order in which they were added."""
 
-    lengths: list[int]  # positions that each slot took in the last step, padding included
+    lengths: list[int]  # positions of each slot in the last step, padding included
 
     def room(self, slots: int, length: int) -> int:
-        """Positions that so many slots of so many take, padding included."""
+        """Positions of `slots` slots of `length` positions each, padding included."""
 
     def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
-        """Be ready for these slots, each of (N, M); those that are there come first."""
+        """Make room for slots of (N, M). The present ones come first."""
 
     def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
-        """One more slot: N tokens and the vectors (M, D) float32 it begins with, the first `fixed` of which stay."""
+        """Add a slot of N tokens that starts from vectors (M, D) float32. The first `fixed` of them are not trained."""
 
     def step(self, shown: Sequence[int]) -> list[Score]:
         """Measure each slot on the first `shown` tokens of its text, then take a step. The scores are from before the step.
@@ -60,14 +60,14 @@ class Batch(Protocol):
         """
 
     def restart(self, slot: int, start: Tensor) -> None:
-        """Put a slot back to vectors (M, D), as if it had never taken a step. What was its best remains so."""
+        """Start a slot again from vectors (M, D). Its best vectors so far stay its best."""
 
     def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
-        """Remove the slots that are over; of each its best vectors (M, D) float16 and their score on the whole text."""
+        """Remove the slots that are over. Return their best vectors (M, D) float16, each with its score on the whole text."""
 
 
 def rates(age: Tensor, settings: PackSettings) -> Tensor:
-    """The learning rates of rows at ages [steps], warming up first and cooling by the whole time."""
+    """The learning rates of rows at ages [steps]: a warm-up, times a decay that starts at the first step."""
     warm = (age / max(1, settings.warmup)).clamp(max=1)
     way = (age / settings.cooling).clamp(max=1)
     cooled = settings.last_rate**way if settings.geometric else 1 - (1 - settings.last_rate) * way
@@ -75,7 +75,7 @@ def rates(age: Tensor, settings: PackSettings) -> Tensor:
 
 
 def missed(margin: Tensor, settings: PackSettings) -> Tensor:
-    """(…, 2) float: is a target with this margin (…) wrong, and is it wrong or under margin? NaN misses both."""
+    """(…, 2) float: is a target with this margin (…) wrong, and is it wrong or under margin? NaN is both."""
     return torch.stack([~(margin > least) for least in (0.0, settings.margin + MARGIN_RESERVE)], -1).float()
 
 
@@ -97,7 +97,7 @@ def scores(counts: Tensor, whole: Sequence[bool]) -> list[Score]:
 
 
 class RaggedBatch:
-    """Rows of like length run together, and a batch is laid out anew whenever a text comes, goes or grows."""
+    """Slots in passes of similar length. The batch is laid out again whenever a slot comes, goes or grows."""
 
     def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
         self.lm, self.settings = lm, settings
@@ -106,16 +106,16 @@ class RaggedBatch:
         self._sizes: list[int] = []  # M of each slot
         self._adam = SlotAdam(lm.width, lm.device, MOMENTUM)
         self._best = self._adam.vectors.half()  # (R, D) float16, as they would be stored
-        self._fewest = self._adam.vectors.new_zeros(0, 2)  # (B, 2) what they miss
+        self._fewest = self._adam.vectors.new_zeros(0, 2)  # (B, 2) targets that they miss
         self._measured = torch.zeros(0, dtype=torch.bool, device=lm.device)  # (B,) was the whole text measured?
         self._layout: Layout | None = None
 
     def room(self, slots: int, length: int) -> int:
-        """See Batch. Padding is bounded by one length for all."""
+        """See Batch. An upper bound, as if all slots had the same length."""
         return slots * length
 
     def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
-        """Nothing: rows are laid out as they come."""
+        """See Batch. There is nothing to do: slots are laid out in `step`."""
 
     def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
         """See Batch."""
@@ -153,7 +153,7 @@ class RaggedBatch:
         return self._layout
 
     def _counts(self, margin: Tensor, owner: Tensor) -> Tensor:
-        """(B, 2): of each slot's targets, how many are missed."""
+        """(B, 2): how many targets each slot misses."""
         return margin.new_zeros(len(self._texts), 2).index_add_(0, owner, missed(margin, self.settings))
 
     def restart(self, slot: int, start: Tensor) -> None:

@@ -1,10 +1,10 @@
-"""The fit engine: many segments' vectors optimised at once; a solved slot retires and the next segment takes its place.
+"""The fit engine: optimise the vectors of many segments at once. When a slot is done, the next segment takes its place.
 
-Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM. The first of M is the anchor, the embedding of BOS:
-a model's first position is its attention sink and can carry little. Recipe: AdamW as Kuratov et al. 2025, but
-with a first beta of .8 instead of .9, a learning rate of 5 instead of .01, cooled to 1 in 60 steps, from the best of six
-starts 20 times as large; a fit begins with the first part of its text, which grows to the whole in 24 steps, and begins
-anew, once, if by half of these it has got nowhere (docs/LOG.md has the comparison).
+The first vector is the anchor, the embedding of BOS, because a model's first position is its attention sink and can carry
+little. The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9, and a learning rate
+of 5 instead of .01, cooled to 1 in 60 steps. A fit starts from the best of six starts, which are 20 times as large. It
+starts on the first part of its text and sees all of it after 24 steps. If half of these steps got it nowhere, it starts
+once more (docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from memvec.types import Vectors
 
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
 MOST_SLOTS_GPU = 512
-WITHOUT_GRADIENT = 8  # positions that take no more memory than one of a step, whose activations are kept
-AHEAD_GPU = 64  # tasks whose starts are found at once: rows that come one by one would each hold a whole batch up
+WITHOUT_GRADIENT = 8  # positions without gradient that take the memory of one in a step, which stores activations
+AHEAD_GPU = 64  # tasks whose starts are found at once; one by one, each would make the whole batch wait
 MEMORY = 2 * 1024**3  # bytes for activations on a CPU
-SHARE_OF_GPU = 0.4  # of its free memory; certifying and finding starts take of the rest
-FIRST_SHARE = 0.3  # of a text that a fit begins with
-LEAST_SHOWN = 8  # tokens
-GROW_EVERY = 4  # steps between which it grows; a batch is laid out anew each time
-LOST = 0.7  # share of what is shown that is wrong, halfway through the growth, in a fit that begins anew
+SHARE_OF_GPU = 0.4  # share of a GPU's free memory for activations; certifying and finding starts use the rest
+FIRST_SHARE = 0.3  # share of its text that a fit starts on
+LEAST_SHOWN = 8  # least tokens that it starts on
+GROW_EVERY = 4  # steps after which it sees more of its text; each time the batch is laid out again
+LOST = 0.7  # a fit starts again if halfway through the growth more than this share of its tokens is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Task:
     ids: tuple[int, ...]  # N tokens
     vectors: int  # M
     attempt: int = 0
-    start: Tensor | None = None  # (M, D) float32 to begin with; None: noise that depends on the segment alone
-    most: int | None = None  # steps of this attempt; None: those of the settings
+    start: Tensor | None = None  # (M, D) float32 to start from; None: noise that depends on the segment only
+    most: int | None = None  # most steps of this attempt; None: those of the settings
     spent: Cost = NOTHING  # on earlier attempts
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A task whose fit ended: the best vectors it had, already rounded to storage."""
+    """A task whose fit ended, with the best vectors it had, as they would be stored."""
 
     task: Task
     vectors: Vectors  # (M, D) float16
@@ -69,25 +69,25 @@ class _Slot:
     """A task being fitted."""
 
     task: Task
-    starts: list[Tensor]  # (M, D) float32 that it may still begin from
-    left: int  # steps that may still be taken
+    starts: list[Tensor]  # (M, D) float32 that it may still start from
+    left: int  # steps that it may still take
     cost: Cost
     age: int = 0  # steps since its start
 
     def shown(self, grown: int) -> int:
-        """Tokens of its text that it has at its age; all where it goes on from vectors of its own."""
+        """Tokens of its text that it sees at its age. It sees all if the task brings a start."""
         n = len(self.task.ids)
         return n if self.task.start is not None else shown_at(n, self.age, grown)
 
 
 class FitEngine:
-    """A queue of tasks and the slots they are fitted in. Feed it with `add`, drain it with `run`."""
+    """A queue of tasks and the slots they are fitted in. `add` fills the queue, `run` empties it."""
 
     def __init__(self, lm: FrozenLM, settings: PackSettings, batch: Batch | None = None) -> None:
-        """`batch` None: one of a GPU's kind on a GPU, and else one of a CPU's."""
+        """Fit with `lm`. Without a `batch` there are static rows on a GPU and ragged ones on a CPU."""
         self.lm, self.settings = lm, settings
         self.queue: deque[Task] = deque()
-        self.ready: deque[_Slot] = deque()  # their starts are found, and a slot is not yet free
+        self.ready: deque[_Slot] = deque()  # with starts, waiting for room
         self.slots: list[_Slot] = []
         on_cpu = lm.device.type == "cpu"
         self.positions = positions_for(lm, settings.memory or memory_of(lm))
@@ -99,13 +99,13 @@ class FitEngine:
         self.batch = batch or (StaticBatch(lm, settings) if static else RaggedBatch(lm, settings))
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Put tasks at the end of the queue; also while `run` is being drained."""
+        """Put tasks at the end of the queue, also while `run` goes on."""
         self.queue.extend(tasks)
 
     def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[list[Fitted]]:
-        """Fit until the queue is empty, giving tasks back as soon as they are solved or out of steps.
+        """Fit until the queue is empty. Yield tasks as soon as they are solved or out of steps.
 
-        `tick` is called after every step with the token positions it ran, and with those that finding starts took.
+        `tick` is called after every step and every search for starts, with the token positions that were run.
         """
         while self.queue or self.ready or self.slots:
             if looked := self._refill():
@@ -113,10 +113,10 @@ class FitEngine:
             done = self._step()
             tick(sum(self.batch.lengths))
             if any(done):
-                yield self._retire(done)  # at once: what is taken out here must not wait in a generator
+                yield self._retire(done)  # at once, so that no result waits in this generator
 
     def _refill(self) -> int:
-        """Fill free slots from the queue; the token-steps that finding starts took."""
+        """Fill free slots from the queue. Return the token-steps of finding starts."""
         fitting = self._fitting(chain((slot.task for slot in self.ready), self.queue))
         looked = 0
         if fitting > len(self.ready):
@@ -130,7 +130,7 @@ class FitEngine:
         return looked
 
     def _prepare(self, tasks: Sequence[Task]) -> int:
-        """Find what tasks begin with; the token-steps that it took."""
+        """Find starts for tasks. Return the token-steps of it."""
         fresh = [
             _Slot(
                 task,
@@ -149,7 +149,7 @@ class FitEngine:
         return looked
 
     def _look(self, slots: Sequence[_Slot]) -> int:
-        """Find what slots begin with, and may begin anew with; the token-steps that it took."""
+        """Find a start for each slot, and a second one in reserve. Return the token-steps of it."""
         begun, tasks = time.perf_counter(), [slot.task for slot in slots]
         texts = [task.ids[: shown_at(len(task.ids), 0, 1)] for task in tasks]
         starts = [
@@ -161,7 +161,7 @@ class FitEngine:
             some[:, :fixed] = self.lm.anchor[:fixed]
         costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
         for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
-            begins_anew = self.grown == self.settings.growth  # of few steps there are none to spare
+            begins_anew = self.grown == self.settings.growth  # else there are too few steps to start again
             slot.starts = list(found[: 1 + begins_anew])
         share = (time.perf_counter() - begun) / sum(costs)
         for slot, cost in zip(slots, costs, strict=True):
@@ -169,11 +169,11 @@ class FitEngine:
         return sum(costs)
 
     def _fixed(self, task: Task) -> int:
-        """How many of its vectors are not trained: the anchor, where others can carry the text."""
+        """How many of its vectors are not trained: the anchor, if there are other vectors to carry the text."""
         return len(self.lm.anchor) if self.settings.anchor and task.vectors > 1 else 0
 
     def _fitting(self, waiting: Iterable[Task]) -> int:
-        """For how many of these there is room, all rows as long as the longest. For one alone there always is."""
+        """How many of these fit in, if all rows are as long as the longest. One alone always fits."""
         rows, longest = len(self.slots), max((slot.task.vectors + len(slot.task.ids) for slot in self.slots), default=0)
         for task in waiting:
             longest = max(longest, task.vectors + len(task.ids))
@@ -183,7 +183,7 @@ class FitEngine:
         return rows - len(self.slots)
 
     def _step(self) -> list[bool]:
-        """One step of every slot; which of them it shows to be done. These keep what was measured."""
+        """Take a step of every slot. Return which of them are done, by the scores from before the step."""
         begun, slots = time.perf_counter(), self.slots
         shown = [slot.shown(self.grown) for slot in slots]
         scores = self.batch.step(shown)
@@ -197,7 +197,7 @@ class FitEngine:
         return done
 
     def _charge(self, seconds: float) -> None:
-        """Share out what a step took."""
+        """Add the cost of a step to its slots, by their lengths."""
         a_position = seconds / sum(self.batch.lengths)
         for slot, length in zip(self.slots, self.batch.lengths, strict=True):
             slot.cost += Cost(1, length, a_position * length)
@@ -208,7 +208,7 @@ class FitEngine:
         return score.whole and (settled or slot.left <= 0)
 
     def _begin_anew(self, number: int) -> None:
-        """Put a slot back to its second start."""
+        """Start a slot again, from its second start."""
         slot = self.slots[number]
         self.batch.restart(number, slot.starts.pop())
         slot.age = 0
@@ -223,7 +223,7 @@ class FitEngine:
 
 
 def shown_at(tokens: int, age: int, grown: int) -> int:
-    """How many of N = `tokens` a fit has at an age, if the text has grown whole at age `grown`."""
+    """How many of N = `tokens` a fit sees at an age, if it sees all of them at age `grown`."""
     if age >= grown:
         return tokens
     share = FIRST_SHARE + (1 - FIRST_SHARE) * (age // GROW_EVERY * GROW_EVERY) / grown
@@ -231,14 +231,14 @@ def shown_at(tokens: int, age: int, grown: int) -> int:
 
 
 def memory_of(lm: FrozenLM) -> int:
-    """Bytes for activations where nothing else is asked for. What states of recurrent models take is not known."""
+    """Bytes for activations if the settings give no limit. The cost of a recurrent model's states is unknown: it gets MEMORY."""
     return MEMORY if lm.device.type != "cuda" or lm.recurrent else int(SHARE_OF_GPU * free_bytes(lm.device))
 
 
 def positions_for(lm: FrozenLM, memory: int) -> int:
-    """Token positions whose activations, kept for the backward pass, take `memory` bytes."""
+    """Token positions whose activations, stored for the backward pass, take `memory` bytes."""
     config = lm.model.config
     inner = getattr(config, "intermediate_size", None) or 4 * lm.width
-    # Kept per position and layer: about 16 values of the width and 5 of the inner width, in the model's dtype.
+    # Stored for each position and layer: about 16 values of the width and 5 of the inner width, in the model's dtype.
     # Measured on the default model: 1.2 GiB for 16 rows of 74 positions, logits included.
     return int(memory // (config.num_hidden_layers * (16 * lm.width + 5 * inner) * lm.dtype.itemsize))

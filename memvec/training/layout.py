@@ -1,4 +1,4 @@
-"""Where the texts of a batch lie: those of like length in a pass of their own, as padding costs as much as text.
+"""Lay out the texts of a batch. Texts of similar length share a pass, because padding costs as much as text.
 
 Letters: B slots, M vectors, N tokens, D width, L positions of a row, R = ΣM rows of vectors, T = ΣN targets. A row is
 [v_1 … v_M, t_1 … t_{N-1}] with padding on the right, which a causal model never sees; position M-1+i predicts t_{i+1},
@@ -20,21 +20,21 @@ from memvec.lm.scoring import alike, pass_cost
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Slots that are run together: b slots of L positions each, r rows of vectors, t targets."""
+    """Slots that are run together: b slots of L positions, r rows of vectors, t targets."""
 
-    base: Tensor  # (b·L, D) token embeddings, zeros elsewhere
-    rows: Tensor  # (r,) which of all rows of vectors are theirs
-    places: Tensor  # (r,) positions of these in the base
+    base: Tensor  # (b·L, D) token embeddings; 0 at vectors and padding
+    rows: Tensor  # (r,) their rows among all vectors
+    places: Tensor  # (r,) the positions of these rows in the base
     outputs: Tensor  # (t,) positions that predict
     length: int  # L
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything lies in a batch. Targets are in order of the passes."""
+    """The passes of a batch, and its targets in order of the passes."""
 
     passes: list[Pass]
-    targets: Tensor  # (T,) what should be predicted
+    targets: Tensor  # (T,) tokens to predict
     owner: Tensor  # (T,) slot of each target
     slot_of_row: Tensor  # (R,)
     lengths: list[int]  # L of each slot's pass
@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def positions(self) -> int:
-        """Token positions of one pass over all, padding included."""
+        """Token positions of all passes, padding included."""
         return sum(self.lengths)
 
     def hidden(self, lm: FrozenLM, vectors: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Layout:
 
 
 def lay_out(lm: FrozenLM, texts: Sequence[Sequence[int]], vectors: Sequence[int]) -> Layout:
-    """The batch of `texts`, each of N ids behind M vectors that are left open."""
+    """Lay out `texts`, each of N ids behind M vectors. The vectors are filled in at each step."""
     ends = list(accumulate(vectors))
     sizes = [row_length(len(ids), m) for ids, m in zip(texts, vectors, strict=True)]
     groups = alike(sizes, pass_cost(lm))
@@ -93,7 +93,7 @@ def lay_out(lm: FrozenLM, texts: Sequence[Sequence[int]], vectors: Sequence[int]
 
 
 def row_length(tokens: int, vectors: int) -> int:
-    """L of a row: the last token is predicted, not read."""
+    """The length L of a row. Its last token is predicted and not read."""
     return vectors + tokens - 1
 
 

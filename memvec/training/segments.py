@@ -1,4 +1,4 @@
-"""From a document's text to segments: surprisal by one pass, cuts where the budget is full, at a line or sentence end."""
+"""Cut a document's text into segments: at a line or sentence end, before the surprisal exceeds the budget."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 from memvec.settings import PackSettings
 
-WINDOW = 256  # tokens of context when a document is first looked at
-MIN_TOKENS = 8  # text shorter than this is not worth a vector
-MOST_VECTORS = 12  # a segment's nats are capped at this many budgets, so that hard text gets short segments
+WINDOW = 256  # tokens of context when surprisal is measured
+MIN_TOKENS = 8  # shorter text is stored raw
+MOST_VECTORS = 12  # most budgets of surprisal in a segment, so that hard text gets short segments
 SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", ":", ";")
 POSITIONS_AT_ONCE = 4096
 
@@ -31,7 +31,7 @@ class Segment:
 
 
 def surprisal(lm: FrozenLM, sequences: Sequence[Sequence[int]], window: int = WINDOW) -> list[list[float]]:
-    """−log p of every token given those before it in its window [nats]; log V for the first, given nothing."""
+    """Surprisal of every token, given those before it in its window [nats]. The first one has log V."""
     pieces = [(number, tuple(part)) for number, ids in enumerate(sequences) for part in chunked(ids, window)]
     out: list[list[float]] = [[] for _ in sequences]
     for batch in chunked(pieces, max(1, POSITIONS_AT_ONCE // window)):
@@ -55,7 +55,7 @@ def _batch_surprisal(lm: FrozenLM, batch: Sequence[Sequence[int]]) -> list[list[
 def cut(
     text: str, ids: Sequence[int], nats: Sequence[float], lm: FrozenLM, settings: PackSettings
 ) -> list[Segment] | None:
-    """Segments of bounded tokens and nats that tile `text`; None when it cannot be cut, as `tile` says."""
+    """Cut `text` into segments of bounded tokens and nats. None if it cannot be cut, as in `tile`."""
     carrying = max(1, settings.vectors - settings.anchor) if settings.vectors else MOST_VECTORS
     budget = settings.budget(lm.width) * carrying
     total = [0.0, *accumulate(nats)]
@@ -63,12 +63,12 @@ def cut(
 
 
 def tile(text: str, ids: Sequence[int], decode: Callable[[Sequence[int]], str], most: int) -> list[Segment] | None:
-    """Segments of at most about `most` tokens, alike in length, that tile `text`.
+    """Cut `text` into segments of similar length, of at most about `most` tokens.
 
-    None when the tokens cannot be cut so that each piece decodes to its own bytes.
+    None if the tokens cannot be cut so that each piece decodes to its own bytes.
     """
     size = math.ceil(len(ids) / max(1, math.ceil(len(ids) / most)))
-    # A last piece takes a stump along: cuts at sentence ends come early, and their sum would leave one.
+    # The last segment takes up a short rest, which cuts at sentence ends leave because they come early.
     return _tile(text, ids, decode, lambda at: len(ids) if len(ids) - at <= 1.25 * size else at + size)
 
 
@@ -89,18 +89,18 @@ def _tile(
 
 
 def vectors_for(nats: float, tokens: int, width: int, settings: PackSettings) -> int:
-    """M for the first attempt at a segment: an anchor and as many as its nats ask for, at most one a token, unless fixed."""
+    """M for the first fit of a segment: an anchor and as many as its nats ask for, at most one a token, unless M is set."""
     return settings.vectors or settings.anchor + max(1, min(tokens, math.ceil(nats / settings.budget(width))))
 
 
 def _furthest(at: int, total: Sequence[float], budget: float, cap: int) -> int:
-    """The token at which a segment from `at` must end at the latest."""
+    """The last token at which a segment from `at` may end."""
     tokens = len(total) - 1
     end = min(at + cap, tokens)
     while end > at + MIN_TOKENS and total[end] - total[at] > budget:
         end -= 1
     rest = tokens - at
-    # What is left for one segment and a stump is halved: a stump pays for its vectors badly.
+    # A rest that is a segment and a bit is halved, because very short segments cost many vectors a token.
     return end if end == tokens or rest >= 1.5 * (end - at) else at + math.ceil(rest / 2)
 
 
@@ -113,7 +113,7 @@ def _best_piece(
         return (end, words) if text[char:] == words else None
     preferred = at + 3 * (end - at) // 4
     best: tuple[int, int, str] | None = None
-    # Down to the first token, and past `end` only for text whose characters span more tokens than a segment holds.
+    # Back to the first token. Past `end` only if one character spans more tokens than a segment holds.
     for stop in [*range(end, at, -1), *range(end + 1, min(end + 16, len(ids)))]:
         if best and stop <= preferred:
             break
@@ -133,5 +133,5 @@ def _best_piece(
 
 
 def _whole(text: str, char: int, words: str, following: str) -> bool:
-    # U+FFFD at the end is half a character, unless the text itself has one there: then what follows joins on.
+    # U+FFFD at the end is half a character, unless the text has one there. Then the following text joins on.
     return not words.endswith("\ufffd") or text.startswith(words + following.rstrip("\ufffd"), char)

@@ -1,7 +1,7 @@
-"""Segments that are fitted together on a GPU: shapes that stay, so that a step is one CUDA graph, launched at once.
+"""Segments that are fitted together on a GPU. Shapes stay the same, so that a step is one CUDA graph.
 
-A step of a small batch takes thousands of kernels, and launching them takes longer than they do. Rows are padded to one
-length and slots stay where they are; a row that is over is written anew. Letters: B rows, L positions, W vectors of the
+A step of a small batch has thousands of kernels, and launching them one by one takes longer than running them. So rows
+are padded to one length, each slot stays in its row, and a free row takes the next slot. Letters: B rows, L positions, W vectors of the
 row with the most, M of one row, D width, N tokens. Position M-1+i of a row predicts its token i+1, as in `layout`.
 """
 
@@ -24,19 +24,19 @@ from memvec.training.batch import MOMENTUM, Score, fewer, missed, rates, scores
 from memvec.training.layout import row_length
 from memvec.types import Vectors
 
-LENGTHS = 8  # rows are as long as a multiple of this
-SPARE = 0.6  # share of rows in use under which a batch is made smaller
+LENGTHS = 8  # the length of rows is a multiple of this
+SPARE = 0.6  # a batch is made smaller when less than this share of its rows is needed
 
 
 class StaticBatch:
-    """B rows of L positions, each a slot or empty. `reserve` makes them; on a CPU the same code runs without a graph."""
+    """B rows of L positions, each with a slot or empty. `reserve` makes them. On a CPU the same code runs without a graph."""
 
     def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
         self.lm, self.settings = lm, settings
         self.lengths: list[int] = []
         self._texts: list[Sequence[int]] = []
         self._sizes: list[int] = []  # M of each slot
-        self._rows: list[int] = []  # where each slot is
+        self._rows: list[int] = []  # the row of each slot
         self._free: list[int] = []
         self._allocate(0, 0, 0)
 
@@ -46,17 +46,17 @@ class StaticBatch:
         self._base = torch.zeros(rows, length, width, dtype=self.lm.dtype, device=device)  # embeddings of tokens
         self._targets = torch.zeros(rows, length, dtype=torch.long, device=device)
         self._count = torch.zeros(rows, 1, dtype=torch.long, device=device)  # M of each row, 0 of empty ones
-        self._shown = torch.zeros(rows, 1, dtype=torch.long, device=device)  # N of each row that count
+        self._shown = torch.zeros(rows, 1, dtype=torch.long, device=device)  # tokens of each row that are measured
         self._whole = torch.zeros(rows, dtype=torch.bool, device=device)
         self._adam = SlotAdam(width, device, MOMENTUM)
         self._adam.extend(torch.zeros(rows * vectors, width, device=device), fixed=rows * vectors)
         self._best = torch.zeros(rows, vectors, width, dtype=torch.half, device=device)
-        self._fewest = torch.zeros(rows, 2, device=device)  # what the best miss
+        self._fewest = torch.zeros(rows, 2, device=device)  # targets that the best vectors miss
         self._measured = torch.zeros(rows, dtype=torch.bool, device=device)  # was the whole text measured?
         self._counts = torch.zeros(rows, 2, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._ran: bool | None = None  # whether compiled, if a step of these shapes was run
-        self._masks: list[bool] = []  # which masks of that step were plain
+        self._ran: bool | None = None  # was the last step of these shapes compiled? None: there was none
+        self._masks: list[bool] = []  # which masks of that step were None
         self._free = list(range(rows))[::-1]
 
     def room(self, slots: int, length: int) -> int:
@@ -64,7 +64,7 @@ class StaticBatch:
         return roomy(slots) * even(length)
 
     def reserve(self, texts: Sequence[tuple[int, int]]) -> None:
-        """See Batch. Takes and gives back rows by the quarter, as each shape has a graph of its own."""
+        """See Batch. The number of rows changes in large steps, because each shape has a graph of its own."""
         rows, length, vectors = self.shape
         wanted = roomy(len(texts))
         longest, most = even(max(row_length(n, m) for n, m in texts)), max(m for _, m in texts)
@@ -117,7 +117,7 @@ class StaticBatch:
         return [known[row] for row in self._rows]
 
     def _run(self) -> None:
-        """A step. The first of a shape is run kernel by kernel, which makes what a graph needs; the others are the graph."""
+        """Take a step. The first of a shape runs kernel by kernel, which allocates what a graph needs. Later ones are the graph."""
         fused = self.lm.fused
         if self._ran is not fused.ready:
             self._graph = None
@@ -127,7 +127,7 @@ class StaticBatch:
                 if not fused.ready or out_of_memory(error):
                     raise
                 fused.give_up(error)
-                self._compute()  # an error that has nothing to do with compiling is raised again here
+                self._compute()  # any other error is raised again here
             self._ran = fused.ready
         else:
             if self._graph is None and self.lm.graphs:
@@ -181,11 +181,11 @@ class StaticBatch:
 
 
 def even(length: int) -> int:
-    """Positions of rows that hold so many."""
+    """The length of rows that hold `length` positions."""
     return -(-length // LENGTHS) * LENGTHS
 
 
 def roomy(slots: int) -> int:
-    """Rows for so many slots: the next multiple of an eighth to a quarter of them."""
+    """Rows for `slots` slots: the next multiple of an eighth to a quarter of them."""
     step = max(1, 1 << max(0, slots.bit_length() - 3))
     return -(-slots // step) * step

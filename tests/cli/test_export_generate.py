@@ -1,12 +1,10 @@
-"""`memvec export` and `memvec generate` as a user meets them."""
+"""`memvec export` and `memvec generate`, as a user calls them."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from memvec.cli.main import run
 from memvec.errors import FingerprintError
 from memvec.integrations.embeds_export import prompt_embeds
 from memvec.integrations.peft_adapter import import_prompt_tuning
@@ -28,23 +25,16 @@ DOCUMENT = "prose.txt"
 def loaded(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny LM for what a store would load."""
 
-    def load_lm(expected: Any, model: str | None = None, *args: object) -> Any:
-        if model == "another":
+    def load(runtime: Any, device: str | None) -> Any:
+        if runtime.model == "another":
             raise FingerprintError([("weights", "a", "b")])
         return tiny_lm
 
-    monkeypatch.setattr("memvec.decoding.reader.load_lm", load_lm)
-    monkeypatch.setattr("memvec.identity.match.load_lm", load_lm)
+    monkeypatch.setattr("memvec.identity.runtime.Runtime.load", load)
 
 
-def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    code = run([str(arg) for arg in args])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def export(capsys: pytest.CaptureFixture[str], store: Path, target: str, path: Path, *more: object) -> Any:
-    code, out, err = call(capsys, "export", store, "--id", DOCUMENT, "--to", target, "-o", path, "--json", *more)
+def export(call: Any, store: Path, target: str, path: Path, *more: object) -> Any:
+    code, out, err = call("export", store, "--id", DOCUMENT, "--to", target, "-o", path, "--json", *more)
     assert code == 0, err
     result = json.loads(out)
     assert (result["schema"], result["to"], result["vectors"]) == ("memvec.cli/1", target, 6)
@@ -52,137 +42,127 @@ def export(capsys: pytest.CaptureFixture[str], store: Path, target: str, path: P
     return result
 
 
-@pytest.mark.parametrize(
-    ("target", "kind"),
-    [("peft-prompt", "PROMPT_TUNING"), ("peft-prefix", "PREFIX_TUNING"), ("peft-cartridge", "CARTRIDGE")],
-)
-def test_export_adapters(
-    remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, kind: str
-) -> None:
-    export(capsys, remembering, target, tmp_path / "adapter")
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["num_virtual_tokens"]) == (kind, 6)  # this tokenizer has no BOS
-    if target == "peft-prompt":
-        back = import_prompt_tuning(tmp_path / "adapter")
-        assert np.array_equal(back.vectors, load(remembering, DOCUMENT).vectors)
-    code, _, err = call(capsys, "export", remembering, "--id", DOCUMENT, "--to", target, "-o", tmp_path / "adapter")
-    assert code == 2 and "not an empty folder" in err
+class TestExport:
+    """`memvec export --to`."""
 
-
-def test_export_embedded_prompts(
-    remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_lm: Any
-) -> None:
-    wanted = prompt_embeds(tiny_lm.model, tiny_lm.tokenizer, PROMPT, load(remembering, DOCUMENT))
-    export(capsys, remembering, "npy", tmp_path / "p.npy", "--prompt", PROMPT)
-    assert np.array_equal(np.load(tmp_path / "p.npy"), wanted.numpy())
-    export(capsys, remembering, "vllm", tmp_path / "p.json", "--prompt", PROMPT, "--served-model", "served")
-    body = json.loads((tmp_path / "p.json").read_text())
-    sent = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
-    assert body["model"] == "served" and torch.equal(sent, wanted)
-    export(capsys, remembering, "vllm-chat", tmp_path / "c.json", "--prompt", PROMPT, "--content-format", "openai")
-    (message,) = json.loads((tmp_path / "c.json").read_text())["messages"]
-    assert [part["type"] for part in message["content"]] == ["prompt_embeds", "text"]
-    assert message["content"][1]["text"] == f"\n\n{PROMPT}"
-    args = ["export", remembering, "--id", DOCUMENT, "--to", "npy", "-o", tmp_path / "p.npy", "--prompt", "wife"]
-    code, _, err = call(capsys, *args)
-    assert code == 2 and "--overwrite" in err
-    code, out, _ = call(capsys, *args, "--overwrite")
-    assert code == 0 and "6 vectors of prose.txt as npy" in out and "float32" in out
-    assert len(np.load(tmp_path / "p.npy")) != len(wanted)
-
-
-def test_export_of_exact_vectors_is_asked_for(
-    remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = ["export", remembering, "--id", "bom.txt", "--to", "peft-prompt", "-o", tmp_path / "a", "--bare"]
-    code, _, err = call(capsys, *args)
-    assert code == 2 and "no context vectors" in err and not (tmp_path / "a").exists()
-    assert call(capsys, *args, "--kind", "exact")[0] == 0
-    exact = load(remembering, "bom.txt", kind="exact")
-    assert np.array_equal(import_prompt_tuning(tmp_path / "a").vectors, exact.vectors)
-
-
-def test_export_refusals(remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["export", remembering, "--id", DOCUMENT, "-o", tmp_path / "x", "--to"]
-    cases: list[tuple[int, list[object], str]] = [
-        (2, [*base, "peft-prompt", "--prompt", "x"], "Leave --prompt out"),
-        (2, [*base, "npy"], "Pass --prompt"),
-        (2, [*base, "npy", "--prompt", "x", "--bare"], "--bare is for peft-prompt"),
-        (2, [*base, "npy", "--prompt", "x", "-o", tmp_path], "is a folder"),
-        (2, [*base, "nothing"], "nothing"),
-        (4, [*base, "npy", "--prompt", "x", "-m", "another"], "weights"),
-        (6, [*base, "npy", "--prompt", "x", "--id", "no-such"], "no-such"),
-    ]
-    for code, args, fragment in cases:
-        got, _, err = call(capsys, *args)
-        assert (got, fragment in err) == (code, True), (args, err)
-    assert not (tmp_path / "x").exists()
-
-
-def test_generate(remembering: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["generate", remembering, PROMPT, "--id", DOCUMENT, "--max-new-tokens", "8", "--no-progress"]
-    code, out, err = call(capsys, *args)
-    assert code == 0 and err == ""
-    code, as_json, _ = call(capsys, *args, "--json")
-    made = json.loads(as_json)
-    assert out == made["text"] + "\n"
-    assert (made["memory_positions"], made["using"], made["verified"]) == (6, "vectors", False)
-    assert made["positions"] > 6 and made["documents"] == [DOCUMENT]
-    code, text, _ = call(capsys, *args, "--as", "text")
-    assert code == 0 and text != out
-    sampled = [call(capsys, *args, "--sample", "--temperature", "2", "--seed", seed)[1] for seed in (1, 1, 2)]
-    assert sampled[0] == sampled[1] != sampled[2]
-
-
-def test_generate_decode_says_that_it_is_not_verified(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, "generate", packed, "--id", DOCUMENT, "--as", "decode", "--no-progress")
-    assert code == 0 and len(out) > 100
-    assert "not verified" in err and "memvec cat" in err
-    code, quiet, err = call(capsys, "generate", packed, "--id", DOCUMENT, "--as", "decode", "-q")
-    assert (quiet, err) == (out, "")
-
-
-def test_generate_compare(remembering: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["generate", remembering, PROMPT, "--id", DOCUMENT, "--max-new-tokens", "4", "--compare"]
-    code, out, _ = call(capsys, *args, "--answer", " said Elizabeth")
-    assert code == 0
-    head, *rows = out.splitlines()[:4]
-    assert head.split() == ["in", "front", "positions", "first", "token", "nats/token"]
-    assert [row.split()[0] for row in rows] == ["nothing", "vectors", "text"]
-    assert all(name in out for name in ("\nnothing: ", "\nvectors: ", "\ntext: "))
-    code, out, _ = call(capsys, *args)
-    assert "nats/token" not in out
-    code, out, _ = call(capsys, *args, "--json", "--answer", "x")
-    value = json.loads(out)
-    assert [arm["name"] for arm in value["arms"]] == ["none", "vectors", "text"]
-    assert all(arm["nats_per_token"] > 0 and arm["seconds_to_first_token"] > 0 for arm in value["arms"])
-    code, out, _ = call(capsys, *[a if a != DOCUMENT else "only-memory.txt" for a in args])
-    assert code == 0 and "text: no content of 'only-memory.txt'" in out
-
-
-def test_generate_refusals(remembering: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["generate", remembering, "--id", DOCUMENT]
-    cases: list[tuple[int, list[object], str]] = [
-        (2, base, "prompt is empty"),
-        (2, ["generate", remembering, PROMPT], "--id"),
-        (2, [*base, PROMPT, "--answer", "x"], "--compare"),
-        (2, [*base, PROMPT, "--compare", "--as", "text"], "Leave --as out"),
-        (2, [*base, PROMPT, "--as", "decode"], "no prompt"),
-        (2, [*base, PROMPT, "--seed", "1"], "--sample"),
-        (2, ["generate", remembering, PROMPT, "--id", "bom.txt"], "no context vectors"),
-        (4, [*base, PROMPT, "-m", "another"], "weights"),
-        (6, ["generate", remembering, PROMPT, "--id", "no-such"], "no-such"),
-    ]
-    for code, args, fragment in cases:
-        got, _, err = call(capsys, *args)
-        assert (got, fragment in err) == (code, True), (args, err)
-
-
-def test_help_loads_nothing_heavy() -> None:
-    program = (
-        "import sys; from memvec.cli.main import run\n"
-        "assert run(['export', '--help']) == run(['generate', '--help']) == 0\n"
-        "print('LOADED', [m for m in ('torch', 'transformers', 'peft', 'numpy') if m in sys.modules])"
+    @pytest.mark.parametrize(
+        ("target", "kind"),
+        [("peft-prompt", "PROMPT_TUNING"), ("peft-prefix", "PREFIX_TUNING"), ("peft-cartridge", "CARTRIDGE")],
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "LOADED []"
+    def test_adapters(self, remembering: Path, tmp_path: Path, call: Any, target: str, kind: str) -> None:
+        """A PEFT adapter holds the vectors of the memory."""
+        export(call, remembering, target, tmp_path / "adapter")
+        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert (config["peft_type"], config["num_virtual_tokens"]) == (kind, 6)  # this tokenizer has no BOS
+        if target == "peft-prompt":
+            back = import_prompt_tuning(tmp_path / "adapter")
+            assert np.array_equal(back.vectors, load(remembering, DOCUMENT).vectors)
+        code, _, err = call("export", remembering, "--id", DOCUMENT, "--to", target, "-o", tmp_path / "adapter")
+        assert code == 2 and "not an empty folder" in err
+
+    def test_prompts(self, remembering: Path, tmp_path: Path, call: Any, tiny_lm: Any) -> None:
+        """An embedded prompt is the one that the library makes."""
+        wanted = prompt_embeds(tiny_lm.model, tiny_lm.tokenizer, PROMPT, load(remembering, DOCUMENT))
+        export(call, remembering, "npy", tmp_path / "p.npy", "--prompt", PROMPT)
+        assert np.array_equal(np.load(tmp_path / "p.npy"), wanted.numpy())
+        export(call, remembering, "vllm", tmp_path / "p.json", "--prompt", PROMPT, "--served-model", "served")
+        body = json.loads((tmp_path / "p.json").read_text())
+        sent = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
+        assert body["model"] == "served" and torch.equal(sent, wanted)
+        export(call, remembering, "vllm-chat", tmp_path / "c.json", "--prompt", PROMPT, "--content-format", "openai")
+        (message,) = json.loads((tmp_path / "c.json").read_text())["messages"]
+        assert [part["type"] for part in message["content"]] == ["prompt_embeds", "text"]
+        assert message["content"][1]["text"] == f"\n\n{PROMPT}"
+        args = ["export", remembering, "--id", DOCUMENT, "--to", "npy", "-o", tmp_path / "p.npy", "--prompt", "wife"]
+        code, _, err = call(*args)
+        assert code == 2 and "--overwrite" in err
+        code, out, _ = call(*args, "--overwrite")
+        assert code == 0 and "6 vectors of prose.txt as npy" in out and "float32" in out
+        assert len(np.load(tmp_path / "p.npy")) != len(wanted)
+
+    def test_exact(self, remembering: Path, tmp_path: Path, call: Any) -> None:
+        """Exact vectors are exported only with --kind exact."""
+        args = ["export", remembering, "--id", "bom.txt", "--to", "peft-prompt", "-o", tmp_path / "a", "--bare"]
+        code, _, err = call(*args)
+        assert code == 2 and "no context vectors" in err and not (tmp_path / "a").exists()
+        assert call(*args, "--kind", "exact")[0] == 0
+        exact = load(remembering, "bom.txt", kind="exact")
+        assert np.array_equal(import_prompt_tuning(tmp_path / "a").vectors, exact.vectors)
+
+    def test_refusals(self, remembering: Path, tmp_path: Path, call: Any) -> None:
+        base = ["export", remembering, "--id", DOCUMENT, "-o", tmp_path / "x", "--to"]
+        cases: list[tuple[int, list[object], str]] = [
+            (2, [*base, "peft-prompt", "--prompt", "x"], "Leave --prompt out"),
+            (2, [*base, "npy"], "Pass --prompt"),
+            (2, [*base, "npy", "--prompt", "x", "--bare"], "--bare is for peft-prompt"),
+            (2, [*base, "npy", "--prompt", "x", "-o", tmp_path], "is a folder"),
+            (2, [*base, "nothing"], "nothing"),
+            (4, [*base, "npy", "--prompt", "x", "-m", "another"], "weights"),
+            (6, [*base, "npy", "--prompt", "x", "--id", "no-such"], "no-such"),
+        ]
+        for code, args, fragment in cases:
+            got, _, err = call(*args)
+            assert (got, fragment in err) == (code, True), (args, err)
+        assert not (tmp_path / "x").exists()
+
+
+class TestGenerate:
+    """`memvec generate`."""
+
+    def test_answer(self, remembering: Path, call: Any) -> None:
+        """Vectors and text give answers; a seed repeats one."""
+        args = ["generate", remembering, PROMPT, "--id", DOCUMENT, "--max-new-tokens", "8", "--no-progress"]
+        code, out, err = call(*args)
+        assert code == 0 and err == ""
+        code, as_json, _ = call(*args, "--json")
+        made = json.loads(as_json)
+        assert out == made["text"] + "\n"
+        assert (made["memory_positions"], made["using"], made["verified"]) == (6, "vectors", False)
+        assert made["positions"] > 6 and made["documents"] == [DOCUMENT]
+        code, text, _ = call(*args, "--as", "text")
+        assert code == 0 and text != out
+        sampled = [call(*args, "--sample", "--temperature", "2", "--seed", seed)[1] for seed in (1, 1, 2)]
+        assert sampled[0] == sampled[1] != sampled[2]
+
+    def test_decode(self, packed: Path, call: Any) -> None:
+        """--as decode says that nothing is verified."""
+        code, out, err = call("generate", packed, "--id", DOCUMENT, "--as", "decode", "--no-progress")
+        assert code == 0 and len(out) > 100
+        assert "not verified" in err and "memvec cat" in err
+        code, quiet, err = call("generate", packed, "--id", DOCUMENT, "--as", "decode", "-q")
+        assert (quiet, err) == (out, "")
+
+    def test_compare(self, remembering: Path, call: Any) -> None:
+        """--compare shows three answers and their costs."""
+        args = ["generate", remembering, PROMPT, "--id", DOCUMENT, "--max-new-tokens", "4", "--compare"]
+        code, out, _ = call(*args, "--answer", " said Elizabeth")
+        assert code == 0
+        head, *rows = out.splitlines()[:4]
+        assert head.split() == ["in", "front", "positions", "first", "token", "nats/token"]
+        assert [row.split()[0] for row in rows] == ["nothing", "vectors", "text"]
+        assert all(name in out for name in ("\nnothing: ", "\nvectors: ", "\ntext: "))
+        code, out, _ = call(*args)
+        assert "nats/token" not in out
+        code, out, _ = call(*args, "--json", "--answer", "x")
+        value = json.loads(out)
+        assert [arm["name"] for arm in value["arms"]] == ["none", "vectors", "text"]
+        assert all(arm["nats_per_token"] > 0 and arm["seconds_to_first_token"] > 0 for arm in value["arms"])
+        code, out, _ = call(*[a if a != DOCUMENT else "only-memory.txt" for a in args])
+        assert code == 0 and "text: no content of 'only-memory.txt'" in out
+
+    def test_refusals(self, remembering: Path, call: Any) -> None:
+        base = ["generate", remembering, "--id", DOCUMENT]
+        cases: list[tuple[int, list[object], str]] = [
+            (2, base, "prompt is empty"),
+            (2, ["generate", remembering, PROMPT], "--id"),
+            (2, [*base, PROMPT, "--answer", "x"], "--compare"),
+            (2, [*base, PROMPT, "--compare", "--as", "text"], "Leave --as out"),
+            (2, [*base, PROMPT, "--as", "decode"], "no prompt"),
+            (2, [*base, PROMPT, "--seed", "1"], "--sample"),
+            (2, ["generate", remembering, PROMPT, "--id", "bom.txt"], "no context vectors"),
+            (4, [*base, PROMPT, "-m", "another"], "weights"),
+            (6, ["generate", remembering, PROMPT, "--id", "no-such"], "no-such"),
+        ]
+        for code, args, fragment in cases:
+            got, _, err = call(*args)
+            assert (got, fragment in err) == (code, True), (args, err)

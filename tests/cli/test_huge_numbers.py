@@ -1,4 +1,4 @@
-"""A huge number is within a range or a usage error, never a bug."""
+"""A huge number is accepted or a usage error, never a bug."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that commands write: never over a store. What the system refuses has a class, a code and its place."""
+"""Output files never overwrite a store. Errors of the system get a class, an exit code and the path."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 from made import TEXT, exact, memory, put
 
-from memvec.cli.failures import typed
-from memvec.cli.main import run
+from memvec.cli.system_errors import as_memvec_error
 from memvec.errors import NotFoundError, OutOfMemoryError, ReadError, WriteError
-
-
-def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:
-    code = run([str(arg) for arg in args])
-    return code, capsys.readouterr().err
 
 
 @pytest.fixture
@@ -26,29 +20,32 @@ def store(tmp_path: Path) -> Path:
     return put(tmp_path / "s", exact("a", TEXT), memory("a", TEXT)).path
 
 
-@pytest.mark.parametrize("place", ["manifest.json", "new.svg", "shards/new.svg"])
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["export", "{s}", "--overwrite", "-o"],
-        ["export", "{s}", "--overwrite", "--to", "npy", "--id", "a", "--prompt", "x", "-o"],
-        ["export", "{s}", "--overwrite", "--to", "vllm-chat", "--id", "a", "--prompt", "x", "-o"],
-        ["export", "{s}", "--to", "peft-prompt", "--id", "a", "-o"],
-        ["unpack", "{s}", "--overwrite", "-o"],
-        ["capacity", "--plot"],
-    ],
-)
-def test_no_output_into_a_store(store: Path, words: list[str], place: str, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
-    code, err = call(capsys, *[word.format(s=store) for word in words], store / place)
-    assert code == 2 and "in the store" in err
-    assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
+class TestInsideStore:
+    """No output overwrites files of a store."""
 
+    @pytest.mark.parametrize("place", ["manifest.json", "new.svg", "shards/new.svg"])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["export", "{s}", "--overwrite", "-o"],
+            ["export", "{s}", "--overwrite", "--to", "npy", "--id", "a", "--prompt", "x", "-o"],
+            ["export", "{s}", "--overwrite", "--to", "vllm-chat", "--id", "a", "--prompt", "x", "-o"],
+            ["export", "{s}", "--to", "peft-prompt", "--id", "a", "-o"],
+            ["unpack", "{s}", "--overwrite", "-o"],
+            ["capacity", "--plot"],
+        ],
+    )
+    def test_refused(self, store: Path, words: list[str], place: str, call: Any) -> None:
+        before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
+        code, _, err = call(*[word.format(s=store) for word in words], store / place)
+        assert code == 2 and "in the store" in err
+        assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
 
-def test_another_store_is_a_store_too(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = put(tmp_path / "other", exact("b", TEXT)).path
-    assert call(capsys, "export", store, "-o", other / "manifest.json", "--overwrite")[0] == 2
-    assert call(capsys, "export", store, "-o", tmp_path / "file")[0] == 0
+    def test_other_store(self, store: Path, tmp_path: Path, call: Any) -> None:
+        """Another store is protected too."""
+        other = put(tmp_path / "other", exact("b", TEXT)).path
+        assert call("export", store, "-o", other / "manifest.json", "--overwrite")[0] == 2
+        assert call("export", store, "-o", tmp_path / "file")[0] == 0
 
 
 class TestRefusals:
@@ -75,7 +72,7 @@ class TestRefusals:
         (tmp_path / "there").write_text("x")
         if getattr(error, "filename", None):
             error.filename = error.filename.format(tmp_path)
-        found = typed(error)
+        found = as_memvec_error(error)
         assert type(found) is expected and found.exit_code in (6, 10, 11, 12)  # type: ignore[attr-defined]
         assert str(getattr(error, "filename", None) or "") in str(found)
         assert (getattr(error, "strerror", None) or "") in str(found)
@@ -85,21 +82,19 @@ class TestRefusals:
         (tmp_path / "secret").touch()
         monkeypatch.setattr(os, "access", lambda path, mode: mode == os.X_OK)
         error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "secret"))
-        assert type(typed(error)) is ReadError
+        assert type(as_memvec_error(error)) is ReadError
 
     def test_the_open_files_are_limited(self) -> None:
-        assert "ulimit -n" in str(typed(OSError(errno.EMFILE, "Too many open files", "f")))
+        assert "ulimit -n" in str(as_memvec_error(OSError(errno.EMFILE, "Too many open files", "f")))
 
     def test_bugs_stay_bugs(self) -> None:
         for error in (RuntimeError("x"), KeyError("x"), ImportError("x"), WriteError("a", "b")):
-            assert typed(error) is error
+            assert as_memvec_error(error) is error
 
-    def test_the_program(
-        self, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_the_program(self, store: Path, monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
         def fail(*_: object) -> None:
             raise OSError(errno.EIO, "Input/output error", "/mnt/disk/file")
 
         monkeypatch.setattr("memvec.cli.cmd_info.info", fail)
-        code, err = call(capsys, "info", store)
+        code, _, err = call("info", store)
         assert code == 12 and err.startswith("memvec: could not read '/mnt/disk/file': Input/output error.")

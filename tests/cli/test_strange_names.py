@@ -1,4 +1,4 @@
-"""What a stranger's store says does not steer the terminal of whoever looks at it."""
+"""Names in a stranger's store do not steer the terminal."""
 
 from __future__ import annotations
 

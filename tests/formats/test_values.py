@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -172,3 +173,30 @@ def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "value").stat().st_mode) == 0o640
+
+
+@given(json_values)
+def test_a_sealed_value_is_given_back(value: object) -> None:
+    try:
+        canonical.dumps(value)
+    except UnicodeEncodeError:
+        return
+    data = canonical.seal("list", value)
+    assert data == canonical.dumps({"list": value, "sha256": hashlib.sha256(canonical.dumps(value)).hexdigest()})
+    assert canonical.unseal("list", data) == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        canonical.seal("list", [1, 2]).replace(b"[1,2]", b"[1,3]"),
+        canonical.seal("list", [1, 2])[:-1],
+        canonical.seal("entry", [1, 2]),
+        canonical.dumps({"list": [1, 2]}),
+        b"[]",
+        b"",
+    ],
+)
+def test_a_seal_that_does_not_match_is_refused(data: bytes) -> None:
+    with pytest.raises(Refusal):
+        canonical.unseal("list", data)

@@ -18,6 +18,7 @@ from memvec import arguments
 from memvec.arguments import LARGEST_SEED, checked
 from memvec.cli.main import run
 from memvec.errors import NotFoundError, UsageError
+from memvec.progress import unwatched
 from memvec.retrieval import build as indexing
 from memvec.retrieval import search as searching
 
@@ -114,7 +115,13 @@ OWN = {
 
 
 def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    """The parameters of a function, and the keywords that it takes as `**opening`."""
+    found = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    named = getattr(function.rules.get("opening"), "rules", {})  # type: ignore[attr-defined]
+    defaults: dict[str, Any] = {"watch": unwatched}
+    return found + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name)) for name in named
+    ]
 
 
 CASES = [
@@ -132,6 +139,7 @@ def test_every_parameter_has_a_rule(name: str) -> None:
         return
     rules = getattr(EXPORTED[name], "rules", None)
     assert rules is not None, "decorate it with @checked()"
+    rules = rules | getattr(rules.get("opening"), "rules", {})
     for parameter in parameters(EXPORTED[name]):
         assert rules[parameter.name] is not None, f"{parameter.name} has no rule in memvec/arguments.py"
         assert parameter.name in WRONG or parameter.name in ("prompt",), f"no wrong values of {parameter.name} here"
@@ -193,8 +201,14 @@ def test_paths_work_where_strings_do(packed: Path, tiny: str) -> None:
 def test_missing_and_unknown_arguments_are_pythons_errors(packed: Path) -> None:
     with pytest.raises(TypeError, match=r"cat.. missing 1 required positional argument: 'document'"):
         memvec.cat(packed)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="unexpected keyword argument 'modle'"):
-        memvec.cat(packed, "one-byte", modle="x")  # type: ignore[call-arg]
+    calls: list[tuple[str, Callable[..., Any], int]] = [
+        ("cat", memvec.cat, 1), ("generate", memvec.generate, 2), ("Searcher.__init__", memvec.Searcher, 1), ("diff", memvec.diff, 1),
+    ]  # fmt: skip
+    for name, call, positional in calls:
+        with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'modle'"):
+            call(packed, *["one-byte"] * positional, modle="x")
+    with pytest.raises(TypeError, match=r"diff\(\) got an unexpected keyword argument 'batch'"):
+        memvec.diff(packed, "model", batch=3)  # type: ignore[call-arg]
 
 
 def test_the_work_that_memory_ran_out_in_is_named() -> None:

@@ -1,4 +1,4 @@
-"""What is refused of a loaded model: adapters, weights that are not those of the store, and what a tokenizer splits otherwise."""
+"""A loaded model is refused if it has adapters, other weights than the store's model, or a tokenizer that splits otherwise."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class TestWeights:
         less.model.layers = less.model.layers[:2]
         more.model.layers[0].self_attn.gate = nn.Linear(4, 4)
         for model in (less, more):
-            with pytest.raises(FingerprintError, match="are not as in its files"):
+            with pytest.raises(FingerprintError, match="differ from its files"):
                 check(model)
 
     def test_a_folder_that_was_moved(self, tiny: str, check: Check, known: Identity) -> None:
@@ -235,7 +235,7 @@ class TestWeights:
         if near:
             check(model, known)
         else:
-            with pytest.raises(FingerprintError, match="says otherwise"):
+            with pytest.raises(FingerprintError, match="answers the probe otherwise"):
                 check(model, known)
 
     def test_a_model_in_training_is_asked_without_dropout_and_left_in_training(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ import memvec
 import memvec.errors
 from memvec.errors import InterruptedPackError
 from memvec.filesystem.sources import Source
-from memvec.interrupts import SIGNALS, held_back
 from memvec.store.store import Store
 
 Settings = Callable[..., memvec.PackSettings]
@@ -68,7 +64,8 @@ except InterruptedPackError as error:
         ("distilling", 2, "context"),
     ],
 )
-def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, done: int, kind: str) -> None:
+def test_sigterm(tmp_path: Path, tiny: str, phase: str, done: int, kind: str) -> None:
+    """SIGTERM in any phase keeps the finished records."""
     store = tmp_path / "s.memvec"
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(store), tiny, phase, str(done), kind],
@@ -86,66 +83,11 @@ def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, d
     assert sum(e.records for e in Store.open(store).manifest.shards) == len(kept)  # nothing was committed twice
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The signals raise KeyboardInterrupt, as at the command line."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
-class TestHeldBack:
-    """A block that signals cannot cut in two."""
-
-    @pytest.mark.parametrize("number", SIGNALS)
-    def test_it_runs_whole(self, number: signal.Signals) -> None:
-        done = []
-        with pytest.raises(KeyboardInterrupt):
-            with held_back():
-                os.kill(os.getpid(), number)
-                os.kill(os.getpid(), number)
-                done.append(1)
-            done.append(2)
-        assert done == [1]
-        with pytest.raises(KeyboardInterrupt):  # the handlers are as before
-            os.kill(os.getpid(), number)
-
-    def test_within_another(self) -> None:
-        done = []
-        with pytest.raises(KeyboardInterrupt), held_back():
-            with held_back():
-                os.kill(os.getpid(), signal.SIGINT)
-            done.append(1)
-        assert done == [1]
-
-    def test_an_error_is_not_hidden(self) -> None:
-        with pytest.raises(ValueError, match="own"), held_back():
-            raise ValueError("own")
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-    def test_in_another_thread(self) -> None:
-        done: list[int] = []
-
-        def work() -> None:
-            with held_back():
-                done.append(1)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        assert done == [1]
-
-
 class TestOtherEnds:
-    """What ends a pack otherwise loses nothing either."""
+    """Errors and a second Ctrl-C lose no finished record either."""
 
-    def test_an_error_keeps_what_is_certified(
-        self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_error(self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error keeps certified records."""
         monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 1)
         store = tmp_path / "s.memvec"
 
@@ -158,9 +100,10 @@ class TestOtherEnds:
             memvec.pack(LETTERS, store, watch=fail, **options)
         assert len(Store.open(store).versions()) >= 3 and memvec.verify(store, decode=True).ok
 
-    def test_what_is_finished_is_committed_before_the_rest_is_certified(
+    def test_second_ctrl_c(
         self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Finished records are committed before the rest is certified."""
         monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 1)
         store = tmp_path / "s.memvec"
         seen: list[int] = []

@@ -11,12 +11,12 @@ import torch
 
 import memvec
 from memvec.decoding import greedy as module
-from memvec.decoding.reader import Decoder
+from memvec.decoding.reader import Reader
 from memvec.errors import ReconstructionError
+from memvec.identity.runtime import Runtime
 from memvec.lm.attention import NAME
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import load
-from memvec.store.store import Store
 
 REAL = module.decode
 Wrong = Callable[[Any, int], int | None]  # (model, rows decoded together) -> the position to spoil, None for none
@@ -60,24 +60,25 @@ def test_what_is_wrong_alone_too_is_decoded_in_canonical_numerics(
 ) -> None:
     loads = []
 
-    def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any, allow: Any) -> FrozenLM:
+    def load_on(runtime: Runtime, device: str | None) -> FrozenLM:
         loads.append(device)
         lm = load(Path(tiny))
         if device != "cpu":
             lm.model.set_attn_implementation("eager")
         return lm
 
-    monkeypatch.setattr("memvec.decoding.reader.load_lm", load_lm)
+    monkeypatch.setattr(Runtime, "load", load_on)
     assert memvec.cat(few, "prose.txt") == documents["prose.txt"]
     assert loads == [None]  # the second model is loaded only when it is needed
     spoil(lambda lm, batch: 0 if lm.model.config._attn_implementation != NAME else None)
-    decoder = Decoder(Store.open(few), None, 16, None, lambda progress: None)
-    from memvec.decoding.unpack import content
-
+    reader = Reader(memvec.open(few, batch=16))
+    live = reader.store.documents()
     for name in ("prose.txt", "crlf.txt"):
-        assert content(decoder, name) == documents[name]
+        ((_, pieces),) = reader.documents([live[name]])
+        assert b"".join(piece.data for piece in pieces) == documents[name]
+        assert not any(piece.error for piece in pieces)
     assert loads == [None, None, "cpu"]  # and once
-    assert decoder.helped == {"in float32 on the CPU": 2} and decoder.escalated == 2
+    assert reader.retries.helped == {"in float32 on the CPU": 2}
 
 
 def test_no_second_model_is_loaded_where_the_first_is_canonical(
@@ -85,11 +86,11 @@ def test_no_second_model_is_loaded_where_the_first_is_canonical(
 ) -> None:
     loads = []
 
-    def load_lm(fingerprint: Any, model: str | None, device: str | None, notify: Any, allow: Any) -> FrozenLM:
+    def load_on(runtime: Runtime, device: str | None) -> FrozenLM:
         loads.append(device)
         return load(Path(tiny))
 
-    monkeypatch.setattr("memvec.decoding.reader.load_lm", load_lm)
+    monkeypatch.setattr(Runtime, "load", load_on)
     spoil(lambda lm, batch: 5)
     with pytest.raises(ReconstructionError) as caught:
         memvec.cat(few, "prose.txt")

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 import memvec
 from memvec.errors import UnsupportedModelError
-from memvec.lm.frozen import open_embeddings
 from memvec.lm.load import check_model
 
 SMALL = {
@@ -61,12 +60,6 @@ def test_encoders(tmp_path: Path) -> None:
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=400
     )
     refused(save(transformers.BertModel(config), tmp_path / "bert"), tmp_path, "decoder-only")
-
-
-def test_models_that_hide_their_embeddings(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_lm.model, "get_input_embeddings", lambda: None)
-    with pytest.raises(UnsupportedModelError, match="hide their embeddings"):
-        open_embeddings(tiny_lm.model)
 
 
 def test_models_that_take_more_from_ids_than_embeddings(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memvec.lm.scoring import alike, sample
+from memvec.lm.scoring import Row, alike, run_prefixes, run_rows, sample
+
+TEXT = """Mr. Bennet was so odd a mixture of quick parts, sarcastic humour, reserve, and caprice, that the experience of
+three-and-twenty years had been insufficient to make his wife understand his character. Her mind was less difficult to
+develop. She was a woman of mean understanding, little information, and uncertain temper."""
 
 
 def cost(lengths: list[int], groups: list[list[int]], a_pass: int) -> int:
@@ -55,3 +59,19 @@ def test_drawing_ends_when_every_row_is_over(tiny_lm: Any, length: int) -> None:
     heads = tiny_lm.encode("It")[:1] * 3
     said = sample(tiny_lm, [front], [0] * 3, heads, 9, 0.0, over=lambda ids: len(ids) == length)
     assert [len(ids) for ids in said] == [1 + length] * 3
+
+
+def test_rows_behind_a_shared_prefix_are_what_they_are_alone(tiny_lm: Any) -> None:
+    ids = tiny_lm.encode(TEXT)
+    texts = [ids[begin:] for begin in (0, 3, 6)]
+    prefixes = [tiny_lm.embed(torch.tensor(ids[:size])) for ids, size in zip(texts, (5, 30, 17), strict=True)]
+    rows = [Row(texts[2][40:45], 1), Row(texts[1][40:60], 3), Row(texts[0][9:11], 1), Row(texts[0][20:40], 1)]
+    owner = [0, 2, 1, 2]
+    with torch.inference_mode():
+        got = run_rows(tiny_lm, run_prefixes(tiny_lm, prefixes), owner, rows)
+        for row, number in zip(rows, owner, strict=True):
+            whole = torch.cat([prefixes[number], tiny_lm.embed(torch.tensor(row.ids))])
+            wanted = tiny_lm.hidden(whole[None])[0, len(prefixes[number]) + row.start - 1 : -1]
+            torch.testing.assert_close(got[: row.scored], wanted, atol=1e-4, rtol=1e-3)
+            got = got[row.scored :]
+    assert not len(got)

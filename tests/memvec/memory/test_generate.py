@@ -30,7 +30,7 @@ def loaded(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     changed = copy.copy(tiny_lm)
     changed.model = copy.deepcopy(tiny_lm.model)
     changed.model.generation_config.eos_token_id = None
-    monkeypatch.setattr("memvec.decoding.reader.load_lm", lambda *args: changed)
+    monkeypatch.setattr("memvec.identity.runtime.Runtime.load", lambda *args: changed)
     yield changed
 
 
@@ -169,11 +169,11 @@ def test_a_prompt_without_room_is_refused(remembering: Path, loaded: Any) -> Non
     [
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": None}, "prompt is empty"),
-        ({"documents": ()}, "no documents are named"),
+        ({"documents": ()}, "documents is empty"),
         ({"max_new_tokens": 0}, "expected 1 or more"),
         ({"sample": True, "temperature": 0.0}, "expected more than 0"),
-        ({"temperature": 1.0}, "are for sampling"),
-        ({"seed": 1}, "are for sampling"),
+        ({"temperature": 1.0}, "need sampling"),
+        ({"seed": 1}, "need sampling"),
         ({"using": "decode"}, "takes no prompt"),
         ({"using": "decode", "prompt": None, "sample": True}, "no sampling"),
         ({"using": "pictures"}, "expected vectors, text or decode"),

@@ -72,7 +72,7 @@ def test_unpack_keeps_what_is_there(packed: Path, tmp_path: Path, documents: dic
 def test_unpack_finds_collisions_before_it_decodes(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memvec.decoding.unpack.Decoder", None)  # nothing may be decoded
+    monkeypatch.setattr("memvec.decoding.unpack.Reader", None)  # nothing may be decoded
     (tmp_path / "a" / "prose.txt").mkdir(parents=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "deep").write_bytes(b"a file")

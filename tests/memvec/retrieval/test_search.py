@@ -17,7 +17,7 @@ import memvec
 from memvec.errors import MissingExtraError, NotFoundError, StoreDamagedError, UsageError
 from memvec.retrieval import faiss_index
 from memvec.retrieval.build import build_index, drop_index, index_info
-from memvec.retrieval.embedders import Table
+from memvec.retrieval.embedders import maker
 from memvec.retrieval.search import Searcher, search
 from memvec.settings import PackSettings
 from memvec.store import index_files
@@ -167,7 +167,7 @@ def test_factories_that_faiss_does_not_know_are_refused(store: Path) -> None:
 
 
 def test_the_embedder_does_not_depend_on_company_and_ignores_empty_text(tiny: str) -> None:
-    made = Table(Path(tiny), memvec.fingerprint(tiny))
+    made = maker("lm", Path(tiny), memvec.fingerprint(tiny))
     alone = made.keys({bytes(32): "a word or two"}).values
     both = made.keys({bytes([1] * 32): "", bytes(32): "a word or two"}).values
     assert (alone[0] == both[1]).all() and not both[0].any()

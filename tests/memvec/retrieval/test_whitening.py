@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import memvec
-from memvec.retrieval.embedders import Table
+from memvec.retrieval.embedders import Table, maker
 from memvec.retrieval.whitening import TableStatistics
 
 
@@ -41,7 +41,8 @@ def random_table(rows: int, width: int = 4) -> Any:
 
 
 def test_keys_are_whitened_by_the_one_symmetric_matrix(tiny: str, cache: Path) -> None:
-    made = Table(Path(tiny), memvec.fingerprint(tiny))
+    made = maker("lm", Path(tiny), memvec.fingerprint(tiny))
+    assert isinstance(made, Table)
     whitening = made.statistics.whitening
     assert np.allclose(whitening, whitening.T, atol=1e-3 * np.abs(whitening).max())
     odds = 1 / (np.arange(len(made.table)) + 2.7)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import store_reference
 
 import memvec
 from memvec.errors import NotFoundError, StoreDamagedError, UsageError
@@ -20,7 +21,7 @@ from memvec.packing.records import context_record, raw_records
 from memvec.store import catalogue
 from memvec.store.listing import incomplete_documents
 from memvec.store.store import RecordRef, Store, StoredDocument
-from memvec.store.totals import memory_totals, row_values, summarise
+from memvec.store.totals import summarise
 from memvec.store.transaction import Transaction
 from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
@@ -95,33 +96,39 @@ def random_store(path: Path, seed: int) -> Store:
 
 def walked(store: Store) -> dict[str, Any]:
     """Everything `list`, `info` and `show` say, from every record one by one."""
-    live = store.documents()
-    unfinished = [v for v in store.versions() if v.unfinished and live.get(v.document.name, v) is v]
+    parts = [(ref, record.document, record.kind) for ref, record in store_reference.read(store)]
+    versions = store_reference.versions(parts, store.manifest.removed)
+    assert store.versions() == versions
+    live = dict(sorted({v.document.name: v for v in versions if v.usable}.items()))
+    assert store.documents() == live
+    unfinished = [v for v in versions if v.unfinished and live.get(v.document.name, v) is v]
     late = [v for v in unfinished if v.document.name not in live]
     refs = [ref for stored in live.values() for ref in stored.records + stored.memory]
+    totals = store_reference.totals(store, [*live.values(), *late])
+    info = summarise(store, [*live.values(), *late])
+    assert {name: getattr(info, name) for name in totals} == totals
     return {
         "list": [row_of(store, stored) for stored in live.values()],
         "incomplete": sorted({v.document.name for v in unfinished}),
-        "info": summarise(store, [*live.values(), *late]),
+        "info": info,
         "documents": live,
         "ids": {store.record_id(ref): ref for ref in reversed(refs)},
     }
 
 
 def row_of(store: Store, stored: StoredDocument) -> dict[str, Any]:
-    rows = [row_values(store, ref) for ref in stored.records]
-    memory = memory_totals(store, stored.memory)
+    sums = store_reference.totals(store, [stored])
     return {
         "name": stored.document.name,
         "bytes": stored.document.bytes,
         "tokens": stored.document.tokens,
-        "records": len(rows),
-        "raw_records": sum(row["kind"] == Kind.RAW for row in rows),
-        "vectors": sum(row["vectors"] for row in rows),
-        "corrected_tokens": sum(row["corrected_wrong"] + row["corrected_margin"] for row in rows),
+        "records": sums["records"],
+        "raw_records": sums["raw_records"],
+        "vectors": sums["vectors"],
+        "corrected_tokens": sums["corrected_tokens"],
         "sha256": stored.document.sha256,
-        "memory": memory.vectors,
-        "gain": memory.gain,
+        "memory": sums["context_vectors"],
+        "gain": sums["gain"],
         "meta": dict(store.manifest.meta.get(stored.document.name, {})),
     }
 

@@ -13,7 +13,7 @@ from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Row, run_prefixes, run_rows, score
 from memvec.settings import ContextSettings
 from memvec.training.distill import DistilEngine, Distilled, DistilTask, start
-from memvec.training.lessons import LossMix, corrected, span_phases, teach
+from memvec.training.lessons import teach
 
 CORPUS = Path(__file__).parents[2] / "tiny" / "corpus.txt"
 BEFORE = (0,)
@@ -114,27 +114,6 @@ def test_distractors_in_training_make_memories_bear_them(tiny_lm: Any, texts: An
     assert together(with_distractors) < 0.9 * together(distilled)
 
 
-def test_a_corrected_teacher_gives_the_right_token_its_share() -> None:
-    said = TeacherPass(torch.tensor([[5, 7], [5, 7]]), torch.tensor([[0.6, 0.3], [0.6, 0.3]]).log())
-    mixed = corrected(said, torch.tensor([7, 9]), torch.tensor([0.5, 0.5]))
-    assert mixed.ids.tolist() == [[5, 7], [5, 9]]  # the last makes room for a token the teacher did not name
-    torch.testing.assert_close(mixed.log_probs.exp(), torch.tensor([[0.3, 0.65], [0.3, 0.5]]))
-    same = corrected(said, torch.tensor([7, 9]), torch.tensor([0.5, 0.0]))
-    torch.testing.assert_close(same.log_probs.exp(), torch.tensor([[0.3, 0.65], [0.6, 0.3]]))
-
-
-def test_a_loss_mix_gives_shares_and_weights(tiny_lm: Any, texts: Any) -> None:
-    row = Row(texts[0][:9], 5)
-    before = tiny_lm.embed(torch.tensor(BEFORE))
-    lesson = teach(tiny_lm, before, [row], LossMix(truth=1.0, first_truth=0.5, weight=2.0, question_weight=0.25))
-    assert lesson.weights == [[0.25] * 4 + [2.0] * 4] and lesson.rows == [Row(row.ids, 1)]
-    plain = teach(tiny_lm, before, [Row(row.ids, 1)]).answers[0]
-    (answer,) = lesson.answers
-    own = [float(answer.log_probs[place][answer.ids[place] == row.ids[place + 1]].exp()) for place in range(8)]
-    was = [float(plain.log_probs[place][plain.ids[place] == row.ids[place + 1]].exp().sum()) for place in range(8)]
-    assert own == pytest.approx([1.0] * 4 + [0.5 + was[4] / 2] + [1.0] * 3, abs=1e-4)
-
-
 def test_a_text_without_questions_is_asked_for_itself(tiny_lm: Any, texts: Any) -> None:
     settings = ContextSettings(steps=2, learning_rate=0.1)  # spans are off, and there is nothing else to ask
     engine = DistilEngine(tiny_lm, settings, [BEFORE])
@@ -177,50 +156,3 @@ def test_questions_are_learnt(tiny_lm: Any, texts: Any) -> None:
         made += [done for batch in engine.run() for done in batch]
     without, learnt = (score(tiny_lm, torch.cat([before, vectors(done)]), [row])[0] for done in made)
     assert learnt < without - 1  # [nats] the right answer, not only what the teacher makes of the question
-
-
-@pytest.mark.parametrize(("tokens", "span", "stride"), [(72, 16, 4), (10, 16, 4), (33, 8, 3), (2, 16, 16)])
-def test_every_phase_covers_the_text_once(tokens: int, span: int, stride: int) -> None:
-    spans, phases = span_phases(tokens, span, stride)
-    for phase in phases:
-        covered = [place for i in phase for place in range(*spans[i])]
-        assert len(covered) == len(set(covered)) >= tokens - 2  # at most a single token at each end is left out
-        assert all(1 < end - begin <= span for begin, end in (spans[i] for i in phase))
-
-
-def test_rows_behind_a_shared_prefix_are_what_they_are_alone(tiny_lm: Any, texts: Any) -> None:
-    prefixes = [tiny_lm.embed(torch.tensor(ids[:size])) for ids, size in zip(texts, (5, 30, 17), strict=True)]
-    rows = [Row(texts[2][40:45], 1), Row(texts[1][40:60], 3), Row(texts[0][9:11], 1), Row(texts[0][20:40], 1)]
-    owner = [0, 2, 1, 2]
-    with torch.inference_mode():
-        got = run_rows(tiny_lm, run_prefixes(tiny_lm, prefixes), owner, rows)
-        for row, number in zip(rows, owner, strict=True):
-            whole = torch.cat([prefixes[number], tiny_lm.embed(torch.tensor(row.ids))])
-            wanted = tiny_lm.hidden(whole[None])[0, len(prefixes[number]) + row.start - 1 : -1]
-            torch.testing.assert_close(got[: row.scored], wanted, atol=1e-4, rtol=1e-3)
-            got = got[row.scored :]
-    assert not len(got)
-
-
-def test_the_divergence_and_its_gradient_are_those_of_autograd(tiny_lm: Any) -> None:
-    chance = torch.Generator().manual_seed(0)
-    hidden = torch.randn(5, tiny_lm.width, generator=chance, requires_grad=True)
-    teacher = torch.randn(5, tiny_lm.vocabulary, generator=chance).mul(3).log_softmax(1)
-    best = teacher.topk(6)
-    nats, gradient = distil_pass(hidden.detach(), tiny_lm.head, TeacherPass(best.indices, best.values))
-    student = (hidden @ tiny_lm.head.T).log_softmax(1)
-    q, p = best.values.exp(), student.gather(1, best.indices).exp()
-    rest_q, rest_p = 1 - q.sum(1), 1 - p.sum(1)
-    wanted = (q * (q / p).log()).sum(1) + rest_q * (rest_q / rest_p).log()
-    torch.testing.assert_close(nats, wanted)
-    torch.testing.assert_close(gradient, torch.autograd.grad(wanted.sum(), hidden)[0])
-
-
-def test_a_teacher_with_all_tokens_named_says_what_the_lm_says(tiny_lm: Any, texts: Any) -> None:
-    row = Row(texts[0][:12], 1)
-    said = teach(tiny_lm, tiny_lm.embed(torch.tensor(BEFORE)), [row])
-    (answer,) = said.answers
-    assert answer.ids.shape == (11, 32)
-    with torch.inference_mode():
-        logits = tiny_lm.model(input_ids=torch.tensor([[*BEFORE, *row.ids]])).logits[0, 1:-1].log_softmax(1)
-    torch.testing.assert_close(answer.log_probs, logits.topk(32).values, atol=1e-4, rtol=1e-3)

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from memvec.decoding.greedy import certify, decode
-from memvec.lm.head import head_pass, weigh
 from memvec.settings import PackSettings
 from memvec.training.adam import SlotAdam
-from memvec.training.batch import RaggedBatch, missed
+from memvec.training.batch import RaggedBatch
 from memvec.training.fit import FitEngine, Task, positions_for
-from memvec.training.starts import TRIED, draw, look_cost, ranked, scale_of
+from memvec.training.starts import TRIED, look_cost
 
 TEXTS = (
     "It is a truth universally acknowledged, that a single man",
@@ -123,10 +122,6 @@ def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings
     assert max(widths) == max(len(t.ids) + t.vectors - 1 for t in tasks(tiny_lm))
 
 
-def test_a_model_gone_wrong_is_never_taken_for_solved(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
-    assert missed(torch.full((4,), torch.nan), tiny_settings()).tolist() == [[1, 1]] * 4
-
-
 def test_company_does_not_change_a_fit(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
     settings = tiny_settings(max_steps=3)  # before rounding differences between batch shapes can grow
     alone = fit(tiny_lm, settings, tasks(tiny_lm)[:1])[0]
@@ -168,29 +163,6 @@ def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
     going_on.add([Task(0, tuple(range(10, 50)), 3, start=torch.zeros(3, tiny_lm.width))])
     counted = []
     assert [len(batch) for batch in going_on.run(counted.append)] and set(counted) == {3 + 40 - 1}
-
-
-def test_the_start_is_the_one_behind_which_the_text_is_the_least_surprise(tiny_lm: Any) -> None:
-    ids = tuple(tiny_lm.encode(TEXTS[2])[:12])
-    scale, shape = scale_of(tiny_lm), (3, tiny_lm.width)
-    starts = draw(scale, shape, ids, "salt")
-    assert starts.shape == (TRIED, 3, tiny_lm.width)
-    assert torch.equal(starts, draw(scale, shape, ids, "salt")) and not torch.equal(
-        starts, draw(scale, shape, ids, "more")
-    )
-    other = tuple(tiny_lm.encode(TEXTS[1])[:9])
-    found, beside = ranked(tiny_lm, [starts, draw(scale, (2, tiny_lm.width), other, "salt")], [ids, other])
-    assert beside.shape == (TRIED, 2, tiny_lm.width)
-
-    def nats(start: Any) -> float:
-        rounded = start.half().to(tiny_lm.dtype)
-        rows = torch.cat([rounded, tiny_lm.embed(torch.tensor(ids[:-1]))])[None]
-        logits = tiny_lm.hidden(rows)[0, 2:] @ tiny_lm.head.T
-        return float(torch.nn.functional.cross_entropy(logits.float(), torch.tensor(ids), reduction="sum"))
-
-    behind = [nats(start) for start in found]
-    assert behind == sorted(behind) and behind[0] < sorted(nats(start) for start in starts)[1] + 1e-6
-    assert {start.numpy().tobytes() for start in found} == {start.numpy().tobytes() for start in starts}
 
 
 @pytest.mark.parametrize(("lost", "begins"), [(-1.0, [True, True, False]), (1.0, [True, False, False])])
@@ -262,23 +234,3 @@ def test_strict_fits_go_on_until_nothing_is_wrong(tiny_lm: Any, tiny_settings: C
     assert sum(p.wrong for p in proofs) == 0
     loose_proofs = certify(tiny_lm, [loose[k].vectors for k in range(4)], [loose[k].task.ids for k in range(4)], 0.1)
     assert sum(p.wrong for p in loose_proofs) > 0
-
-
-@pytest.mark.parametrize("weighed", [None, weigh])
-@pytest.mark.parametrize("chunk", [1 << 8, 1 << 24])
-def test_the_chunked_head_is_cross_entropy(monkeypatch: pytest.MonkeyPatch, chunk: int, weighed: Any) -> None:
-    monkeypatch.setattr("memvec.lm.head.LOGITS_AT_ONCE", chunk)
-    torch.manual_seed(0)
-    hidden = torch.randn(150, 8, requires_grad=True)  # more than the smallest chunk
-    head, targets = torch.randn(30, 8), torch.randint(30, (150,))
-    logits = hidden @ head.T
-    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    (expected,) = torch.autograd.grad(loss.sum(), hidden)
-    passed = head_pass(hidden.detach(), head, targets, weigh=weighed)
-    torch.testing.assert_close(passed.nats, loss.detach())
-    torch.testing.assert_close(passed.gradient, expected)
-    top = logits.topk(2).values
-    right = logits.argmax(1) == targets
-    torch.testing.assert_close(passed.margin[right], (top[:, 0] - top[:, 1])[right])
-    assert (passed.margin[~right] <= 0).all()
-    assert head_pass(hidden.detach(), head, targets, gradient=False).gradient.numel() == 0

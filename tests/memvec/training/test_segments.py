@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memvec.errors import UsageError
 from memvec.settings import PackSettings
 from memvec.training.segments import MOST_VECTORS, WINDOW, cut, surprisal, vectors_for
 
@@ -97,19 +96,3 @@ def test_vectors_follow_the_nats() -> None:
     assert vectors_for(9.1, 32, 128, replace(SETTINGS, anchor=False)) == 2
     assert vectors_for(900.0, 32, 128, SETTINGS) == 1 + 32  # never more vectors than tokens
     assert vectors_for(760.0, 64, 576, PackSettings()) == 1 + 10  # 76 nats at the default model's width
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"vectors": 0}, {"segment_tokens": 2}, {"max_corrections": 1.5}, {"nats_per_vector": 0.0}, {"margin": -1}],
-)
-def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="expected"):
-        PackSettings(**wrong)
-
-
-def test_strictness_of_the_cap() -> None:
-    settings = PackSettings(max_corrections=0.03)
-    assert [settings.allowed(n) for n in (8, 33, 34, 64, 67)] == [1, 1, 2, 2, 3]
-    assert [settings.enough(n) for n in (8, 32, 64, 100)] == [0, 0, 1, 2]
-    assert PackSettings(max_corrections=0.0).allowed(64) == 0

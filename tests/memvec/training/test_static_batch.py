@@ -17,7 +17,7 @@ from memvec.decoding.greedy import certify
 from memvec.lm.compile import PAYS_AFTER, Fused
 from memvec.lm.load import load
 from memvec.settings import PackSettings
-from memvec.training.batch import RaggedBatch, Score, fewer
+from memvec.training.batch import RaggedBatch
 from memvec.training.fit import FitEngine, Task
 from memvec.training.static_batch import StaticBatch, roomy
 
@@ -107,37 +107,6 @@ def test_room_that_comes_and_goes_changes_no_slot(
     assert batch.step([20, 21, 22]) == untouched.step([20, 21, 22])
     for slot, m in enumerate((1, 3, 2)):
         torch.testing.assert_close(states(batch, slot, m)[0], states(untouched, slot, m)[0], atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("kind", [RaggedBatch, StaticBatch])
-def test_an_unseen_text_counts_as_missed(kind: Any, tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
-    """Neither before its first step nor while it is shown in part has a slot come out right."""
-    batch = kind(tiny_lm, tiny_settings())
-    batch.reserve([(20, 2), (8, 2)])
-    for tokens in (20, 8):
-        batch.add(tuple(range(10, 10 + tokens)), torch.full((2, tiny_lm.width), 0.1), fixed=0)
-    batch.step([8, 8])
-    (_, unseen), (_, seen) = batch.take([True, True])
-    assert unseen == Score(20, 20, False)
-    assert seen.whole and 0 < seen.wrong <= seen.thin <= 8
-
-
-@pytest.mark.parametrize(
-    ("counts", "least", "measured", "strict", "better"),
-    [
-        ((0, 3), (0, 4), True, False, True),
-        ((1, 3), (0, 4), True, False, True),
-        ((1, 3), (0, 4), True, True, False),
-        ((0, 5), (1, 4), True, True, True),
-        ((2, 3), (1, 4), True, True, True),
-        ((0, 4), (0, 4), True, True, False),
-        ((5, 5), (0, 0), False, True, True),
-        ((5, 5), (0, 0), False, False, True),
-    ],
-)
-def test_the_best_is_kept(counts: Any, least: Any, measured: bool, strict: bool, better: bool) -> None:
-    found = fewer(torch.tensor([counts]), torch.tensor([least]), torch.tensor([measured]), strict)
-    assert bool(found) is better
 
 
 def test_slots_that_are_over_leave_room_and_others_stay(

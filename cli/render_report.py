@@ -1,0 +1,96 @@
+"""The tables of `pack`, `add` and `info`. Every ratio that flatters vectors stands next to one that does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memvec.cli.tables import clock, facts, optional, table
+from memvec.filesystem.plain_text import printable
+from memvec.types import PackReport
+
+if TYPE_CHECKING:
+    from memvec.packing.estimate import Estimate
+
+
+def totals(r: PackReport) -> str:
+    """Counts and costs of a pack or a store, then the sizes."""
+    corrected = r.corrected_tokens / r.fitted_tokens if r.fitted_tokens else 0.0
+    rows = [
+        ("documents", f"{r.documents:,}" + (f" ({r.unchanged:,} unchanged)" if r.unchanged else "")),
+        ("records", f"{r.records:,} ({r.raw_records:,} raw)" + _copied(r.reused)),
+        ("tokens", f"{r.source_tokens:,}, of which {r.fitted_tokens:,} in vectors"),
+        ("corrections", f"{r.corrected_tokens:,} tokens ({corrected:.1%} of those in vectors)"),
+        ("vectors", f"{r.vectors:,} ({r.tokens_per_vector:.2f} tokens each)"),
+        ("cost", f"{r.token_steps:,} token-steps{_per_token(r)}, {clock(r.seconds)}"),
+        ("model", f"{printable(r.model)} (fingerprint {r.fingerprint})"),
+        ("exact", _exact(r)),
+    ]
+    if r.context_records:
+        rows.insert(5, ("memory", _memory(r)))
+    if r.raw_text_bytes:
+        rows.insert(2, ("raw text", f"{r.raw_text_bytes:,} bytes of valid text are in zstd frames; `show` says why"))
+    return f"{facts(rows)}\n{sizes(r)}"
+
+
+def estimated(e: Estimate) -> str:
+    """The estimate of `pack --dry-run`."""
+    by = "the model's profile" if e.profiled else "figures of the default model; `memvec calibrate` measures this one"
+    rows = [
+        ("documents", f"{e.documents:,}" + (f" ({e.unchanged:,} there already)" if e.unchanged else "")),
+        ("records", f"{e.records:,} ({e.raw_records:,} raw)" + _copied(e.reused)),
+        ("tokens", f"{e.tokens:,} in vectors"),
+        ("vectors", f"{e.vectors:,}" + (f" ({e.tokens / e.vectors:.2f} tokens each)" if e.vectors else "")),
+        (
+            "time",
+            f"{clock(e.seconds)} ({e.token_steps:,} token-steps by {by}; {e.token_steps_per_second:.0f}/s measured)",
+        ),
+        ("size", f"{e.store_bytes:,} bytes; vectors are larger than the text, for bytes use zstd"),
+    ]
+    if e.skipped:
+        rows.append(("skipped", f"{e.skipped:,} inputs that cannot be read"))
+    return f"nothing was written; a pack would make\n{facts(rows)}"
+
+
+def sizes(r: PackReport) -> str:
+    """Bytes of documents, of zstd and of vectors, and the positions that vectors save."""
+    if not r.source_bytes or r.incomplete:  # half of a document has no ratio
+        return ""
+    rows = [("", "bytes", "of the documents")]
+    rows += [
+        (name, f"{size:,}", f"{size / r.source_bytes:.2f}")
+        for name, size in (
+            ("documents", r.source_bytes),
+            ("zstd -19 (estimated from a sample)" if r.zstd_sampled else "zstd -19", r.zstd_bytes),
+            ("vectors", r.vector_bytes),
+            ("store", r.store_bytes),
+        )
+    ]
+    context = f"context: {r.vectors:,} positions instead of {r.fitted_tokens:,}, {r.tokens_per_vector:.1f} times fewer"
+    warning = "bytes: a vector is larger than the text it holds; for bytes use zstd"
+    notes = [f"\n  {context}"] * bool(r.vectors) + [f"\n  {warning}"] * bool(r.vectors or r.context_vectors)
+    return f"\n{table(rows)}\n" + "".join(notes)
+
+
+def _copied(records: int) -> str:
+    return f", {records:,} copied from the same text elsewhere" if records else ""
+
+
+def _exact(r: PackReport) -> str:
+    if r.exact:
+        return "every record certified"
+    why = "are incomplete" if r.incomplete else "are there as a memory only, which does not decode"
+    return f"no: some documents {why}"
+
+
+def _memory(r: PackReport) -> str:
+    each = r.context_tokens / r.context_vectors
+    harm = "not measured" if r.harm is None else f"{r.harm:.3f} nats/token"
+    steps = r.context_token_steps / max(1, r.context_tokens)
+    return (
+        f"{r.context_tokens:,} tokens in {r.context_vectors:,} context vectors ({each:.2f} tokens each), "
+        f"{steps:.0f} token-steps a token, gain {optional(r.gain)} of the text's, harm {harm}"
+    )
+
+
+def _per_token(r: PackReport) -> str:
+    return f" ({r.token_steps / r.fitted_tokens:.0f} for each token in vectors)" if r.fitted_tokens else ""
