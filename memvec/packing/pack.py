@@ -300,7 +300,7 @@ class _Models:
 
 
 def removed(store: Store, documents: Gathered) -> set[Version]:
-    """The versions that `rm` took out of the store and that are packed again. Their records can count again."""
+    """The versions that `rm` took out of the store and that this pack names."""
     gone = set(store.manifest.removed)
     named = {name for name, _ in gone}
     others = [name for name in documents.names if name not in named]
