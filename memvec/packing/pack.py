@@ -186,9 +186,13 @@ def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords
         try:
             say("stopping: keeping what was fitted (Ctrl-C again drops it)")
             committer.commit()  # finished work first: the user may not wait long
-            committer.commit_all(exact.rest())
+            for each in exact.rest():
+                committer.add(*each)
         except KeyboardInterrupt:
-            committer.commit_all(exact.certified())
+            with contextlib.suppress(KeyboardInterrupt):
+                for each in exact.certified():
+                    committer.add(*each)
+        committer.commit_through()
         return True
     except Exception:
         with contextlib.suppress(Exception):  # what ended the pack may well end this too
@@ -222,7 +226,8 @@ def add(
 
     Example:
         >>> settings = memvec.PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=40, learning_rate=1.0)
-        >>> report = memvec.add(memvec.Source("note.txt", b"The ferry is late."), store, model=model, settings=settings)
+        >>> note = memvec.Source("note.txt", b"The ferry is late.")
+        >>> report = memvec.add([note], store, model=model, settings=settings)
         >>> "note.txt" in [row.name for row in memvec.documents(store)]
         True
     """
