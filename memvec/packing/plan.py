@@ -171,7 +171,7 @@ def _segments(
         text = reading.text
         named = dataclasses.replace(reading.document, tokens=len(row))
         segments = cut(text, row, surprise, lm, settings) if text and surprise else None
-        if segments is None:
+        if text is None or segments is None:
             raws.append(Unfit(named, reading.source, _reason(text, row)))
             continue
         data = text.encode()
