@@ -49,7 +49,6 @@ OPEN = {
     "memvec/decoding/partial.py",
     "memvec/decoding/reader.py",
     "memvec/memory/dispatch.py",
-    "memvec/packing/pack.py",
     "tests/cli/test_strange_names.py",
     "tests/memvec/identity/test_verdict.py",
 }
