@@ -56,7 +56,6 @@ COVERED = {
     "progress.py": "memvec/packing/test_calibrate.py",
     "retrieval/build.py": "memvec/retrieval/test_search.py",
     "retrieval/embedders.py": "memvec/retrieval/test_search.py",
-    "retrieval/keys.py": "memvec/retrieval/test_search.py",
     "retrieval/lookup.py": "memvec/retrieval/test_search.py",
     "settings.py": "memvec/test_arguments.py",
     "store/catalogue_build.py": "memvec/store/test_catalogue.py",
