@@ -30,25 +30,11 @@ from memvec.settings import ContextSettings, PackSettings
 NAMES = [name for name in (*memvec.__all__, "open") if name != "__version__"]
 # Names whose docstrings lack a section. Remove a name when its docstring is complete.
 WITHOUT_YET = {
-    "CapacitySettings",
     "Source",
-    "Store",
     "add",
     "calibrate",
-    "capacity",
-    "compact",
-    "documents",
     "estimate",
-    "evaluate",
-    "export_store",
-    "gc",
-    "import_store",
-    "info",
-    "merge",
     "pack",
-    "repair",
-    "rm",
-    "show",
 }
 # Names that raise no error of memvec, so that they have no "Raises:".
 RAISES_NOTHING = {"Memory", "MemvecError", "Runtime", "Source", "Store", "models"}

@@ -5,9 +5,10 @@ Letters: n records, V document versions, k records in their places.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Scan:
                 known[line] = self._numbers.setdefault(key, len(self.versions))
                 if known[line] == len(self.versions):
                     self.versions.append(document)
-        columns = {
+        columns: dict[str, Any] = {
             "version": known[t["document"]],
             "shard": np.full(len(part), number, np.uint32),
             "row": np.arange(len(part), dtype=np.uint32),
@@ -132,7 +133,7 @@ def place(scan: Scan) -> Placed:
     return Placed(np.array(every, np.int64), np.repeat(versions, sizes), np.repeat(sections, sizes), places)
 
 
-def _counts(part: Shard, documents: list[Document], lines: Array) -> dict[str, Array]:
+def _counts(part: Shard, documents: Sequence[Document], lines: Array) -> dict[str, Array]:
     """The columns that totals are made of. Raises ValueError for a count that is out of bounds."""
     t = part.tensors
     sizes = np.zeros(len(documents), np.uint64)
