@@ -1,12 +1,12 @@
-"""What memories are worth: distil documents of invented facts, ask about them, and print the gain beside every control.
+"""Measure what memories are worth: distil documents of invented facts, ask about them, print the gain beside every control.
 
     python benchmarks/conditioning.py [--quick] [--ratios 4,8] [--set report|develop|prose] [--documents N] [--only GLOB]
                                       [--json FILE]
 
-`--quick` takes six documents of the set `report` that were never used while the recipe was developed (that was done on
-`develop` alone). Without it every document of the set is distilled; `--documents` bounds how many, `--only` says which. `prose` are passages of
-Python's own documentation and of a novel of 1813, with cloze questions made by rule and with how they go on. On a CPU every
-ratio runs in a process of its own with its share of the cores.
+The set `report` was never used while the recipe was developed; `develop` was. `prose` holds passages of Python's own
+documentation and of a novel of 1813, with cloze questions made by rule and with their continuations. `--quick` takes six
+documents of the set, `--documents` bounds their number, `--only` chooses them by name. On a CPU every ratio runs in a process
+of its own, with its share of the cores.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SHORT = 700  # bytes; the quick run takes documents up to this
 
 
 def facts(name: str, quick: bool, most: int | None, only: str) -> tuple[dict[str, str], list[Question]]:
-    """(texts, questions) of a set of invented facts; the quick ones are short and evenly spaced over the set."""
+    """(texts, questions) of a set of invented facts. The quick ones are short and evenly spaced over the set."""
     asked = read_questions(HERE / "facts" / name / "questions.jsonl")
     names = sorted({question.document for question in asked if fnmatch(question.document, only)})
     texts = {n: (HERE / "facts" / name / n).read_text("utf-8").strip() for n in names}
@@ -63,7 +63,7 @@ def facts(name: str, quick: bool, most: int | None, only: str) -> tuple[dict[str
 
 
 def passages() -> list[tuple[str, str]]:
-    """(passage, how it goes on) from texts that nobody wrote for this."""
+    """(passage, its continuation) from published texts."""
     novel = (HERE.parent / "tests/tiny/corpus.txt").read_text("utf-8")
     sources = [(novel, at) for at in range(20_000, 120_000, 25_000)]
     sources += [(topics[name], 200) for name in ("with", "bltin-types", "naming", "exceptions") if name in topics]
@@ -72,7 +72,7 @@ def passages() -> list[tuple[str, str]]:
 
 
 def prose(most: int | None) -> tuple[dict[str, str], list[Question], list[Question]]:
-    """(texts, cloze questions, their next words and those after) of evenly spaced passages."""
+    """(texts, cloze questions, continuations) of evenly spaced passages."""
     texts: dict[str, str] = {}
     further: list[Question] = []
     found = passages()
@@ -86,7 +86,7 @@ def prose(most: int | None) -> tuple[dict[str, str], list[Question], list[Questi
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does: the documents at one ratio."""
+    """The work of one process: the documents at one ratio."""
 
     texts: dict[str, str]
     asked: dict[str, tuple[str, list[Question]]]  # by name: the form, and what is asked in it
@@ -96,7 +96,7 @@ class Job:
 
 
 def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-    """Distil the job's texts and judge them in every form: (evaluations, what it cost)."""
+    """Distil the job's texts and evaluate them in every form: (evaluations, costs)."""
     torch.set_num_threads(job.threads)
     sources = [memvec.Source(name, text.encode()) for name, text in job.texts.items()]
     packed = {name: text.encode() for name, text in job.texts.items()}
@@ -128,7 +128,7 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
 
 
 def watcher(ratio: float) -> Callable[[Progress], None]:
-    """Says on standard error, once a minute, how far a pack is."""
+    """Print the progress of a pack on standard error, once a minute."""
     latest = time.monotonic()
 
     def watch(progress: Progress) -> None:

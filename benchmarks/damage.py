@@ -1,15 +1,16 @@
-"""What becomes of a damaged store: documents come back identical, or an error of memvec's own says what is wrong. Nothing else.
+"""Damage a store in many ways: every document comes back identical, or an error of memvec's own names the damage.
 
     python benchmarks/damage.py [--cases 10000] [--seed 0] [--json FILE]
 
-A store of two shards and its keys is packed once with the tiny LM of the tests. Every case damages one copy of it in one way, at random:
-bits are flipped, files cut, made longer, exchanged, doubled or lost, and in "resealed" cases a shard or a file of keys is changed and given
-the digest that fits it, as no accident does, so that only the checks inside can find it. Then the store is verified, read, and read with on_error="skip".
+A store of two shards and its keys is packed once with the tiny LM of the tests. Every case damages a copy of it in one
+random way: bits are flipped, files are cut, extended, exchanged, duplicated or removed. In "resealed" cases a shard or a file
+of keys is changed and gets the digest that fits, so that only the checks inside can find the change. Then the store is
+verified, read, and read with on_error="skip".
 
-A case fails, and with it the run, when a document comes out other than it was packed, when an error is raised that is not memvec's, or when
-verify finds nothing although a file that counts is changed, or reading fails. A resealed shard may hide a version of a document, as if
-its pack had been interrupted, if verify finds that: an author of digests can leave records out. Decoded texts are kept by what they were decoded from (vectors and corrections), and the model is
-loaded once: of the program only that is replaced.
+The run fails if a document comes out with other bytes, if an error is not memvec's, if reading fails although verify found
+nothing, or if verify finds nothing although a live file was changed. A resealed shard may hide a version of a document if
+verify finds that, because an author of digests can leave records out. To save time the model is loaded once, and decoded
+texts are kept by their vectors and corrections. The rest of the program is unchanged.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ TRUTH = FIRST | SECOND
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to damage a store, and what became of it."""
+    """One way to damage a store, and its result."""
 
     sort: str
     file: str
@@ -66,7 +67,7 @@ class Case:
 
 
 def pack(folder: Path) -> Path:
-    """The store that is damaged, of two packs."""
+    """Make the store to be damaged, in two packs."""
     store = folder / "s.memvec"
     for documents in (FIRST, SECOND):
         sources = [memvec.Source(name, data) for name, data in documents.items()]
@@ -81,7 +82,7 @@ def contents(store: Path) -> dict[str, bytes]:
 
 @contextmanager
 def decoded_once() -> Iterator[None]:
-    """Within: the tiny LM is loaded once, and what was decoded before is not decoded again."""
+    """Load the tiny LM once in the block, and decode no record twice."""
     from memvec.checkpoints.identify import fingerprint_folder
     from memvec.decoding import greedy as module
     from memvec.identity.fingerprint import check_fingerprint
@@ -108,7 +109,7 @@ def decoded_once() -> Iterator[None]:
 
 
 def judge(store: Path, sort: str, file: str, counts: bool) -> Case:
-    """What becomes of a damaged store; `counts`: verify has to notice."""
+    """The result for a damaged store. With `counts`, verify must find the damage."""
     verified, outcome, given, failure = "", "", 0, ""
     try:
         verified = _verified(store)
@@ -166,13 +167,13 @@ def _difference(found: Files) -> list[str]:
 
 
 def reason(error: MemvecError) -> str:
-    """The class of an error, and of damage its kind."""
+    """The class of an error, and the kind of a damage."""
     kind = f": {error.problems[0].kind}" if isinstance(error, StoreDamagedError) else ""
     return f"{type(error).__name__}{kind}"
 
 
 def run(store: Path, cases: int, seed: int) -> list[Case]:
-    """Damage `store` in `cases` ways, one after the other, each time from whole."""
+    """Damage `store` in `cases` ways, each time from a whole copy."""
     whole, chance, done = contents(store), random.Random(seed), []
     with decoded_once():
         untouched = judge(store, "none", "", False)
@@ -208,7 +209,7 @@ def _put(path: Path, data: bytes | None) -> None:
 
 
 def summary(cases: Sequence[Case]) -> dict[str, Any]:
-    """How cases ended: by damage, by what verify and reading said, and by file."""
+    """The results of the cases, by damage, by verb and by file."""
 
     def counted(some: Sequence[Case]) -> dict[str, Any]:
         same = sum(case.outcome.startswith("identical") for case in some)
@@ -228,7 +229,7 @@ def summary(cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def tables(cases: Sequence[Case]) -> str:
-    """How cases ended, by sort, by reason and by file, as Markdown."""
+    """The results by kind of damage, by reason and by file, as Markdown."""
     found = summary(cases)
     lines = [
         "| damage | cases | refused | identical | documents still given by skip, of all | failed |",
@@ -246,7 +247,7 @@ def tables(cases: Sequence[Case]) -> str:
 
 
 def main() -> None:
-    """Damage, judge and print; exit 1 when a case failed."""
+    """Damage, judge and print. Exit 1 if a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

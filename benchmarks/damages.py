@@ -1,4 +1,4 @@
-"""Ways to damage a store: each takes its files and the name of one, and says what is changed. For benchmarks/damage.py."""
+"""Ways to damage a store, for benchmarks/damage.py. Each takes its files and the name of one, and returns a description."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ Sort = Callable[[random.Random, Files, str], Changes]
 
 
 def flip(chance: random.Random, files: Files, name: str) -> Changes:
-    """One bit."""
+    """Flip one bit."""
     return {name: _flipped(chance, files[name], 1)}
 
 
 def flips(chance: random.Random, files: Files, name: str) -> Changes:
-    """Two to 64 bits."""
+    """Flip 2 to 64 bits."""
     return {name: _flipped(chance, files[name], chance.randint(2, 64))}
 
 
 def blank(chance: random.Random, files: Files, name: str) -> Changes:
-    """A range becomes zeros, as after a lost block."""
+    """Set a range to zeros, as after a lost block."""
     begin, end = _range(chance, files[name])
     return {name: files[name][:begin] + bytes(end - begin) + files[name][end:]}
 
 
 def cut(chance: random.Random, files: Files, name: str) -> Changes:
-    """The end is missing."""
+    """Remove the end."""
     return {name: files[name][: chance.randrange(len(files[name]))]}
 
 
 def longer(chance: random.Random, files: Files, name: str) -> Changes:
-    """Something follows: noise, zeros, or the file once more."""
+    """Append noise, zeros, or the file once more."""
     size = chance.randint(1, 64)
     return {name: files[name] + chance.choice([chance.randbytes(size), bytes(size), files[name]])}
 
 
 def swap(chance: random.Random, files: Files, name: str) -> Changes:
-    """Two ranges of one length change places."""
+    """Exchange two ranges of one length."""
     data = files[name]
     size = chance.randint(1, max(1, len(data) // 4))
     first, second = sorted((chance.randint(0, len(data) - size), chance.randint(0, len(data) - size)))
@@ -54,7 +54,7 @@ def swap(chance: random.Random, files: Files, name: str) -> Changes:
 
 
 def patch(chance: random.Random, files: Files, name: str) -> Changes:
-    """A range of another file stands in this one."""
+    """Copy a range of another file into this one."""
     source = files[chance.choice(sorted(files))]
     begin, end = _range(chance, source)
     at = chance.randint(0, len(files[name]))
@@ -62,18 +62,18 @@ def patch(chance: random.Random, files: Files, name: str) -> Changes:
 
 
 def exchange(chance: random.Random, files: Files, name: str) -> Changes:
-    """Two files change places."""
+    """Exchange two files."""
     other = chance.choice(sorted(files))
     return {name: files[other], other: files[name]}
 
 
 def overwrite(chance: random.Random, files: Files, name: str) -> Changes:
-    """A copy of another file stands in the place of this one."""
+    """Replace the file by a copy of another."""
     return {name: files[chance.choice(sorted(files))]}
 
 
 def copy(chance: random.Random, files: Files, name: str) -> Changes:
-    """A copy under another name lies beside it, which counts for nothing."""
+    """Add a copy under another name, which no reader uses."""
     stem, dot, ending = name.rpartition(".")
     other = chance.choice(
         [f"{stem} (1){dot}{ending}", f"{name}~", f"{name[:-20]}{chance.randbytes(10).hex()}{dot}{ending}"]
@@ -82,12 +82,12 @@ def copy(chance: random.Random, files: Files, name: str) -> Changes:
 
 
 def lose(chance: random.Random, files: Files, name: str) -> Changes:
-    """The file is gone."""
+    """Remove the file."""
     return {name: None}
 
 
 def reseal(chance: random.Random, files: Files, name: str) -> Changes:
-    """Bits of a shard or of keys are flipped, and its name and the manifest made to fit."""
+    """Flip bits of a shard or of keys, and make its name and the manifest fit."""
     if not name.endswith(".safetensors"):
         return {}
     data = _flipped(chance, files[name], chance.choice([1, 1, 1, 8]))

@@ -1,10 +1,11 @@
-"""How fast records are decoded: memvec's loop beside transformers' own batched greedy `generate`, in turn in one run.
+"""Measure how fast records are decoded: memvec's loop beside transformers' own batched greedy `generate`, in turn in one run.
 
     python benchmarks/decode.py [--records N] [--batch B] [--rounds 3] [--json FILE]
 
-Records of 6 to 10 vectors and 40 to 64 tokens, a little more than the 4 to 6 vectors of a pack of prose. They are noise, as the speed does not
-depend on what is said. Both decode in float32 with the same batches, weights and threads; transformers gets, as memvec does, rows of one number of vectors
-together (so of a large batch only a part), longest first, and is told to go on to the longest of each batch, since it has no way to let a row end alone.
+Records have 6 to 10 vectors and 40 to 64 tokens, a little more than those of a pack of prose. Their vectors are noise, because
+the speed does not depend on the text. Both decode in float32 with the same batches, weights and threads. transformers gets
+rows with one number of vectors together, longest first, as memvec does. It cannot end single rows, so it runs to the longest
+row of each batch.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def records(lm: FrozenLM, count: int) -> tuple[list[Vectors], list[int]]:
 
 
 def by_transformers(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], batch: int) -> None:
-    """The same records through `generate`."""
+    """Decode the same records by `generate`."""
     order = sorted(range(len(vectors)), key=lambda row: (len(vectors[row]), -lengths[row]))
     at = 0
     while at < len(order):

@@ -1,12 +1,12 @@
-"""What fitting costs: memvec's recipe beside the two published ones, on the same segments with the same model and dtype.
+"""Measure what fitting costs: memvec's recipe beside two published ones, on the same segments, model and dtype.
 
     python benchmarks/fit.py [--quick] [--part report|tune] [--texts N] [--vectors 8,4] [--json FILE]
 
-Segments of 64 tokens of three sorts: prose (a novel of 1813), technical (Python's own handbook) and code (the standard library). Those
-of `report` were not used to choose a setting; those of `tune` are for that. Every recipe gets the same vectors; then each is judged alike:
-vectors rounded to float16, decoded free-running in float32, once until the first wrong token and once with corrections put in.
-A recipe that does not finish counts with its whole budget. Steps are counted with several texts to a pass; the seconds of the published
-recipes are their token-steps times what one takes in a step on one text alone, timed in turn with memvec's in this very run.
+Segments of 64 tokens are prose (a novel of 1813), technical (Python's own handbook) or code (the standard library). Settings
+were chosen on those of `tune`, never on those of `report`. Every recipe gets the same number of vectors. All are judged alike:
+vectors rounded to float16 are decoded free-running in float32, once to the first wrong token and once with corrections.
+A recipe that does not finish counts with its whole budget. Steps are counted with several texts in a pass. The seconds of the
+published recipes are their token-steps times the time of a step on one text alone, measured in turn with memvec's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a recipe made of one text, judged as all are."""
+    """The result of a recipe on one text."""
 
     recipe: str
     sort: str
@@ -73,12 +73,12 @@ class Result:
 
     @property
     def exact(self) -> int:
-        """Tokens that come from the vectors when the others are corrected."""
+        """Tokens that come from vectors, when the others are corrected."""
         return self.tokens - self.corrected
 
 
 def texts(lm: FrozenLM, part: str, count: int) -> list[Text]:
-    """`count` segments of each sort, one from each of as many passages."""
+    """`count` segments of each kind, each from another passage."""
     novel = (HERE.parent / "tests/tiny/corpus.txt").read_text(encoding="utf-8")[NOVEL[part] :]
     handbook = "\n".join(topics[name] for name in sorted(topics) if name >= TOPICS[part])
     code = "\n".join(inspect.getsource(importlib.import_module(name)) for name in MODULES[part])
@@ -93,14 +93,14 @@ def texts(lm: FrozenLM, part: str, count: int) -> list[Text]:
 
 
 def recipes(budget: int | None, grow: int) -> list[rivals.Recipe]:
-    """The published ones, each with a budget of steps."""
+    """The published recipes, each with its budget of steps."""
     made = [rivals.Recipe(FULL, rivals.FULL_RATE)]
     made += [rivals.Recipe(f"progressive (Tarasov et al. 2026), rate {rate:g}", rate, grow) for rate in (0.1, 1.0)]
     return [replace(recipe, most=budget or recipe.most) for recipe in made]
 
 
 def published(lm: FrozenLM, chosen: Sequence[Text], vectors: int, recipe: rivals.Recipe) -> Iterator[tuple[Text, Any]]:
-    """(text, run) of a published recipe, in lots."""
+    """(text, run) of a published recipe, batch by batch."""
     for begin in range(0, len(chosen), 12):
         lot = chosen[begin : begin + 12]
         yield from zip(lot, rivals.fit(lm, [text.ids for text in lot], vectors, recipe), strict=True)
@@ -131,7 +131,7 @@ def _prefix(said: Sequence[int], row: Sequence[int]) -> int:
 
 
 def run(fast: FrozenLM, exact: FrozenLM, chosen: Sequence[Text], vectors: int, options: Any) -> Iterator[list[Result]]:
-    """Every recipe on every text with M = `vectors`; each recipe's results as soon as it is done."""
+    """Fit every text with every recipe and M = `vectors`. Yields the results of a recipe when it is done."""
     settings = PackSettings(max_steps=options.most or PackSettings().max_steps * 5)
 
     def judged(name: str, made: Sequence[tuple[Text, Any, int, int, float, bool]], begun: float) -> list[Result]:
@@ -192,7 +192,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Run, print the table, keep the figures."""
+    """Run, print the table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--quick", action="store_true", help="one text of each sort, 8 vectors, short budgets: some minutes"

@@ -1,8 +1,8 @@
-"""Does every request get its own memory? 16 threads and 16 asyncio tasks ask one model at once, in every way there is.
+"""Check that every request gets its own memory: 16 threads and 16 asyncio tasks ask one model at once, in every way there is.
 
 Each request draws a memory (A, B or none) and a way: `attached` alone, nested, overlapping, in a generator that is
-abandoned or taken in turns with another, left by an exception, with a copy of the model made inside; `generate_kwargs`,
-`as_cache`, and `generate` with nothing. Its answer must be the one that a single thread got for that memory.
+abandoned or that alternates with another, left by an exception, or with a copy of the model made inside; `generate_kwargs`;
+`as_cache`; and `generate` alone. Its answer must equal the one that a single thread got for that memory.
 
     python benchmarks/isolation.py --seconds 60 --json benchmarks/results/isolation.json
 """
@@ -36,7 +36,7 @@ Answer = tuple[int, ...]
 
 @dataclass
 class Setting:
-    """One model, two memories, and what each must answer."""
+    """A model, two memories, and the right answer for each."""
 
     model: Any
     tokenizer: Any
@@ -60,14 +60,14 @@ class Setting:
         assert len(plain) == len(self.memories), "the memories must differ in what they answer"
 
     def say(self, model: Any = None) -> Answer:
-        """A plain call of `generate`, as in code that knows of no memory."""
+        """A plain call of `generate`, as in code without memvec."""
         out = (model or self.model).generate(
             self.ids, attention_mask=self.mask, do_sample=False, max_new_tokens=self.new, pad_token_id=0
         )
         return tuple(out[0, self.ids.shape[1] :].tolist())
 
     def told(self, kwargs: dict[str, Any]) -> Answer:
-        """A call of `generate` with arguments that bring their memory."""
+        """A call of `generate` with arguments that carry the memory."""
         out = self.model.generate(**kwargs, do_sample=False, max_new_tokens=self.new)
         return tuple(out[0, kwargs["input_ids"].shape[1] :].tolist())
 
@@ -86,14 +86,14 @@ def plain(of: Setting, name: str, other: str) -> Pairs:
 
 
 def in_block(of: Setting, name: str, other: str) -> Pairs:
-    """One block, and what comes after it."""
+    """One block, and a call after it."""
     with of.attach(name):
         yield name, of.say()
     yield "none", of.say()
 
 
 def nested(of: Setting, name: str, other: str) -> Pairs:
-    """A block within a block."""
+    """A block in a block."""
     with of.attach(name):
         with of.attach(other):
             yield other, of.say()
@@ -101,7 +101,7 @@ def nested(of: Setting, name: str, other: str) -> Pairs:
 
 
 def overlapping(of: Setting, name: str, other: str) -> Pairs:
-    """The first block is left first."""
+    """Two blocks, of which the first ends first."""
     first, second = of.attach(name), of.attach(other)
     first.__enter__()
     second.__enter__()
@@ -137,7 +137,7 @@ def by_manager(of: Setting, name: str, other: str) -> Pairs:
 
 
 def generators(of: Setting, name: str, other: str) -> Pairs:
-    """Two generators in turns; one is abandoned, the other kept."""
+    """Two generators that alternate: one is abandoned, the other is kept."""
 
     def answers(which: str) -> Iterator[Answer]:
         with of.attach(which):
@@ -156,7 +156,7 @@ def generators(of: Setting, name: str, other: str) -> Pairs:
 
 
 def raising(of: Setting, name: str, other: str) -> Pairs:
-    """An exception leaves the block."""
+    """An exception ends the block."""
     with contextlib.suppress(LookupError), of.attach(name):
         raise LookupError
     yield "none", of.say()
@@ -173,14 +173,14 @@ def copied(of: Setting, name: str, other: str) -> Pairs:
 
 
 def keywords(of: Setting, name: str, other: str) -> Pairs:
-    """`generate_kwargs` of a memory."""
+    """Keyword arguments from `generate_kwargs` of a memory."""
     memory = of.memories[name]
     if memory is not None:
         yield f"prompt {name}", of.told(memory.generate_kwargs(of.model, of.tokenizer, PROMPT))
 
 
 def from_cache(of: Setting, name: str, other: str) -> Pairs:
-    """`as_cache` of a memory, shared by all."""
+    """`as_cache` of a memory that all requests share."""
     if (cached := of.cached[name]) is not None:
         kwargs = cached.generate_kwargs(PROMPT)
         for _ in range(2):
@@ -206,7 +206,7 @@ WAYS: tuple[Way, ...] = (
 
 @dataclass
 class Tally:
-    """What came of all requests."""
+    """The counts of all requests."""
 
     right: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -223,7 +223,7 @@ class Tally:
 
 
 def ask(of: Setting, tally: Tally, rng: random.Random, way: Way) -> None:
-    """One request of a thread."""
+    """Make one request of a thread."""
     name, other = rng.sample(list(of.memories), 2)
     try:
         for asked, answer in way(of, name, other):
@@ -256,7 +256,7 @@ async def _say(of: Setting) -> Answer:
 
 
 def run(of: Setting, seconds: float, threads: int = 16, tasks: int = 16) -> Tally:
-    """Ask for so many seconds."""
+    """Ask for some seconds."""
     tally, end = Tally(), time.monotonic() + seconds
 
     def thread(seed: int) -> None:
@@ -303,7 +303,7 @@ def made_up(folder: str) -> Setting:
 
 
 def embedded(model: Any, tokenizer: Any, owner: Any, text: str) -> Memory:
-    """A memory of the text's own embeddings."""
+    """A memory of the embeddings of a text."""
     with torch.inference_mode():
         vectors = model.get_input_embeddings()(torch.tensor(tokenizer(text)["input_ids"]))
     return Memory((text,), (vectors.numpy().astype(np.float16),), owner)

@@ -1,4 +1,4 @@
-"""The verbs that benchmarks/kills.py kills, the stores they work on, and what may be found before and after."""
+"""The verbs that benchmarks/kills.py kills, with their stores and the documents allowed before and after."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Documents = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Case:
-    """A verb, what it works on, and what may be found after it was killed and must be when it has ended."""
+    """A verb with its store, the documents allowed after a kill, and those required at its end."""
 
     verb: str
     prepare: Callable[[Path], None]  # make the store in a folder
@@ -60,13 +60,13 @@ def sources(documents: Documents) -> list[Source]:
 
 
 def packed(path: Path, documents: Documents) -> None:
-    """Pack with the tiny LM, every record in a commit of its own."""
+    """Pack with the tiny LM, each record in a commit of its own."""
     memvec.packing.commit.COMMIT_SECONDS, memvec.packing.exact.CERTIFY_AT_ONCE = 0.0, 1
     pack(sources(documents), path, model=str(TINY), settings=SETTINGS, dtype="float32")
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Run in a process of its own, whose number is returned; it ends with 0, or 1 after an error it prints."""
+    """Run in a process of its own and return its number. It exits with 0, or with 1 after it has printed an error."""
     process = os.fork()
     if process:
         return process
@@ -82,7 +82,7 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def finish(work: Callable[[], object]) -> None:
-    """The same to its end; RuntimeError where it fails."""
+    """Run to the end. RuntimeError if it fails."""
     _, status = os.waitpid(forked(work), 0)
     if status:
         raise RuntimeError(f"ended with {status}")
@@ -99,7 +99,7 @@ def flip(store: Path) -> None:
 
 
 def cases(folder: Path) -> list[Case]:
-    """Every verb with the stores it works on, which are packed into `folder`."""
+    """Every verb with its stores, which are packed into `folder`."""
     first, second = folder / "first", folder / "second"
     finish(lambda: packed(first, FIRST))
     finish(lambda: packed(second, SECOND))

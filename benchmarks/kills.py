@@ -1,8 +1,8 @@
-"""SIGKILL at random moments of every verb that writes: what was committed stays, and the same command ends as if nothing was.
+"""Send SIGKILL at random moments of every verb that writes: committed data stays, and the same command then ends as usual.
 
 Each run copies a prepared store, starts the verb in a process of its own and kills it: after a random time, or before or
-after a random one of the system calls that change files. Then the store is verified, everything in it is decoded and
-compared, the same command runs again to its end, and what it leaves is compared with what an unkilled one leaves.
+after a random system call that changes files. Then the store is verified, and everything in it is decoded and compared.
+The same command runs again to its end, and its store is compared with that of a run without a kill.
 
     python benchmarks/kills.py --kills 240 --seed 0 --json benchmarks/results/kills.json
 """
@@ -46,7 +46,7 @@ CALLS = ("open", "fsync", "replace", "unlink", "mkdir")  # what changes files, b
 
 
 def counted(work: Callable[[], object], at: int, after: bool, total: Path) -> Callable[[], object]:
-    """`work`, killed before or after the system call number `at` that changes a file; how many there are in `total`."""
+    """`work`, killed before or after system call `at` of those that change files. `total` gets their number."""
 
     def run() -> None:
         calls = [0]
@@ -75,12 +75,12 @@ def counted(work: Callable[[], object], at: int, after: bool, total: Path) -> Ca
 
 
 def everything(store: Path) -> Documents:
-    """Every live document, decoded now and compared with its digests."""
+    """Decode every live document and compare it with its digests."""
     return dict(read(store, model=str(TINY)))
 
 
 def held(store: Path) -> Any:
-    """What a store holds by the ids of its records, whatever files they are in."""
+    """The ids of all records of a store."""
     opened = Store.open(store)
     versions = opened.versions()
     live = {name: v.document.sha256 for name, v in opened.documents().items()}
@@ -90,7 +90,7 @@ def held(store: Path) -> Any:
 
 
 def moment(store: Path, generation: int) -> str:
-    """How far the verb had come when it was killed, by what lies on disk."""
+    """The progress of the verb when it was killed, seen from the files."""
     names = [file.name for file in store.rglob("*") if file.is_file()] if store.exists() else []
     try:
         state = Store.open(store).manifest
@@ -108,7 +108,7 @@ def moment(store: Path, generation: int) -> str:
 
 @dataclass
 class Reference:
-    """What an unkilled run of a case takes and leaves."""
+    """The duration and the result of a case without a kill."""
 
     seconds: float
     calls: int
@@ -116,7 +116,7 @@ class Reference:
 
 
 def reference(case: Case, folder: Path) -> Reference:
-    """Run a case to its end, and check that it does what it should."""
+    """Run a case to its end, and check its result."""
     folder.mkdir()
     case.prepare(folder)
     begun = time.perf_counter()
@@ -127,7 +127,7 @@ def reference(case: Case, folder: Path) -> Reference:
 
 
 def killed(case: Case, unkilled: Reference, folder: Path, rng: random.Random) -> str | None:
-    """Kill a case once and check everything; how far it was, None where it ended first. AssertionError."""
+    """Kill a case once and check the store. Returns the moment, or None if it ended first. AssertionError."""
     folder.mkdir()
     case.prepare(folder)
     store = folder / "s"
@@ -153,7 +153,7 @@ def killed(case: Case, unkilled: Reference, folder: Path, rng: random.Random) ->
 
 
 def check(case: Case, store: Path) -> None:
-    """What is there after a kill: verified, decoded and compared, and of what was committed nothing is missing."""
+    """Verify, decode and compare a store after a kill. No committed document may be missing."""
     try:
         there = everything(store)
     except NotFoundError:
@@ -170,7 +170,7 @@ def check(case: Case, store: Path) -> None:
 
 
 def preload() -> None:
-    """Load the model once for every pack and every decoding: what is killed is the work, not the reading of a model."""
+    """Load the model once for all packs and decodings, so that kills hit the work and not the loading."""
     torch.set_num_threads(1)
     lm, fingerprint = load(TINY), fingerprint_folder(TINY, source=str(TINY))
     makers = {name: maker(name, TINY, fingerprint) for name in DEFAULT}
@@ -180,7 +180,7 @@ def preload() -> None:
 
 
 def measure(kills: int, seed: int) -> dict[str, Any]:
-    """Kill until it was done `kills` times; counts by verb and moment."""
+    """Kill `kills` times, and count by verb and moment."""
     rng, counts = random.Random(seed), Counter[tuple[str, str]]()
     ended = runs = 0
     with tempfile.TemporaryDirectory() as name:
@@ -215,7 +215,7 @@ def table(found: dict[str, Any]) -> Iterable[str]:
 
 
 def main() -> None:
-    """Kill, and print what became of it."""
+    """Kill, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,13 +1,13 @@
-"""Do stores decode alike in other numerics, and is the threshold of certified margins right? On real records.
+"""Measure whether stores decode alike in other numerics, and whether the certified margin is large enough. On real records.
 
     python benchmarks/numerics.py [--store STORE] [--records 300] [--model NAME] [--json FILE]
 
-Every record is decoded on 1 and 2 threads with SDPA and with eager attention in batches of 16, and with SDPA on one thread in batches of 3 and 1:
-how many come out identical at the first attempt, and of the others, how many in a batch of one and how many in the numerics stores are certified in.
---all tries every batch with every kernel and thread count, which takes hours. Then the leads of all tokens that
-are left to vectors are measured in float64, which stands for the truth: how many are small, what the least is, and how far other numerics move any
-of them. A threshold is large enough when it is many times what moves. Where there is no store yet, the texts of benchmarks/roundtrip.py are packed
-into it first, and as much of the novel as makes about so many records; without --store, into one that is not kept.
+Every record is decoded on 1 and 2 threads, with SDPA and with eager attention, in batches of 16; and with SDPA on one thread
+in batches of 3 and 1. The table says how many come out identical at once, in a batch of one, and in the numerics of
+certification. --all tries every batch with every kernel and thread count, which takes hours. Then the leads of all tokens
+that come from vectors are measured in float64: the small ones, the least, and how far other numerics move any of them.
+A threshold is large enough if it is many times the greatest move. If STORE does not exist, the texts of
+benchmarks/roundtrip.py and a part of the novel are packed into it. Without --store the pack is not kept.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class Outcome:
 
 
 def read_records(store: Store, most: int) -> list[Record]:
-    """Up to `most` exact records of the live documents."""
+    """At most `most` exact records of the live documents."""
     refs = [ref for stored in store.documents().values() for ref in stored.records]
     return [record for ref in refs if (record := store.record(ref)).kind == Kind.EXACT][:most]
 
 
 def pack(store: Path, model: str, records: int, **options: Any) -> None:
-    """Make a store of real texts that has about so many records."""
+    """Make a store of real texts with about so many records."""
     texts = roundtrip.documents()
     novel = (Path(__file__).parents[1] / "tests/tiny/corpus.txt").read_text(encoding="utf-8")
     known = sum(len(data) for name, data in texts.items() if name != "noise.bin")
@@ -109,7 +109,7 @@ def outcome(
     batch: int,
     moved: float | None,
 ) -> Outcome:
-    """How `records` decode with `lm` in batches of `batch`; what is wrong is tried as unpacking tries it."""
+    """Decode `records` with `lm` in batches of `batch`. Wrong ones are tried again as unpacking does."""
     ids = decode_all(lm, records, batch)
     first = [Attempt("", tuple(row), text_bytes(lm, row)) for row in ids]
     wrong = [record for record, made in zip(records, first, strict=True) if not made.gives(record)]
@@ -122,14 +122,14 @@ def outcome(
 
 
 def decode_all(lm: FrozenLM, records: Sequence[Record], batch: int) -> list[list[int]]:
-    """Token ids of every record, corrections put in."""
+    """The token ids of every record, with corrections."""
     return decode(
         lm, [r.vectors for r in records], [r.tokens for r in records], [r.corrections for r in records], batch
     )
 
 
 def leads(lm: FrozenLM, records: Sequence[Record], ids: Sequence[Sequence[int]]) -> Leads:
-    """Of each record, the leads of the tokens that are not stored [logits]."""
+    """The leads of the tokens of each record that are not stored [logits]."""
     found = measure(lm, [r.vectors for r in records], ids, max(BATCHES))
     stored = [{place for place, _ in record.corrections} for record in records]
     return [
@@ -139,13 +139,13 @@ def leads(lm: FrozenLM, records: Sequence[Record], ids: Sequence[Sequence[int]])
 
 
 def greatest_move(found: Leads, exact: Leads) -> float:
-    """The greatest difference of a lead [logits]."""
+    """The greatest difference between leads [logits]."""
     pairs = zip(itertools.chain(*found), itertools.chain(*exact), strict=True)
     return max((abs(one - other) for one, other in pairs), default=0.0)
 
 
 def tables(outcomes: Sequence[Outcome], exact: Leads, records: Sequence[Record]) -> str:
-    """What was found, as Markdown."""
+    """The results as Markdown."""
     flat = list(itertools.chain(*exact))
     lines = [
         f"{len(records)} records, {sum(r.tokens for r in records)} tokens, of them {len(flat)} left to vectors",

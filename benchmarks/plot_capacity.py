@@ -1,4 +1,4 @@
-"""Draw a capacity measurement again from what `memvec capacity --json` wrote.
+"""Draw a capacity measurement from the output of `memvec capacity --json`.
 
     python benchmarks/plot_capacity.py [JSON] [PICTURE]
 

@@ -1,6 +1,6 @@
-"""Draw the gain against the ratio, beside the controls, from what runs of conditioning.py --json wrote.
+"""Draw the gain against the ratio, beside the controls, from the output of conditioning.py --json.
 
-python benchmarks/plot_conditioning.py [JSON ...]
+    python benchmarks/plot_conditioning.py [JSON ...]
 
 By default from benchmarks/results/conditioning*.json. Writes conditioning.svg there.
 """

@@ -1,9 +1,9 @@
-"""Prefill and cache of a memory against its text, by length and ratio: what a vector saves, whatever it was trained to say.
+"""Measure prefill and cache of a memory against its text, by length and ratio.
 
     python benchmarks/prefill.py [--lengths 256,1000,4000] [--ratio 8]
 
-The vectors are not trained: time and cache depend on how many there are. Each pair is run in turn, six times, the first
-left out; a query is BOS, the memory or the text, and a question of 20 tokens.
+The vectors are not trained, because time and cache depend on their number only. A query is BOS, the memory or the text, and a
+question of 20 tokens. Each pair runs in turn six times, and the first time is left out.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The published recipes for fitting [mem] vectors, written from the papers' descriptions, to be run beside memvec's.
+"""The published recipes for fitting [mem] vectors, written from the papers' descriptions, to run beside memvec's.
 
-- `full`: Kuratov et al., ACL 2025: AdamW at a constant 0.01, betas (.9, .9), weight decay .01, at most 5,000 steps, an end after 2,000
-  without a better accuracy; the first token is given, not predicted.
-- `progressive`: Tarasov et al., ICML 2026: the vectors fit a prefix until every token of it is right, then the prefix grows by Δ;
-  moments are kept; a warm-up of 100 steps and a cosine down to 0.001 over 10,000, at most 1,000 steps a stage. The pass that shows a prefix to be
-  right takes no step and counts a third of its positions, as it runs forward only.
+- `full`: Kuratov et al., ACL 2025. AdamW at a constant 0.01, betas (.9, .9), weight decay .01, at most 5,000 steps. It ends
+  after 2,000 steps without a better accuracy. The first token is given, not predicted.
+- `progressive`: Tarasov et al., ICML 2026. The vectors fit a prefix until every token of it is right, then the prefix grows
+  by Δ. Moments are kept. A warm-up of 100 steps and a cosine down to 0.001 over 10,000, at most 1,000 steps a stage. The pass
+  that shows a prefix to be right takes no step. It counts a third of its positions, as it runs forward only.
 
-Both keep the vectors they measured, where the first paper's code keeps those of one step later: the better for it. Several texts share a
-pass here, each with its own state and its own end, so that counting steps is quick; `alone` times a step as the papers' code runs it,
-one text at a time. Letters: B texts, M vectors, D width, N tokens, L positions.
+Both keep the vectors that they measured. The first paper's code keeps those of one step later, which is worse. Several texts
+share a pass here, each with its own state and end, so that counting steps is quick. `alone` times a step as the papers' code
+runs it, one text at a time. Letters: B texts, M vectors, D width, N tokens, L positions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STAGE_STEPS, WARMUP, CYCLE, LEAST_RATE = 1000, 100, 10_000, 0.001
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A published recipe: progressive if its prefix grows by some tokens."""
+    """A published recipe. It is progressive if its prefix grows."""
 
     name: str
     rate: float
@@ -42,7 +42,7 @@ class Recipe:
     most: int = MOST_STEPS  # steps of a text, a budget
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of the step with this number, from 1."""
+        """The learning rate of a step, counted from 1."""
         if not self.grow:
             return self.rate
         if step <= WARMUP:
@@ -53,7 +53,7 @@ class Recipe:
 
 @dataclass(slots=True)
 class Run:
-    """One text on trial."""
+    """The state of one text."""
 
     ids: tuple[int, ...]
     prefix: int  # tokens asked for now
@@ -67,7 +67,7 @@ class Run:
 
 
 def fit(lm: FrozenLM, texts: Sequence[tuple[int, ...]], vectors: int, recipe: Recipe, seed: int = 0) -> list[Run]:
-    """Fit every text with M = `vectors` by a recipe, until it ends of itself or the budget of steps does."""
+    """Fit every text with M = `vectors` by a recipe, until it ends or its steps are used up."""
     runs, adam = [], SlotAdam(lm.width, lm.device)
     for number, ids in enumerate(texts):
         chance = torch.Generator().manual_seed(seed * 1000 + number)
@@ -88,7 +88,7 @@ def fit(lm: FrozenLM, texts: Sequence[tuple[int, ...]], vectors: int, recipe: Re
 
 
 def _descend(adam: SlotAdam, gradient: Tensor, runs: Sequence[Run], vectors: int, recipe: Recipe) -> None:
-    """A step of every text but those whose stage this pass showed to be done."""
+    """Take a step for every text, except those whose stage ended in this pass."""
     steps = torch.tensor([not recipe.grow or run.since > 0 for run in runs for _ in range(vectors)])
     moved, before = steps[:, None].to(gradient.device), (adam.vectors, adam.first, adam.second)
     adam.age = adam.age + moved.float()
@@ -100,7 +100,7 @@ def _descend(adam: SlotAdam, gradient: Tensor, runs: Sequence[Run], vectors: int
 
 
 def _step(lm: FrozenLM, runs: Sequence[Run], trained: Tensor, recipe: Recipe) -> Tensor:
-    """Measure vectors (B, M, D) on one pass, note what it shows of each run, and give the gradient (B·M, D)."""
+    """Measure vectors (B, M, D) in one pass, note the results of each run, and return the gradient (B·M, D)."""
     count, given = trained.shape[1], 0 if recipe.grow else 1
     length = count + max(run.prefix for run in runs) - 1
     vectors = trained.to(lm.dtype).detach().requires_grad_(True)
@@ -140,7 +140,7 @@ def _grown(run: Run, right: float, vectors: Tensor, recipe: Recipe) -> None:
 
 
 def alone(lm: FrozenLM, ids: tuple[int, ...], vectors: int, steps: int) -> list[float]:
-    """Seconds of each of some steps on one text as published code takes them: whole logits, autograd, torch's AdamW."""
+    """Seconds of some steps on one text as published code takes them: whole logits, autograd, torch's AdamW."""
     memory = torch.nn.Parameter(torch.randn(1, vectors, lm.width, device=lm.device))
     optimiser = torch.optim.AdamW([memory], lr=FULL_RATE, betas=(BETA, BETA), weight_decay=WEIGHT_DECAY)
     text = lm.embed(torch.tensor([ids], device=lm.device))

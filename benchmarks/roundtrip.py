@@ -1,10 +1,11 @@
-"""The README's figures: pack a folder, unpack it, compare every byte, decode again, and say what it took.
+"""Measure a round trip: pack a folder, unpack it, compare every byte, decode it again, and print sizes and times.
 
     python benchmarks/roundtrip.py [--json FILE] [--keep DIR]
 
-Documents: prose of 1813 (tests/tiny/corpus.txt), technical prose (Python's own help), source code (graphlib of the standard library),
-Spanish of 1605 (texts/spanish.txt), and 3 kB of noise for what is no text. None of these passages was used to choose anything; those
-measured until 2026-11-25 decided two settings in the end and were replaced (docs/LOG.md). Python's help and source differ a little between versions.
+Documents: prose of 1813 (tests/tiny/corpus.txt), technical prose (Python's own help), source code (graphlib of the standard
+library), Spanish of 1605 (texts/spanish.txt), and 3 kB of noise that is not text. No setting was chosen on these passages.
+Those measured until 2026-11-25 had decided two settings and were replaced (docs/LOG.md). Python's help and source differ a
+little between versions.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def documents() -> dict[str, bytes]:
 
 
 def measure(model: str, folder: Path) -> tuple[list[dict[str, Any]], PackReport, dict[str, float]]:
-    """(a row per document, totals, seconds of each verb); raises when a byte differs."""
+    """(a row for each document, totals, seconds of each verb). Raises if a byte differs."""
     tree, store, out = folder / "tree", folder / "s.memvec", folder / "out"
     tree.mkdir(exist_ok=True)
     for name, data in documents().items():
@@ -66,7 +67,7 @@ def measure(model: str, folder: Path) -> tuple[list[dict[str, Any]], PackReport,
 
 
 def row_of(store: Path, name: str) -> dict[str, Any]:
-    """What one document took."""
+    """The figures of one document."""
     shown = memvec.show(store, name)
     parts = [part for part in shown["parts"] if part["kind"] != "raw"]
     tokens = sum(part["tokens"] for part in parts)

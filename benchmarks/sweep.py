@@ -1,11 +1,11 @@
-"""What a setting of `pack` costs and gives: the same segments fitted with each of several values.
+"""Fit the same segments with each of several values of one setting of `pack`, and print cost and quality.
 
     python benchmarks/sweep.py nats_per_vector 31 38 45
     python benchmarks/sweep.py learning_rate 1 3 --segments 3 --set weight_decay 0
 
 Texts: prose (tests/tiny/corpus.txt, 1813), code (difflib of the standard library) and German (texts/german.txt, 1915).
-Prints a Markdown table; --json FILE keeps the figures. These are the texts defaults are chosen on, not the texts that
-results are claimed on: those are roundtrip.py's.
+Prints a Markdown table; --json FILE keeps the figures. Defaults are chosen on these texts. Results are measured on others,
+those of roundtrip.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 
 def texts() -> dict[str, str]:
-    """A text of each sort, more than is used."""
+    """A text of each kind, longer than needed."""
     novel = (HERE.parent / "tests/tiny/corpus.txt").read_text(encoding="utf-8")
     code = inspect.getsource(difflib)
     return {

@@ -1,11 +1,12 @@
-"""How fast a large pack goes on this machine, from files to a certified store and back, beside the published recipe.
+"""Measure how fast a large pack runs, from files to a certified store and back, beside the published recipe.
 
     python benchmarks/throughput.py [--tokens 200000] [--rivals 3] [--steps 400] [--json FILE]
 
-Documents: a novel of 1813, then Python's own handbook, then sources of its standard library, until there are so many tokens. All come back
-and every byte is compared; beforehand a dry run says what it expects. The published recipe takes one text at a time: its steps are counted on `--rivals` texts (fit.py), a text
-it does not finish counting with all of `--steps`, and its seconds are these times what one of its steps takes on one text alone, timed in this run.
-It is given 5 vectors for 64 tokens, about what memvec takes for as many. Meant for a GPU; a CPU takes its time.
+Documents: a novel of 1813, then Python's own handbook, then sources of its standard library, up to the number of tokens.
+A dry run prints its estimate first. Every byte is compared at the end. The published recipe takes one text at a time. Its
+steps are counted on `--rivals` texts (fit.py); a text that it does not finish counts with all of `--steps`. Its seconds are
+these steps times the time of a step on one text alone, measured in this run. It gets 5 vectors for 64 tokens, about as many
+as memvec uses. Meant for a GPU; it is slow on a CPU.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LEAST = 2_000  # bytes of a module of the library that is taken
 
 
 def documents(lm: FrozenLM, tokens: int) -> dict[str, bytes]:
-    """Files of about so many tokens together."""
+    """Files with about so many tokens together."""
     novel = {"novel.txt": NOVEL.read_text("utf-8")}
     handbook = {f"handbook/{name}.txt": text for name, text in sorted(topics.items())}
     library = {
@@ -60,21 +61,21 @@ def documents(lm: FrozenLM, tokens: int) -> dict[str, bytes]:
 
 
 class Stages:
-    """Seconds that a verb spends in each of its stages."""
+    """The seconds that a verb spends in each of its stages."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._now, self._since = "starting", time.perf_counter()
 
     def watch(self, progress: Progress) -> None:
-        """To be called as often as there is something to say."""
+        """Note the time at each call of the progress."""
         now = time.perf_counter()
         self.seconds[self._now] += now - self._since
         self._now, self._since = progress.stage, now
 
 
 def round_trip(tree: dict[str, bytes], folder: Path) -> dict[str, Any]:
-    """Pack the files, unpack them, compare every byte; what it took."""
+    """Pack the files, unpack them, compare every byte, and return the figures."""
     for name, data in tree.items():
         (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "tree" / name).write_bytes(data)
@@ -142,7 +143,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--rivals", type=int, default=3)

@@ -13,7 +13,7 @@ from memvec.errors import UsageError
 if TYPE_CHECKING:
     from memvec.lm.frozen import FrozenLM
     from memvec.memory.memory import Memory
-    from memvec.memory.prompt import Template
+    from memvec.templates.template import Template
 
 STORE = "store"
 # What the user should know about the file, by target.

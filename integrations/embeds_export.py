@@ -30,9 +30,9 @@ from memvec.errors import UsageError
 from memvec.filesystem.paths import outside
 from memvec.formats import files
 from memvec.memory.memory import Memory
-from memvec.memory.prompt import Template, prompts_with, tensor
+from memvec.memory.prompt import prompts_with, tensor
 from memvec.memory.prompt_input import one_prompt
-from memvec.templates.template import SEPARATOR, Messages
+from memvec.templates.template import SEPARATOR, Messages, Template
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # accepted by vLLM
 # vLLM joins the parts of a message with these, by the content format of the chat template.

@@ -37,7 +37,8 @@ from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS,
 from memvec.lm.adapters import unwrapped
 from memvec.memory.cached import CachedMemory
 from memvec.memory.memory import Memory
-from memvec.memory.prompt import Template, device_of, tensor
+from memvec.memory.prompt import device_of, tensor
+from memvec.templates.template import Template
 
 __all__ = [
     "export_cartridge",

@@ -22,7 +22,7 @@ from memvec.lm.adapters import unwrapped
 from memvec.memory.attach import mask_of, own_ids
 from memvec.memory.prompt import HasVectors, Memories, as_memories, embed, is_memory, pad_id, tensor
 from memvec.templates.rendering import refusals
-from memvec.templates.template import Frame, chat_frame, places, readable
+from memvec.templates.template import Frame, chat_frame, normalized_messages, places
 
 TASK = "memvec-text-generation"
 
@@ -114,7 +114,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         """Make the token ids of a chat, and its frame. UsageError if it has none or the template refuses the chat."""
         names = ("tools", "documents", "continue_final_message")
         rendering = {name: options.get(name) for name in names} | (options.get("tokenizer_encode_kwargs") or {})
-        talk = readable(self.tokenizer, chat.messages, **rendering)
+        talk = normalized_messages(self.tokenizer, chat.messages, **rendering)
         with refusals():
             inputs = super().preprocess(Chat(talk), **options)
         inputs["prompt_text"] = chat  # the answer repeats the original chat

@@ -1,4 +1,4 @@
-"""Tell the causes of a library's error apart: memory ran out, memvec's own code is wrong, or the input is bad."""
+"""Tell why a library raised an error: memory ran out, memvec has a mistake, or the input is bad."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 
 from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError, ReadError
 
-# What torch and the system say where they have no class of their own for it.
+# Messages of torch and the system about memory, in errors that have no class of their own.
 SAID = ("not enough memory", "out of memory", "cannot allocate memory", "can't allocate memory", "failed to allocate")
-# What reading a checkpoint that is none may raise, in transformers, tokenizers and safetensors.
+# Errors of transformers, tokenizers and safetensors on files that are not a checkpoint.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, SafetensorError)
-REFUSED = (EACCES, EPERM, EIO, EMFILE, ENFILE)  # by the system: nothing is known of the file
+REFUSED = (EACCES, EPERM, EIO, EMFILE, ENFILE)  # the system refused, so the file may be good
 READERS = {"transformers", "tokenizers", "safetensors", "huggingface_hub", "gguf", "torch", "json"}
 MISTAKES = (AttributeError, TypeError, NameError, AssertionError, IndexError)
 
@@ -42,7 +42,7 @@ def own_mistake(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
-    """Turn errors of memory that ran out into an OutOfMemoryError that says what could not be done."""
+    """Turn errors of memory that ran out into an OutOfMemoryError. `what` names the work, such as "pack"."""
     try:
         yield
     except Exception as error:
@@ -52,10 +52,13 @@ def enough_memory(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def readable(where: Path) -> Iterator[None]:
-    """Turn what a library raises for a file or folder that is no checkpoint into one NotFoundError.
+def reading_checkpoint(where: Path) -> Iterator[None]:
+    """Turn the errors of libraries that read a checkpoint at `where` into memvec's.
 
-    OutOfMemoryError when memory ran out, ReadError when the system refused; mistakes of memvec's own code pass.
+    Raises:
+        NotFoundError: The file or folder is not a checkpoint.
+        OutOfMemoryError: Memory ran out.
+        ReadError: The system refused to read.
     """
     try:
         yield

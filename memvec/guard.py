@@ -28,7 +28,7 @@ class Lock:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Hold it."""
+        """Hold the lock."""
         with self._lock:
             yield
 
@@ -47,7 +47,7 @@ class Held(Generic[State]):
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Within: the setting is as `enter` makes it."""
+        """Hold the setting for the block."""
         with self._lock():
             if not self._holders:
                 self._before = self._enter()

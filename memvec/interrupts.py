@@ -1,4 +1,4 @@
-"""Steps that Ctrl-C, SIGTERM and SIGHUP must not cut in two."""
+"""Delay Ctrl-C, SIGTERM and SIGHUP during steps that must not be interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts that have nothing to do with any document, to protect a model from a memory and to measure its harm."""
+"""Prompts on subjects of no document. Training keeps their answers as they are, and evaluation measures the harm to them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Choice:
 
     question: str
     choices: tuple[str, ...]
-    answer: int  # place of the right one
+    answer: int  # index of the right one
 
 
 @cache
 def prompts() -> tuple[str, ...]:
-    """Prompts to train on; none of them is among the passages."""
+    """Prompts to train on. No passage has one of them."""
     return tuple(line for line in _read("prompts.txt").splitlines() if line)
 
 
@@ -39,14 +39,14 @@ def passages() -> tuple[Passage, ...]:
 
 @cache
 def unseen_documents() -> tuple[tuple[str, str], ...]:
-    """Questions about documents that nobody has, with answers, to train on."""
+    """Questions about documents that do not exist, with answers, to train on."""
     rows = [json.loads(line) for line in _read("elsewhere.jsonl").splitlines()]
     return tuple((row["question"], row["answer"]) for row in rows)
 
 
 @cache
 def choices() -> tuple[Choice, ...]:
-    """Multiple choice, to measure with."""
+    """Multiple-choice questions, to measure with."""
     rows = [json.loads(line) for line in _read("choices.jsonl").splitlines()]
     return tuple(Choice(row["question"], tuple(row["choices"]), row["answer"]) for row in rows)
 

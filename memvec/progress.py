@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-USUAL_TOKEN_STEPS = 45.0  # token-steps a fitted token takes on the default model; only for the first estimates
+USUAL_TOKEN_STEPS = 45.0  # token-steps of a fitted token on the default model, for the first estimates
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a verb is; the same object is handed out again and again."""
+    """How far a call is. Every call of `watch` gets the same object."""
 
     stage: str = "starting"
     documents: int = 0
@@ -21,7 +21,7 @@ class Progress:
     tokens: int = 0  # to be fitted or decoded
     tokens_done: int = 0
     token_steps: int = 0  # positions run forward and backward so far
-    seconds: float = 0.0  # spent at it
+    seconds: float = 0.0  # spent so far
     usual: float = USUAL_TOKEN_STEPS  # positions a token is expected to take
 
     @property
@@ -31,7 +31,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the work done so far; None before there is any."""
+        """The estimated seconds left. None before any work is done."""
         if not self.seconds or not (self.token_steps or self.tokens_done):
             return None
         if not self.token_steps:  # decoding: every token costs the same
@@ -46,10 +46,10 @@ Watch = Callable[[Progress], None]
 
 
 def unwatched(progress: Progress) -> None:
-    """Watch nothing."""
+    """Ignore the progress."""
 
 
 def enter(stage: str, progress: Progress, watch: Watch) -> None:
-    """Say that a new stage has begun."""
+    """Begin a new stage."""
     progress.stage = stage
     watch(progress)

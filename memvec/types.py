@@ -1,4 +1,4 @@
-"""Value objects shared by every folder. Standard library and numpy only.
+"""Values that all packages share. Needs only the standard library and numpy.
 
 Letters: S segments, M vectors, D width, N tokens, V vocabulary.
 """
@@ -21,15 +21,15 @@ ProblemKind = Literal["digest_mismatch", "invalid_value", "missing_file", "size_
 
 
 class Kind(IntEnum):
-    """What a record holds; the numbers are those of the format."""
+    """The kind of a record. The numbers are those of the format."""
 
     RAW = 0
     EXACT = 1
-    CONTEXT = 2  # vectors to condition a model with; they do not decode back to bytes
+    CONTEXT = 2  # vectors that condition a model and do not decode to bytes
 
 
 class RawReason(IntEnum):
-    """Why a record is raw; the numbers are those of the format."""
+    """Why a record is raw. The numbers are those of the format."""
 
     NONE = 0
     NOT_TEXT = 1
@@ -51,12 +51,12 @@ class RawReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a store: where, of what kind, in words, and by its code (SPEC §12)."""
+    """A problem of a store: its place, its kind, a message, and its code (SPEC §12)."""
 
     location: str
-    kind: ProblemKind  # what sort of thing, from which the exit code follows
+    kind: ProblemKind  # the exit code follows from it
     message: str
-    code: str = ""  # why exactly; by default what the kind says
+    code: str = ""  # the exact reason; by default the kind
 
     def __post_init__(self) -> None:
         if not self.code:
@@ -65,25 +65,25 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What model and tokenizer vectors belong to."""
+    """The model and tokenizer that vectors belong to."""
 
     weights: str  # sha256 over (name, dtype, shape, bytes) of every tensor of the checkpoint
-    embedding: str  # the same of the input-embedding tensor alone
-    architecture: Mapping[str, Any]  # behaviour fields of the configuration, by allow-list
+    embedding: str  # the same for the input-embedding tensor alone
+    architecture: Mapping[str, Any]  # fields of the configuration that change what the model computes
     vocabulary: str  # sha256 over sorted (token, id)
     probe: str  # sha256 over the ids of fixed probe strings
     width: int  # D
-    source: str = field(default="", compare=False)  # where the model came from; informative
+    source: str = field(default="", compare=False)  # where the model came from; not compared
 
     @property
     def id(self) -> str:
-        """16 hex digits that stand for everything that is compared."""
+        """16 hex digits over all compared fields."""
         body = {k: v for k, v in asdict(self).items() if k != "source"}
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def differences(self, other: Fingerprint) -> list[tuple[str, str, str]]:
-        """(field, mine, the other's) of every compared field that differs; architecture field by field."""
+        """(field, mine, the other's) for every compared field that differs."""
         out = []
         for name in ("weights", "embedding", "vocabulary", "probe", "width"):
             mine, theirs = str(getattr(self, name)), str(getattr(other, name))
@@ -98,25 +98,25 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What is known of a model: its fingerprint, and what explains how far another one is from it."""
+    """A model's fingerprint, and the measurements that tell how far another model is from it."""
 
     fingerprint: Fingerprint
-    tensors: Mapping[str, str] = field(default_factory=dict)  # of the checkpoint: first digits of each digest, by name
-    probe: Mapping[str, Any] = field(default_factory=dict)  # what files and model say of themselves; SPEC §4.3
+    tensors: Mapping[str, str] = field(default_factory=dict)  # {name: first digits of the digest} of the checkpoint
+    probe: Mapping[str, Any] = field(default_factory=dict)  # traits of the files and outputs of the model; SPEC §4.3
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """What it took to make a record; zeros for raw ones."""
+    """The work on a record, and its quality. All zero for raw records."""
 
     steps: int = 0  # optimiser steps, refits included
     token_steps: int = 0  # token positions run forward and backward, padding and refits included
     nats_before: float = 0.0  # surprisal of the segment without vectors [nats, whole segment]
-    nats_after: float = 0.0  # the same with them
+    nats_after: float = 0.0  # the same with vectors
     corrected_wrong: int = 0  # tokens stored because decoding would be wrong
     corrected_margin: int = 0  # tokens stored because the margin was under the threshold
-    least_margin: float = 0.0  # least first-to-second logit gap among tokens that come from vectors [logits]
-    seconds: float = 0.0  # share of the wall-clock [s]
+    least_margin: float = 0.0  # least gap between the two highest logits, of tokens that come from vectors [logits]
+    seconds: float = 0.0  # its share of the wall-clock time [s]
 
     @property
     def corrected(self) -> int:
@@ -126,66 +126,66 @@ class FitReport:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A name and what its bytes are known by."""
+    """The name of a document, with the size and digest of its bytes."""
 
     name: str
     bytes: int
     sha256: str
     zstd_bytes: int  # its share of one zstd -19 stream over everything packed with it [bytes]
-    tokens: int  # 0 when it is no text
+    tokens: int  # 0 if it is not text
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """How well the vectors of a context record stand for their text, as measured on held-out rows when it was made.
+    """How well the vectors of a context record replace their text, measured on held-out rows when they were made.
 
-    The gain is what having something to read saves against reading nothing, in nats per token. The text's is 1.
+    A gain is the surprisal that something in front saves, as a share of what the text saves.
     """
 
-    # Share of the whole text's gain that the vectors keep; 1 is as good as the text, 0 as nothing [1]. None: the model
-    # itself cannot use the text, which saves less than 0.1 nats per token, or nothing could be asked about it.
+    # Of the vectors: 1 is as good as the text, 0 as nothing [1]. None if the text itself saves the model less than 0.1
+    # nats per token, or if nothing could be asked about it.
     gain: float | None
-    shuffled: float | None  # the same with the vectors of another document [1]; None: not measured
-    text: float | None  # the same of the best text control of as many positions as there are vectors [1]
-    harm: float | None  # cost on unrelated prompts, above what the text itself costs there [nats per token]
-    nll_none: float | None  # of the held-out rows with nothing in front [nats per token]
-    nll_text: float | None  # of the held-out rows with the text in front [nats per token]
-    nll_memory: float | None  # of the held-out rows with the vectors in front [nats per token]
-    held_out: int  # rows measured: questions of a form that was not learnt from, about facts that may have been
-    recipe: str  # name of the recipe that made the vectors; informative
+    shuffled: float | None  # of another document's vectors [1]; None if not measured
+    text: float | None  # of the best excerpt of the text with as many positions as vectors [1]
+    harm: float | None  # added surprisal on unrelated prompts, compared with the text [nats per token]
+    nll_none: float | None  # surprisal of the held-out rows with nothing in front [nats per token]
+    nll_text: float | None  # the same with the text in front
+    nll_memory: float | None  # the same with the vectors in front
+    held_out: int  # rows measured: questions in a form that was not trained on, about facts that may have been
+    recipe: str  # name of the recipe that made the vectors
     seed: int  # of the recipe's random numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One segment packed: what gives its bytes back with the model or, for a context record, stands for its text."""
+    """One packed segment. Exact and raw records give its bytes back, context records stand in for its text."""
 
     document: Document
     kind: Kind
     start: int  # first byte of the segment in its document
     length: int  # bytes
-    tokens: int  # N; 0 when the segment is no text
+    tokens: int  # N; 0 if the segment is not text
     vectors: Vectors  # (M, D); M = 0 for raw records
     corrections: tuple[tuple[int, int], ...]  # (position, token), ascending
-    payload: bytes  # a zstd frame: the bytes of a raw record, the conditioning of a context record; else empty
+    payload: bytes  # a zstd frame: the bytes of a raw record or the conditioning of a context record, else empty
     text_sha256: bytes  # of the segment's bytes
     reason: RawReason
     report: FitReport
-    conditioning: Conditioning | None = None  # of context records; the payload holds it
+    conditioning: Conditioning | None = None  # only of context records, decoded from the payload
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackReport:
-    """What an unpack wrote; the field names are those of `--json`."""
+    """The result of `memvec.unpack`. The field names are those of `--json`."""
 
     documents: int
     bytes: int
     tokens: int  # decoded with the model
     seconds: float
     files: tuple[str, ...]
-    escalated: int = 0  # records that came out right only when they were decoded again
-    partial: tuple[str, ...] = ()  # files that hold what is right of a document that is not
-    renamed: Mapping[str, str] = field(default_factory=dict)  # {document: its file}, where the file has another name
+    escalated: int = 0  # records that decoded rightly only in a second way
+    partial: tuple[str, ...] = ()  # files with the right segments of a damaged document
+    renamed: Mapping[str, str] = field(default_factory=dict)  # {document: its file}, for files with another name
 
 
 class Skipped(NamedTuple):
@@ -197,9 +197,9 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """What a pack did or a store holds; the field names are those of `--json`.
+    """The result of `memvec.pack`, and the totals of a store. The field names are those of `--json`.
 
-    What does not say otherwise is of exact and raw records alone, so that its ratios mean what they did.
+    Fields are about exact and raw records, if they do not name context records.
     """
 
     documents: int  # with whole content or a whole memory
@@ -211,24 +211,24 @@ class PackReport:
     vectors: int
     tokens_per_vector: float  # fitted_tokens / vectors
     corrected_tokens: int
-    raw_text_bytes: int  # bytes of valid text that went raw
-    vector_bytes: int  # of all vectors, those of context records too
+    raw_text_bytes: int  # bytes of valid text in raw records
+    vector_bytes: int  # of all vectors, also those of context records
     store_bytes: int  # of everything in the store
     zstd_bytes: int  # zstd -19 of the same documents as one stream; see zstd_sampled
     token_steps: int
     seconds: float
     model: str
     fingerprint: str
-    exact: bool  # every document is there whole, in records that were certified to decode to its bytes
+    exact: bool  # every document is complete, in records that were certified to decode to its bytes
     unchanged: int = 0  # documents that were in the store already
-    incomplete: int = 0  # documents whose content or memory an interrupted pack left unfinished
-    context_records: int = 0  # of whole memories, as all that follows
+    incomplete: int = 0  # documents that an interrupted pack left unfinished
+    context_records: int = 0  # of complete memories, as are the next six fields
     context_vectors: int = 0
-    context_tokens: int = 0  # tokens of the text they stand for
-    context_token_steps: int = 0  # positions run forward and backward to distil
-    gain: float | None = None  # mean by tokens of their share of the text's gain [1]; None without context records
-    harm: float | None = None  # mean by tokens where it was measured [nats per token]; None where it was for none
-    reused: int = 0  # records of this pack whose text was in the store, or in this pack, under another name or place
+    context_tokens: int = 0  # tokens of their text
+    context_token_steps: int = 0  # positions run forward and backward to distil them
+    gain: float | None = None  # mean of their gains, weighted by tokens [1]; None without context records
+    harm: float | None = None  # mean where it was measured, weighted by tokens [nats per token]; None if nowhere
+    reused: int = 0  # records copied because the same text was in the store, or in this pack, under another name
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
     skipped: tuple[Skipped, ...] = ()  # inputs that could not be read, or that have no memory; all others were packed
     zstd_sampled: bool = False  # zstd_bytes of what this pack read is an estimate from a sample

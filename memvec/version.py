@@ -1,7 +1,7 @@
-"""The version of memvec, and how it signs what it writes."""
+"""The version of memvec, and the name it writes into manifests."""
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
-TOOL = f"memvec {__version__}"  # what a manifest says it was written by
+TOOL = f"memvec {__version__}"  # the writer that a manifest names

@@ -34,17 +34,16 @@ COVERED = {
     "lm/adapters.py": "scenarios/test_loaded_models.py",
     "lm/compat.py": "memvec/checkpoints/test_files.py",
     "lm/compile.py": "memvec/training/test_static_batch.py",
+    "lm/device.py": "scenarios/test_out_of_memory.py",
     "lm/frozen.py": "scenarios/test_families.py",
     "lm/head.py": "memvec/training/test_fit.py",
     "lm/numerics.py": "memvec/identity/test_match.py",
-    "lm/rotary.py": "memvec/identity/test_match.py",
     "maintenance/compact.py": "scenarios/test_lifecycle.py",
     "maintenance/gc.py": "scenarios/test_lifecycle.py",
     "maintenance/quarantine.py": "memvec/maintenance/test_repair.py",
     "maintenance/remove.py": "scenarios/test_lifecycle.py",
     "maintenance/rewrite.py": "scenarios/test_lifecycle.py",
     "maintenance/salvage.py": "memvec/maintenance/test_repair.py",
-    "maintenance/sound.py": "scenarios/test_unreadable_files.py",
     "memory/dispatch.py": "memvec/memory/test_attach.py",
     "memory/memory.py": "memvec/memory/test_prompt.py",
     "memory/unverified.py": "memvec/memory/test_generate.py",
@@ -56,7 +55,6 @@ COVERED = {
     "progress.py": "memvec/packing/test_calibrate.py",
     "retrieval/build.py": "memvec/retrieval/test_search.py",
     "retrieval/embedders.py": "memvec/retrieval/test_search.py",
-    "retrieval/keys.py": "memvec/retrieval/test_search.py",
     "retrieval/lookup.py": "memvec/retrieval/test_search.py",
     "settings.py": "memvec/test_arguments.py",
     "store/catalogue_build.py": "memvec/store/test_catalogue.py",
@@ -65,17 +63,18 @@ COVERED = {
     "store/index_files.py": "scenarios/test_outputs.py",
     "store/listing.py": "memvec/store/test_catalogue.py",
     "store/lock.py": "scenarios/test_writers.py",
-    "store/scan.py": "memvec/store/test_catalogue.py",
+    "store/problems.py": "memvec/maintenance/test_repair.py",
     "store/store.py": "memvec/store/test_documents.py",
     "store/totals.py": "memvec/store/test_catalogue.py",
     "templates/turns.py": "memvec/templates/test_template.py",
     "training/adam.py": "memvec/training/test_fit.py",
     "training/batch.py": "memvec/training/test_fit.py",
+    "training/cost.py": "memvec/training/test_fit.py",
     "training/layout.py": "memvec/training/test_static_batch.py",
     "training/lessons.py": "memvec/training/test_distill.py",
     "training/starts.py": "memvec/training/test_fit.py",
     "types.py": "formats/test_shard.py",
-    "version.py": "test_architecture.py",
+    "version.py": "cli/test_cli.py",
 }
 MODULES = {
     file.relative_to(ROOT / "memvec").as_posix(): file for file in modules("memvec") if file.name != "__init__.py"
@@ -110,14 +109,14 @@ def reached(test: Path) -> set[str]:
 def test_a_module_has_its_tests(module: str) -> None:
     """In a file of its own, or in one that reaches it."""
     if own(module).exists():
-        assert module not in COVERED, f"{module} has {own(module).relative_to(ROOT)}: take it out of the table"
         return
     assert module in COVERED, f"write {own(module).relative_to(ROOT)}, or add the file that tests {module} to the table"
     assert module_name(MODULES[module]) in reached(ROOT / "tests" / COVERED[module])
 
 
 def test_the_table_is_up_to_date() -> None:
-    assert set(COVERED) <= set(MODULES)
+    """An entry is for a module that is there and has no file of its own."""
+    assert {module for module in COVERED if module not in MODULES or own(module).exists()} == set()
 
 
 def test_test_files_bear_the_names_of_modules() -> None:

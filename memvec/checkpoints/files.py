@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.errors import NotFoundError, UnsupportedModelError
 from memvec.formats import canonical
 from memvec.guard import loading_alone
@@ -97,7 +97,7 @@ def embedding_name(names: Iterable[str]) -> str | None:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the checkpoint in `folder`. NotFoundError if it cannot be read."""
-    with loading_alone(), readable(folder):
+    with loading_alone(), reading_checkpoint(folder):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -105,7 +105,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_config(folder: Path) -> Any:
     """The configuration of the checkpoint in `folder`. NotFoundError if it cannot be read."""
-    with loading_alone(), readable(folder):
+    with loading_alone(), reading_checkpoint(folder):
         from transformers import AutoConfig
 
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -117,7 +117,7 @@ def embedding_table(folder: Path) -> Any:
         import torch  # noqa: F401
         from safetensors import safe_open
 
-    with readable(folder):
+    with reading_checkpoint(folder):
         for file in weight_files(folder):
             with safe_open(file, "pt") as tensors:  # numpy has no bfloat16
                 name = embedding_name(list(tensors.keys()))

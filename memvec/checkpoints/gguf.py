@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import cache as identity_cache
 from memvec.checkpoints.files import quiet
 from memvec.errors import MemvecError, WriteError
@@ -103,7 +103,7 @@ def seal(folder: Path) -> None:
 
 def _write(gguf: Path, scratch: Path) -> None:
     """Write the checkpoint of a GGUF file to `scratch`. WriteError."""
-    with readable(gguf):
+    with reading_checkpoint(gguf):
         try:
             convert_gguf(gguf, scratch)
             readers = stat.S_IMODE(scratch.stat().st_mode) & 0o666
@@ -126,7 +126,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         drawn = getattr(modeling_gguf_pytorch_utils, "tqdm", None)  # a bar that no setting turns off
         modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
         try:
-            with readable(file):
+            with reading_checkpoint(file):
                 tokenizer = AutoTokenizer.from_pretrained(**source)
                 model = AutoModelForCausalLM.from_pretrained(
                     **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)

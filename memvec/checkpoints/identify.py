@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import cache, files, traits
 from memvec.checkpoints.files import load_config, load_tokenizer
 from memvec.errors import UnsupportedModelError
@@ -25,7 +25,7 @@ def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
 
 def identify_folder(folder: Path, source: str = "") -> Identity:
     """The identity of the checkpoint in `folder`. The files are read only after a change. NotFoundError, UnsupportedModelError."""
-    with readable(folder):
+    with reading_checkpoint(folder):
         value = cache.kept(folder, _version(), lambda: asdict(_read(folder)))
     return Identity(replace(Fingerprint(**value["fingerprint"]), source=source), value["tensors"], value["probe"])
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import gguf as converted
 from memvec.errors import MemvecError, NotFoundError, ReadError, UnsupportedModelError, WriteError
 from memvec.filesystem.cache_folder import cache_root
@@ -254,7 +254,7 @@ def _from_gguf(path: Path, notify: Notify) -> Path:
 def _digest(file: Path) -> str:
     """The sha256 of a file. It is read again only after a change. NotFoundError."""
     state = file.stat()
-    with readable(file):
+    with reading_checkpoint(file):
         return _digest_of(file.resolve(), (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: what vectors hold, and what memories are worth."""
+"""Measure how much text vectors hold, and how well memories answer questions."""

@@ -1,4 +1,4 @@
-"""Right answers in what the LM says: the measure that a user sees, beside the surprisal of answers it was given.
+"""Find right answers in what the LM says. A user sees this measure, where surprisal only scores given answers.
 
 Letters: P positions, D width.
 """
@@ -16,27 +16,29 @@ from memvec.lm.scoring import CACHE_AT_ONCE, Row, embedded, sample
 from memvec.retrieval.bm25 import UNSPACED
 
 NEW_TOKENS = 32
-TOGETHER = 24  # prompts at once, and no more than fit in
+TOGETHER = 24  # most prompts at once; fewer if memory allows no more
 
 Prompt = tuple[Tensor, Row, str]  # what is in front (P, D), a question's row, the right answer
 
 
 def right(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[bool]:
-    """Is the right answer in the first line of what the LM says greedily to each prompt?"""
+    """Generate one line for each prompt, greedily. Does the line hold the right answer?"""
     lengths = [len(prefix) + row.start for prefix, row, _ in prompts]
-    order = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)  # the longest first: they bound a lot
+    order = sorted(
+        range(len(prompts)), key=lengths.__getitem__, reverse=True
+    )  # the longest first: its length bounds its batch
     found: dict[int, bool] = {}
     while len(found) < len(prompts):
         longest = lengths[order[len(found)]] + NEW_TOKENS
         size = max(1, min(TOGETHER, CACHE_AT_ONCE // max(1, lm.cache_bytes * longest)))
-        lot = order[len(found) : len(found) + size]
-        said = _lines(lm, [prompts[number] for number in lot])
-        found |= {number: holds(line, prompts[number][2]) for number, line in zip(lot, said, strict=True)}
+        batch = order[len(found) : len(found) + size]
+        said = _lines(lm, [prompts[number] for number in batch])
+        found |= {number: holds(line, prompts[number][2]) for number, line in zip(batch, said, strict=True)}
     return [found[number] for number in range(len(prompts))]
 
 
 def _lines(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[str]:
-    """The first line of what the LM says to each."""
+    """The first line that the LM generates for each prompt."""
     heads = [row.ids[: row.start] for _, row, _ in prompts]
     fronts = [
         torch.cat([prefix, embedded(lm, head[:-1]).to(prefix.dtype)])
@@ -51,7 +53,7 @@ def _lines(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[str]:
 
 
 def holds(said: str, answer: str) -> bool:
-    """Are the words of an answer in what was said, next to each other? Case and marks do not count."""
+    """Does a text hold the words of an answer, next to each other? Case and punctuation are ignored."""
     if UNSPACED.search(answer):
         return answer.strip().casefold() in said.casefold()
     wanted = _words(answer)
@@ -63,6 +65,6 @@ def _words(text: str) -> str:
 
 
 def _text(lm: FrozenLM, ids: Sequence[int]) -> str:
-    """What was said before the end, without space around it."""
+    """The text of the ids up to the end token, without space around it."""
     end = lm.tokenizer.eos_token_id
     return str(lm.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)).strip()

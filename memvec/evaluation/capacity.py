@@ -1,10 +1,10 @@
-"""How much one, two, … vectors can hold: for each text the longest beginning that comes out exactly.
+"""`capacity`: measure how long a text one, two, … vectors can hold.
 
-The measurements of Kuratov et al. 2025, with a decoder that runs freely and is given what a pack would store beside the
-vectors: corrections of at most 3 % of the tokens, rounded up to a whole one. A text's beginning is fitted, and goes on
-from the vectors it had: longer once it is held, the same again where it is nearly, shorter where it is not, until the
-steps are spent. Fits are chaotic: of several, of beginnings a little shorter and longer, each from noise of its own, the most
-promising goes on. Letters: M vectors, D width, N tokens, V vocabulary.
+These are the measurements of Kuratov et al. 2025, with a decoder that runs freely and gets the corrections that a pack
+would store: at most 3 % of the tokens. The beginning of a text is fitted. If the vectors hold it, the next fit goes on from
+them with a longer beginning, else with the same or a shorter one, until the steps are used up. Fits are chaotic, so several
+may start, from other noise and with beginnings a little shorter and longer. The most promising one goes on.
+Letters: M vectors, D width, N tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,34 +32,52 @@ from memvec.settings import PackSettings, check_fields
 from memvec.training.fit import FitEngine, Fitted, Task
 
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
-PUBLISHED_ACCURACY = 0.99  # teacher-forced, that they call lossless
+PUBLISHED_ACCURACY = 0.99  # teacher-forced accuracy that the paper calls lossless
 LEAST_GROWTH = 4  # tokens
-FAR_OFF = 0.08  # share of a beginning that is wrong, from which on a second fit of it mends little (docs/LOG.md)
-A_WRONG_ONE = 2  # tokens by which a beginning is too long, for each that is wrong
-SPREAD = 0.2  # share by which the first beginnings of several starts are shorter and longer
-FIRST = 5.5  # budgets of a pack that the first beginning asks for: some 420 nats a vector of width 576
-GROWTH = 0.5  # of the first stage's steps until it has the whole of that
-LAST_RATE = 0.04  # of a stage, as a share of the first stage's first
-GOING_ON = 0.24  # the first rate of later stages, as a share of the same
-MOST_TOKENS = 384  # of a text, for each vector
+FAR_OFF = 0.08  # with a larger share of wrong tokens, fitting the same beginning again helps little (docs/LOG.md)
+A_WRONG_ONE = 2  # tokens to shorten a beginning by, for each wrong token
+SPREAD = 0.2  # first beginnings of several starts are shorter and longer by up to this share
+FIRST = 5.5  # nats of the first beginning, in budgets of a pack: some 420 nats for a vector of width 576
+GROWTH = 0.5  # share of the first stage's steps in which the shown part grows to the whole beginning
+LAST_RATE = 0.04  # the last learning rate of a stage, as a share of the first stage's first
+GOING_ON = 0.24  # the first learning rate of later stages, as a share of the same
+MOST_TOKENS = 384  # most tokens of a text for each vector
 RANDOM = "random words"
 
 
 @dataclass(frozen=True, slots=True)
 class CapacitySettings:
-    """How hard is tried. One vector's budget of steps is for a whole text, not for a stage of its growth."""
+    """Settings of `memvec.capacity`: how much work goes into each text.
 
-    steps: int = 1000  # most optimiser steps for a text
-    stage: int = 400  # most optimiser steps for a beginning
+    Attributes:
+        steps: Most optimiser steps for one text.
+        stage: Most optimiser steps for one beginning of it.
+        learning_rate: The learning rate of the first stage.
+        starts: Fits of a text's first beginning, each from other noise. The most promising one goes on.
+        grow: The share by which a beginning grows when the vectors hold it.
+        corrected: The share of tokens that may be corrected, as in a pack [0..1].
+        anchor: Put the vectors behind the model's BOS token, as a pack does.
+        seed: The seed of the noise and of the random words.
+
+    Raises:
+        UsageError: A value is out of its range or of another type.
+
+    Example:
+        >>> memvec.CapacitySettings(steps=500).steps
+        500
+    """
+
+    steps: int = 1000
+    stage: int = 400
     learning_rate: float = 5.0
-    starts: int = 1  # fits of a text's first beginnings, from different noise; the most promising goes on
-    grow: float = 0.25  # by which share a beginning that is held grows
-    corrected: float = 0.03  # share of a beginning's tokens that may be corrected, as in a pack [0..1]
-    anchor: bool = True  # the vectors stand behind the embedding of the model's BOS token, as in a pack
+    starts: int = 1
+    grow: float = 0.25
+    corrected: float = 0.03
+    anchor: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """UsageError when a value is out of its range or of another type."""
+        """UsageError if a value is out of its range or of another type."""
         bounds = {
             "steps": (1, 10**6), "stage": (1, 10**6), "starts": (1, 10**4), "learning_rate": (1e-9, 1e9), "grow": (0.001, 4.0), "corrected": (0, 0.5), "seed": (0, LARGEST_SEED),
         }  # fmt: skip
@@ -79,16 +97,40 @@ def capacity(
     dtype: str | None = None,
     watch: Watch = unwatched,
 ) -> Capacity:
-    """Measure what each number in `vectors` holds of `count` passages of every text, and of random words if asked.
+    """Measure how many tokens each number of vectors can hold.
 
-    `texts` are named texts, long enough to take passages from. A passage that is too short is held whole and counts as
-    `exhausted`. Fits run in `dtype` (default: bfloat16 where the processor has it), judging in float32. Ctrl-C ends it with
-    what is held by then, if the first beginnings of all texts are through. Raises UsageError, NotFoundError.
+    Each text gives `count` passages. Each passage is fitted into each number of vectors, as long a beginning of it as
+    possible. Ctrl-C ends the measurement and returns the figures so far, once the first beginnings are fitted.
+
+    Args:
+        texts: Texts by name, long enough to take passages from. A passage that is held whole is marked `exhausted`.
+        vectors: The numbers of vectors to measure.
+        count: Passages of each text.
+        random_words: Measure also texts of random words, of which the model can predict nothing.
+        model: A known name, a checkpoint folder, a GGUF file or a hub id.
+        settings: How much work goes into each text.
+        device: Torch device. By default CUDA if there is one.
+        dtype: The dtype that vectors are fitted in. By default bfloat16 if the processor has it. Results are judged in float32.
+        watch: Called with the progress.
+
+    Returns:
+        The figures of every passage. `finished` is False after Ctrl-C.
+
+    Raises:
+        UsageError: An argument is invalid, a text is too short, or the model has too few positions.
+        NotFoundError: The model does not exist.
+
+    Example:
+        >>> text = (text_folder / "harbour.txt").read_text()
+        >>> settings = memvec.CapacitySettings(steps=4, stage=2)
+        >>> found = memvec.capacity({"harbour": text}, [1], count=1, model=model, settings=settings)
+        >>> found.held[0].vectors
+        1
     """
     settings, progress = settings or CapacitySettings(), Progress(stage="loading the model")
     watch(progress)
     if not texts and not random_words:
-        raise UsageError("there is no text. Pass one, or ask for random words.")
+        raise UsageError("expected a text or random_words=True, found neither. Pass a text.")
     if count < 1 or not vectors or min(vectors) < 1:
         raise UsageError("expected at least one text and one vector.")
     if RANDOM in texts:
@@ -109,7 +151,7 @@ def capacity(
             filling = _Filling(fast, exact, m, settings)
             held += filling.run(chosen, progress, watch)
             finished = not filling.stopped
-        except KeyboardInterrupt:  # what took hours is not thrown away
+        except KeyboardInterrupt:  # keep the results of hours
             if not held:
                 raise
             finished = False
@@ -121,7 +163,7 @@ def capacity(
 
 
 def _most_tokens(lm: FrozenLM, vectors: int) -> int:
-    """Tokens of a text for M = `vectors`, all of which the model has positions for. UsageError."""
+    """The most tokens of a text for M = `vectors` that the model has positions for. UsageError."""
     room = getattr(lm.model.config, "max_position_embeddings", None) or math.inf
     most = min(vectors * MOST_TOKENS, room - vectors - len(lm.anchor))
     if most < LEAST_GROWTH:
@@ -131,13 +173,13 @@ def _most_tokens(lm: FrozenLM, vectors: int) -> int:
 
 @dataclass(slots=True)
 class _Trial:
-    """One text being filled in."""
+    """One text, and the fits of its beginnings so far."""
 
     source: str
     ids: tuple[int, ...]
-    best: Fitted | None = None  # of the longest beginning held, as the fit measured it
-    last: Fitted | None = None  # of the beginning after it, which was too long
-    others: tuple[Fitted, ...] = ()  # from other starts, left where they were
+    best: Fitted | None = None  # the fit of the longest beginning that is held
+    last: Fitted | None = None  # the fit of the next beginning, which was too long
+    others: tuple[Fitted, ...] = ()  # fits of other starts, which do not go on
     stages: tuple[Stage, ...] = ()
     steps: int = 0
     token_steps: int = 0
@@ -145,14 +187,16 @@ class _Trial:
 
 
 class _Filling:
-    """Texts whose beginnings grow in the slots of one engine, all with M vectors."""
+    """Grow the beginnings of texts, all with M vectors, in the slots of one engine."""
 
     def __init__(self, fast: FrozenLM, exact: FrozenLM, vectors: int, settings: CapacitySettings) -> None:
         self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
         self.stopped = False  # by Ctrl-C
         self.rows = vectors + len(fast.anchor) * settings.anchor
         rate = settings.learning_rate
-        stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))  # so that the last is whole, too
+        stage = math.ceil(
+            settings.steps / math.ceil(settings.steps / settings.stage)
+        )  # so that the stages are of equal length
         # Only the argmax decides, so no margin is needed beyond the engine's own reserve. A fit stops at half its cap.
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
@@ -160,12 +204,12 @@ class _Filling:
         )  # fmt: skip
         self.first = FitEngine(fast, fit)
         going_on = replace(fit, learning_rate=GOING_ON * rate, last_rate=LAST_RATE / GOING_ON)
-        self.later = FitEngine(fast, going_on)  # hotter it would lose what is held
+        self.later = FitEngine(fast, going_on)  # a higher rate would lose what is held
         self.budget = FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed
 
     def run(self, chosen: Sequence[tuple[str, tuple[int, ...]]], progress: Progress, watch: Watch) -> list[Held]:
-        """What is held of each (source, ids)."""
+        """Fit each (source, ids) and return the part that is held."""
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
         for number, trial in enumerate(trials):
@@ -186,13 +230,13 @@ class _Filling:
         return [self._judge(trial) for trial in trials]
 
     def _beginnings(self, ids: tuple[int, ...]) -> list[int]:
-        """Tokens of each start's first beginning: those of a few packs' budgets, more or less."""
+        """The tokens of each start's first beginning, from its share of the budget."""
         nats, starts = list(accumulate(_plain(self.fast, ids)[0])), self.settings.starts
         budgets = [self.budget * (1 + SPREAD * ((2 * start + 1) / starts - 1)) for start in range(starts)]
         return [max(min(len(ids), LEAST_GROWTH), sum(so_far <= budget for so_far in nats)) for budget in budgets]
 
     def _grow(self, trial: _Trial, fitted: Fitted) -> bool:
-        """Take note of a fit; whether there is another try: of a longer beginning where it was held, from its vectors."""
+        """Note the result of a fit. Add a task for the next beginning, from the same vectors. Return False if there is none."""
         task, cost = fitted.task, fitted.cost
         trial.steps, trial.token_steps, trial.seconds = cost.steps, cost.token_steps, cost.seconds
         trial.stages += (_stage(fitted),)
@@ -208,14 +252,14 @@ class _Filling:
             length += max(LEAST_GROWTH, int(length * self.settings.grow))
         elif fitted.corrections > FAR_OFF * length:
             length = max(LEAST_GROWTH, _promised(fitted))
-        # From the vectors it had even where it failed: another start would have to come as far first (docs/LOG.md).
+        # Go on from its vectors even after a failure: a new start would have to get as far first (docs/LOG.md).
         start = torch.from_numpy(fitted.vectors).float()
         most = min(self.first.settings.max_steps, self.settings.steps - cost.steps)
         self.later.add([replace(task, ids=trial.ids[:length], start=start, most=most, spent=cost)])
         return True
 
     def _judge(self, trial: _Trial) -> Held:
-        """The best, in float32, of the vectors that held a beginning, those that failed at a longer one and other starts'."""
+        """Judge in float32 the best fit, the last failed one and those of other starts. Return the best of them."""
         fits = [fitted for fitted in (trial.best, trial.last, *trial.others) if fitted]
         ids = trial.ids[: max(len(fitted.task.ids) for fitted in fits)]
         before, known = _plain(self.exact, ids)
@@ -249,19 +293,19 @@ def _stage(fitted: Fitted) -> Stage:
 
 
 def _promised(fitted: Fitted) -> int:
-    """Tokens of a beginning that the vectors of a fit are likely to come to hold."""
+    """The tokens that the vectors of a fit can probably be made to hold."""
     return len(fitted.task.ids) - A_WRONG_ONE * fitted.corrections
 
 
 def _longest(right: Sequence[bool], allowed: Callable[[int], float]) -> int:
-    """Tokens of the longest beginning of which no more are wrong than are allowed for its length."""
+    """The length of the longest beginning with no more wrong tokens than are allowed for its length."""
     wrong = accumulate(not good for good in right)
     return max((n for n, missed in enumerate(wrong, 1) if missed <= allowed(n)), default=0)
 
 
 @torch.inference_mode()
 def _plain(lm: FrozenLM, ids: Sequence[int]) -> tuple[list[float], list[bool]]:
-    """(surprisal [nats], is it the argmax) of every token with nothing in front; log V and False for the first."""
+    """The surprisal [nats] of every token with nothing in front, and whether it is the argmax. log V and False for the first."""
     row = torch.tensor(ids, device=lm.device)
     passed = head_pass(lm.hidden(lm.embed(row[None]))[0, :-1], lm.head, row[1:], gradient=False)
     return [math.log(lm.vocabulary), *passed.nats.tolist()], [False, *(passed.margin > 0).tolist()]

@@ -1,4 +1,4 @@
-"""What vectors held, as it was measured, and its means. Letters: M vectors, D width, V vocabulary."""
+"""The figures of a capacity measurement, and their means. Letters: M vectors, D width, V vocabulary."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How the fit of one beginning ended, and what its text had cost by then."""
+    """The result of fitting one beginning, and the work on its text so far."""
 
-    tokens: int  # of the beginning
-    wrong: int  # of these, as the fit saw it
+    tokens: int  # in the beginning
+    wrong: int  # tokens of these, as the fit measured
     steps: int
     token_steps: int
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What M vectors held of one text."""
+    """The part of one text that M vectors held."""
 
     source: str
-    vectors: int  # that were trained
-    tokens: int  # of the longest beginning that decodes exactly, free-running, its corrections put in
-    corrected: int  # of these
-    alone: int  # of the longest beginning that decodes exactly with no correction at all, its first token included
-    published: int  # the same with the first token given, the true text fed back and 1 % of it wrong
-    gain: int  # tokens that come right from the vectors, less those right without, the text fed back
-    bits: float  # surprisal of the beginning that the vectors take away
-    nats_before: float  # of the beginning, nothing in front [nats]
-    nats_after: float  # the same with the vectors in front [nats]
-    steps: int  # of the fit that went on
-    token_steps: int  # of all starts, as the seconds
+    vectors: int  # M, those that were trained
+    tokens: int  # in the longest beginning that decodes exactly, free-running, with its corrections
+    corrected: int  # tokens of these that come from corrections
+    alone: int  # tokens in the longest beginning that decodes exactly without any correction
+    published: int  # as the paper counts: the first token is given, the true text is fed back, 1 % may be wrong
+    gain: int  # tokens predicted rightly with the vectors minus those without, the true text fed back
+    bits: float  # surprisal of the beginning that the vectors remove
+    nats_before: float  # surprisal of the beginning without vectors [nats]
+    nats_after: float  # the same with the vectors [nats]
+    steps: int  # optimiser steps of the fit that went on
+    token_steps: int  # of all starts, as are the seconds
     seconds: float
-    exhausted: bool  # the whole text was held: there was no more of it, so more might fit
-    stages: tuple[Stage, ...] = ()  # the beginnings that the fit which went on was of, in their order
-    others: tuple[Stage, ...] = ()  # the first beginnings of starts that did not go on
+    exhausted: bool  # the whole text was held, so a longer one might be too
+    stages: tuple[Stage, ...] = ()  # of the fit that went on, in order
+    others: tuple[Stage, ...] = ()  # of the starts that did not go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class Capacity:
     """The whole measurement; `held` has one entry for each text and number of vectors."""
 
     model: str
-    anchored: bool  # behind the embedding of the model's BOS token, which is not trained
+    anchored: bool  # the vectors stood behind the embedding of the model's BOS token
     width: int
     vocabulary: int
-    bound: float  # tokens that one vector's bits could tell apart: D·16 / log2 V
+    bound: float  # most tokens that the bits of one vector can encode: D·16 / log2 V
     held: tuple[Held, ...]
-    finished: bool = True  # False: stopped by Ctrl-C; the last number of vectors may have had fewer steps than asked
+    finished: bool = True  # False after Ctrl-C: the last number of vectors may have had too few steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class Summary:
     bits: float
     bits_spread: float
     utilisation: float  # gain as a share of the bound [0..1]
-    scaling: float | None  # tokens, as a share of M times what one vector holds; None where that was not measured
+    scaling: float | None  # tokens / (M · tokens of one vector); None if one vector was not measured
     exhausted: int  # texts that were held whole
 
 
 def summaries(found: Capacity) -> list[Summary]:
-    """The table of a measurement, in its order."""
+    """The means of each source and number of vectors, in the order of the measurement."""
     out: list[Summary] = []
     groups: dict[tuple[str, int], list[Held]] = {}
     for held in found.held:

@@ -1,4 +1,4 @@
-"""What is put in front of questions to judge a memory by: the memory, its controls, and the text cut to as many positions.
+"""The arms of an evaluation: what stands in front of a question. The memory, its controls, and the text cut to its length.
 
 Letters: M vectors, N tokens, D width.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import embedded
 
-EQUAL_POSITIONS = ("first", "last", "sentences")  # the arms that are text at as many positions as the memory takes
+EQUAL_POSITIONS = ("first", "last", "sentences")  # arms of text that take as many positions as the memory
 
 
 def text_arms(lm: FrozenLM, text: str, positions: int) -> dict[str, Tensor]:
-    """Embeddings of the whole text, and of its first, its last and evenly spaced sentences' tokens at M positions."""
+    """Embeddings of the whole text, and of M positions of it: the first, the last, and evenly spaced sentences."""
     ids = lm.encode(text)
     return {
         "text": embedded(lm, ids),
@@ -30,7 +30,7 @@ def text_arms(lm: FrozenLM, text: str, positions: int) -> dict[str, Tensor]:
 def control_arms(
     lm: FrozenLM, memory: Tensor, other: Tensor | None, exact: Tensor | None, seed: int
 ) -> dict[str, Tensor]:
-    """The memory (M, D), noise of the same norms, another document's memory and the exact vectors where there are any."""
+    """The memory (M, D), noise of the same norms and, if they are given, another document's memory and exact vectors."""
     noise = torch.randn(memory.shape, generator=torch.Generator().manual_seed(seed % 2**64)).to(memory.device)
     arms = {"memory": memory, "random": noise / noise.norm(dim=1, keepdim=True) * memory.norm(dim=1, keepdim=True)}
     if other is not None:

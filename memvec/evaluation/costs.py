@@ -1,4 +1,4 @@
-"""What a memory saves in serving, measured: positions, prefill time and cache bytes against the text. Letters: B, L, D."""
+"""Measure what a memory saves against its text: positions, prefill time and cache bytes. Letters: L positions, D width."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Means over documents; a query is the memory or the text with one question behind it."""
+    """Means over documents. A query is one question behind the memory, or behind the text."""
 
-    positions_text: float  # the text's own
+    positions_text: float  # of the text
     positions_memory: float
-    prefill_text: float  # of a query [s], median of interleaved rounds
+    prefill_text: float  # seconds to prefill a query, the median of several rounds
     prefill_memory: float
-    cache_text: float  # keys and values of the text's positions [bytes]
+    cache_text: float  # bytes of keys and values of the text
     cache_memory: float
-    write_seconds: float | None  # what distilling took [s]; None where the store does not say
+    write_seconds: float | None  # seconds that distilling took; None if the store does not say
 
     @property
     def speedup(self) -> float:
-        """Prefill with the text to prefill with the memory."""
+        """How many times as long the prefill takes with the text as with the memory."""
         return self.prefill_text / self.prefill_memory
 
     @property
     def break_even(self) -> float | None:
-        """Queries after which the prefill saved has paid for distilling; None when it never does."""
+        """The number of queries after which the saved time exceeds that of distilling. None if it never does."""
         saved = self.prefill_text - self.prefill_memory
         return self.write_seconds / saved if self.write_seconds is not None and saved > 0 else None
 
@@ -42,7 +42,7 @@ class Costs:
 def measure_costs(
     lm: FrozenLM, pairs: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], write_seconds: float | None = None
 ) -> Costs:
-    """Costs over (before, text, memory, question) embeddings (L, D) of some documents, run in turn."""
+    """Measure the costs of documents, each given as embeddings (L, D) of (before, text, memory, question)."""
     per_position = lm.cache_bytes
     texts, memories = [], []
     for before, text, memory, question in pairs:

@@ -1,7 +1,7 @@
-"""`evaluate`: what the memories of a store are worth on questions, beside every control, and what they cost elsewhere.
+"""`evaluate`: measure memories by questions, beside controls, and the harm they do to prompts on other subjects.
 
-G = (none − memory) / (none − text) on the surprisal of the right answers: a ratio of means, so that no document with a
-tiny denominator decides. Letters: M vectors, D width.
+The gain is (none − memory) / (none − text), of the surprisal of the right answers. It is a ratio of sums over documents,
+so that no document with a tiny denominator decides. Letters: M vectors, D width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -35,14 +35,14 @@ from memvec.memory.memory import load
 from memvec.memory.prompt import tensor
 from memvec.progress import Progress, enter
 from memvec.store.store import Store, StoredDocument
-from memvec.templates.template import frame
+from memvec.templates.template import Template, frame
 from memvec.types import Document, Kind
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-COMPANY = (2, 4, 8)  # memories in front at once
-FRONTS = ("none", "text", "memory")  # tried off-topic
+COMPANY = (2, 4, 8)  # numbers of memories in front of one question
+FRONTS = ("none", "text", "memory")  # put in front of off-topic prompts
 TIMED = 4  # documents whose prefill is timed
 QUESTIONS = path_or(several(instance(Question), "Questions", ()))
 PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
@@ -50,7 +50,7 @@ PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
 
 @dataclass(frozen=True, slots=True)
 class OffTopic:
-    """What is in front does to prompts that have nothing to do with it."""
+    """The effect of a text or a memory on prompts that have nothing to do with it."""
 
     nll: Mapping[str, float]  # by none, text, memory [nats per token]
     accuracy: Mapping[str, float]  # of multiple choice, by none, text, memory [0..1]
@@ -58,33 +58,33 @@ class OffTopic:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an evaluation found; the field names are those of `--json`. Gains are shares of the text's gain."""
+    """The result of an evaluation. Gains are shares of the text's gain. The field names are those of `--json`."""
 
     gain: float | None
     gain_low: float | None  # bounds of a 95 % bootstrap interval over documents
     gain_high: float | None
     shuffled: float | None  # with another document's memory
-    shuffled_text: float | None  # with another document's text: what a shuffled memory may be worth by its manner alone
-    random: float | None  # with noise of the same norms
-    exact: float | None  # with the vectors fitted to reproduce
+    shuffled_text: float | None  # with another document's text: form and style alone may help this much
+    random: float | None  # with random vectors of the same norms
+    exact: float | None  # with the exact vectors
     text_at_equal_positions: Mapping[str, float | None]  # first, last, sentences
-    company: Mapping[str, float | None]  # with 2, 4, 8 memories in front, the right one somewhere among them
+    company: Mapping[str, float | None]  # with 2, 4 and 8 memories in front, the right one among them
     harm: float | None  # off-topic surprisal with the memory, above that with the text [nats per token]
     off_topic: OffTopic | None
     nll: Mapping[str, float | None]  # of the answers by what is in front [nats per token]
     answered: Mapping[str, float]  # share of questions answered rightly, greedily, by none, text, memory [0..1]
-    documents: int  # that count
+    documents: int  # that are in the figures above
     questions: int
-    skipped: int  # documents that the model itself cannot use: its gain from the text is under 0.1 nats per token
+    skipped: int  # documents left out: their text helps the model by less than 0.1 nats per token
     template: str
     costs: Costs
     by_document: Mapping[str, float | None] = field(default_factory=dict)
-    elsewhere: int = 0  # questions about documents that are not in the store
+    elsewhere: int = 0  # questions about documents that the store does not have
 
 
 @dataclass(slots=True)
 class _Subject:
-    """One document on trial."""
+    """A document with its memory and its questions, as they are measured."""
 
     name: str
     text: str
@@ -94,7 +94,7 @@ class _Subject:
     answers: list[str]  # right ones
 
 
-@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice("auto", "chat", "text", "plain"))
+@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice(*get_args(Template), "plain"))
 def evaluate(
     store: str | Path | Store | Runtime,
     questions: str | Path | Sequence[Question],
@@ -106,12 +106,36 @@ def evaluate(
     seed: int = 0,
     **opening: Unpack[Opening],
 ) -> Evaluation:
-    """Judge the context vectors of `store` by questions about its documents.
+    """Measure how well the memories of a store answer questions about its documents, beside several controls.
 
-    The texts are decoded from the store's exact records, or given by name in `texts`. `exact` is a store whose exact
-    vectors serve as a control, by default this one where it has them. `off_topic`: also try prompts that have nothing to do
-    with the documents, which takes most of the time. Raises NotFoundError, UsageError,
-    ConditioningError, FingerprintError.
+    The measure is the surprisal of the right answers. A gain of 1 means that the memory helps as much as the text itself,
+    0 that it helps as little as nothing. Documents that do not help the model as text are left out.
+
+    Args:
+        store: The store, or what `memvec.open` returns.
+        questions: `Question`s, or a file of JSON lines with document, question and answer.
+        texts: The bytes of the documents by name. By default they are decoded from the store's exact records.
+        exact: A store whose exact vectors serve as a control. By default `store`, if it has them.
+        template: How questions are asked: "chat" by the model's chat template, "text" as `Question: … Answer: …`,
+            "auto" as chat if there is a template, "plain" as they are.
+        off_topic: Measure too what memories do to prompts on other subjects. This takes most of the time.
+        seed: The seed of the controls that are drawn at random.
+        **opening: As in `memvec.open`: model, device, batch, watch.
+
+    Returns:
+        The gain with its interval, the same for each control, the harm, the share of right answers and the costs.
+
+    Raises:
+        UsageError: An argument is invalid, a text is missing, or a text differs from the one that was packed.
+        NotFoundError: There is no such store or model, or no question is about a document of the store.
+        ConditioningError: A document has no memory.
+        FingerprintError: The model is not the one that packed.
+
+    Example:
+        >>> asked = [memvec.Question("harbour.txt", "When do the pilots row out?", "at six")]
+        >>> found = memvec.evaluate(store, asked, model=model, off_topic=False)
+        >>> found.documents + found.skipped
+        1
     """
     asked = read_questions(questions) if isinstance(questions, str | Path) else list(questions)
     runtime = runtime_of(store, **opening)
@@ -150,21 +174,23 @@ def evaluate(
 
 
 class _Trial:
-    """Every document asked with each thing in front, and what came of it."""
+    """The questions about every document, asked with each thing in front, and the sums of the surprisal."""
 
     def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, off_topic: bool, seed: int) -> None:
         self.lm, self.subjects, self.template, self.off_topic = lm, subjects, template, off_topic
         self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
         self.chance, self.seed = random.Random(seed), seed
         self.sums: list[Sums] = []
-        self.prompts: list[tuple[str, Sums, Prompt]] = []  # to be answered: what is in front, whose question, all of it
-        self.aside: list[Sums] = []  # the same of off-topic passages
-        self.right: Counter[str] = Counter()  # off-topic choices got right
+        self.prompts: list[
+            tuple[str, Sums, Prompt]
+        ] = []  # (what is in front, sums of the document, prompt), to be answered at the end
+        self.aside: list[Sums] = []  # of off-topic passages
+        self.right: Counter[str] = Counter()  # off-topic choices answered rightly, by what is in front
         self.tried = 0
-        self.alone: dict[Row, float] = {}  # nats of off-topic rows with nothing in front: the same for every document
+        self.alone: dict[Row, float] = {}  # nats of off-topic rows with nothing in front, which no document changes
 
     def ask(self, number: int, subject: _Subject) -> None:
-        """Put everything in front of the questions about one document."""
+        """Ask the questions about one document with each thing in front."""
         others = [s for i, s in enumerate(self.subjects) if i != number]
         other = self.chance.choice(others) if others else None
         arms = {"none": subject.memory[:0], **text_arms(self.lm, subject.text, len(subject.memory))}
@@ -179,7 +205,7 @@ class _Trial:
                 arms[f"{count}"] = torch.cat([s.memory for s in company])
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
-        fronts = FRONTS if self.template != "plain" else ()  # how a text goes on is no answer
+        fronts = FRONTS if self.template != "plain" else ()  # a continuation is no answer
         self.prompts += [
             (name, self.sums[-1], (self._behind(arms[name]), row, answer))
             for name in fronts
@@ -205,7 +231,7 @@ class _Trial:
         self.tried += len(choices)
 
     def _behind(self, arm: Tensor) -> Tensor:
-        """The prefix (P, D) with an arm at the memory's place."""
+        """The prefix (P, D) of a prompt, with `arm` at the memory's place."""
         return torch.cat([self.before, arm.to(self.before.dtype)])
 
     def _score(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
@@ -219,7 +245,7 @@ class _Trial:
         return [self.alone[row] for row in rows]
 
     def report(self, write_seconds: float | None) -> Evaluation:
-        """What all of it comes to."""
+        """The result over all documents."""
         counted = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
         sums = [pair[1] for pair in counted]
         questions = sum(len(s.rows) for s, _ in counted)
@@ -251,7 +277,7 @@ class _Trial:
         )
 
     def _answered(self) -> Counter[str]:
-        """How many questions were answered rightly with each thing in front; all documents' together, which is faster."""
+        """How many questions were answered rightly with each thing in front. All are asked in one go, which is faster."""
         counted = [(name, prompt) for name, sums, prompt in self.prompts if sums.usable]
         found = right(self.lm, [prompt for _, prompt in counted])
         rights = Counter({name: 0 for name, _ in counted})
@@ -265,23 +291,23 @@ class _Trial:
 
 
 def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
-    """The text of a document, given or else decoded; UsageError unless it is what was packed and is text."""
+    """The text of a document, from `texts` or decoded. UsageError if it is missing, no text, or not the packed one."""
     name = stored.document.name
     if texts is None and not stored.complete:
         raise UsageError(f"the store holds no content of {name!r}. Give the texts of all documents in texts=….")
     if texts is not None and name not in texts:
-        raise UsageError(f"the text of {name!r} was not given. Give the texts of all documents or of none.")
+        raise UsageError(f"texts has no {name!r}. Give the texts of all documents or of none.")
     data = texts[name] if texts is not None else content(runtime, name)
     if hashlib.sha256(data).hexdigest() != stored.document.sha256:
-        raise UsageError(f"the text given of {name!r} is not the one that was packed. Give the packed one.")
+        raise UsageError(f"the text given for {name!r} is not the one that was packed. Give the packed one.")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{name!r} is no text. Ask about documents that are.") from error
+        raise UsageError(f"{name!r} is not UTF-8 text. Ask only about documents that are text.") from error
 
 
 def _has_exact(store: Store, document: Document) -> bool:
-    """Is this very document there in exact records alone?"""
+    """Does the store have this version of the document, whole and in exact records only?"""
     stored = store.documents().get(document.name)
     if stored is None or stored.document.sha256 != document.sha256 or not stored.complete:
         return False
@@ -289,6 +315,6 @@ def _has_exact(store: Store, document: Document) -> bool:
 
 
 def _write_seconds(store: Store, names: Sequence[str]) -> float:
-    """What distilling took for one document, on average [s]."""
+    """The seconds that distilling took, as a mean over documents."""
     live = store.documents()
     return sum(store.record(ref).report.seconds for name in names for ref in live[name].memory) / len(names)

@@ -1,4 +1,4 @@
-"""How questions about a document are put to a model, in training and in judging alike."""
+"""The forms in which questions are put to a model. Training and evaluation use the same."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from memvec.templates.template import frame, uses_chat
 
 
 def question_row(tokenizer: Any, question: str, answer: str, template: str = "text") -> Row:
-    """The tokens behind a memory of a question and its answer, of which the answer counts. UsageError.
+    """The tokens of a question and its answer behind a memory; the answer is scored. UsageError.
 
-    "chat" is the user's turn and the assistant's, "text" is Question: … Answer: … for models without a template, "plain"
-    the two as they stand, for a text and how it goes on.
+    "chat" makes a user's turn and an assistant's. "text" makes `Question: … Answer: …`, for models without a template.
+    "plain" puts the answer directly behind the question, for a text and its continuation.
     """
     if template == "plain":
         head, tail = frame(tokenizer, question, "text").after, answer
@@ -24,5 +24,5 @@ def question_row(tokenizer: Any, question: str, answer: str, template: str = "te
 
 
 def templates(tokenizer: Any) -> tuple[str, ...]:
-    """The forms a model is asked in: "text" and, where there is a chat template, "chat"."""
+    """The forms that a model is trained on: "text" and, if it has a chat template, "chat"."""
     return ("text", "chat") if uses_chat(tokenizer, "auto") else ("text",)

@@ -1,4 +1,4 @@
-"""What a memory is worth, as pure numbers: shares of the text's gain, with bootstrap intervals. Knows no model."""
+"""The gain of a memory, computed from sums of surprisal: shares of the text's gain with intervals. Knows no model."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-LEAST_GAIN = 0.1  # what the text must be worth to the model itself for a document to count [nats per token]
+LEAST_GAIN = 0.1  # a document is left out if its text saves the model less [nats per token]
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Surprisal of one document's answers, summed, with each thing in front [nats], and their tokens."""
+    """The summed surprisal of one document's answers, for each arm, and the number of their tokens."""
 
-    nats: Mapping[str, float]  # "none", "text" and others by name; a name may be missing
+    nats: Mapping[str, float]  # by arm: "none", "text" and others; an arm may be missing
     tokens: int
 
     @property
     def usable(self) -> bool:
-        """Can the model itself use the text? Otherwise there is no gain to keep a share of."""
+        """Does the text itself help the model? If not, the document has no gain to measure a share of."""
         return self.tokens > 0 and (self.nats["none"] - self.nats["text"]) / self.tokens >= LEAST_GAIN
 
 
 def share(documents: Sequence[Sums], arm: str) -> float | None:
-    """(none − arm) / (none − text), each a sum over all documents that have the arm: 1 is as good as the text."""
+    """(none − arm) / (none − text), summed over all documents that have the arm. 1 is as good as the text."""
     having = [d for d in documents if arm in d.nats]
     saved = sum(d.nats["none"] - d.nats[arm] for d in having)
     whole = sum(d.nats["none"] - d.nats["text"] for d in having)
@@ -32,7 +32,7 @@ def share(documents: Sequence[Sums], arm: str) -> float | None:
 
 
 def interval(documents: Sequence[Sums], arm: str, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:
-    """Percentile bootstrap over documents of `share`; None for fewer than two."""
+    """The interval of `share` by percentile bootstrap over documents. None for fewer than two documents."""
     having = [d for d in documents if arm in d.nats]
     if len(having) < 2:
         return None
@@ -46,7 +46,7 @@ def interval(documents: Sequence[Sums], arm: str, seed: int = 0, level: float = 
 
 
 def per_token(documents: Sequence[Sums], arm: str) -> float | None:
-    """Mean surprisal with `arm` in front over the documents that have it [nats per token]."""
+    """The mean surprisal of the documents that have `arm`, with it in front [nats per token]."""
     having = [d for d in documents if arm in d.nats]
     tokens = sum(d.tokens for d in having)
     return sum(d.nats[arm] for d in having) / tokens if tokens else None

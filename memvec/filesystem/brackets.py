@@ -1,6 +1,6 @@
-"""One character out of several, `[a-z]`, in a pattern: the rules of git, where `pathspec` has others.
+"""Character classes such as `[a-z]` in a pattern, by the rules of git. Those of `pathspec` differ.
 
-`pathspec` lets `[!a]` match the `/` between a folder and what is in it: `data[!0-9]` would take all of the folder `data`. It knows
+`pathspec` lets `[!a]` match the `/` behind a folder, so that `data[!0-9]` would take the whole folder `data`. It knows
 no `[[:alpha:]]` and no `\\` within brackets either.
 """
 
@@ -10,9 +10,9 @@ import re
 import string
 from collections.abc import Iterator
 
-MARK = "\ud800"  # stands for an expression in brackets; no pattern holds it, for it is no Unicode
+MARK = "\ud800"  # stands for an expression in brackets; a lone surrogate, so no pattern holds it
 NOTHING = "(?!)"
-# As git has them: of ASCII alone. A line end is a NUL here (see `memvec.filesystem.names`).
+# Git's classes, which are ASCII only. A line end is a NUL here (see `memvec.filesystem.names`).
 CLASSES = {
     "alnum": string.ascii_letters + string.digits,
     "alpha": string.ascii_letters,
@@ -31,7 +31,7 @@ _TOKEN = re.compile(r"\[:(?P<named>[^\]]*):\]|\\(?P<escaped>.)|(?P<plain>[^\\])"
 
 
 def marked(pattern: str) -> tuple[str, list[str]]:
-    """Put a `MARK` in the place of every expression in brackets; they are returned as regular expressions.
+    """Replace every expression in brackets by a `MARK`, and return the expressions as regular expressions.
 
     A bracket that is never closed stays as it is.
     """
@@ -51,13 +51,13 @@ def marked(pattern: str) -> tuple[str, list[str]]:
 
 
 def unmarked(expression: str, made: list[str]) -> str:
-    """The regular expression that a pattern with marks was turned into, with the real expressions in it."""
+    """Put the real expressions in the place of the marks in a regular expression."""
     rest = iter(made)
     return re.sub(MARK, lambda _: next(rest), expression)
 
 
 def _bracket(pattern: str, at: int) -> tuple[str, int] | None:
-    """(regular expression, where it ends) of the brackets that open at `at`; None where they are not closed."""
+    """The regular expression for the brackets that open at `at`, and their end. None if they are not closed."""
     at += 1
     negated = pattern[at : at + 1] in ("!", "^") and at < len(pattern)
     at += negated

@@ -52,7 +52,7 @@ def _folders(names: Iterable[str]) -> set[str]:
 def _colliding(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """{name: an earlier name that is the same file}, for documents that collide with another one or with a folder."""
     groups: dict[str, list[str]] = {}
-    for path in (*sorted(_folders(names)), *sorted(names)):  # folders first: they cannot be called otherwise
+    for path in (*sorted(_folders(names)), *sorted(names)):  # folders first, because they keep their names
         groups.setdefault(_key(path), []).append(path)
     named = set(names)
     doubtful = [group for group in groups.values() if len(group) > 1 and not named.isdisjoint(group)]

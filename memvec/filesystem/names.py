@@ -70,7 +70,7 @@ class Patterns:
 class Selection:
     """Documents that were chosen, and by which rule."""
 
-    names: tuple[str, ...]  # ascending
+    names: tuple[str, ...]  # in ascending order
     rules: tuple[str, ...]  # for each name or pattern, how it was read: "notes: exact name"
 
 
@@ -78,17 +78,17 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
     """Choose documents by exact name or by pattern.
 
     Args:
-        asked: Names and patterns. Nothing asked for means every document.
-        known: The names that there are.
+        asked: Names and patterns. None means every document.
+        known: All names.
         removed: Only for a verb that removes: the names that were removed before. These and plain words are not patterns,
             so `rm notes` never removes `sub/notes`, not even the second time.
 
     Returns:
-        The chosen names, and the rule that each of `asked` was taken by.
+        The chosen names, and how each of `asked` was read.
 
     Raises:
-        UsageError: One of `asked` is empty, a pattern is broken, or there is nothing but patterns that take out.
-        NotFoundError: One of `asked` chooses nothing. The message names what comes near.
+        UsageError: One of `asked` is empty, a pattern is broken, or all patterns begin with `!`.
+        NotFoundError: One of `asked` chooses nothing. The message names similar documents.
     """
     asked = several(asked)
     if not asked:
@@ -125,7 +125,7 @@ def several(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def near_misses(name: str, known: Iterable[str]) -> str:
-    """A sentence on the names that come near `name`, with a space in front; empty where none does."""
+    """A sentence with names that are similar to `name`, with a space in front. Empty if none is."""
     some = sorted(known)[:LOOKED_AT]
     last = name.strip("/").rpartition("/")[2]
     found = [other for other in some if last and other.rpartition("/")[2] == last]
@@ -154,18 +154,18 @@ def _not_found(text: str, known: Iterable[str], removed: Collection[str] | None)
 
 
 def _looks_like_pattern(text: str) -> bool:
-    """Does a verb that removes take this for a pattern? `/a` and `./a` are how people write the name `a`."""
+    """Does a verb that removes take this for a pattern? `/a` and `./a` are ways to write the name `a`."""
     return text == "" or text.startswith("!") or text.endswith("/") or any(c in text for c in "*?[\\")
 
 
 def _matching(pattern: str, names: Iterable[str]) -> set[str]:
-    """The names that one pattern matches, an `!` in front left aside."""
+    """The names that one pattern matches. A `!` in front is ignored."""
     rule = Patterns([pattern.removeprefix("!")], "document")
     return {name for name in names if rule.take(name)}
 
 
 def _compiled(pattern: str, what: str) -> tuple[re.Pattern[str] | None, bool]:
-    """(expression to search a name with, does it take in?); None for a pattern that gitignore lets match nothing."""
+    """(expression to search a name with, does it take names in?). None for a pattern that matches nothing."""
     if not isinstance(pattern, str) or pattern in ("", "!"):
         raise UsageError(f"{what} is {pattern!r}, expected a name or a pattern such as '*.txt'.")
     line, expressions = marked(_as_line(pattern))
@@ -182,12 +182,12 @@ def _compiled(pattern: str, what: str) -> tuple[re.Pattern[str] | None, bool]:
 
 
 def _end_of_folder(match: re.Match[str]) -> int | None:
-    """Where the folder ends through which a path was matched; None where it was matched itself."""
+    """The end of the folder through which a path was matched. None if the path itself was matched."""
     return match.end("ps_d") if match.groupdict().get("ps_d") else None
 
 
 def _as_line(pattern: str) -> str:
-    """A pattern as the line of a gitignore file that means it."""
+    """Write a pattern as a line of a gitignore file."""
     negated, text = ("!", pattern[1:]) if pattern.startswith("!") else ("", pattern)
     text = _on_one_line(text)
     while "/./" in text or "//" in text:

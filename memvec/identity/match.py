@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memvec.arguments import checked
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.checkpoints import cache as identity_cache
 from memvec.checkpoints.named import folder_named
 from memvec.checkpoints.resolve import Notify, resolve, silent
@@ -107,7 +107,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
     from memvec.lm.load import load
 
     where = str(folder.resolve())
-    with readable(folder):
+    with reading_checkpoint(folder):
         stamp = identity_cache.stamp(folder)
     key = (where, fingerprint, repr(stamp), dtype, _device(device))
     if (found := _kept(key)) is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.causes import enough_memory, out_of_memory, own_mistake, readable
+from memvec.causes import enough_memory, out_of_memory, own_mistake, reading_checkpoint
 from memvec.checkpoints.files import load_config, quiet
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
@@ -54,7 +54,7 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
     from memvec.lm import attention  # imports transformers
 
-    with quiet(), readable(folder):
+    with quiet(), reading_checkpoint(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -22,14 +22,13 @@ from memvec.memory.prompt import (
     Owners,
     Prompt,
     Prompts,
-    Template,
     as_memories,
     embed,
     pad_id,
     tensor,
 )
 from memvec.memory.prompt_input import as_prompts
-from memvec.templates.template import Frame, frame
+from memvec.templates.template import Frame, Template, frame
 
 
 class CachedMemory:

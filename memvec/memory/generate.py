@@ -24,11 +24,11 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics, sampling
 from memvec.lm.scoring import embedded
 from memvec.memory.memory import load
-from memvec.memory.prompt import Template, embed, pad_id, tensor
+from memvec.memory.prompt import embed, pad_id, tensor
 from memvec.memory.prompt_input import one_prompt
 from memvec.memory.unverified import draft
 from memvec.store.store import Store
-from memvec.templates.template import SEPARATOR, Frame, Messages, frame
+from memvec.templates.template import SEPARATOR, Frame, Messages, Template, frame
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

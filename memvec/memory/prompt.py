@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,11 +22,10 @@ from memvec.lm.adapters import unwrapped
 from memvec.memory import options
 from memvec.memory.dispatch import READY, install, mark
 from memvec.memory.prompt_input import as_prompts
-from memvec.templates.template import Frame, Messages, frame
+from memvec.templates.template import Frame, Messages, Template, frame
 from memvec.types import Identity, Vectors
 
 Prompts = str | Messages | Sequence[str] | Sequence[Messages]
-Template = Literal["auto", "chat", "text"]
 PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
 
 

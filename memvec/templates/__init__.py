@@ -1,1 +1,1 @@
-"""Chat templates: where a memory stands in a prompt. Knows tokenizers and no model."""
+"""Chat templates: render messages, and find the place of a memory in a prompt. Knows tokenizers and no model."""

@@ -1,4 +1,4 @@
-"""Chat templates at work: messages in, text out. Knows jinja and tokenizers, no memory and no place for one."""
+"""Render chat templates: messages in, text out. Knows jinja and tokenizers, and nothing of memories."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from memvec.errors import UsageError
 
 Messages = Sequence[Mapping[str, Any]]
 
-# Templates ask for the date by calling strftime_now, and transformers hands no function from outside on to them. This macro
-# takes its place. The line end behind it is one that jinja drops, so that the template begins its own first line.
+# Templates ask for the date by calling strftime_now, and transformers lets no caller replace that function. This macro
+# takes its place. Jinja drops the line end behind it, so the template still begins on its own first line.
 DATED = (
     "{%- macro strftime_now(format) -%}"
     "{%- set made = namespace(text=format) -%}"
@@ -22,21 +22,21 @@ DATED = (
     "{{- made.text -}}"
     "{%- endmacro %}\n"
 )
-LINE = "\n"  # between the parts of a message where a template reads text alone, as servers put it
+LINE = "\n"  # joins the parts of a message for a template that reads only text, as servers do
 CODES = (*"aAbBcCdDeFGgHhIjklmMnpPRrsStTuUVwWxXyYzZf", *(f"-{code}" for code in "deHIjmMSy"))
 
 
 def render(tokenizer: Any, messages: Messages, *, now: datetime | None = None, **options: Any) -> str:
-    """The text that `tokenizer`'s chat template makes of `messages`.
+    """Render `messages` with the chat template of `tokenizer`.
 
     Args:
-        tokenizer: One with a chat template.
+        tokenizer: A tokenizer with a chat template.
         messages: The chat. One that ends with the assistant's words is continued, any other is answered.
-        now: The time to put where the template asks for it; by default the time of the call.
+        now: The time for templates that ask for it. By default the time of the call.
         options: Further arguments of `apply_chat_template`, such as `tools`.
 
     Returns:
-        The text, BOS included where the template writes one.
+        The text, with BOS if the template writes one.
 
     Raises:
         UsageError: The template refuses the messages.
@@ -58,7 +58,7 @@ def render(tokenizer: Any, messages: Messages, *, now: datetime | None = None, *
 
 
 def marked(tokenizer: Any, talk: list[dict[str, Any]], **options: Any) -> tuple[str, str]:
-    """What the template writes before the user's first words, and all of it. UsageError. `options` as of `render`."""
+    """The text before the user's first words, and the whole text. UsageError. `options` are those of `render`."""
     everything = json.dumps(talk, ensure_ascii=False, default=str)
     mark = next(m for n in itertools.count(1) if (m := "\ue000" + "\ue001" * n + "\ue002") not in everything)
     messages, done = [], False
@@ -89,8 +89,8 @@ def first_words(talk: Messages) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
 
 
-def readable_message(message: Mapping[str, Any], texts: bool, parts: bool) -> dict[str, Any]:
-    """The message as a template reads it that takes contents as `texts`, as lists of `parts`, or both. UsageError."""
+def normalized_message(message: Mapping[str, Any], texts: bool, parts: bool) -> dict[str, Any]:
+    """Bring a message into the form of a template that reads `texts`, lists of `parts`, or both. UsageError."""
     content = message.get("content")
     if isinstance(content, str):
         return dict(message) if texts else {**message, "content": [{"type": "text", "text": content}]}
@@ -109,7 +109,7 @@ def readable_message(message: Mapping[str, Any], texts: bool, parts: bool) -> di
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """UsageError for messages that a template refuses within."""
+    """Turn errors of a template that refuses the messages into UsageErrors."""
     from jinja2.exceptions import TemplateError
 
     try:
@@ -122,9 +122,9 @@ def refusals() -> Iterator[None]:
 
 
 def _codes(now: datetime) -> list[tuple[str, str]]:
-    """What each code of strftime stands for at that time."""
+    """Each code of strftime with its text at that time."""
     codes = [("%%", "\0")]
     for code in CODES:
-        with contextlib.suppress(ValueError):  # some platforms know fewer
+        with contextlib.suppress(ValueError):  # some platforms know fewer codes
             codes.append((f"%{code}", now.strftime(f"%{code}")))
     return [*codes, ("\0", "%")]

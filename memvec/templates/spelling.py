@@ -31,11 +31,11 @@ class Alphabet:
 
     style: Style
     added: frozenset[int]  # ids of added tokens, which texts are split at before anything else
-    known: dict[int, str] = field(default_factory=dict)  # spellings that were asked for
+    known: dict[int, str] = field(default_factory=dict)  # the spellings so far, by id
 
     @classmethod
     def of(cls, tokenizer: Any) -> Alphabet:
-        """Read it off `tokenizer`."""
+        """Find the alphabet of `tokenizer`."""
         sample = "".join(tokenizer.convert_ids_to_tokens(encode(tokenizer, "a b\n")))
         style: Style = "byte-level" if "\u0120" in sample else "sentencepiece" if "\u2581" in sample else "other"
         return cls(style, frozenset(getattr(tokenizer, "added_tokens_decoder", {})))
@@ -56,7 +56,7 @@ class Speller:
         return [known[i] for i in ids]
 
     def spell(self, text: str) -> str:
-        """The spelling of the ids that `text` is made into."""
+        """The spelling of the ids of `text`."""
         return "".join(self.pieces(encode(self.tokenizer, text)))
 
     def begin(self, ids: Sequence[int], bos: int | None) -> int:
@@ -65,11 +65,11 @@ class Speller:
         return sum(map(len, self.pieces(ids[:size])))
 
     def cut(self, ids: Sequence[int], place: int) -> tuple[Ids, Ids] | None:
-        """Ids before and after `place`, an offset in their spelling. None where no tokens end there.
+        """Split ids at `place`, an offset in their spelling. None if no token ends there.
 
-        The text around the place, up to the next added tokens, is made into tokens anew on both sides: a tokenizer that
-        sees all of it may join the header's last space to the first word, and another word would give other tokens.
-        Ids that no tokenizer would make from their text stay as they are.
+        The text on each side of the place, up to the next added token, is tokenized again on its own. A tokenizer that
+        sees both sides may join the header's last space to the first word, so that the tokens depend on that word.
+        Ids that the tokenizer would not make from their text stay as they are.
         """
         pieces, ids = self.pieces(ids), tuple(ids)
         index = end = 0
@@ -97,7 +97,7 @@ class Speller:
         return _spelled(self.tokenizer.decode([i]))
 
     def _encode(self, spelling: str) -> Ids | None:
-        """The ids with this spelling, as the tokenizer would make them. None where it makes none.
+        """The ids that the tokenizer makes for this spelling. None if it makes none.
 
         One extra space at the start is accepted, since some tokenizers always write one there.
         """
@@ -116,14 +116,14 @@ class Speller:
 
     def _ways(self, text: str) -> Iterable[Ids]:
         yield encode(self.tokenizer, text)
-        if text.startswith(" "):  # SentencePiece writes one itself at the start
+        if text.startswith(" "):  # SentencePiece adds a space at the start itself
             yield encode(self.tokenizer, text[1:])
-        for other in LEADS:  # and none behind something else
+        for other in LEADS:  # and adds none behind other text
             yield encode(self.tokenizer, other + text)[len(encode(self.tokenizer, other)) :]
 
 
 def encode(tokenizer: Any, text: str) -> Ids:
-    """The ids of `text` alone: a rendered template holds BOS already where the model wants one."""
+    """The ids of `text`, without special tokens: a rendered template holds BOS if the model wants it."""
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
 

@@ -1,8 +1,8 @@
-"""Where a memory stands in a prompt: the tokens before it and after it. Knows tokenizers, no model.
+"""Find the place of a memory in a prompt: the tokens before it and after it. Knows tokenizers and no model.
 
-With a chat template it stands directly behind the words that open the user's first turn, as the document would; a system
-message that the template folds into that turn follows it. Without a template it stands behind BOS. One function finds the
-place, in ids: `frame` renders messages and asks it, `Places.split` asks it about ids that somebody else has rendered.
+With a chat template the place is directly behind the words that open the user's first turn, where the document would stand.
+A system message that the template folds into that turn follows it. Without a template the place is behind BOS. `frame`
+renders messages and finds the place in their ids. `Places.split` finds it in ids that other code has rendered.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from memvec.errors import UsageError
-from memvec.templates.rendering import Messages, first_words, marked, readable_message, render
+from memvec.templates.rendering import Messages, first_words, marked, normalized_message, render
 from memvec.templates.spelling import Alphabet, Speller, encode
 from memvec.templates.turns import Turns, learn
 
-__all__ = ["SEPARATOR", "Frame", "Messages", "Places", "chat_frame", "frame", "places", "readable", "uses_chat"]
+__all__ = [
+    "SEPARATOR", "Frame", "Messages", "Places", "Template", "chat_frame", "frame", "normalized_messages", "places", "uses_chat",
+]  # fmt: skip
 
+Template = Literal["auto", "chat", "text"]  # "auto" is chat if the tokenizer has a chat template
 SEPARATOR = "\n\n"  # between a memory, or the document itself, and the user's words
 
 
@@ -33,31 +36,31 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where memories go in ids that somebody else has put together."""
+    """The places of memories in ids that other code has rendered, for one tokenizer."""
 
     speller: Speller
-    turns: tuple[Turns, ...]  # of each of the tokenizer's templates; empty without one
+    turns: tuple[Turns, ...]  # of each chat template of the tokenizer
     bos: int | None
     separator: tuple[int, ...]
-    marks: str = ""  # what no chat is known by: the spellings of BOS and EOS
+    marks: str = ""  # the spellings of BOS and EOS, which do not show that ids are a chat
 
     def split(self, ids: Sequence[int], separated: bool) -> Frame:
-        """The frame of finished ids: at the start of the user's first turn, else behind BOS, else at the start.
+        """Split finished ids at the start of the user's first turn, else behind BOS, else at the start.
 
         Args:
             ids: The prompt's tokens, without padding.
-            separated: Put a blank line between memory and prompt, and BOS before the memory where nothing is.
+            separated: Put a blank line between memory and prompt, and BOS before a memory that would stand first.
 
         Returns:
             The tokens before and after the memory.
 
         Raises:
-            UsageError: The ids are a chat, but they do not tell where the user's first turn begins.
+            UsageError: The ids are a chat, but the start of the user's first turn is ambiguous or cut off.
         """
         return self.cut(ids, self.find(ids), separated)
 
     def find(self, ids: Sequence[int]) -> int | None:
-        """The memory's place in the spelling of `ids`; None where they are no chat. UsageError as `split`."""
+        """The memory's place in the spelling of `ids`. None if they are not a chat. UsageError as `split`."""
         spelling, begin = "".join(self.speller.pieces(ids)), self.speller.begin(ids, self.bos)
         errors = []
         for turns in self.turns:
@@ -73,7 +76,7 @@ class Places:
         return None
 
     def cut(self, ids: Sequence[int], place: int | None, separated: bool) -> Frame:
-        """The frame with the memory at `place` in the spelling of `ids`, behind BOS where it is None. UsageError."""
+        """Split ids at `place` in their spelling, or behind BOS if it is None. UsageError."""
         if place is None:
             size = int(len(ids) > 0 and ids[0] == self.bos)
             before, after = tuple(ids[:size]), tuple(ids[size:])
@@ -86,7 +89,7 @@ class Places:
                 )
             before, after = halves
         if separated and not before and self.bos is not None:
-            before = (self.bos,)  # many tokenizers add none, but memories are made to stand behind one
+            before = (self.bos,)  # many tokenizers add none, but memories are trained behind one
         return Frame(before, (self.separator if separated else ()) + after)
 
 
@@ -99,21 +102,21 @@ def frame(
     now: datetime | None = None,
     **options: Any,
 ) -> Frame:
-    """The frame of a prompt: text, or chat messages.
+    """Make the frame of a prompt, which is text or chat messages.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The tokenizer of the model.
         prompt: Text, or messages with "role" and "content". A chat that ends with the assistant's words is continued.
-        template: "chat" needs a tokenizer with a chat template, "text" does without, "auto" takes chat where there is one.
-        separated: Put a blank line between memory and prompt; without a memory there is nothing to separate.
-        now: The date for templates that write one, by default today's. Prompts that share a prefilled memory share it.
+        template: "chat" needs a chat template, "text" uses none, "auto" is chat if the tokenizer has one.
+        separated: Put a blank line between memory and prompt. Without a memory, pass False.
+        now: The date for templates that write one, by default today. Prompts behind one prefilled memory need the same.
         options: Further arguments of the tokenizer's `apply_chat_template`, such as `tools`.
 
     Returns:
         The tokens before and after the memory, the same as `Places.split` of the rendered chat's ids.
 
     Raises:
-        UsageError: The template is missing, refuses the messages or has no place for a memory.
+        UsageError: The tokenizer has no chat template, or it refuses the messages or has no place for a memory.
     """
     if uses_chat(tokenizer, template):
         talk: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -127,48 +130,48 @@ def frame(
 def chat_frame(
     tokenizer: Any, messages: Messages, ids: Sequence[int] | None = None, separated: bool = True, **options: Any
 ) -> Frame:
-    """The frame of a chat, of which `ids` may have been made already. `options`: as `render`. UsageError.
+    """Make the frame of a chat. Its `ids` are rendered if they are not given. `options` are those of `render`. UsageError.
 
-    Messages tell more than ids: where a message holds the words that open a user's turn, they say which are meant.
+    Messages tell more than ids: a message may hold the words that open a user's turn.
     """
     where = places(tokenizer, options.get("chat_template"))
-    talk = readable(tokenizer, messages, **options)
+    talk = normalized_messages(tokenizer, messages, **options)
     before, text = marked(tokenizer, talk, **options)
     if ids is None:
         ids = encode(tokenizer, render(tokenizer, talk, **options))
-        if not first_words(talk).strip() and not _holds(where, ids):  # a template may leave an empty message out
+        if not first_words(talk).strip() and not _holds(where, ids):  # some templates leave an empty message out
             ids = encode(tokenizer, text)
     header = places(tokenizer, _name(tokenizer, options)).turns[0].header
     return where.cut(list(ids), _found(where, header, list(ids), where.speller.spell(before)), separated)
 
 
-def readable(tokenizer: Any, messages: Messages, **options: Any) -> list[dict[str, Any]]:
-    """The messages with their contents as the template reads them: text, or lists of parts. UsageError.
+def normalized_messages(tokenizer: Any, messages: Messages, **options: Any) -> list[dict[str, Any]]:
+    """Bring the contents of messages into the form that the template reads: text, or lists of parts. UsageError.
 
-    `options` as of `render`: tools may choose another template.
+    `options` are those of `render`. With tools another template may be used.
     """
     if not all(isinstance(message, Mapping) for message in messages):
         raise UsageError('expected chat messages such as {"role": "user", "content": "…"}.')
     turns = places(tokenizer, _name(tokenizer, options)).turns[0]
-    return [readable_message(message, turns.texts, turns.parts) for message in messages]
+    return [normalized_message(message, turns.texts, turns.parts) for message in messages]
 
 
-# What was learned of tokenizers, by their templates. Nothing in it keeps a tokenizer alive.
+# The learned alphabet and turns of each tokenizer, by its templates. It keeps no tokenizer alive.
 _learned: weakref.WeakKeyDictionary[Any, dict[str, tuple[Alphabet, tuple[Turns, ...]]]] = weakref.WeakKeyDictionary()
 
 
 def places(tokenizer: Any, template: str | None = None) -> Places:
-    """Where memories go in ids made by `tokenizer`, with its chat template or without.
+    """Learn where memories stand in ids of `tokenizer`, with its chat template or without.
 
     Args:
-        tokenizer: The model's.
-        template: The chat template that was used, or its name; by default all that the tokenizer has.
+        tokenizer: The tokenizer of the model.
+        template: The chat template that was used, or its name. By default all templates of the tokenizer.
 
     Returns:
-        The places. What was learned of a template is kept as long as the tokenizer.
+        The places. They are kept as long as the tokenizer.
 
     Raises:
-        UsageError: The template does not show a user's message, or not once.
+        UsageError: The template does not show a user's message exactly once.
     """
     own = tokenizer.chat_template if uses_chat(tokenizer, "auto") else None
     names: list[str | None] = [template] if template or not own else [None]
@@ -190,7 +193,7 @@ def places(tokenizer: Any, template: str | None = None) -> Places:
 
 
 def _learn(speller: Speller, bos: int | None, names: Sequence[str | None]) -> tuple[Turns, ...]:
-    """The turns of every template that shows a user's message. UsageError where none does."""
+    """The turns of every template that shows a user's message. UsageError if none does."""
     learned, errors = [], []
     for name in names:
         try:
@@ -203,8 +206,8 @@ def _learn(speller: Speller, bos: int | None, names: Sequence[str | None]) -> tu
 
 
 def uses_chat(tokenizer: Any, template: str) -> bool:
-    """Does `template` ("auto", "chat" or "text") mean this tokenizer's chat template? UsageError."""
-    if template not in ("auto", "chat", "text"):
+    """Does `template` choose this tokenizer's chat template? UsageError."""
+    if template not in get_args(Template):
         raise UsageError(f"template is {template!r}, expected auto, chat or text.")
     there = bool(getattr(tokenizer, "chat_template", None))
     if template == "chat" and not there:
@@ -213,7 +216,7 @@ def uses_chat(tokenizer: Any, template: str) -> bool:
 
 
 def _found(where: Places, header: str, ids: Sequence[int], before: str) -> int | None:
-    """The place in a chat's ids, compared with what is `before` the user's first words by its messages. UsageError."""
+    """The place in a chat's ids, compared with the text `before` the user's first words in its messages. UsageError."""
     if not "".join(where.speller.pieces(ids)).startswith(before):
         raise UsageError(
             "the start of the user's message was not found in this chat: it was cut off. Pass no truncation, or a "
@@ -242,7 +245,7 @@ def _holds(where: Places, ids: Sequence[int]) -> bool:
 
 
 def _name(tokenizer: Any, options: Mapping[str, Any]) -> str | None:
-    """The name of the template that `apply_chat_template` takes of several, or what was asked for."""
+    """The template that was asked for, or the name of the one that `apply_chat_template` takes of several."""
     asked, own = options.get("chat_template"), tokenizer.chat_template
     if asked is None and isinstance(own, Mapping):
         names = ("tool_use", "default") if options.get("tools") is not None else ("default",)

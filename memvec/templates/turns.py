@@ -1,8 +1,8 @@
-"""Learn what a chat template writes around a user's first turn, by rendering messages that hold marks.
+"""Learn the text that a chat template writes around a user's first turn, by rendering messages that hold marks.
 
-Templates treat a system message in two ways: most give it a turn of its own, some fold it into the user's. A memory goes
-directly behind the words that open the user's first turn, in front of everything that is folded into that turn.
-Strings are spellings (`memvec.templates.spelling`), so that added tokens differ from text that looks like them.
+Most templates give a system message a turn of its own, some fold it into the user's. A memory stands directly behind the
+words that open the user's first turn, in front of anything that is folded into that turn. Strings are spellings
+(`memvec.templates.spelling`), so that added tokens differ from text that looks like them.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ PRINTED = re.compile(rf"""['"]text['"]: ?['"]{USER}""")  # a list of parts that 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """The strings by which one template marks turns."""
+    """The strings that one template writes around turns."""
 
-    start: str  # a chat without a system message up to the memory, without BOS
-    header: str  # opens a user's turn; empty where the template writes nothing there
-    ends: frozenset[str]  # the last characters of other turns, directly before a user's header
+    start: str  # from behind BOS to the memory, in a chat without a system message
+    header: str  # opens a user's turn; may be empty
+    ends: frozenset[str]  # the ends of other turns, directly before a user's header
     opener: str  # opens an assistant's turn
-    texts: bool  # the template reads contents that are text
-    parts: bool  # and those that are lists of parts
+    texts: bool  # the template reads contents that are strings
+    parts: bool  # the template reads contents that are lists of parts
 
     def find(self, spelling: str, begin: int, marks: str = "") -> int | None:
-        """Find the memory's place in a spelled chat whose BOS ends at `begin`. None if it is no chat of this template.
+        """Find the memory's place in a spelled chat whose BOS ends at `begin`. None if it is not a chat of this template.
 
         `marks` are characters that do not show a chat, such as EOS. UsageError if the place is ambiguous.
         """
@@ -81,30 +81,30 @@ class Turns:
         return any(spelling.endswith(end, begin, place) for end in self.ends)
 
     def _chat(self, spelling: str, marks: str) -> bool:
-        """Does the text hold a string that only chats have?"""
+        """Does the text hold a string that only a chat of this template has?"""
         signs = {self.opener, self.header if any(ord(c) > 255 for c in self.header) else ""}
         signs |= {end for end in self.ends if end.strip(SPACES + marks)}
         return any(sign.strip(SPACES + marks) and sign in spelling for sign in signs)
 
 
 def learn(speller: Speller, bos: int | None, name: str | None = None) -> Turns:
-    """The signs of a tokenizer's template (of several: that called `name`). UsageError where it shows no message."""
+    """Learn the turns of a tokenizer's template; `name` chooses one of several. UsageError if it shows no message."""
     made = _Made(speller, {} if name is None else {"chat_template": name})
     texts, parts = made.try_text(made.user), made.try_text(made.user_in_parts)
     reads_texts = texts is not None and texts.count(USER) == 1
     reads_parts = parts is not None and parts.count(USER) == 1 and not PRINTED.search(parts)
     if not (reads_texts or reads_parts):
         if texts is None and parts is None:
-            made.text(made.user)  # says why
+            made.text(made.user)  # raises the error of the template
         raise UsageError("this chat template does not show the user's message once. Pass template='text'.")
     made.as_parts = not reads_texts
     ids = encode(speller.tokenizer, _before(str(texts if reads_texts else parts), USER))
     alone = "".join(speller.pieces(ids))
     header, behind_answer, opener = _talk(made, alone)
     behind_system = made.behind(SYSTEM, [made.message("system", SYSTEM), made.message("user", USER)], USER)
-    if header is None:  # what chats with and without a system message have in common
+    if header is None:  # the common end of chats with and without a system message
         header = alone if behind_system is None else _common_end(alone, behind_system)
-    header = header.lstrip(SPACES)  # some tokenizers write a space of their own there, at the start of a text
+    header = header.lstrip(SPACES)  # some tokenizers add a space at the start of a text
     start = alone if not header or alone.endswith(header) else alone[: alone.find(header) + len(header)]
     ends = {behind_answer[: -len(header)]} if header and behind_answer.endswith(header) else set()
     for text in (behind_system, *_behind_others(made)) if header else ():
@@ -117,7 +117,7 @@ def learn(speller: Speller, bos: int | None, name: str | None = None) -> Turns:
 
 @dataclass(slots=True)
 class _Made:
-    """Marked chats as a template renders them."""
+    """Render chats that hold marks."""
 
     speller: Speller
     options: dict[str, Any]
@@ -134,22 +134,22 @@ class _Made:
         return [{"role": "user", "content": [{"type": "text", "text": USER}]}]
 
     def message(self, role: str, mark: str) -> dict[str, Any]:
-        """A message that says `mark`, as the template reads it."""
+        """A message of `mark`, in the form that the template reads."""
         return {"role": role, "content": [{"type": "text", "text": mark}] if self.as_parts else mark}
 
     def text(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        """The rendered chat, neither answered nor continued. UsageError where the template refuses it."""
+        """Render a chat without an opened answer. UsageError if the template refuses it."""
         whole = {"add_generation_prompt": False, "continue_final_message": False}
         return render(self.speller.tokenizer, messages, **{**self.options, **whole, **options})
 
     def try_text(self, messages: list[dict[str, Any]], **options: Any) -> str | None:
-        """The same, or None where the template refuses it."""
+        """Render a chat. None if the template refuses it."""
         with contextlib.suppress(UsageError):  # some templates refuse system messages, or tools
             return self.text(messages, **options)
         return None
 
     def behind(self, mark: str, messages: list[dict[str, Any]], until: str, **options: Any) -> str | None:
-        """The spelling between two marks, where both are shown in this order."""
+        """The spelling between two marks. None unless both are shown, in this order."""
         text = self.try_text(messages, **options)
         if text is None or mark not in text or until not in text[text.find(mark) :]:
             return None
@@ -166,7 +166,7 @@ def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
         return None, "", opener
     closed = made.try_text([user, answer])
     rest = ""
-    if closed is not None and ANSWER in closed:  # how an answer ends where nobody speaks after it
+    if closed is not None and ANSWER in closed:  # the end of an answer at the end of a chat
         rest = made.speller.spell(closed)[len(made.speller.spell(_through(closed, ANSWER))) :]
     whole = header = between[len(_common_start(between, rest)) :]
     while header not in alone:  # the first turn may lack what the template writes between turns
@@ -178,7 +178,7 @@ def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
 
 
 def _behind_others(made: _Made) -> Iterator[str | None]:
-    """The text that ends with a user's header behind tools and documents, where the template puts them there."""
+    """For tools and for documents: the text behind them up to the user's words. Nothing if the template ignores them."""
     for name, things in (("tools", TOOLS), ("documents", DOCUMENTS)):
         for first in ([], [made.message("system", SYSTEM)]):
             talk = [*first, made.message("user", USER)]
@@ -198,7 +198,7 @@ def _through(text: str, mark: str) -> str:
 
 
 def _ends(text: str, part: str) -> list[int]:
-    """Where each occurrence of `part` ends."""
+    """The end of each occurrence of `part`."""
     found, at = [], text.find(part) if part else -1
     while at >= 0:
         found.append(at + len(part))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from memvec.causes import readable
+from memvec.causes import reading_checkpoint
 from memvec.errors import ReadError
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE])
 def test_a_refusal_names_the_place(number: int) -> None:
-    with pytest.raises(ReadError, match=r"model\.safetensors"), readable(Path("m")):
+    with pytest.raises(ReadError, match=r"model\.safetensors"), reading_checkpoint(Path("m")):
         raise OSError(number, os.strerror(number), "m/model.safetensors")

@@ -1,4 +1,4 @@
-"""The whole path on every family of models, each with its own kind of tokenizer: table-driven, over `families.FAMILIES`."""
+"""Every family of models, each with its own kind of tokenizer, goes through the whole path. The table is `families.FAMILIES`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def lm(folder: Path) -> FrozenLM:
     return load(folder)
 
 
-def test_documents_come_back_from_their_vectors(family: Family, folder: Path, tmp_path: Path) -> None:
+def test_round_trip(family: Family, folder: Path, tmp_path: Path) -> None:
+    """Documents come back from their vectors."""
     store, texts = tmp_path / "s.memvec", {"long.txt": LONG.encode(), "short.txt": SHORT.encode()}
     settings = PackSettings(
         nats_per_vector=9, segment_tokens=16, learning_rate=family.learning_rate, max_steps=100, last_rate=1
@@ -64,7 +65,8 @@ def test_documents_come_back_from_their_vectors(family: Family, folder: Path, tm
     assert memvec.search(store, "dogs travel free", 1)[0].document == "long.txt"
 
 
-def test_tokens_give_texts_back_wherever_they_are_cut(lm: FrozenLM) -> None:
+def test_cut_tokens(lm: FrozenLM) -> None:
+    """Tokens give the text back, wherever it is cut."""
     for text in (LONG, SHORT, "  two", "\n\nline", "x"):
         ids = lm.encode(text)
         assert lm.decode(ids) == text
@@ -72,7 +74,8 @@ def test_tokens_give_texts_back_wherever_they_are_cut(lm: FrozenLM) -> None:
         assert all(cut == text for cut in cuts if "\ufffd" not in cut)
 
 
-def test_logits_are_hidden_states_times_the_head_with_a_cache_and_without(lm: FrozenLM) -> None:
+def test_logits(lm: FrozenLM) -> None:
+    """Logits are the hidden states times the head, with a cache and without."""
     ids = torch.tensor([lm.encode(LONG)[:24], lm.encode(LONG)[1:25]])
     with torch.inference_mode():
         whole = lm.model(input_ids=ids).logits
@@ -83,7 +86,8 @@ def test_logits_are_hidden_states_times_the_head_with_a_cache_and_without(lm: Fr
         logits, cache = lm.advance(ids[:, place], cache)
 
 
-def test_rows_behind_prefixes_are_what_whole_passes_say_and_keep_the_gradient(lm: FrozenLM) -> None:
+def test_rows_behind_prefixes(lm: FrozenLM) -> None:
+    """Rows behind prefixes give the results of whole passes, and keep the gradient."""
     ids = lm.encode(LONG)[:30]
     prefixes = [lm.embed(torch.tensor(ids[:5])), lm.embed(torch.tensor(ids[:20])).requires_grad_(True)]
     rows, owner = [Row(tuple(ids[5:14]), 1), Row(tuple(ids[20:30]), 2), Row(tuple(ids[20:24]), 1)], [0, 1, 1]
@@ -96,7 +100,8 @@ def test_rows_behind_prefixes_are_what_whole_passes_say_and_keep_the_gradient(lm
     assert (gradient.norm(dim=1) > 0).all()
 
 
-def test_memories_of_different_lengths_stand_in_one_padded_batch(lm: FrozenLM, folder: Path) -> None:
+def test_padded_batch(lm: FrozenLM, folder: Path) -> None:
+    """Memories of different lengths work in one padded batch."""
     owner = memvec.fingerprint(str(folder))
     memories = [None if size is None else Memory((f"{size}",), (_noise(lm, size),), owner) for size in (3, None, 16)]
     kwargs = generate_kwargs(lm.model, lm.tokenizer, QUESTIONS, memories, template="text")
@@ -107,7 +112,8 @@ def test_memories_of_different_lengths_stand_in_one_padded_batch(lm: FrozenLM, f
         assert got == reference(lm.model, row.before, memory, row.after, 5)
 
 
-def test_the_text_itself_through_the_hook_gives_the_logits_of_its_ids(lm: FrozenLM) -> None:
+def test_text_as_memory(lm: FrozenLM) -> None:
+    """The embeddings of a text as a memory give the logits of its ids."""
     ids = lm.encode(LONG)[:20]
     row = frame(lm.tokenizer, QUESTIONS[1], "text")
     made = embed(lm.model, [(row, lm.embed(torch.tensor(ids)))])
@@ -116,7 +122,8 @@ def test_the_text_itself_through_the_hook_gives_the_logits_of_its_ids(lm: Frozen
         torch.testing.assert_close(lm.model(inputs_embeds=made.inputs_embeds).logits, wanted, atol=2e-4, rtol=0)
 
 
-def test_a_cached_memory_works_or_says_why_not(lm: FrozenLM, folder: Path) -> None:
+def test_cached_memory(lm: FrozenLM, folder: Path) -> None:
+    """A cached memory works, or an error says why it cannot."""
     memory = Memory(("m",), (_noise(lm, 4),), memvec.fingerprint(str(folder)))
     if lm.recurrent:
         with pytest.raises(UsageError, match="from a state"):
@@ -132,8 +139,8 @@ def _noise(lm: FrozenLM, size: int) -> np.ndarray:
     return (np.random.default_rng(size).standard_normal((size, lm.width)) * spread).astype(np.float16)
 
 
-def test_an_edited_model_is_refused(folder: Path) -> None:
-    """Checkpoints name and tie their tensors in their own ways."""
+def test_edited_model(folder: Path) -> None:
+    """An edited model is refused, however its checkpoint names and ties tensors."""
     from transformers import AutoTokenizer
 
     owner, tokenizer = fingerprint(str(folder)), AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What goes wrong around a store: full disks, folders that cannot be written, signals, clocks."""
+"""Stores survive full disks, folders that cannot be written, signals and wrong clocks."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ VERBS: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
 @pytest.mark.parametrize("verb", list(VERBS))
-def test_a_full_disk_loses_nothing(verb: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever system call is the first to fail: a typed error, the store as it was, and the same command goes on."""
+def test_full_disk(verb: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first system call that fails gives a typed error. The store stays as it was, and the same command then works."""
     store, other = filled(tmp_path / "s"), put(tmp_path / "other", exact("z", NEWER), exact("a", TEXT)).path
     finished, before = filled(tmp_path / "finished"), content(store)
     if verb == "repair":
@@ -85,7 +85,8 @@ def test_a_full_disk_loses_nothing(verb: str, call: str, tmp_path: Path, monkeyp
     assert left >= 1 and content(store) == wanted and memvec.verify(store).ok
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+def test_real_full_disk(tmp_path: Path) -> None:
+    """A file system without space gives the same error."""
     filled(tmp_path / "s")
     before = content(tmp_path / "s")
     program = "from memvec.cli.main import run; import sys; sys.exit(run(sys.argv[1:]))"
@@ -100,7 +101,8 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert content(tmp_path / "s") == before and not [name for name in files(tmp_path / "s") if ".tmp-" in name]
 
 
-def test_a_folder_that_may_not_be_written() -> None:
+def test_read_only_folder() -> None:
+    """A folder without write permission gives a WriteError."""
     program = (
         "import os, sys, memvec.cli.main as main; s, new = sys.argv[1:]\n"
         "for words in (['list', s, '-q'], *([v, s, '--dry-run'] for v in ('compact', 'gc')), ['rm', s, 'none'],\n"
@@ -135,7 +137,8 @@ def test_a_folder_that_may_not_be_written() -> None:
         assert content(store) == before and not (folder / "new").exists()
 
 
-def test_ctrl_c_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+def test_ctrl_c(tmp_path: Path) -> None:
+    """Ctrl-C leaves the store as it was."""
     filled(tmp_path / "s")
     before, there = content(tmp_path / "s"), files(tmp_path / "s")
     program = (
@@ -153,7 +156,8 @@ def test_ctrl_c_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     assert (content(tmp_path / "s"), files(tmp_path / "s")) == (before, there)
 
 
-def test_a_closed_pipe_stops_the_words_and_not_the_work(tmp_path: Path) -> None:
+def test_closed_pipe(tmp_path: Path) -> None:
+    """A closed pipe stops the output and not the work."""
     filled(tmp_path / "s")
     program = f"{sys.executable} -m memvec.cli rm {tmp_path / 's'} a | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
@@ -161,7 +165,9 @@ def test_a_closed_pipe_stops_the_words_and_not_the_work(tmp_path: Path) -> None:
     assert "a" not in Store.open(tmp_path / "s").documents() and memvec.verify(tmp_path / "s").ok
 
 
-def test_nothing_depends_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that jumps changes nothing."""
+
     def run(store: Path) -> list[bytes]:
         states = []
         for step in (filled, memvec.compact, lambda s: put(s, exact("a", TEXT)), memvec.gc):
@@ -183,7 +189,8 @@ def test_nothing_depends_on_the_clock(tmp_path: Path, monkeypatch: pytest.Monkey
     assert content(store) == wanted | {"meta": {}}
 
 
-def test_what_is_named_is_on_disk_before_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flush_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are on disk before the manifest names them."""
     put(tmp_path / "s", exact("a", TEXT))
     done: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
@@ -209,7 +216,8 @@ def test_what_is_named_is_on_disk_before_it_is_named(tmp_path: Path, monkeypatch
     ]  # fmt: skip
 
 
-def test_modes_follow_the_umask(tmp_path: Path) -> None:
+def test_file_modes(tmp_path: Path) -> None:
+    """Modes of files follow the umask."""
     before = os.umask(0o027)
     try:
         filled(tmp_path / "s")

@@ -1,4 +1,4 @@
-"""A writer that is killed at any of its system calls: nothing is lost, and the same command goes on."""
+"""A writer is killed at each of its system calls. Nothing is lost, and the same command then works."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ for call in ("replace", "rename", "unlink", "link"):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.parametrize("verb", list(VERBS))
-def test_a_kill_loses_nothing(verb: str, tmp_path: Path) -> None:
+def test_kill(verb: str, tmp_path: Path) -> None:
+    """Every committed document is there after a kill, and the verb ends as usual when it runs again."""
     store, other = filled(tmp_path / "s"), put(tmp_path / "other", exact("z", NEWER), exact("a", TEXT)).path
     if verb == "gc":
         memvec.compact(store)

@@ -29,7 +29,8 @@ def made(tmp_path: Path) -> Path:
     return store
 
 
-def test_rm_takes_every_version_and_what_is_said(made: Path) -> None:
+def test_rm(made: Path) -> None:
+    """`rm` removes every version of a document, and its metadata."""
     report = memvec.rm(made, ["a.txt", "b/*"])
     assert (report.documents, report.versions, report.dry_run) == (("a.txt", "b/d.txt", "b/raw.bin"), 5, False)
     opened = Store.open(made)
@@ -41,14 +42,16 @@ def test_rm_takes_every_version_and_what_is_said(made: Path) -> None:
         memvec.cat(made, "a.txt")
 
 
-def test_rm_reaches_unfinished_documents_and_names_with_glob_characters(tmp_path: Path) -> None:
+def test_rm_unfinished(tmp_path: Path) -> None:
+    """`rm` removes unfinished documents, and names with glob characters."""
     put(tmp_path / "s", exact("half.txt", TEXT)[:2], exact("[a].txt", TEXT), exact("a.txt", TEXT))
     report = memvec.rm(tmp_path / "s", ["half.txt", "[a].txt"])  # as a pattern, [a].txt would be a.txt
     assert (report.documents, report.versions) == (("[a].txt", "half.txt"), 2)
     assert list(Store.open(tmp_path / "s").documents()) == ["a.txt"]
 
 
-def test_rm_of_nothing_removes_nothing(made: Path) -> None:
+def test_rm_no_match(made: Path) -> None:
+    """`rm` removes nothing if a name matches no document."""
     before = (made / "manifest.json").read_bytes()
     with pytest.raises(NotFoundError, match=r"no document matches 'z\*'; nothing was removed"):
         memvec.rm(made, ["a.txt", "z*"])
@@ -59,13 +62,15 @@ def test_rm_of_nothing_removes_nothing(made: Path) -> None:
     assert not (made.parent / "none").exists()
 
 
-def test_what_was_removed_comes_back_when_it_is_committed_again(made: Path) -> None:
+def test_commit_after_rm(made: Path) -> None:
+    """A removed document comes back when it is committed again."""
     memvec.rm(made, ["b/raw.bin"])
     put(made, raw("b/raw.bin", bytes(range(256))))
     assert memvec.cat(made, "b/raw.bin") == bytes(range(256))
 
 
-def test_compact_keeps_what_counts_and_drops_the_rest(made: Path) -> None:
+def test_compact(made: Path) -> None:
+    """`compact` keeps live records and drops the others."""
     memvec.rm(made, ["b/d.txt"])
     before, generation = content(made), Store.open(made).manifest.generation
     half = {v.document.name: len(v.records) for v in Store.open(made).versions() if v.unfinished}
@@ -82,7 +87,8 @@ def test_compact_keeps_what_counts_and_drops_the_rest(made: Path) -> None:
     assert state.meta == {"a.txt": {"kind": "note"}}
 
 
-def test_compact_does_nothing_twice(made: Path) -> None:
+def test_compact_twice(made: Path) -> None:
+    """A second `compact` changes nothing."""
     assert memvec.compact(made).changed
     state = (made / "manifest.json").read_bytes()
     report = memvec.compact(made)
@@ -90,7 +96,8 @@ def test_compact_does_nothing_twice(made: Path) -> None:
     assert (made / "manifest.json").read_bytes() == state
 
 
-def test_compact_makes_shards_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compact_shard_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compact` makes shards of bounded size."""
     monkeypatch.setattr("memvec.store.files.SHARD_RECORDS", 4)
     monkeypatch.setattr("memvec.maintenance.rewrite.SHARD_RECORDS", 4)
     put(tmp_path / "s", *([record] for record in exact("a.txt", TEXT * 2)))
@@ -103,7 +110,8 @@ def test_compact_makes_shards_of_bounded_size(tmp_path: Path, monkeypatch: pytes
     assert memvec.compact(tmp_path / "s").shards == 12
 
 
-def test_compact_of_a_store_from_which_all_was_removed(tmp_path: Path) -> None:
+def test_compact_empty(tmp_path: Path) -> None:
+    """`compact` works when all documents were removed."""
     put(tmp_path / "s", exact("a.txt", TEXT))
     memvec.rm(tmp_path / "s", ["*"])
     assert memvec.compact(tmp_path / "s").records == 0
@@ -113,7 +121,8 @@ def test_compact_of_a_store_from_which_all_was_removed(tmp_path: Path) -> None:
     assert list(Store.open(tmp_path / "s").documents()) == ["b.txt"]
 
 
-def test_an_older_version_does_not_overtake_the_newest(tmp_path: Path) -> None:
+def test_compact_versions(tmp_path: Path) -> None:
+    """After `compact` the newest version of a document is still the newest."""
     store = tmp_path / "s"
     put(store, exact("a", TEXT), exact("z", TEXT), exact("a", NEWER), exact("z", NEWER), exact("a", TEXT))
     assert memvec.compact(store).superseded == 2  # the first version of `a` was packed again
@@ -121,7 +130,8 @@ def test_an_older_version_does_not_overtake_the_newest(tmp_path: Path) -> None:
     assert live == {"a": document("a", TEXT).sha256, "z": document("z", NEWER).sha256}
 
 
-def test_compact_drops_keys_of_texts_that_are_gone(made: Path) -> None:
+def test_compact_keys(made: Path) -> None:
+    """`compact` drops keys of removed texts."""
     memvec.rm(made, ["b/d.txt", "c.txt", "half.txt"])  # they share their texts
     before = {e.embedder: e.texts for e in Store.open(made).manifest.keys}
     assert memvec.compact(made).texts_dropped > 0
@@ -134,7 +144,9 @@ def test_compact_drops_keys_of_texts_that_are_gone(made: Path) -> None:
         assert len(part) == len({t.tobytes() for t in part.texts})
 
 
-def test_keys_are_the_same_after_they_were_written_anew(made: Path) -> None:
+def test_compact_same_keys(made: Path) -> None:
+    """`compact` keeps the values of keys."""
+
     def keys() -> dict[bytes, tuple[bytes, tuple[int, ...], tuple[int, ...]]]:
         opened = Store.open(made)
         found = {}
@@ -153,14 +165,16 @@ def test_keys_are_the_same_after_they_were_written_anew(made: Path) -> None:
     assert 14 < len(after) < len(before) and after.items() <= before.items()
 
 
-def test_of_several_keys_of_a_text_the_last_is_chosen(tmp_path: Path) -> None:
+def test_compact_last_key(tmp_path: Path) -> None:
+    """Of several keys of a text, `compact` keeps the last."""
     opened = put(tmp_path / "s", exact("a", TEXT), exact("b", TEXT + NEWER))
     entries = [(opened, entry) for entry in opened.manifest.keys if entry.embedder == "noise"]
     text = opened.record(opened.versions()[0].records[0]).text_sha256
     assert [len(part) for part in chosen_keys(entries, {text})] == [0, 1]
 
 
-def test_gc_deletes_what_nothing_names_and_nothing_else(made: Path) -> None:
+def test_gc(made: Path) -> None:
+    """`gc` deletes the files that the manifest does not name, and no others."""
     memvec.compact(made)
     named = {entry.path for entry in Store.open(made).manifest.named}
     (made / "notes.txt").write_text("not ours")
@@ -179,7 +193,8 @@ def test_gc_deletes_what_nothing_names_and_nothing_else(made: Path) -> None:
     assert memvec.verify(made).ok and memvec.gc(made).files == ()
 
 
-def test_gc_keeps_an_index_that_fits_and_deletes_one_that_does_not(made: Path) -> None:
+def test_gc_index(made: Path) -> None:
+    """`gc` keeps the index of live keys and deletes others."""
     opened = Store.open(made)
     entries = [entry for entry in opened.manifest.keys if entry.embedder == "noise"]
     values = opened.keys(entries[0]).values.astype("f4")
@@ -198,7 +213,8 @@ def test_gc_keeps_an_index_that_fits_and_deletes_one_that_does_not(made: Path) -
     }
 
 
-def test_gc_needs_a_manifest_to_go_by(made: Path) -> None:
+def test_gc_no_manifest(made: Path) -> None:
+    """`gc` refuses a store without a manifest."""
     (made / "manifest.json").write_bytes(b"{}")
     there = files(made)
     with pytest.raises(StoreDamagedError):
@@ -206,7 +222,8 @@ def test_gc_needs_a_manifest_to_go_by(made: Path) -> None:
     assert files(made) == there
 
 
-def test_a_reader_is_not_disturbed_by_a_compaction(made: Path) -> None:
+def test_read_during_compact(made: Path) -> None:
+    """A reader goes on during a `compact`."""
     reader, before = Store.open(made), content(made)
     memvec.rm(made, ["c.txt"])
     memvec.compact(made)
@@ -214,7 +231,8 @@ def test_a_reader_is_not_disturbed_by_a_compaction(made: Path) -> None:
     assert set(read) == set(before["live"]) and "c.txt" in read
 
 
-def test_a_reader_of_before_is_told_of_a_collection(made: Path) -> None:
+def test_read_after_gc(made: Path) -> None:
+    """A reader of an older generation gets a StoreChangedError after `gc`."""
     reader = Store.open(made)
     memvec.compact(made)
     memvec.gc(made)
@@ -225,7 +243,8 @@ def test_a_reader_of_before_is_told_of_a_collection(made: Path) -> None:
         Store.open(made).documents()
 
 
-def test_no_verb_changes_a_store_that_a_newer_memvec_added_to(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newer_store(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No verb changes a store that a newer memvec has added to."""
     import memvec.formats.manifest as format_module
 
     newer = Store.open(made).manifest
@@ -245,7 +264,8 @@ def test_no_verb_changes_a_store_that_a_newer_memvec_added_to(made: Path, monkey
     assert (made / "manifest.json").read_bytes() == data
 
 
-def test_a_dry_run_leaves_no_trace_of_a_store_that_is_not_there(tmp_path: Path) -> None:
+def test_dry_run_missing_store(tmp_path: Path) -> None:
+    """A dry run on a missing store creates nothing."""
     put(tmp_path / "a", exact("a", TEXT))
     assert memvec.merge([tmp_path / "a"], tmp_path / "b", dry_run=True).documents == 1
     assert not (tmp_path / "b").exists()

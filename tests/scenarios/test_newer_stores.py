@@ -1,4 +1,4 @@
-"""Stores of a newer writer: every verb that writes or copies one refuses, and leaves it as it is."""
+"""Every verb that writes or copies refuses a store of a newer writer, and leaves it as it is."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ VERBS: dict[str, Callable[[Path, str], Any]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_that_would_lose_something_is_refused(newer: Path, verb: str, tiny: str) -> None:
+def test_refused(newer: Path, verb: str, tiny: str) -> None:
+    """A verb that would lose data is refused."""
     before = {file: file.read_bytes() for file in newer.rglob("*") if file.is_file() and file.name != "LOCK"}
     with pytest.raises(FormatTooNewError, match=r"1\.7|shine"):
         VERBS[verb](newer, tiny)
@@ -68,7 +69,8 @@ def test_a_verb_that_would_lose_something_is_refused(newer: Path, verb: str, tin
     assert not (newer.parent / "copy").exists()
 
 
-def test_a_file_of_a_newer_writer_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a newer writer is not imported."""
     store = filled(tmp_path / "s")
     encode = manifest.encode
 
@@ -84,5 +86,6 @@ def test_a_file_of_a_newer_writer_is_not_imported(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_newer_store_can_be_read(newer: Path) -> None:
+def test_read(newer: Path) -> None:
+    """A store of a newer minor version can be read."""
     assert content(newer)["live"]

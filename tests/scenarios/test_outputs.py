@@ -1,4 +1,4 @@
-"""Where outputs may not be written, what a dry run needs, and what a full disk leaves of an index."""
+"""Outputs are refused inside a store, dry runs need no permission to write, and a full disk leaves no index."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 
 
 class TestInsideAStore:
+    """No output is written into a store."""
+
     def test_an_export_is_refused(self, two: tuple[Path, Path]) -> None:
         store, other = two
         before = {path: path.read_bytes() for each in two for path in each.rglob("*") if path.is_file()}
@@ -70,6 +72,8 @@ class TestInsideAStore:
 
 
 class TestImport:
+    """`import_store` takes regular files only."""
+
     def test_of_something_else_than_a_file(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
         for name in ("none", "pipe", "."):
@@ -87,8 +91,8 @@ class TestImport:
         assert memvec.import_store(tmp_path / "way", tmp_path / "back").documents == 2
 
 
-def test_dry_runs_and_reading_need_no_permission_to_write() -> None:
-    """As another user, on a store that is read-only: nothing is locked, nothing is written."""
+def test_read_only_store() -> None:
+    """Another user reads a read-only store and makes dry runs: no lock and no file is written."""
     program = (
         "import os, sys; from memvec.cli.main import run; s, other = sys.argv[1:]\n"
         "run(['list', s, '-q'])\n"  # everything is imported before the user changes
@@ -123,7 +127,8 @@ def test_dry_runs_and_reading_need_no_permission_to_write() -> None:
         assert there == {"manifest.json", "shards", "keys"}
 
 
-def test_a_dry_run_leaves_no_lock(tmp_path: Path) -> None:
+def test_dry_run(tmp_path: Path) -> None:
+    """A dry run leaves no lock."""
     store = filled(tmp_path / "s")
     (store / LOCK_NAME).unlink()
     assert memvec.compact(store, dry_run=True).changed and memvec.repair(store).ok
@@ -131,7 +136,8 @@ def test_a_dry_run_leaves_no_lock(tmp_path: Path) -> None:
     assert not (store / LOCK_NAME).exists()
 
 
-def test_a_folder_in_the_place_of_an_index_gives_way(tmp_path: Path) -> None:
+def test_folder_for_index(tmp_path: Path) -> None:
+    """A folder with the name of an index is replaced."""
     values = np.random.default_rng(0).standard_normal((50, 8)).astype("f4")
     made = {"embedder": "noise", "embedder_id": "0" * 16, "factory": "Flat", "texts": 50, "width": 8, "keys": ()}
     for ending in ("json", "faiss", "space"):
@@ -144,8 +150,8 @@ def test_a_folder_in_the_place_of_an_index_gives_way(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
-def test_a_full_disk_leaves_no_index(tmp_path: Path) -> None:
-    """FAISS itself takes a full disk for success: a cut index, of which the description has the digest."""
+def test_full_disk(tmp_path: Path) -> None:
+    """FAISS reports no error on a full disk. The digest finds the cut index, and it is removed."""
     pytest.importorskip("resource")
     store = filled(tmp_path / "s")
     program = (

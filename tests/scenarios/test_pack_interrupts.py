@@ -1,4 +1,4 @@
-"""Packs that are stopped: nothing finished is lost, and the next pack goes on from there."""
+"""A pack that is stopped keeps its finished records, and the next pack continues from there."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ LONG = [
 ]
 
 
-def test_an_interrupted_pack_keeps_what_was_finished_and_goes_on(
+def test_interrupt(
     tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch, records_of: Records
 ) -> None:
+    """Ctrl-C keeps finished records, and the next pack fits only the rest."""
     monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 1)
     monkeypatch.setattr("memvec.packing.plan.SORTED_AT_ONCE", 1)
     store = tmp_path / "s.memvec"
@@ -64,7 +65,8 @@ def test_an_interrupted_pack_keeps_what_was_finished_and_goes_on(
     assert len(records_of(store)) == report.records
 
 
-def test_a_killed_pack_leaves_a_valid_store(tmp_path: Path, tiny: str) -> None:
+def test_kill(tmp_path: Path, tiny: str) -> None:
+    """A killed pack leaves a valid store."""
     store = tmp_path / "s.memvec"
     program = (
         "import sys, memvec, memvec.packing.commit, memvec.packing.exact; from memvec.filesystem.sources import Source\n"

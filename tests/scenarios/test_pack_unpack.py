@@ -1,4 +1,4 @@
-"""pack and unpack: every kind of document comes back identical, and the report says how."""
+"""Every kind of document comes back identical, and the report adds up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ Settings = Callable[..., memvec.PackSettings]
 Records = Callable[[Path], list[Any]]
 
 
-def test_every_document_comes_back(packed: Path, documents: dict[str, bytes], tmp_path: Path) -> None:
+def test_round_trip(packed: Path, documents: dict[str, bytes], tmp_path: Path) -> None:
+    """Every document comes back identical."""
     report = memvec.unpack(packed, tmp_path / "out")
     assert report.documents == len(documents)
     assert report.tokens > 0
@@ -37,7 +38,8 @@ def test_every_document_comes_back(packed: Path, documents: dict[str, bytes], tm
     assert on_disk == set(documents)
 
 
-def test_text_is_fitted_and_what_is_no_text_says_so(packed: Path, documents: dict[str, bytes]) -> None:
+def test_kinds(packed: Path, documents: dict[str, bytes]) -> None:
+    """Text is fitted. Other bytes are raw, with the reason."""
     kinds = {name: memvec.show(packed, name)["parts"] for name in documents}
     reasons = {name: {part["reason"] for part in parts} for name, parts in kinds.items()}
     for name in ("lone-surrogate", "latin-1.txt", "image.png"):
@@ -49,7 +51,8 @@ def test_text_is_fitted_and_what_is_no_text_says_so(packed: Path, documents: dic
         assert {part["kind"] for part in kinds[name]} == {"exact"}, name
 
 
-def test_the_report_adds_up(packed: Path, documents: dict[str, bytes], tiny_lm: Any, records_of: Records) -> None:
+def test_report(packed: Path, documents: dict[str, bytes], tiny_lm: Any, records_of: Records) -> None:
+    """The totals of the report are those of the records."""
     report = memvec.info(packed)
     records = records_of(packed)
     exact = [r for r in records if r.kind == Kind.EXACT]
@@ -71,7 +74,8 @@ def test_the_report_adds_up(packed: Path, documents: dict[str, bytes], tiny_lm: 
     assert report.exact
 
 
-def test_every_record_reports_its_fit(packed: Path, records_of: Records, tiny_settings: Settings) -> None:
+def test_fit_reports(packed: Path, records_of: Records, tiny_settings: Settings) -> None:
+    """Every record has the report of its fit."""
     for record in records_of(packed):
         if record.kind == Kind.RAW:
             assert len(record.vectors) == 0 and record.payload
@@ -88,8 +92,8 @@ def test_every_record_reports_its_fit(packed: Path, records_of: Records, tiny_se
         assert fit.seconds > 0
 
 
-def test_zero_vectors_do_not_decode(packed: Path, store: Path, records_of: Records) -> None:
-    """The bytes come out of the vectors: with others, decoding fails and nothing is given out."""
+def test_zero_vectors(packed: Path, store: Path, records_of: Records) -> None:
+    """The bytes come from the vectors: with zeros in their place decoding fails, and no bytes are given out."""
     opened = Store.open(store)
     records = [r for r in records_of(store) if r.document.name == "prose.txt"]
     Transaction(opened).commit([dataclasses.replace(r, vectors=r.vectors * 0) for r in records])
@@ -106,17 +110,17 @@ def test_zero_vectors_do_not_decode(packed: Path, store: Path, records_of: Recor
 
 @given(data=st.binary(max_size=80) | st.text(max_size=60).map(lambda s: s.encode("utf-8", "surrogatepass")))
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_document_comes_back(
+def test_random_documents(
     data: bytes, tiny: str, tiny_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """Random documents come back."""
     store = tmp_path_factory.mktemp("any") / "s.memvec"
     memvec.pack([Source("d", data)], store, model=tiny, settings=tiny_settings(max_steps=40), dtype="float32")
     assert memvec.cat(store, "d") == data
 
 
-def test_appending_replacing_and_leaving_alone(
-    store: Path, tree: Path, tiny: str, tiny_settings: Settings, records_of: Records
-) -> None:
+def test_packing_again(store: Path, tree: Path, tiny: str, tiny_settings: Settings, records_of: Records) -> None:
+    """A second pack adds new documents, replaces changed ones and leaves the others."""
     before = records_of(store)
     again = memvec.pack([tree], store, model=tiny, settings=tiny_settings(), dtype="float32")
     assert again.unchanged == again.documents == 15
@@ -131,9 +135,8 @@ def test_appending_replacing_and_leaving_alone(
     assert [row.name for row in memvec.list(store)].count("crlf.txt") == 1
 
 
-def test_corrections_over_the_cap_lead_to_a_refit_and_then_to_raw(
-    tmp_path: Path, tiny: str, tiny_settings: Settings, records_of: Records
-) -> None:
+def test_refit_then_raw(tmp_path: Path, tiny: str, tiny_settings: Settings, records_of: Records) -> None:
+    """Too many corrections lead to a refit, and then to a raw record."""
     text = Source("hard.txt", b"Zqx vrblt 81723 kwxy plonk! 99817 jjq 5521 xxz")
     hopeless = tiny_settings(max_steps=2, refits=2)
     report = memvec.pack([text], tmp_path / "a.memvec", model=tiny, settings=hopeless, dtype="float32")
@@ -152,7 +155,8 @@ def test_corrections_over_the_cap_lead_to_a_refit_and_then_to_raw(
     assert memvec.cat(tmp_path / "b.memvec", "hard.txt") == text.data
 
 
-def test_strict_stores_no_wrong_token(tmp_path: Path, tiny: str, tiny_settings: Settings, records_of: Records) -> None:
+def test_strict(tmp_path: Path, tiny: str, tiny_settings: Settings, records_of: Records) -> None:
+    """`strict` stores no correction of a wrong token."""
     text = Source("t.txt", b"It is a truth universally acknowledged, that a single man in possession of a fortune")
     for strict in (False, True):
         store = tmp_path / f"{strict}.memvec"
@@ -164,9 +168,8 @@ def test_strict_stores_no_wrong_token(tmp_path: Path, tiny: str, tiny_settings: 
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_fixed_number_of_vectors(
-    tmp_path: Path, tiny: str, tiny_settings: Settings, count: int, records_of: Records
-) -> None:
+def test_fixed_vectors(tmp_path: Path, tiny: str, tiny_settings: Settings, count: int, records_of: Records) -> None:
+    """`vectors` fixes the number of vectors of a segment."""
     text = Source("t.txt", b"She was convinced that she could have been happy with him, when it was no longer likely.")
     memvec.pack([text], tmp_path / "s", model=tiny, settings=tiny_settings(vectors=count), dtype="float32")
     exact = [r for r in records_of(tmp_path / "s") if r.kind == Kind.EXACT]
@@ -174,9 +177,8 @@ def test_a_fixed_number_of_vectors(
     assert memvec.cat(tmp_path / "s", "t.txt") == text.data
 
 
-def test_the_same_seed_makes_the_same_vectors(
-    tmp_path: Path, tiny: str, tiny_settings: Settings, records_of: Records
-) -> None:
+def test_seed(tmp_path: Path, tiny: str, tiny_settings: Settings, records_of: Records) -> None:
+    """The same seed makes the same vectors."""
     text = Source("t.txt", b"She was convinced that she could have been happy with him, when it was no longer likely.")
     made = []
     for number, seed in enumerate((5, 5, 6)):
@@ -186,7 +188,8 @@ def test_the_same_seed_makes_the_same_vectors(
     assert made[0] == made[1] != made[2]
 
 
-def test_what_cannot_be_read_is_skipped_and_said(tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped(tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that cannot be read are skipped and reported."""
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "good").write_bytes(b"ok")

@@ -64,7 +64,8 @@ except InterruptedPackError as error:
         ("distilling", 2, "context"),
     ],
 )
-def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, done: int, kind: str) -> None:
+def test_sigterm(tmp_path: Path, tiny: str, phase: str, done: int, kind: str) -> None:
+    """SIGTERM in any phase keeps the finished records."""
     store = tmp_path / "s.memvec"
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(store), tiny, phase, str(done), kind],
@@ -83,11 +84,10 @@ def test_sigterm_keeps_what_is_finished(tmp_path: Path, tiny: str, phase: str, d
 
 
 class TestOtherEnds:
-    """What ends a pack otherwise loses nothing either."""
+    """Errors and a second Ctrl-C lose no finished record either."""
 
-    def test_an_error_keeps_what_is_certified(
-        self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_error(self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error keeps certified records."""
         monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 1)
         store = tmp_path / "s.memvec"
 
@@ -100,9 +100,10 @@ class TestOtherEnds:
             memvec.pack(LETTERS, store, watch=fail, **options)
         assert len(Store.open(store).versions()) >= 3 and memvec.verify(store, decode=True).ok
 
-    def test_what_is_finished_is_committed_before_the_rest_is_certified(
+    def test_second_ctrl_c(
         self, tmp_path: Path, tiny: str, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Finished records are committed before the rest is certified."""
         monkeypatch.setattr("memvec.packing.exact.CERTIFY_AT_ONCE", 1)
         store = tmp_path / "s.memvec"
         seen: list[int] = []

@@ -1,4 +1,4 @@
-"""Stores of strangers: what they name is not loaded, run, downloaded, converted or followed, and allocates nothing."""
+"""A store may come from anyone: the models and files that it names are not loaded, run, downloaded, converted or followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Things in a store that are no files, or that the system does not read: who refuses, who goes on, and what repair keeps."""
+"""Files of a store may be pipes, links or unreadable: some verbs refuse, others go on, and `repair` keeps the files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ THINGS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("thing", list(THINGS))
-def test_what_stands_in_the_place_of_a_shard_is_one_damaged_file(thing: str, made: Path, tmp_path: Path) -> None:
+def test_no_regular_shard(thing: str, made: Path, tmp_path: Path) -> None:
+    """A pipe, link or folder in place of a shard is one damaged file."""
     file = shard(made)
     shutil.copy(file, made / "copy")
     file.unlink()
@@ -85,7 +86,8 @@ def test_what_stands_in_the_place_of_a_shard_is_one_damaged_file(thing: str, mad
 
 
 @pytest.mark.parametrize("folder", ["shards", "keys", "damaged"])
-def test_nothing_behind_a_linked_folder_is_read_or_moved(folder: str, made: Path, tmp_path: Path) -> None:
+def test_linked_folder(folder: str, made: Path, tmp_path: Path) -> None:
+    """Files behind a linked folder are neither read nor moved."""
     put(made, exact("text", TEXT))
     (made / folder).mkdir(exist_ok=True)
     (made / folder).rename(tmp_path / "away")
@@ -179,7 +181,8 @@ class TestAShardThatCannotBeRead:
         assert memvec.repair(made).keys_dropped == (keys.embedder,)
 
 
-def test_a_process_without_handles_judges_no_file(made: Path, tmp_path: Path, unreadable: dict[Path, int]) -> None:
+def test_no_handles(made: Path, tmp_path: Path, unreadable: dict[Path, int]) -> None:
+    """A process without free file handles reports no file as damaged."""
     file = shard(made)
     unreadable[file] = errno.EMFILE
     for verb in (
@@ -225,8 +228,8 @@ class TestTheManifest:
 
 
 @pytest.mark.parametrize("thing", ["pipe", "folder", "link", "device"])
-def test_a_lock_that_is_no_file(thing: str, made: Path, tmp_path: Path) -> None:
-    """A link in its place would have the file that it leads to emptied and signed by the next writer."""
+def test_linked_lock(thing: str, made: Path, tmp_path: Path) -> None:
+    """A linked lock is refused: the next writer would empty the file behind the link."""
     (made / LOCK_NAME).unlink()
     (tmp_path / "precious").write_bytes(b"content")
     if thing == "link":
@@ -239,14 +242,15 @@ def test_a_lock_that_is_no_file(thing: str, made: Path, tmp_path: Path) -> None:
     assert memvec.list(made)
 
 
-def test_a_path_that_is_a_file(tmp_path: Path) -> None:
+def test_store_is_a_file(tmp_path: Path) -> None:
+    """A file in place of a store is refused."""
     (tmp_path / "s").write_bytes(b"no store")
     for words in (["list"], ["verify"], ["repair"], ["unpack", "-o", str(tmp_path / "out")]):
         assert run([words[0], str(tmp_path / "s"), *words[1:]]) == 6
 
 
-def test_a_shard_that_is_lost_while_it_is_read(made: Path) -> None:
-    """A salvaged store reads a shard again when it has many; what was whole before may be gone by then."""
+def test_shard_lost_while_read(made: Path) -> None:
+    """A salvaged store reads a large shard twice. The shard may be gone at the second time."""
     from memvec.maintenance.salvage import open_salvaged
 
     opened = open_salvaged(made)
@@ -257,8 +261,8 @@ def test_a_shard_that_is_lost_while_it_is_read(made: Path) -> None:
         opened.record(ref)
 
 
-def test_few_handles_are_enough(made: Path, tmp_path: Path) -> None:
-    """Nobody keeps a shard open: 40 shards are read with handles for 8."""
+def test_few_handles(made: Path, tmp_path: Path) -> None:
+    """No shard is kept open: 40 shards are read with handles for 8."""
     resource = pytest.importorskip("resource")
     put(made, *(raw(f"more-{number}", FIRST + bytes([number])) for number in range(40)))
     used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 100
@@ -271,7 +275,8 @@ def test_few_handles_are_enough(made: Path, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_the_store_itself_may_be_a_link(made: Path, tmp_path: Path) -> None:
+def test_linked_store(made: Path, tmp_path: Path) -> None:
+    """The store itself may be a link."""
     (tmp_path / "way").symlink_to(made)
     assert memvec.verify(tmp_path / "way").ok and memvec.cat(tmp_path / "way", "first") == FIRST
     assert door.size_of(tmp_path / "way", "manifest.json") > 0

@@ -1,4 +1,4 @@
-"""Two writers at once, and readers beside them: who waits, who is told, and that nothing is lost."""
+"""Two writers at once, and readers beside them: writers wait or get an error, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def holder(store: Path, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_second_writer_is_told_for_whom_to_wait(tmp_path: Path) -> None:
+def test_locked(tmp_path: Path) -> None:
+    """The second writer gets an error that names the first."""
     filled(tmp_path / "s")
     before = files(tmp_path / "s"), content(tmp_path / "s")
     with holder(tmp_path / "s", 60) as process:
@@ -48,7 +49,8 @@ def test_the_second_writer_is_told_for_whom_to_wait(tmp_path: Path) -> None:
     memvec.compact(tmp_path / "s")  # a killed writer holds nothing
 
 
-def test_a_writer_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
+def test_lock_wait(tmp_path: Path) -> None:
+    """A writer waits for `lock_wait` seconds."""
     filled(tmp_path / "s")
     with holder(tmp_path / "s", 0.5):
         assert memvec.compact(tmp_path / "s", lock_wait=30).changed
@@ -57,13 +59,15 @@ def test_a_writer_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
             pass
 
 
-def test_a_writer_that_waited_for_a_first_pack_that_left_nothing(tmp_path: Path) -> None:
+def test_first_pack_failed(tmp_path: Path) -> None:
+    """A writer works after the first pack of the store left nothing."""
     with holder(tmp_path / "s", 0.5), writing(tmp_path / "s", 30):
         make(tmp_path / "s").commit(exact("a", TEXT), "made")
     assert list(Store.open(tmp_path / "s").documents()) == ["a"]
 
 
-def test_writers_that_wait_for_each_other_lose_nothing(tmp_path: Path) -> None:
+def test_waiting_writers(tmp_path: Path) -> None:
+    """Writers that wait for each other lose nothing."""
     make(tmp_path / "s")
     program = (
         f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
@@ -78,7 +82,8 @@ def test_writers_that_wait_for_each_other_lose_nothing(tmp_path: Path) -> None:
     assert len(opened.documents()) == opened.manifest.generation == 15
 
 
-def test_readers_see_one_generation_or_are_told(tmp_path: Path) -> None:
+def test_readers(tmp_path: Path) -> None:
+    """A reader sees one generation, or gets an error."""
     store = filled(tmp_path / "s")
     wanted, problems, seen = content(store), [], []
     done = threading.Event()
