@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from memvec.cli import exit_codes, signals
+from memvec.cli.allocator import keep_memory_for
 from memvec.cli.flag_wording import in_flags
 from memvec.cli.options import examples
 from memvec.cli.output import Call, print_error
@@ -127,6 +128,7 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Run the console script."""
     keep_docstrings()
+    keep_memory_for(sys.argv[1:])
     prepare()
     signals.listen()
     try:
