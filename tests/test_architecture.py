@@ -9,10 +9,11 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
-from tree import ROOT, imports, module_name, modules, packages
+from tree import ROOT, imports, modules, packages, places
 
 import memvec
 
@@ -99,7 +100,7 @@ def test_folder_sizes() -> None:
         assert len([f for f in modules("memvec") if f.parent == folder and f.name != "__init__.py"]) <= 12, folder
 
 
-def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
+def circles(graph: Mapping[str, Collection[str]]) -> set[tuple[str, ...]]:
     """The groups of nodes that reach each other. Tarjan's algorithm, one depth-first walk."""
     found: set[tuple[str, ...]] = set()
     index: dict[str, int] = {}
@@ -130,7 +131,7 @@ def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
 def test_circles() -> None:
     """No module imports itself by way of others. Imports in functions and for types count."""
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d", "a"}}) == {("b", "c"), ("d",)}
-    assert circles({module_name(file): imports(file) for file in modules()}) <= OPEN
+    assert circles({name: imports(file) for name, file in places().items()}) <= OPEN
 
 
 def dotted(file: Path) -> set[str]:

@@ -102,7 +102,7 @@ def test_refused(memories: Path, store: Path) -> None:
     """Missing or wrong texts, documents and memories are refused."""
     with pytest.raises(NotFoundError, match="no question is about"):
         evaluate(memories, [Question("nobody", "q", "a")])
-    with pytest.raises(UsageError, match=r"text of 'a\.txt'"):
+    with pytest.raises(UsageError, match=r"texts has no 'a\.txt'"):
         evaluate(memories, [Question("a.txt", "q", "a")], texts={"b.txt": b""})
     with pytest.raises(UsageError, match="texts=…"):
         evaluate(memories, [Question("a.txt", "q", "a")])
