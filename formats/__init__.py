@@ -1,4 +1,4 @@
-"""Bytes to values and back: manifest, shards, corrections, digests (installed as `memvec.formats`). Knows no model."""
+"""Encode and decode the files of a store: manifest, shards, keys (installed as `memvec.formats`). Knows no model."""
 
 if __name__ == "formats":
     raise ImportError("import memvec.formats, not formats")

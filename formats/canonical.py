@@ -1,4 +1,4 @@
-"""Canonical JSON: one value, one byte string. Refuses what JSON readers disagree about. SPEC §3."""
+"""Canonical JSON: every value has one byte string. JSON that readers understand differently is refused. SPEC §3."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from memvec.formats.refusal import Refusal
 
 
 def dumps(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces; ValueError on NaN or infinity. SPEC §3."""
+    """Encode a value as UTF-8 JSON with sorted keys and no spaces. ValueError on NaN or infinity. SPEC §3."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")
 
 
 def loads(data: bytes) -> Any:
-    """The value of canonical JSON bytes; Refusal when they are not exactly what `dumps` would write. SPEC §3."""
+    """Decode canonical JSON. Refusal unless the bytes are exactly those that `dumps` writes. SPEC §3."""
     value, form = _parsed(data)
     if form != data:
         raise Refusal("not-canonical", "not in canonical form")
@@ -26,19 +26,19 @@ def loads(data: bytes) -> Any:
 
 
 def parse(data: bytes) -> Any:
-    """The value of JSON bytes in any form; Refusal for what `loads` refuses in every form."""
+    """Decode JSON that need not be in canonical form. Otherwise it refuses the same as `loads`."""
     return _parsed(data)[0]
 
 
 def seal(name: str, value: Any) -> bytes:
-    """The canonical JSON of an object that holds `value` under `name`, and its sha256. `unseal` compares both."""
-    assert name < "sha256", name  # keys stand in order
+    """Encode `value` under `name`, together with its sha256, as canonical JSON."""
+    assert name < "sha256", name  # the keys of canonical JSON ascend
     text = dumps(value)
     return b'{"%s":%s,"sha256":"%s"}' % (name.encode(), text, hashlib.sha256(text).hexdigest().encode())
 
 
 def unseal(name: str, data: bytes) -> Any:
-    """The value that `seal` wrote under `name`; Refusal when the JSON is bad or the value does not match its sha256."""
+    """Decode the value that `seal` wrote under `name`. Refusal if the JSON is bad or the sha256 does not match."""
     envelope = parse(data)
     if type(envelope) is not dict or name not in envelope:
         raise Refusal("bad-field", f"a field is missing: {name}")
@@ -50,7 +50,7 @@ def unseal(name: str, data: bytes) -> Any:
 
 def _parsed(data: bytes) -> tuple[Any, bytes]:
     """(value, its canonical form)."""
-    # Before anything is made of it: an empty list is two bytes here and fifty in memory.
+    # Before it is parsed: an empty list takes two bytes here and fifty in memory.
     if sum(map(data.count, (b",", b"[", b"{"))) > limits.JSON_VALUES:
         raise Refusal("too-many-values", f"JSON could hold more than {limits.JSON_VALUES} values")
     try:
@@ -105,7 +105,7 @@ def _finite(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    # By length first: Python refuses to read integers of thousands of digits, and by default after a limit that varies.
+    # Length first: Python refuses integers of thousands of digits, and its limit varies.
     number = int(text) if len(text) <= 20 else limits.MOST_INTEGER + 1
     if not limits.LEAST_INTEGER <= number <= limits.MOST_INTEGER:
         raise Refusal("integer-too-large", f"{text[:40]} is outside -2^63 to 2^64 - 1")

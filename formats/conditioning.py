@@ -1,4 +1,4 @@
-"""The payload of a context record: its measured report, as one zstd frame of canonical JSON. SPEC §5.4."""
+"""The payload of a context record: its report, a zstd frame of canonical JSON. SPEC §5.4."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def encode(conditioning: Conditioning) -> bytes:
-    """The frame of a report; Refusal for one that a reader would refuse."""
+    """Encode a report. Refusal for one that a reader would refuse."""
     value = asdict(conditioning)
     _check(value)
     text = canonical.dumps(value)
@@ -37,7 +37,7 @@ def encode(conditioning: Conditioning) -> bytes:
 
 
 def decode(frame: bytes) -> Conditioning:
-    """The report in a frame: unknown keys are passed over, anything else that is off is a Refusal."""
+    """Decode a report. Unknown keys are ignored; Refusal for anything else that is wrong."""
     value = canonical.loads(raw.decompress(frame, limits.REPORT_BYTES))
     if not isinstance(value, dict) or not set(FIELDS) <= set(value):
         raise fields.bad(f"the conditioning report must have {', '.join(FIELDS)}")
@@ -48,7 +48,7 @@ def decode(frame: bytes) -> Conditioning:
 def _check(value: Mapping[str, Any]) -> None:
     for name, types in FIELDS.items():
         found = value[name]
-        # By exact type: True would pass for a count, and a count for a measurement.
+        # By exact type: True is no count, and a count is no measurement.
         if type(found) not in types:
             wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
             raise fields.bad(f"{name} of the conditioning report is {reprlib.repr(found)}, expected {wanted}")

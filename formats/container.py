@@ -1,4 +1,4 @@
-"""What memvec's safetensors files have in common: one metadata key of canonical JSON, named tensors. SPEC §5, §9."""
+"""The common part of memvec's safetensors files: named tensors and one metadata key of canonical JSON. SPEC §5, §9."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ CODES = {
     "f2": "F16",
     "f4": "F32",
     "f8": "F64",
-}  # numpy's: safetensors'
+}  # numpy's code: safetensors' dtype
 
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
-    """A file of `tensors`, with `metadata` and their digests as its one metadata key. Refusal when over a limit."""
+    """Encode `tensors`, with `metadata` and the tensors' digests. Refusal if the file is over a limit."""
     digests = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tensors.items()}
     wrapped = canonical.dumps({**metadata, "digests": digests, "version": [1, 0]}).decode()
     data = save(dict(tensors), {METADATA_KEY: wrapped})
-    if len(data) > limits.FILE_BYTES:  # what no reader would read is not written
+    if len(data) > limits.FILE_BYTES:  # no reader would accept it
         raise Refusal("file-too-large", f"the file would be {len(data)} bytes, at most {limits.FILE_BYTES} are read")
     return data
 
 
 def read_header(data: bytes | memoryview, format_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tensor entries, memvec metadata) of a file's first bytes, before anything is allocated; Refusal if bad."""
+    """(tensor entries, memvec metadata) of a file's first bytes. Checked before anything is allocated; Refusal if bad."""
     entries = canonical.parse(bytes(data[8 : _data_start(data)]))
     wrapped = entries.pop("__metadata__", None) if isinstance(entries, dict) else None
     if not isinstance(wrapped, dict) or list(wrapped) != [METADATA_KEY] or not isinstance(wrapped[METADATA_KEY], str):
@@ -58,7 +58,7 @@ def read_header(data: bytes | memoryview, format_name: str) -> tuple[dict[str, A
 
 
 def _data_start(data: bytes | memoryview) -> int:
-    """Where the tensors' bytes begin. The declared length is judged before anything is read by it."""
+    """Return where the tensors' bytes begin. The declared length is checked before it is used."""
     if len(data) < 8:
         raise Refusal("cut-off", "shorter than a safetensors header")
     (size,) = struct.unpack("<Q", bytes(data[:8]))
@@ -72,7 +72,7 @@ def _data_start(data: bytes | memoryview) -> int:
 
 
 def read_tensors(data: bytes, entries: Mapping[str, Any], expected: Mapping[str, str]) -> dict[str, Array]:
-    """The tensors named in `expected`, {name: numpy code}, as views of `data`; others are passed over. Refusal."""
+    """Return the tensors named in `expected`, {name: numpy code}, as views of `data`. Others are ignored. Refusal if bad."""
     start = _data_start(data)
     check_entries(entries, len(data) - start, expected)
     arrays: dict[str, Array] = {}
@@ -83,7 +83,7 @@ def read_tensors(data: bytes, entries: Mapping[str, Any], expected: Mapping[str,
 
 
 def check_entries(entries: Mapping[str, Any], size: int, expected: Mapping[str, str]) -> None:
-    """Refusal unless tensors fill `size` bytes, and those named in `expected`, {name: numpy code}, are of their types."""
+    """Refuse unless the tensors fill `size` bytes, and those in `expected`, {name: numpy code}, have these dtypes."""
     _check_layout(entries, size)
     for name, code in expected.items():
         if name not in entries:
@@ -97,7 +97,7 @@ def check_entries(entries: Mapping[str, Any], size: int, expected: Mapping[str, 
 
 
 def _check_layout(entries: Mapping[str, Any], size: int) -> None:
-    """Refusal unless every entry is well formed and the tensors fill `size` bytes without gap or overlap."""
+    """Refuse unless every entry is well formed and the tensors fill `size` bytes without gap or overlap."""
     spans = []
     for name, entry in entries.items():
         whole = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
@@ -125,32 +125,32 @@ def _naturals(value: Any) -> bool:
 
 
 def check_shapes(tensors: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refusal for the first tensor of another shape."""
+    """Refuse the first tensor of another shape."""
     compare_shapes({name: tensors[name].shape for name in expected}, expected)
 
 
 def compare_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refusal for the first of the shapes `found` that is another."""
+    """Refuse the first of the shapes `found` that differs from `expected`."""
     for name, shape in expected.items():
         if found[name] != shape:
             raise Refusal("wrong-shape", f"tensor {name!r}: expected shape {shape}, found {found[name]}")
 
 
 def check_digests(tensors: Mapping[str, Array], digests: Mapping[str, Any]) -> None:
-    """Refusal for the first tensor that is not what the header has a digest of."""
+    """Refuse the first tensor that does not match its digest in the header."""
     for name, tensor in tensors.items():
         if name in digests and hashlib.sha256(tensor.tobytes()).hexdigest() != digests[name]:
             raise Refusal("digest-mismatch", f"tensor {name!r} does not match its digest")
 
 
 def check_offsets(name: str, offsets: Array, length: int) -> None:
-    """Refusal when offsets (n + 1,) do not ascend from 0 to `length`."""
+    """Refuse offsets (n + 1,) that do not ascend from 0 to `length`."""
     if offsets[0] != 0 or offsets[-1] != length or (offsets[1:] < offsets[:-1]).any():
         raise Refusal("bad-offsets", f"tensor {name!r}: offsets do not ascend from 0 to {length}")
 
 
 def tensor_bytes(data: bytes, entries: Mapping[str, Any]) -> dict[str, memoryview]:
-    """The bytes of every tensor of a file, those that are not known too. Refusal unless they fill it."""
+    """Return the bytes of every tensor of a file, unknown tensors too. Refusal unless they fill it."""
     start = _data_start(data)
     _check_layout(entries, len(data) - start)
     spans = {name: entry["data_offsets"] for name, entry in entries.items()}
@@ -158,7 +158,7 @@ def tensor_bytes(data: bytes, entries: Mapping[str, Any]) -> dict[str, memoryvie
 
 
 def damaged_place(data: bytes, format_name: str) -> str:
-    """Where a file whose digest is wrong was changed: a tensor by name, else its header."""
+    """Say where a damaged file was changed: the name of a tensor, else the header."""
     try:
         entries, metadata = read_header(data, format_name)
         tensors = tensor_bytes(data, entries)
@@ -171,10 +171,10 @@ def damaged_place(data: bytes, format_name: str) -> str:
 
 
 def digest_rows(digests: list[bytes]) -> Array:
-    """(n, 32) uint8 of n digests."""
+    """Return n digests as (n, 32) uint8."""
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
 
 
 def as_offsets(lengths: list[int]) -> Array:
-    """(n + 1,) offsets of pieces laid end to end."""
+    """Return the offsets (n + 1,) of pieces laid end to end."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.uint64)]).astype("<u8")

@@ -1,4 +1,4 @@
-"""Corrections as bytes: ascending (position, token) pairs, LEB128 varints of position gaps and token ids. SPEC §6."""
+"""Encode corrections: ascending (position, token) pairs as LEB128 varints of position gaps and token ids. SPEC §6."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Corrections = tuple[tuple[int, int], ...]
 
 
 def encode(corrections: Sequence[tuple[int, int]]) -> bytes:
-    """Bytes of (position, token) pairs; positions must ascend strictly. ValueError otherwise."""
+    """Encode (position, token) pairs. ValueError unless the positions ascend strictly."""
     out = bytearray()
     previous = -1
     for position, token in corrections:
@@ -23,7 +23,7 @@ def encode(corrections: Sequence[tuple[int, int]]) -> bytes:
 
 
 def decode(data: bytes, tokens: int, vocabulary: int) -> Corrections:
-    """Pairs from bytes; Refusal when cut off, over-long, past N = `tokens` or outside the vocabulary."""
+    """Decode pairs. Refusal if they are cut off, over-long, past N = `tokens` or outside the vocabulary."""
     if len(data) > limits.CORRECTION_BYTES * tokens:
         raise _bad(f"{len(data)} bytes of corrections are too many for {tokens} tokens")
     out: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""The documents table of a shard, and which names a document may have. SPEC §5.2."""
+"""The documents table of a shard, and the rules for documents' names. SPEC §5.2."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ DOCUMENT_FIELDS: dict[str, type] = {"bytes": int, "name": str, "sha256": str, "t
 
 
 def encode_documents(documents: Sequence[Document]) -> bytes:
-    """The documents table: one line of canonical JSON each."""
+    """Encode the documents table: one line of canonical JSON a document."""
     for document in documents:
-        check_name(document.name)  # what a reader would refuse is not written
+        check_name(document.name)  # no reader would accept it
     return b"".join(canonical.dumps({name: getattr(d, name) for name in DOCUMENT_FIELDS}) + b"\n" for d in documents)
 
 
 def decode_documents(table: bytes) -> list[Document]:
-    """Documents from their table; Refusal when a line is malformed or a name could leave the output folder."""
+    """Decode the documents table. Refusal if a line is malformed or a name could leave the output folder."""
     if table and not table.endswith(b"\n"):
         raise Refusal("cut-off", "tensor 'documents': the last newline is missing")
-    # Line by line: a table of nothing but line ends must not become a list of millions.
+    # Line by line: a table of line ends alone must not become a list of millions.
     return [_document(line[:-1]) for line in io.BytesIO(table)]
 
 
@@ -41,7 +41,7 @@ def _document(line: bytes) -> Document:
 
 
 def check_name(name: str) -> None:
-    """Refusal unless `name` is a relative path with '/' that stays below any folder it is joined to. SPEC §5.2."""
+    """Refuse `name` unless it is a relative path with '/' that stays below any folder it is joined to. SPEC §5.2."""
     parts = name.split("/")
     try:
         longest = max(len(part.encode()) for part in parts)

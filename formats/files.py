@@ -1,6 +1,6 @@
-"""The one door to the files of a store: regular files are read, links and pipes refused, writes are whole or absent. SPEC §2.
+"""Read and write the files of a store. Links and pipes are refused, and a write is complete or has no effect. SPEC §2.
 
-The folder of the store itself may be reached through links. Nothing inside it may be one.
+The path to the store's folder may contain links. Inside the store there are none.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import IO
 from memvec.errors import MemvecError, ReadError, WriteError
 from memvec.formats.refusal import Refusal
 
-SCRATCH = ".tmp-"  # how the name of a file begins that is not whole yet
-AT_ONCE = 1 << 22  # bytes that are read at once to be hashed
-# Failures of this process or machine. They say nothing about the file that was to be opened.
+SCRATCH = ".tmp-"  # names of unfinished files begin so
+AT_ONCE = 1 << 22  # bytes read at once for hashing
+# Failures of this process or machine. They say nothing about the file.
 OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-# Without O_NONBLOCK the opening of a pipe waits for a writer. Windows knows neither.
+# Without O_NONBLOCK, opening a pipe waits for a writer. Windows has neither flag.
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read(root: Path, relative: str, limit: int | None = None) -> bytes:
-    """Read a file of a store, or the first `limit` bytes of it. Raises Refusal as `size_of` does, and ReadError."""
+    """Read a file of a store, or its first `limit` bytes. Raises Refusal as `size_of` does, and ReadError."""
     size_of(root, relative)
     with open_regular(root / relative) as file:
         return file.read() if limit is None else file.read(limit)
@@ -36,18 +36,18 @@ def read(root: Path, relative: str, limit: int | None = None) -> bytes:
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[IO[bytes]]:
-    """Open `path` for reading unless it is a link, a pipe or anything else but a regular file. Never blocks.
+    """Open `path` for reading if it is a regular file. Never blocks.
 
     Only the last part of the path is checked; `size_of` checks the folders. Raises Refusal and ReadError, the latter
-    also for what the system refuses inside the block.
+    also for an OSError inside the block.
     """
     try:
-        _check_regular(os.lstat(path), path.name)  # before it is opened: to open a device can have an effect
+        _check_regular(os.lstat(path), path.name)  # before it is opened: opening a device can have an effect
         handle = os.open(path, _READ)
         with os.fdopen(handle, "rb") as file:
-            _check_regular(os.fstat(handle), path.name)  # something else may have taken its place in between
+            _check_regular(os.fstat(handle), path.name)  # it may have been replaced in the meantime
             yield file
-    except MemvecError:  # from inside the block; some are OSErrors too
+    except MemvecError:  # from inside the block; some of them are OSErrors too
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _missing() from error
@@ -58,7 +58,7 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hex. Links are followed. OSError."""
+    """Return the sha256 of a file, in hex. Links are followed. OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(AT_ONCE):
@@ -67,7 +67,7 @@ def sha256_of(path: Path) -> str:
 
 
 def size_of(root: Path, relative: str) -> int:
-    """Bytes of a regular file below `root`. Refusal when it is missing, something else, or behind a link; ReadError."""
+    """Return the size of a regular file below `root`. Refusal if it is missing, no regular file, or behind a link; ReadError."""
     path, below = root, PurePosixPath(relative).parts
     found = None
     for part in below:
@@ -86,9 +86,9 @@ def size_of(root: Path, relative: str) -> int:
 
 
 def listing(root: Path, folder: str, pattern: str = "*") -> list[str]:
-    """Names in a folder of a store that match a glob, ascending; none when there is no such folder.
+    """Return the names in a folder of a store that match a glob, ascending; none if there is no such folder.
 
-    Raises Refusal when the folder is a link or a file, and ReadError.
+    Raises Refusal if the folder is a link or a file, and ReadError.
     """
     path = root / folder
     try:
@@ -105,7 +105,7 @@ def listing(root: Path, folder: str, pattern: str = "*") -> list[str]:
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Put `data` at `path` so that a crash at any moment leaves the old file or the new one, on disk. WriteError."""
+    """Write `data` to `path` so that a crash at any moment leaves the old file or the new one. WriteError."""
     scratch = path.parent / f"{SCRATCH}{secrets.token_hex(8)}"
     try:
         write_new(scratch, data)
@@ -114,13 +114,13 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # the first error is the one to report
+        with contextlib.suppress(OSError):  # the first error is reported
             scratch.unlink()
 
 
 def write_new(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
-    """Write a new file. OSError if it exists or not all was written. With `sync` it is on disk when this returns."""
-    # Opened by hand for its mode: it follows the umask, where tempfile would give 0600.
+    """Write a new file. OSError if it exists or cannot be written completely. With `sync` it is on disk on return."""
+    # Not by tempfile, which gives mode 0600: here the mode follows the umask.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
@@ -130,9 +130,9 @@ def write_new(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
 
 
 def make_folder(path: Path, inside: bool = False) -> None:
-    """A folder at `path`, on disk when this returns, unless it is there. WriteError.
+    """Make the folder `path` if it does not exist. It is on disk on return. WriteError.
 
-    `inside` a store no link may stand for it.
+    With `inside`, for a folder inside a store, a link is refused.
     """
     try:
         if inside and path.is_symlink():
@@ -148,7 +148,7 @@ def make_folder(path: Path, inside: bool = False) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk where the system knows how."""
+    """Flush a folder's entries to disk, if the system can."""
     if os.name == "posix":
         flush(folder, os.O_RDONLY)
 
@@ -163,14 +163,14 @@ def flush(path: Path, flags: int = os.O_RDWR) -> None:
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
-    """The error of memvec for what the system said when it was to write `path`; its errno is kept."""
+    """Return the WriteError for an OSError about `path`. It has the same errno."""
     found = WriteError(str(path), error.strerror or str(error))
     found.errno = error.errno
     return found
 
 
 def read_error(path: Path, error: OSError) -> ReadError:
-    """The error of memvec for what the system said when it was to read `path`; its errno is kept."""
+    """Return the ReadError for an OSError about `path`. It has the same errno."""
     found = ReadError(str(path), error.strerror or str(error))
     found.errno = error.errno
     return found

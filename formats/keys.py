@@ -1,4 +1,4 @@
-"""Keys to search by: what an embedder made of texts, in one immutable safetensors file. SPEC §9.
+"""Keys to search by: vectors or words of texts, made by one embedder, in an immutable safetensors file. SPEC §9.
 
 Letters: n texts, W width of a key.
 """
@@ -23,7 +23,7 @@ MOST_COUNT = (1 << 16) - 1
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """What made keys: only keys of one id can be compared."""
+    """An embedder. Only keys with the same embedder id can be compared."""
 
     name: str
     id: str  # 16 hex digits
@@ -32,21 +32,21 @@ class Embedder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keys:
-    """The keys of texts: a vector each, or the terms of each and how often it holds them."""
+    """The keys of texts: a vector for each, or its terms and their counts."""
 
     embedder: Embedder
     texts: Array  # (n, 32) uint8, sha256 of each text's bytes
     values: Array  # (n, W) float16 of unit length; (n, 0) for terms
     terms: Array  # (Σ,) uint32, ascending within a text
     counts: Array  # (Σ,) uint16
-    offsets: Array  # (n + 1,) uint64, where each text's terms begin
+    offsets: Array  # (n + 1,) uint64, first term of each text
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
 def dense(embedder: Embedder, texts: Sequence[bytes], values: Array) -> Keys:
-    """Keys that are vectors (n, W)."""
+    """Make keys of vectors (n, W)."""
     none = np.zeros(0, "<u4")
     return Keys(
         embedder,
@@ -59,7 +59,7 @@ def dense(embedder: Embedder, texts: Sequence[bytes], values: Array) -> Keys:
 
 
 def lexical(embedder: Embedder, texts: Sequence[bytes], terms: Sequence[dict[int, int]]) -> Keys:
-    """Keys that are terms with their counts."""
+    """Make keys of terms with their counts."""
     pairs = [sorted(found.items()) for found in terms]
     flat = np.array([pair for found in pairs for pair in found], dtype="<u8").reshape(-1, 2)
     return Keys(
@@ -73,7 +73,7 @@ def lexical(embedder: Embedder, texts: Sequence[bytes], terms: Sequence[dict[int
 
 
 def encode(keys: Keys) -> bytes:
-    """The bytes of a file of keys."""
+    """Encode a file of keys."""
     chosen = DENSE if keys.embedder.width else TERMS
     columns = {
         "text_sha256": keys.texts,
@@ -93,7 +93,7 @@ def encode(keys: Keys) -> bytes:
 
 
 def decode(data: bytes) -> Keys:
-    """The keys in a file; Refusal when its parts contradict each other."""
+    """Decode a file of keys. Refusal if its parts contradict each other."""
     entries, metadata = container.read_header(data, FORMAT_NAME)
     fields.counts(metadata, {"texts": limits.TEXTS, "width": limits.WIDTH})
     n, width = metadata["texts"], metadata["width"]
@@ -103,7 +103,7 @@ def decode(data: bytes) -> Keys:
     if width:
         container.check_shapes(found, {"values": (n, width)})
         if not np.isfinite(found["values"]).all():
-            raise Refusal("not-finite", "tensor 'values' holds what is no number")
+            raise Refusal("not-finite", "tensor 'values' holds a value that is not finite")
         none = np.zeros(0, "<u4")
         return Keys(embedder, found["text_sha256"], found["values"], none, none.astype("<u2"), np.zeros(n + 1, "<u8"))
     terms = found["terms"]
@@ -114,7 +114,7 @@ def decode(data: bytes) -> Keys:
 
 
 def _check_ascending(terms: Array, offsets: Array) -> None:
-    """Refusal when the terms of one text do not ascend; where a text begins they may fall."""
+    """Refuse terms that do not ascend within a text."""
     falls = np.flatnonzero(terms[1:] <= terms[:-1]) + 1
     if not np.isin(falls, offsets).all():
         raise Refusal("not-ascending", "tensor 'terms': the terms of a text do not ascend")

@@ -1,4 +1,4 @@
-"""The manifest: which shards make up a store, and what model they belong to. What it names is the truth. SPEC §4."""
+"""The manifest names the files of a store and its model. Other files are not part of the store. SPEC §4."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from memvec.types import Fingerprint
 FILE_NAME = "manifest.json"
 FORMAT_NAME = "memvec"
 VERSION = (1, 0)
-CONTEXT = "context"  # the feature of a store that holds records of kind context
-KEYS = "keys"  # the optional feature of a store that holds keys to search by
-META = "meta"  # of one that holds what is said of documents
-REMOVED = "removed"  # the feature of a store of which documents were removed; who did not know it would show them
-TENSORS, PROBE = "tensors", "probe"  # of one that can explain how another model differs
+CONTEXT = "context"  # the feature of a store with context records
+KEYS = "keys"  # the optional feature of a store with keys to search by
+META = "meta"  # of a store with metadata of documents
+REMOVED = "removed"  # of a store with removed documents; a reader without the feature would show them
+TENSORS, PROBE = "tensors", "probe"  # of a store that can explain how another model differs
 FEATURES = frozenset({CONTEXT, REMOVED})  # required features this reader understands
-OPTIONAL = (KEYS, META, TENSORS, PROBE)  # optional ones, each named as the part of the manifest it is about
-HEAD, MIDDLE = b'{"manifest":', b',"sha256":"'  # what stands before the body and before its digest
+OPTIONAL = (KEYS, META, TENSORS, PROBE)  # optional features, named like their parts of the manifest
+HEAD, MIDDLE = b'{"manifest":', b',"sha256":"'  # bytes before the body and before its digest
 
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """One shard by its digest; the file is `shards/<sha256>.safetensors`."""
+    """One shard. Its file is `shards/<sha256>.safetensors`."""
 
     sha256: str
     bytes: int
@@ -37,13 +37,13 @@ class ShardEntry:
 
     @property
     def path(self) -> str:
-        """Where the file lies, relative to the store."""
+        """Path of the file, relative to the store."""
         return f"shards/{self.sha256}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class KeysEntry:
-    """One file of keys by its digest; the file is `keys/<sha256>.safetensors`."""
+    """One file of keys, `keys/<sha256>.safetensors`."""
 
     sha256: str
     bytes: int
@@ -53,7 +53,7 @@ class KeysEntry:
 
     @property
     def path(self) -> str:
-        """Where the file lies, relative to the store."""
+        """Path of the file, relative to the store."""
         return f"keys/{self.sha256}.safetensors"
 
 
@@ -74,23 +74,23 @@ class Manifest:
     numerics: Numerics = field(default_factory=Numerics)
     generation: int = 0
     shards: tuple[ShardEntry, ...] = ()
-    tool: str = ""  # what wrote this generation; informative
-    required: tuple[str, ...] = ()  # features a reader must understand, REMOVED left to `removed`
+    tool: str = ""  # writer of this generation; informative
+    required: tuple[str, ...] = ()  # features a reader must understand, without REMOVED, which follows from `removed`
     keys: tuple[KeysEntry, ...] = ()
-    meta: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # what is said of documents, by name
-    removed: tuple[tuple[str, str], ...] = ()  # (name, sha256) of documents whose records no longer count, ascending
+    meta: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # metadata of documents, by name
+    removed: tuple[tuple[str, str], ...] = ()  # (name, sha256) of removed document versions, ascending
     tensors: Mapping[str, str] = field(default_factory=dict)  # of the model's checkpoint: 16 hex digits by name
-    probe: Mapping[str, Any] = field(default_factory=dict)  # what the model said where the store was made
-    extensions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of other programs, kept as they are
-    foreign: str = ""  # what a newer writer put in that this one would lose; never written
+    probe: Mapping[str, Any] = field(default_factory=dict)  # numeric probe and tokenizer strings of the model
+    extensions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of other programs, left as they are
+    foreign: str = ""  # content of a newer writer that this one would lose; never written
 
     @property
     def named(self) -> tuple[ShardEntry | KeysEntry, ...]:
-        """The files that the store is made of, beside the manifest."""
+        """The files of the store, without the manifest."""
         return (*self.shards, *self.keys)
 
     def check_writable(self) -> None:
-        """FormatTooNewError when a newer writer put something in that this one would lose by writing. SPEC §4."""
+        """Raise FormatTooNewError if a write would lose content of a newer writer. SPEC §4."""
         if self.foreign:
             raise FormatTooNewError(
                 f"{self.foreign} to be written or copied", "such a store, but would lose what is new in it"
@@ -105,10 +105,10 @@ class Manifest:
         meta: Mapping[str, Mapping[str, str]] | None = None,
         removed: Iterable[tuple[str, str]] | None = None,
     ) -> Manifest:
-        """The next generation, with a shard and keys more that need the features `required`; the same is kept once.
+        """Return the next generation, with one more shard and more keys that need the features `required`.
 
-        `meta` replaces what was said of the documents it names; nothing said takes it away. `removed` replaces what
-        was removed before.
+        `meta` replaces the metadata of the documents it names; an empty mapping deletes it. `removed` replaces the
+        earlier list.
         """
         new = {entry.sha256 for entry in keys}
         return replace(
@@ -127,9 +127,10 @@ class Manifest:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json: the manifest and its own sha256 in one canonical object, and a newline. UsageError.
+    """Encode manifest.json: the manifest and its sha256 in one canonical object, and a newline.
 
-    Every verb that writes a store ends here, so the door for writers is here too: FormatTooNewError.
+    UsageError if it is over the limit. FormatTooNewError if content of a newer writer would be lost: every write to a
+    store comes through here.
     """
     manifest.check_writable()
     body = asdict(manifest) | {
@@ -144,7 +145,7 @@ def encode(manifest: Manifest) -> bytes:
     for name in ("foreign", "required", *absent):
         del body[name]
     data = canonical.seal("manifest", body) + b"\n"
-    if len(data) > limits.MANIFEST_BYTES:  # what no reader would read is not written: the generation before stays
+    if len(data) > limits.MANIFEST_BYTES:  # no reader would accept it; the generation before stays
         raise UsageError(
             f"the store's manifest would be {len(data):,} bytes, at most {limits.MANIFEST_BYTES:,} are read. "
             "Begin another store, or say less of documents."
@@ -153,7 +154,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(data: bytes) -> Manifest:
-    """The manifest in `data`. Refusal when damaged, FormatTooNewError when intact but not for this reader."""
+    """Decode the manifest. Refusal if it is damaged, FormatTooNewError if it needs a newer reader."""
     if len(data) > limits.MANIFEST_BYTES:
         raise Refusal("file-too-large", f"{len(data)} bytes are over the limit of {limits.MANIFEST_BYTES}")
     if not data.endswith(b"\n"):
@@ -162,8 +163,8 @@ def decode(data: bytes) -> Manifest:
     body, digest = fields.one(envelope, "manifest", dict), fields.one(envelope, "sha256", str)
     if len(envelope) != 2:
         raise fields.bad("expected exactly the keys 'manifest' and 'sha256'")
-    # The form is canonical, so the body's bytes are known. Its digest is judged before the version: a flipped digit is
-    # damage, not a format of the future.
+    # The form is canonical, so the body's bytes are known. The digest is checked before the version: a flipped digit is
+    # damage, not a newer format.
     found = hashlib.sha256(memoryview(data)[len(HEAD) : -len(MIDDLE) - len(canonical.dumps(digest)) - 1]).hexdigest()
     if found != digest:
         raise Refusal("digest-mismatch", "content does not match its sha256")
@@ -201,15 +202,15 @@ def _required(manifest: Manifest) -> list[str]:
 
 
 def _removed(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What was removed; Refusal unless it ascends, and the feature is named when it is not empty."""
+    """Return the removed versions. Refusal unless they ascend, and the feature is named if there are any."""
     pairs = fields.several(body, "removed", list, [])
     if any([type(member) for member in pair] != [str, str] for pair in pairs):
-        raise fields.bad("removed holds something else than pairs of texts")
+        raise fields.bad("removed: expected pairs of strings only")
     found = tuple((name, digest) for name, digest in pairs)
     for _, digest in found:
         fields.digest(digest, "what was removed")
     if any(later <= earlier for earlier, later in pairwise(found)):
-        raise Refusal("not-ascending", "what was removed does not ascend")
+        raise Refusal("not-ascending", "the removed versions do not ascend")
     if bool(found) != (REMOVED in body["features"]["required"]):
         raise Refusal(
             "feature-not-named", f"feature {REMOVED!r} must be named when documents were removed, and only then"
@@ -224,7 +225,9 @@ def _check_entries(entries: Sequence[ShardEntry] | Sequence[KeysEntry]) -> None:
         value = asdict(entry)
         fields.counts(value, {name: most for name, most in (bounds | {"texts": limits.TEXTS}).items() if name in value})
         if entry.bytes > limits.FILE_BYTES:
-            raise Refusal("file-too-large", f"{entry.path} is said to be {entry.bytes} bytes, over {limits.FILE_BYTES}")
+            raise Refusal(
+                "file-too-large", f"{entry.path} is {entry.bytes} bytes by its entry, over {limits.FILE_BYTES}"
+            )
     if len({entry.sha256 for entry in entries}) != len(entries):
         raise Refusal("duplicate-entry", "a file is named twice")
 

@@ -1,6 +1,6 @@
-"""Files of which parts are read and the rest is left where it is: single tensors, rows of them, single records. SPEC §8.
+"""Read parts of a file: single tensors, rows of tensors, single records. SPEC §8.
 
-What is read whole is compared with its digest in the header, a record with its own; the file's sha256 is not.
+A complete tensor is compared with its digest in the header, a record with its own. The file's sha256 is not checked.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from memvec.types import Document
 
 
 class TensorFile:
-    """A safetensors file of memvec's, its header read and checked, its tensors read when they are asked for."""
+    """A safetensors file of memvec. The header is read and checked at once, tensors when they are needed."""
 
     def __init__(self, path: Path, format_name: str, expected: Mapping[str, str]) -> None:
-        """`expected` is {name: numpy code}, others are passed over. Refusal when the header is off, ReadError."""
+        """`expected` is {name: numpy code}; other tensors are ignored. Refusal if the header is bad, ReadError."""
         self.path, self.codes = path, expected
         with files.open_regular(path) as file:
             head = file.read(8)
@@ -35,11 +35,11 @@ class TensorFile:
         self._entries = entries
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, as the header says."""
+        """Shape of a tensor, as the header says."""
         return tuple(self._entries[name]["shape"])
 
     def tensor(self, name: str) -> Array:
-        """A tensor, read whole and compared with its digest where the header has one; Refusal when it is another."""
+        """Read a complete tensor and compare it with its digest in the header, if there is one. Refusal if it differs."""
         shape = self.shape(name)
         data = self.bytes(name, 0, self.size(name))
         tensor = np.frombuffer(data, f"<{self.codes[name]}").reshape(shape)
@@ -47,7 +47,7 @@ class TensorFile:
         return tensor
 
     def rows(self, name: str, begin: int, end: int) -> Array:
-        """Rows of a tensor as they lie there: nothing is compared, that is left to the caller."""
+        """Read rows of a tensor. The caller checks them."""
         shape = self.shape(name)
         if not 0 <= begin <= end <= shape[0]:
             raise Refusal("bad-offsets", f"tensor {name!r}: there are no rows {begin} to {end} of {shape[0]}")
@@ -61,24 +61,27 @@ class TensorFile:
         return int(end - begin)
 
     def bytes(self, name: str, begin: int, end: int) -> bytes:
-        """Bytes of a tensor, not compared with anything. Refusal when the file ends before, ReadError."""
-        # Opened anew each time: a handle kept would have to be closed by someone, and a store is never closed.
+        """Read bytes of a tensor, unchecked. Refusal if the file is too short, ReadError."""
+        # Opened each time: an open handle would have to be closed, and a store has no close.
         with files.open_regular(self.path) as file:
             file.seek(self._begin + self._entries[name]["data_offsets"][0] + begin)
             data = file.read(end - begin)
         if len(data) != end - begin:
-            raise Refusal("cut-off", f"tensor {name!r}: the file ends before it does")
+            raise Refusal("cut-off", f"tensor {name!r}: the file ends inside it")
         return data
 
 
 class ShardReader(shard.Shard):
-    """A shard read where it is asked: columns whole and compared with their digests, vectors and payloads a record at
-    a time and compared with the record's."""
+    """A shard of which only the needed parts are read.
+
+    Columns are read completely and compared with their digests; vectors and payloads by record, and compared with the
+    record's digest.
+    """
 
     documents: Sequence[Document]
 
     def __init__(self, path: Path) -> None:
-        """Refusal names the tensor when a shape, an offset or a digest is off; ReadError."""
+        """Refusal names the tensor if a shape, an offset or a digest is wrong; ReadError."""
         self._file = TensorFile(path, shard.FORMAT_NAME, shard.TENSORS)
         self.metadata = shard.checked_metadata(self._file.metadata)
         self.tensors = _Columns(self._file)
@@ -93,7 +96,7 @@ class ShardReader(shard.Shard):
 
 
 class _Columns(dict[str, Array]):
-    """Tensors by name, read when they are first asked for."""
+    """Tensors by name, read at the first access."""
 
     def __init__(self, file: TensorFile) -> None:
         super().__init__()
@@ -109,7 +112,7 @@ class _Columns(dict[str, Array]):
 
 
 class _Lines(Sequence[Document]):
-    """A documents table of which a line is parsed when it is asked for."""
+    """A documents table whose lines are parsed at access."""
 
     def __init__(self, table: bytes) -> None:
         self._lines = table.split(b"\n")[:-1]

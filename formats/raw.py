@@ -1,4 +1,4 @@
-"""Raw bytes as zstd frames, and the honest baseline. The only module that knows zstandard. SPEC §7."""
+"""Raw bytes as zstd frames, and zstd -19 as the baseline. The only module that imports zstandard. SPEC §7."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from memvec.types import Record
 
 MAX_RAW_BYTES = limits.CONTENT_BYTES  # of one record or documents table, before compression
 LEVEL = 19
-LONGEST_EMPTY = 25  # bytes of a frame of nothing: the longest header, an empty block, the checksum
+LONGEST_EMPTY = 25  # bytes of an empty frame: the longest header, an empty block, the checksum
 
 
 def compress(data: bytes) -> bytes:
-    """One zstd frame that declares its size and carries a checksum; Refusal for more than a frame may hold."""
+    """Compress to one zstd frame with its size and a checksum. Refusal if `data` is over the limit of a frame."""
     if len(data) > MAX_RAW_BYTES:
         raise _too_large(f"{len(data)} bytes are over the limit of {MAX_RAW_BYTES} for one zstd frame")
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True).compress(data)
 
 
 def decompress(frame: bytes, limit: int = MAX_RAW_BYTES) -> bytes:
-    """Content of exactly one frame; Refusal when damaged, undeclared, over `limit` bytes or followed by more."""
+    """Decompress exactly one frame. Refusal if it is damaged, without a size, over `limit` bytes, or followed by more."""
     if len(frame) > limits.FRAME_BYTES:
         raise _too_large(f"zstd frame is {len(frame)} bytes, at most {limits.FRAME_BYTES} are allowed")
     try:
         parameters = zstandard.get_frame_parameters(frame)
         declared = parameters.content_size
-        # zstandard allocates what the frame declares whatever limit it is given, so the declared size is judged first.
+        # zstandard allocates the declared size whatever its limit, so that size is checked first.
         if declared in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR):
             raise Refusal("undeclared-size", "zstd frame does not declare its content size")
         if declared > limit:
@@ -43,22 +43,22 @@ def decompress(frame: bytes, limit: int = MAX_RAW_BYTES) -> bytes:
 
 
 def _content(frame: bytes) -> bytes:
-    # In one call, into memory of the declared size: a frame that holds more than it declares fails.
+    # One call into memory of the declared size: a frame with more content fails.
     unpacker = zstandard.ZstdDecompressor()
     try:
         return bytes(unpacker.decompress(frame, allow_extra_data=False))
     except zstandard.ZstdError as error:
-        unpacker.decompress(frame, allow_extra_data=True)  # fails again unless what follows is all that is wrong
+        unpacker.decompress(frame, allow_extra_data=True)  # fails again unless the extra bytes are the only fault
         raise _followed() from error
 
 
 def _nothing(frame: bytes) -> bytes:
-    # Of a frame that declares nothing the call above reads nothing. The stream could unpack more than it declares, so
-    # it gets no more than an empty frame can be.
+    # For a declared size of 0 the call above reads no block. A stream could unpack more than declared, so it gets no
+    # more bytes than an empty frame has.
     unpacker = zstandard.ZstdDecompressor().decompressobj()
     data = unpacker.decompress(frame[:LONGEST_EMPTY])
     if data or not unpacker.eof:
-        raise Refusal("damaged-frame", "zstd frame declares nothing but holds something")
+        raise Refusal("damaged-frame", "zstd frame declares 0 bytes but has content")
     if unpacker.unused_data or len(frame) > LONGEST_EMPTY:
         raise _followed()
     return b""
@@ -73,13 +73,13 @@ def _too_large(message: str) -> Refusal:
 
 
 def stream_size(pieces: Iterable[bytes]) -> int:
-    """Bytes of one zstd -19 stream over all pieces: what a byte compressor needs for the same documents."""
+    """Return the size of one zstd -19 stream over all pieces: the baseline for the same documents."""
     stream = zstandard.ZstdCompressor(level=LEVEL).compressobj()
     return sum(len(stream.compress(piece)) for piece in pieces) + len(stream.flush())
 
 
 def raw_bytes(record: Record) -> bytes:
-    """The bytes of a raw record; Refusal when the frame is damaged or not as long as the record says."""
+    """Return the bytes of a raw record. Refusal if the frame is damaged or its length contradicts the record."""
     data = decompress(record.payload)
     if len(data) != record.length or hashlib.sha256(data).digest() != record.text_sha256:
         raise Refusal("wrong-text", "the zstd frame does not hold the packed bytes")

@@ -1,10 +1,10 @@
-"""Why bytes of a store are refused: one stable code for every reason. SPEC §12."""
+"""The reasons to refuse bytes of a store, each with a stable code. SPEC §12."""
 
 from __future__ import annotations
 
 from memvec.copyable import Copyable
 
-# What a code says stays what it is; a new reason gets a new code. In the order a reader meets them.
+# The meaning of a code never changes; a new reason gets a new code. In the order a reader meets them.
 CODES: dict[str, str] = {
     # files
     "missing-file": "a file that is named is not there",
@@ -25,7 +25,7 @@ CODES: dict[str, str] = {
     "nested-too-deeply": "arrays and objects lie deeper in each other than the limit",
     "surrogate": "a string holds half a surrogate pair",
     "not-canonical": "JSON is not in its canonical form",
-    # what JSON says
+    # values in JSON
     "wrong-format": "this is the file of another format",
     "unsupported-version": "the major version is not this reader's",
     "unknown-feature": "a required feature is not known",
@@ -64,13 +64,13 @@ CODES: dict[str, str] = {
     "mixed-parts": "a record lacks a part of its kind, or holds one of another",
     "bad-corrections": "corrections are malformed, or lie outside the tokens or the vocabulary",
     "wrong-text": "what a record or document gives is not what was packed",
-    # anything else: no reader of this version gives it on purpose
+    # anything else
     "malformed": "a parser failed in a way that has no code of its own",
 }
 
 
 class Refusal(Copyable, ValueError):
-    """Bytes that must not be used: `code` is one of CODES, the message is for people."""
+    """Bytes are refused. `code` is one of CODES, the message is for people."""
 
     def __init__(self, code: str, message: str) -> None:
         assert code in CODES, code
@@ -79,5 +79,5 @@ class Refusal(Copyable, ValueError):
 
 
 def code_of(error: Exception) -> str:
-    """The code of a refusal; `malformed` for any other error."""
+    """Return the code of a refusal, `malformed` for any other error."""
     return error.code if isinstance(error, Refusal) else "malformed"

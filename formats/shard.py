@@ -35,11 +35,11 @@ COLUMNS: dict[str, str] = {
     "seconds": "f4",
 }
 REPORT_FIELDS = tuple(COLUMNS)[5:]
-# Without `seconds`, so that the same fit has the same digest on a busier machine.
+# Without `seconds`, so that the same fit has the same digest on any machine.
 DIGESTED = {name: code for name, code in COLUMNS.items() if name != "seconds"}
 # Pieces of varying length, laid end to end, each with an offsets column of n + 1 values [rows or bytes].
 PIECES = ("vectors", "corrections", "payload")
-TENSORS = {  # every tensor of a shard, by numpy's code
+TENSORS = {  # every tensor of a shard, with numpy's code
     **COLUMNS,
     **{f"{name}_offsets": "u8" for name in PIECES},
     "document": "u4",
@@ -66,10 +66,10 @@ def encode(
     origin: Fingerprint | None = None,
     generation: int = 0,
 ) -> bytes:
-    """The bytes of a shard file holding `records`; their documents are listed once each, in order of appearance.
+    """Encode `records` as a shard. Its documents table lists each document once, in order of appearance.
 
-    `origin`, the whole fingerprint, and `generation`, of the manifest that first names it, are there to make a lost
-    manifest again. Refusal when something is over a limit: what no reader would read is not written.
+    A lost manifest can be made again from `origin`, the complete fingerprint, and `generation`, of the first manifest
+    that names the shard. Refusal if something is over a limit.
     """
     fields.within(len(records), "records of a shard", limits.RECORDS)
     documents = list(dict.fromkeys(record.document for record in records))
@@ -105,7 +105,7 @@ def encode(
 
 
 def record_digest(record: Record) -> bytes:
-    """sha256 that ties a record's values, vectors, corrections and payload to its document. SPEC §5.3."""
+    """Return the sha256 over a record's values, vectors, corrections, payload and document. SPEC §5.3."""
     row = b"".join(np.array(_column(record, name), dtype=f"<{code}").tobytes() for name, code in DIGESTED.items())
     pieces = record.vectors.astype("<f2").tobytes(), corrections.encode(record.corrections), record.payload
     return _digest(record.document, row, record.text_sha256, pieces)
@@ -119,7 +119,7 @@ def _digest(document: Document, row: bytes, text_sha256: bytes, pieces: Sequence
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:
-    """The memvec metadata of a shard's header; Refusal if bad."""
+    """Return the memvec metadata of a shard's header. Refusal if bad."""
     return _read_header(data)[1]
 
 
@@ -129,7 +129,7 @@ def _read_header(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The same, once it is what a shard needs; Refusal if bad."""
+    """Return the metadata of a shard after checking it. Refusal if bad."""
     fields.counts(metadata, BOUNDS)
     identity = fields.one(metadata, "fingerprint", str)
     if "generation" in metadata:
@@ -142,13 +142,12 @@ def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 class Shard:
-    """One shard in memory, its structure checked once; records are checked when they are read."""
+    """One shard in memory. Its structure is checked once, each record when it is read."""
 
     def __init__(self, data: bytes, strict: bool = True) -> None:
-        """Parse `data`; Refusal names the tensor when a shape, a digest or an offset is off.
+        """Parse `data`. Refusal names the tensor if a shape, a digest or an offset is wrong.
 
-        Without `strict` digests and offsets are left aside: that spoils the records they belong to, which their own
-        digests show.
+        Without `strict`, digests and offsets of tensors are not checked. The records' own digests show which are sound.
         """
         entries, self.metadata = _read_header(data)
         self.tensors = container.read_tensors(data, entries, TENSORS)
@@ -163,7 +162,7 @@ class Shard:
         return (self.record(i) for i in range(len(self)))
 
     def record(self, row: int) -> Record:
-        """Record number `row`; Refusal when its parts contradict each other or its digest."""
+        """Read record number `row`. Refusal if its parts contradict each other or its digest."""
         try:
             return self._record(row)
         except Refusal as refusal:
@@ -177,7 +176,7 @@ class Shard:
         vectors, pairs, payload = (self._piece(name, row) for name in PIECES)
         _check_bounds(value, document, len(vectors))
         _check_parts(kind, reason, value["tokens"], (len(vectors), len(pairs), len(payload)))
-        # Before anything is made of the pieces: what was changed is not worth a parser.
+        # Before the pieces are parsed: damaged bytes are not worth a parser.
         digested = b"".join(t[name][row].tobytes() for name in DIGESTED)
         pieces = vectors.tobytes(), pairs.tobytes(), payload.tobytes()
         if _digest(document, digested, text_sha256, pieces) != self.digest(row):
@@ -188,7 +187,7 @@ class Shard:
             start=value["start"],
             length=value["length"],
             tokens=value["tokens"],
-            vectors=vectors.copy(),  # its own, and not a view that keeps the whole file
+            vectors=vectors.copy(),  # a view would hold the complete file in memory
             corrections=corrections.decode(pieces[1], value["tokens"], int(self.metadata["vocabulary"])),
             payload=pieces[2],
             text_sha256=text_sha256,
@@ -198,7 +197,7 @@ class Shard:
         )
 
     def digest(self, row: int) -> bytes:
-        """The 32 bytes that name record number `row`."""
+        """Return the id of record number `row`, 32 bytes."""
         return bytes(self.tensors["record_sha256"][row])
 
     def _piece(self, name: str, row: int) -> Array:
@@ -227,7 +226,7 @@ class Shard:
 
 
 def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """What shape every tensor should have, given how long those of varying length are in `shapes`."""
+    """Return the expected shape of every tensor. The lengths of those that vary are taken from `shapes`."""
     n, width = int(metadata["records"]), int(metadata["width"])
     expected: dict[str, tuple[int, ...]] = dict.fromkeys((*COLUMNS, "document"), (n,))
     expected |= {"text_sha256": (n, 32), "record_sha256": (n, 32)}
@@ -249,7 +248,7 @@ def _known(value: dict[str, Any]) -> tuple[Kind, RawReason]:
 
 
 def _check_bounds(value: dict[str, Any], document: Document, vectors: int) -> None:
-    """Refusal when a record reaches past its document, or has too many tokens or vectors. SPEC §5.1."""
+    """Refuse a record that reaches past its document, or has too many tokens or vectors. SPEC §5.1."""
     if value["start"] + value["length"] > document.bytes:
         raise Refusal("past-document", f"it reaches past its document's {document.bytes} bytes")
     fields.within(value["tokens"], "its number of tokens", limits.TOKENS)
@@ -257,12 +256,12 @@ def _check_bounds(value: dict[str, Any], document: Document, vectors: int) -> No
 
 
 def _check_parts(kind: Kind, reason: RawReason, tokens: int, sizes: tuple[int, int, int]) -> None:
-    """Refusal unless exactly the parts of its kind are there; `sizes` are of vectors, corrections, payload. SPEC §5.1."""
+    """Refuse a record without exactly the parts of its kind. `sizes` are of vectors, corrections, payload. SPEC §5.1."""
     vectors, pairs, payload = sizes
     if kind == Kind.RAW:
         whole = not vectors and not pairs and payload > 0 and reason != RawReason.NONE
     else:
-        # A context record never decodes, so there is nothing to correct; its payload is its report.
+        # A context record does not decode, so it has no corrections. Its payload is its report.
         own = not pairs and payload > 0 if kind == Kind.CONTEXT else not payload
         whole = vectors > 0 < tokens and own and reason == RawReason.NONE
     if not whole:

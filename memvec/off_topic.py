@@ -38,7 +38,7 @@ def passages() -> tuple[Passage, ...]:
 
 
 @cache
-def elsewhere() -> tuple[tuple[str, str], ...]:
+def unseen_documents() -> tuple[tuple[str, str], ...]:
     """Questions about documents that do not exist, with answers, to train on."""
     rows = [json.loads(line) for line in _read("elsewhere.jsonl").splitlines()]
     return tuple((row["question"], row["answer"]) for row in rows)

@@ -18,7 +18,7 @@ from tree import ROOT, imports, modules, packages, places
 import memvec
 
 # Circles between modules that are not opened yet.
-OPEN = {("memvec.lm.frozen", "memvec.lm.supported"), ("memvec.cli.main", "memvec.cli.wording")}
+OPEN = {("memvec.cli.flag_wording", "memvec.cli.main")}
 DOTTED = re.compile(r"(?<![\w./-])memvec(?:\.[a-zA-Z_]\w*)+")
 NO_NAMES = {"memvec.adapter", "memvec.json", "memvec.thing", "memvec.no_such_module.x"}  # of files, or made up
 HEAVY = ("torch", "transformers", "faiss", "peft")

@@ -45,7 +45,6 @@ COVERED = {
     "memory/unverified.py": "memvec/memory/test_generate.py",
     "off_topic.py": "memvec/packing/test_context.py",
     "packing/exact.py": "memvec/packing/test_pack.py",
-    "packing/plan.py": "memvec/packing/test_reuse.py",
     "packing/records.py": "memvec/packing/test_reuse.py",
     "progress.py": "memvec/packing/test_calibrate.py",
     "retrieval/build.py": "memvec/retrieval/test_search.py",
@@ -57,14 +56,14 @@ COVERED = {
     "store/index_files.py": "scenarios/test_outputs.py",
     "store/listing.py": "memvec/store/test_catalogue.py",
     "store/lock.py": "scenarios/test_writers.py",
-    "store/problems.py": "memvec/decoding/test_verify.py",
+    "store/problems.py": "memvec/maintenance/test_repair.py",
     "store/store.py": "memvec/store/test_documents.py",
     "store/totals.py": "memvec/store/test_catalogue.py",
     "templates/turns.py": "memvec/templates/test_template.py",
     "training/adam.py": "memvec/training/test_fit.py",
     "training/layout.py": "memvec/training/test_static_batch.py",
     "types.py": "formats/test_shard.py",
-    "version.py": "cli/test_program.py",
+    "version.py": "cli/test_help.py",
 }
 MODULES = {
     file.relative_to(ROOT / "memvec").as_posix(): file for file in modules("memvec") if file.name != "__init__.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 
 # Bytes below a space that texts hold: bell, backspace, tab, line end, form feed, carriage return, escape. As in `file`.
@@ -22,6 +23,15 @@ def as_text(data: bytes) -> str | None:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return None
+
+
+def may_be_text(beginning: bytes) -> bool:
+    """Can a file that begins like this be text? False only if `as_text` gives None for it, however it goes on."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)  # a character may be cut at the end
+    except UnicodeDecodeError:
+        return False
+    return not _RUN.search(beginning)
 
 
 def printable(name: str) -> str:

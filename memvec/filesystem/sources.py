@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from memvec.chunks import chunked
 from memvec.errors import NotFoundError, UsageError
 from memvec.filesystem.names import Patterns
-from memvec.filesystem.plain_text import printable
+from memvec.filesystem.plain_text import may_be_text, printable
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import FILE_NAME
 from memvec.types import Skipped
 
 TRIES = 3  # readings of a file that another process writes to
 MOST_UNSIZED = 16 * 1024**2  # most bytes of a file that states a length of 0, such as those in /proc
+LARGE = 64 * 1024**2  # bytes; a longer file is not read whole unless it may be text
+CHANGED = "it changed while it was packed"
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -45,6 +48,51 @@ class Source:
         """The sha256 of the bytes, in hex. It is computed once."""
         return hashlib.sha256(self.data).hexdigest()
 
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return len(self.data)
+
+    def frames(self, size: int) -> Iterator[bytes]:
+        """The bytes in pieces of `size`; one piece even when there are none."""
+        return chunked(self.data, size) if self.data else iter([b""])
+
+
+@dataclass(frozen=True, slots=True)
+class LargeBinary:
+    """A file that is not text and too long to hold in memory. Its bytes are read piece by piece."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+    path: Path
+
+    @classmethod
+    def of(cls, name: str, path: Path) -> LargeBinary | None:
+        """The file at `path`, read once for its sha256. None if it may be text. UnfitError or OSError."""
+        digest, size = hashlib.sha256(), 0
+        for piece in _pieces(path):
+            if not size and may_be_text(piece):
+                return None
+            digest.update(piece)
+            size += len(piece)
+        return cls(name, size, digest.hexdigest(), path)
+
+    def frames(self, size: int) -> Iterator[bytes]:
+        """The bytes in pieces of `size`. UnfitError before the last piece if the file has changed; OSError."""
+        digest, length = hashlib.sha256(), 0
+        last: bytes | None = None
+        for piece in _pieces(self.path, size):
+            if last is not None:
+                yield last
+            digest.update(piece)
+            length, last = length + len(piece), piece
+            if length > self.size:
+                break
+        if last is None or digest.hexdigest() != self.sha256:
+            raise UnfitError(CHANGED)
+        yield last
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -54,9 +102,12 @@ class Entry:
     size: int  # bytes, as the file system stated them
     place: Path | Source
 
-    def read(self) -> Source:
+    def read(self) -> Source | LargeBinary:
         """Read the document. UnfitError, OSError or MemoryError if that fails."""
-        return self.place if isinstance(self.place, Source) else Source(self.name, read_file(self.place))
+        if isinstance(self.place, Source):
+            return self.place
+        large = LargeBinary.of(self.name, self.place) if self.size > LARGE else None
+        return large or Source(self.name, read_file(self.place))
 
     def part(self, begin: int, size: int) -> bytes:
         """Read up to `size` bytes from byte `begin` on. UnfitError or OSError if that fails."""
@@ -81,7 +132,7 @@ class Gathered:
         self.reached = self.reached_bytes = 0  # documents, and their bytes, that the reading under way has come to
         self.failed: set[str] = set()  # names of listed documents that could not be read
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[Source | LargeBinary]:
         return self.read()
 
     @property
@@ -89,7 +140,7 @@ class Gathered:
         """The names of all documents, in order."""
         return [entry.name for entry in self.entries]
 
-    def read(self, without: Collection[str] = ()) -> Iterator[Source]:
+    def read(self, without: Collection[str] = ()) -> Iterator[Source | LargeBinary]:
         """Read the documents in order of name, except those named in `without`.
 
         A document that cannot be read is added to `skipped`. Later readings leave it out.
@@ -102,7 +153,7 @@ class Gathered:
             try:
                 source = entry.read()
             except (OSError, UnfitError, MemoryError) as error:
-                self.skip(entry.name, _why(error, entry.place if isinstance(entry.place, Path) else Path(entry.name)))
+                self.skip(entry.name, reason_of(error, entry.place))
                 continue
             yield source
 
@@ -181,7 +232,7 @@ class _Gathering:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or (error.errno in ABSENT and not os.path.lexists(path)):
                 raise NotFoundError(f"no file or folder {str(path)!r} to pack.") from error
-            self._skip(path.name, _why(error, path))
+            self._skip(path.name, reason_of(error, path))
             return
         self._refuse_store(path)
         if stat.S_ISDIR(mode):
@@ -199,7 +250,7 @@ class _Gathering:
 
     def _add_folder(self, top: Path) -> None:
         def unreadable(error: OSError) -> None:
-            self._skip(os.path.relpath(error.filename or top, top), _why(error, top))
+            self._skip(os.path.relpath(error.filename or top, top), reason_of(error, top))
 
         for folder, folders, names in os.walk(top, onerror=unreadable):
             below = Path(folder).relative_to(top)
@@ -236,7 +287,7 @@ class _Gathering:
             _check_regular(found)
             self.found[name] = Entry(name, found.st_size, path)
         except (OSError, UnfitError, ValueError) as error:  # ValueError: a name that no store can hold
-            self._skip(name, _why(error, path))
+            self._skip(name, reason_of(error, path))
 
     def _is_store(self, path: Path) -> bool:
         found = _stat(path) if self._store else None
@@ -244,6 +295,14 @@ class _Gathering:
 
     def _skip(self, name: str, why: str) -> None:
         self.skipped.append(Skipped(printable(name), printable(why)))
+
+
+def _pieces(path: Path, size: int = 1024**2) -> Iterator[bytes]:
+    """The bytes of a regular file, piece by piece. UnfitError or OSError."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        _check_regular(os.fstat(file.fileno()))
+        while piece := file.read(size):
+            yield piece
 
 
 def check_given(source: Source) -> None:
@@ -289,9 +348,10 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _why(error: Exception, path: Path) -> str:
+def reason_of(error: Exception, path: Path | Source) -> str:
+    """Why a document cannot be read, in words."""
     if isinstance(error, FileNotFoundError):
-        return "a link that leads nowhere" if path.is_symlink() else "it is gone"
+        return "a link that leads nowhere" if isinstance(path, Path) and path.is_symlink() else "it is gone"
     if isinstance(error, MemoryError):
         return "it is too large for the memory"
     if isinstance(error, OSError):

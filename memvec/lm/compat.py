@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import inspect
 import types
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from memvec.guard import Lock
+
+if TYPE_CHECKING:  # this module loads without torch, for the dispatcher of `generate`
+    from torch import Tensor
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
@@ -55,6 +56,8 @@ def repeated(cache: Any, rows: int) -> Any:
 
 def cache_bytes(cache: Any) -> int:
     """Size of a cache's keys and values [bytes]."""
+    from torch import Tensor
+
     kept = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
     return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 

@@ -1,4 +1,4 @@
-"""`export --to store` and `import`: a whole store as one safetensors file, and back. SPEC §16."""
+"""`export_store` and `import_store`: a store as one safetensors file, and back. SPEC §16."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from memvec.store.files import Entry
 
 MANIFEST, KEYS = "manifest", "keys."  # tensors beside those of a shard: the manifest, and files of keys by digest
-WRITTEN_ANEW = ("digests", "version")  # of a header's metadata
+OWN_METADATA = ("digests", "version")  # metadata that each file gets from its own tensors
 
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What went into one file, or came out of it; the field names are those of `--json`."""
+    """What a store in one file holds. The field names are those of `--json`."""
 
     documents: int  # live ones
     records: int
@@ -47,10 +47,29 @@ class FileReport:
 
 @checked()
 def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False) -> FileReport:
-    """Write everything that counts in a store as one file; what was removed or superseded is left out.
+    """Write the live records of a store, with their keys and metadata, as one safetensors file.
 
-    Takes as much memory as the store. UsageError when the file is there and `overwrite` is not set, or lies in a store;
-    StoreDamagedError, ReadError, WriteError.
+    The whole store is held in memory.
+
+    Args:
+        store: The store's folder.
+        path: The file to write. It may not lie in a store.
+        overwrite: Replace an existing file.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UsageError: The file exists and `overwrite` is not set, or it would lie in a store.
+        NotFoundError: There is no store.
+        FormatTooNewError: A newer memvec wrote the store, and a copy would lose something.
+        StoreDamagedError: A live record is damaged.
+        ReadError: A file of the store cannot be read.
+        WriteError: The file cannot be written.
+
+    Example:
+        >>> memvec.export_store(store, tmp / "texts.safetensors").documents
+        2
     """
     opened, path = open_to_copy(store), outside(path, "path", store)  # the file would lose what is new in it
     if os.path.lexists(path) and not (overwrite and path.is_file()):
@@ -71,11 +90,29 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
 
 @checked()
 def import_store(file: str | Path, output: str | Path) -> FileReport:
-    """Make a store of a file that `export_store` wrote; everything in it is checked before anything is written.
+    """Make a store from a file that `export_store` wrote. All of it is checked before anything is written.
 
-    Takes as much memory as the store. Raises NotFoundError, UsageError where something lies at `output`, `output` is in
-    another store or `file` is something else, StoreDamagedError, FormatTooNewError, ReadError, WriteError; then there
-    is nothing at `output`.
+    The whole store is held in memory. After an error there is nothing at `output`.
+
+    Args:
+        file: The file to read.
+        output: The folder of the new store. It may not exist yet, or lie in another store.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UsageError: `output` exists or lies in another store, or the file holds no complete store.
+        NotFoundError: There is no such file.
+        FormatTooNewError: A newer memvec wrote the file.
+        StoreDamagedError: The file is damaged.
+        ReadError: The file cannot be read.
+        WriteError: The store cannot be written.
+
+    Example:
+        >>> report = memvec.export_store(store, tmp / "texts.safetensors")
+        >>> memvec.import_store(tmp / "texts.safetensors", tmp / "new.memvec").documents
+        2
     """
     file, output = Path(file), Path(output)
     if os.path.lexists(output):
@@ -84,12 +121,12 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     data = _read(file)
     try:
         state, records, parts = _decode(data)
-    except MemvecError:  # some are ValueErrors too
+    except MemvecError:  # some of them are ValueErrors too
         raise
     except PARSE_ERRORS as error:
         raise refused(str(file), error) from error
     scratch = output.parent / f"{files.SCRATCH}{secrets.token_hex(8)}"
-    try:  # beside its place and renamed, as every file of a store: whole or absent
+    try:  # made beside its place, then renamed, so that no incomplete store is ever at `output`
         transaction = Transaction.create(scratch, replace(state, shards=(), keys=()))
         upcoming = NextGeneration(transaction)
         upcoming.add(records, state.generation)
@@ -103,7 +140,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
 
 
 def _read(file: Path) -> bytes:
-    """The bytes of a file that the user named, which may be a link. NotFoundError, StoreDamagedError, ReadError."""
+    """Read the file that the user named. It may be a link. NotFoundError, StoreDamagedError, ReadError."""
     try:
         real = Path(os.path.realpath(file, strict=True))
         size = files.size_of(real.parent, real.name)
@@ -121,35 +158,35 @@ def _read(file: Path) -> bytes:
 
 
 class _Held(NextGeneration):
-    """Files of a generation to come, kept in memory."""
+    """The files of the next generation, held in memory."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(Transaction(store))
         self.files: dict[str, bytes] = {}  # by digest
 
     def put(self, entry: Entry, data: bytes) -> Entry:
-        """Keep one file."""
+        """Hold one file."""
         self.files[entry.sha256] = data
         return entry
 
 
 def _encode(state: Manifest, records: list[Record], parts: dict[str, bytes]) -> bytes:
-    """A shard of all `records` with the manifest and files of keys as further tensors."""
+    """Encode all `records` as one shard, with the manifest and the key files as further tensors."""
     _, data = shard_file(state, records, state.generation)
     entries, metadata = container.read_header(data, shard.FORMAT_NAME)
     tensors = container.read_tensors(data, entries, shard.TENSORS)
     more = {MANIFEST: manifest.encode(state)} | {f"{KEYS}{digest}": part for digest, part in parts.items()}
     tensors |= {name: np.frombuffer(part, np.uint8) for name, part in more.items()}
-    return container.encode(tensors, {name: value for name, value in metadata.items() if name not in WRITTEN_ANEW})
+    return container.encode(tensors, {name: value for name, value in metadata.items() if name not in OWN_METADATA})
 
 
 def _decode(data: bytes) -> tuple[Manifest, list[Record], list[Keys]]:
-    """Manifest, records and keys in one file, all of them checked. UsageError, FormatTooNewError, else ValueError."""
+    """Decode and check the manifest, records and keys in one file. UsageError, FormatTooNewError, else ValueError."""
     entries, metadata = container.read_header(data, shard.FORMAT_NAME)
     tensors = container.tensor_bytes(data, entries)
     found = dict(tensors)
     if MANIFEST not in found:
-        raise UsageError("this is one shard and no whole store. memvec.export_store(…) writes one.")
+        raise UsageError("the file holds one shard, expected a complete store. memvec.export_store(…) writes one.")
     for name, digest in metadata["digests"].items():
         if hashlib.sha256(found.pop(name, b"")).hexdigest() != digest:
             raise Refusal("digest-mismatch", f"tensor {name!r} does not match its digest")

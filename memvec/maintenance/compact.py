@@ -1,4 +1,4 @@
-"""`compact`: a store without what no longer counts, in few files. What was there before stays on disk for `gc`."""
+"""`compact`: rewrite a store in few files that hold live records only. The old files stay on disk for `gc`."""
 
 from __future__ import annotations
 
@@ -25,28 +25,50 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
-    """What a compaction did; the field names are those of `--json`."""
+    """What `compact` did. The field names are those of `--json`."""
 
     changed: bool  # False: the store was compact already
-    records: int  # that are kept
-    dropped_records: int  # of removed, superseded and of no longer needed parts of documents
+    records: int  # in the store now
+    dropped_records: int  # of removed and superseded versions, and parts replaced by newer ones
     removed: int  # versions of documents that `rm` removed
-    superseded: int  # versions of documents that a newer one took the place of
-    texts_dropped: int  # keys of texts that are no longer there
+    superseded: int  # versions of documents that a newer version replaced
+    texts_dropped: int  # keys of texts that no record has
     shards_before: int
     shards: int
-    bytes_before: int  # of the files that the store was made of
-    bytes: int  # of those it is made of now
-    collectable: int  # bytes of files that nothing names any more; `gc` removes them
+    bytes_before: int  # of the files that the old manifest names
+    bytes: int  # of the files that the new manifest names
+    collectable: int  # bytes of files that `gc` deletes
     dry_run: bool
 
 
 @checked()
 def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> CompactReport:
-    """Write the records that count into new shards of bounded size and drop the others, keys and tombstones with them.
+    """Write the live records into few new shards and leave out all others, their keys and the list of removed versions.
 
-    One new generation, or none where there is nothing to gain. Files of the old one stay until `gc`, so that nobody
-    loses what he reads. StoreDamagedError, StoreLockedError, WriteError.
+    Records of unfinished documents stay, so that their pack can go on. A compact store gets no new generation. The old
+    files stay on disk until `gc`, so readers that are open lose nothing.
+
+    Args:
+        store: The store's folder.
+        dry_run: Report what would be done. Nothing is written and no lock is taken.
+        lock_wait: How long to wait for another writer [s].
+
+    Returns:
+        What was left out, and the sizes before and after.
+
+    Raises:
+        NotFoundError: There is no store.
+        FormatTooNewError: A newer memvec wrote the store, and compacting would lose something.
+        StoreDamagedError: A live record is damaged.
+        StoreLockedError: Another process is writing to the store.
+        WriteError: A file cannot be written. The store is as it was.
+
+    Example:
+        >>> removed = memvec.rm(store, "harbour.txt")
+        >>> memvec.compact(store).removed
+        1
+        >>> memvec.compact(store).changed
+        False
     """
     with changing(store, lock_wait, dry_run) as transaction:
         opened = transaction.store
@@ -62,7 +84,7 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
 
 
 def _compacted(store: Store, keep: Sequence[StoredDocument], upcoming: NextGeneration) -> Manifest:
-    """What the manifest should name; its new files are in `upcoming`."""
+    """Return the compact manifest. Its new files are in `upcoming`."""
     state = store.manifest
     refs = [ref for stored in keep for ref in refs_of(stored)]
     records = (store.record(ref) for ref in refs)
@@ -83,7 +105,7 @@ def _compacted(store: Store, keep: Sequence[StoredDocument], upcoming: NextGener
 
 
 def _keys(store: Store, upcoming: NextGeneration) -> Sequence[KeysEntry]:
-    """The files of keys to be named: those there are, by embedder, where nothing can be dropped from them."""
+    """Return the key files of the compact store. Files of an embedder are rewritten only if that saves something."""
     found: list[KeysEntry] = []
     for entries in by_embedder(store.manifest.keys).values():
         parts = list(chosen_keys([(store, entry) for entry in entries], upcoming.texts))
@@ -93,7 +115,7 @@ def _keys(store: Store, upcoming: NextGeneration) -> Sequence[KeysEntry]:
         upcoming.keys.clear()
         upcoming.add_keys(parts)
         found += upcoming.keys
-    # In the order of their commits where nothing changed, so that a compact store is found to be compact.
+    # In the order of their commits if nothing changed, so that a compact store equals its own compaction.
     return store.manifest.keys if set(found) == set(store.manifest.keys) else found
 
 

@@ -1,4 +1,4 @@
-"""`gc`: removes the files that a store is not made of any more. Only what memvec itself writes is looked at."""
+"""`gc`: delete the files the store no longer references. It looks only at files with names that memvec gives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMMUTABLE = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class CollectReport:
-    """What was collected; the field names are those of `--json`."""
+    """What `gc` deleted. The field names are those of `--json`."""
 
     files: tuple[str, ...]  # relative to the store
     bytes: int
@@ -29,10 +29,31 @@ class CollectReport:
 
 @checked()
 def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> CollectReport:
-    """Remove shards and keys that the manifest does not name, unfinished writes and indexes of keys that are gone.
+    """Delete the files that the store no longer references: old shards and keys, unfinished writes, unused indexes.
 
-    A reader that opened an older generation may meet StoreChangedError; what it was opened for is in the newer one, or was
-    removed. Raises NotFoundError, StoreDamagedError where there is no manifest to go by, StoreLockedError, WriteError.
+    Only files that memvec wrote are deleted. A reader of an older generation may then meet StoreChangedError.
+
+    Args:
+        store: The store's folder.
+        dry_run: Report what would be deleted. Nothing is deleted and no lock is taken.
+        lock_wait: How long to wait for another writer [s].
+
+    Returns:
+        The deleted files and their size.
+
+    Raises:
+        NotFoundError: There is no store.
+        FormatTooNewError: A newer memvec wrote the store, so its files cannot all be known.
+        StoreDamagedError: The manifest is damaged or missing.
+        StoreLockedError: Another process is writing to the store.
+        WriteError: A file cannot be deleted.
+
+    Example:
+        >>> report = memvec.rm(store, "harbour.txt"), memvec.compact(store)
+        >>> len(memvec.gc(store).files) > 0
+        True
+        >>> memvec.gc(store).files
+        ()
     """
     with changing(store, lock_wait, dry_run) as transaction:
         opened = transaction.store
@@ -67,7 +88,7 @@ def _stale(store: Store) -> Iterator[Path]:
 
 
 def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
-    """The regular files in a folder of the store; none where a link stands for the folder, which leads elsewhere."""
+    """Yield the regular files in a folder of the store; none if the folder is a link, since it leads elsewhere."""
     try:
         names = files.listing(store.path, folder, pattern)
     except Refusal:
@@ -82,7 +103,7 @@ def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
 
 
 def _fitting(store: Store, embedder_id: str) -> bool:
-    """Is there an index of keys of that embedder, all of which the store still has?"""
+    """Is there an index of that embedder, and does the store still have all its keys?"""
     info = index_files.describe(store.path / index_files.FOLDER, embedder_id)
     entries = [entry for entry in store.manifest.keys if entry.embedder_id == embedder_id]
     return info is not None and index_files.fits(info, entries)

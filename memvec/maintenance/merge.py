@@ -1,4 +1,4 @@
-"""`merge`: the documents of several stores in one. Their records are written anew, so that generations stay in order."""
+"""`merge`: copy the documents of several stores into one. Records are written to new shards, which keep their order."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ Version = tuple[str, str]  # name, sha256
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What a merge did; the field names are those of `--json`."""
+    """What `merge` did. The field names are those of `--json`."""
 
-    changed: bool  # False: everything was there already
-    documents: int  # live ones of the merged store
-    replaced: int  # documents of which an earlier store has another version
-    records: int  # that were added
-    bytes: int  # of the files that were added
+    changed: bool  # False: the output held everything before
+    documents: int  # live documents of the output
+    replaced: int  # documents with another version in an earlier store
+    records: int  # added
+    bytes: int  # of the added files
     dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Content or memory of a version, and where its records lie."""
+    """Content or memory of a document version, and where its records are."""
 
     records: tuple[tuple[Store, RecordRef], ...]
     whole: bool
 
     def joined(self, later: _Part) -> _Part:
-        """With that of another store: the first that is whole, else what both have."""
+        """Combine with the part of another store: the first complete one, else the records of both."""
         if self.whole or not later.records:
             return self
         if later.whole:
@@ -53,18 +53,18 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """A version as the stores have it together."""
+    """A document version, combined from several stores."""
 
     content: _Part
     memory: _Part
 
     @property
     def usable(self) -> bool:
-        """Is its content whole, or its memory?"""
+        """Is its content or its memory complete?"""
         return self.content.whole or self.memory.whole
 
     def outside(self, target: Store) -> Iterator[tuple[Store, RecordRef]]:
-        """Where its records lie that the target lacks."""
+        """Yield where the records are that the target lacks."""
         every = (*self.content.records, *self.memory.records)
         return ((store, ref) for store, ref in every if store is not target)
 
@@ -73,12 +73,33 @@ class _Merged:
 def merge(
     stores: Sequence[str | Path], output: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0
 ) -> MergeReport:
-    """Put the documents of `stores` into the store at `output`, made or added to; of one name the last store's counts.
+    """Copy the documents of several stores into one. Of documents with one name, the last store's is live.
 
-    What was removed from a store is not taken from it. Raises StoresDifferError where the stores belong to different
-    models, UsageError, NotFoundError, StoreDamagedError, StoreLockedError, WriteError.
+    Removed documents are not copied. The output's own documents come first, so the others replace them.
+
+    Args:
+        stores: The stores to copy from. All belong to the same model.
+        output: The store to copy into. It is made when it does not exist.
+        dry_run: Report what would be copied. Nothing is written and no lock is taken.
+        lock_wait: How long to wait for another writer [s].
+
+    Returns:
+        What was added and replaced.
+
+    Raises:
+        UsageError: No stores are given, one name would be a file and a folder, or `output` cannot be a store.
+        NotFoundError: One of the stores does not exist.
+        StoresDifferError: The stores belong to different models.
+        FormatTooNewError: A newer memvec wrote a store, and a copy would lose something.
+        StoreDamagedError: A record to copy is damaged.
+        StoreLockedError: Another process is writing to the output.
+        WriteError: A file cannot be written. The output is as it was.
+
+    Example:
+        >>> memvec.merge([store], tmp / "both.memvec").documents
+        2
     """
-    sources = [open_to_copy(path) for path in stores]  # the copy would lose what is new in them
+    sources = [open_to_copy(path) for path in stores]  # refuses a newer format
     if not sources:
         raise UsageError("there is nothing to merge. Name the stores.")
     for source in sources[1:]:
@@ -110,7 +131,7 @@ def merge(
 
 
 def _new(path: Path, sources: Sequence[Store], dry_run: bool) -> Transaction:
-    """An empty store of the first one's model; of a dry run it is nowhere."""
+    """Make an empty store of the first source's model. In a dry run it is not written."""
     first = sources[0].manifest
     explained = next((s.manifest for s in sources if s.manifest.tensors or s.manifest.probe), first)
     state = Manifest(first.fingerprint, first.vocabulary, tensors=explained.tensors, probe=explained.probe)
@@ -124,7 +145,7 @@ def _check_same(first: Store, second: Store) -> None:
 
 
 def _merged(stores: Iterable[Store]) -> dict[Version, _Merged]:
-    """Every version that counts in one of the stores, the newest of the last store last."""
+    """Collect the live and unfinished versions of all stores; the newest of the last store comes last."""
     found: dict[Version, _Merged] = {}
     for store in stores:
         for stored in kept(store.versions()):
@@ -145,7 +166,7 @@ def _of(store: Store, stored: StoredDocument) -> _Merged:
 
 
 def _kept(versions: dict[Version, _Merged], live: dict[str, Version]) -> dict[Version, _Merged]:
-    """Live versions, and newer ones that a pack has yet to finish."""
+    """Leave out versions that a newer live one replaces."""
     places = {version: place for place, version in enumerate(versions)}
     return {
         version: merged
@@ -155,7 +176,7 @@ def _kept(versions: dict[Version, _Merged], live: dict[str, Version]) -> dict[Ve
 
 
 def _lacking(embedder_id: str, target: Store, sources: Sequence[Store], texts: set[bytes]) -> list[Keys]:
-    """The keys by one embedder of `texts`, of those that the target has none of."""
+    """Return the keys of `texts` by one embedder that the target lacks."""
     own = [entry for entry in target.manifest.keys if entry.embedder_id == embedder_id]
     there = {text.tobytes() for entry in own for text in target.keys(entry).texts}
     files = [(s, entry) for s in sources for entry in s.manifest.keys if entry.embedder_id == embedder_id]
@@ -163,7 +184,7 @@ def _lacking(embedder_id: str, target: Store, sources: Sequence[Store], texts: s
 
 
 def _following(target: Store, sources: Sequence[Store], upcoming: NextGeneration, written: set[Version]) -> Manifest:
-    """What the manifest should name; the same as before where there is nothing new."""
+    """Return the manifest after the merge. It equals the one before if there is nothing new."""
     state, said = target.manifest, {}
     for source in sources:
         names = {stored.document.name for stored in source.documents().values()}

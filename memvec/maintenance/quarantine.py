@@ -11,7 +11,7 @@ from memvec.formats import files
 from memvec.types import Problem
 
 FOLDER = "damaged"
-# Problems whose file is moved. Any other file gets a second name, because its whole records are still to be saved.
+# Files with these problems are moved. Others get a second name first: their sound records must still be read.
 MOVED = ("unreadable", "symlink", "not-a-file")
 
 
@@ -36,7 +36,7 @@ def set_apart(store: Path, wrong: Problem) -> None:
 def _second_name(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without links, or a file of somebody else
+    except OSError:  # a file system without hard links, or another user's file
         scratch = target.with_name(f"{files.SCRATCH}{target.name}")
         try:
             shutil.copyfile(source, scratch)
@@ -48,7 +48,7 @@ def _second_name(source: Path, target: Path) -> None:
 
 
 def _free(folder: Path, name: str) -> Path:
-    """A name in the folder that nothing has: the same, or with a number behind it."""
+    """Return an unused name in the folder: the same, or with a number appended."""
     target, number = folder / name, 0
     while os.path.lexists(target):
         number += 1
@@ -57,7 +57,7 @@ def _free(folder: Path, name: str) -> Path:
 
 
 def _is_there(folder: Path, source: Path) -> bool:
-    """Was the same file set apart before, as by a repair that was killed?"""
+    """Is the file there already, from a repair that was killed?"""
     names = (name for name in files.listing(folder.parent, folder.name) if name.startswith(source.name))
     return any(_same(folder / name, source) for name in names)
 

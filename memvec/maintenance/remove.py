@@ -1,4 +1,4 @@
-"""`rm`: documents that no longer count. Their bytes stay until the store is compacted and collected."""
+"""`rm`: remove documents. Their bytes stay on disk until `compact` and `gc`."""
 
 from __future__ import annotations
 
@@ -18,37 +18,47 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class RemoveReport:
-    """What was removed; the field names are those of `--json`."""
+    """What `rm` removed. The field names are those of `--json`."""
 
     documents: tuple[str, ...]  # names
-    versions: int  # with the older and the unfinished ones of these names
+    versions: int  # with older and unfinished versions of these names
     records: int
     dry_run: bool
-    rules: tuple[str, ...] = ()  # by which rule each thing that was asked for was taken: "notes: exact name"
+    rules: tuple[str, ...] = ()  # how each name or pattern was understood: "notes: exact name"
 
 
 @checked()
 def rm(
     store: str | Path, documents: str | Sequence[str], *, dry_run: bool = False, lock_wait: float = 0.0
 ) -> RemoveReport:
-    """Remove every version of some documents, and what is said of them.
+    """Remove every version of some documents, and their metadata.
 
-    A removed document does not come back by itself; packed again, its old records count again.
+    Their bytes stay on disk until `compact` and `gc`. When a removed document is packed again before that, its records are
+    reused.
 
     Args:
         store: The store's folder.
-        documents: Exact names, or patterns as gitignore has them (see `memvec.filesystem.names`). What is the name of a document
-            means that document alone, and a plain word is never a pattern: "notes" does not mean "sub/notes".
-        dry_run: Say what would be removed. Nothing is written, and no lock is needed.
+        documents: Exact names, or patterns as in gitignore (see `memvec.filesystem.names`). An exact name stands for that
+            document alone. A plain word is no pattern: "notes" does not match "sub/notes".
+        dry_run: Report what would be removed. Nothing is written and no lock is taken.
         lock_wait: How long to wait for another writer [s].
 
     Returns:
-        What was removed, and by which rule.
+        The removed documents, and the rule by which each was chosen.
 
     Raises:
         UsageError: No documents are given, or a pattern is broken.
-        NotFoundError: There is no store, or something that was asked for matches no document: nothing is removed.
-        StoreLockedError, WriteError: The store cannot be written to.
+        NotFoundError: There is no store, or a name or pattern matches no document. Nothing is removed then.
+        FormatTooNewError: A newer memvec wrote the store, and removing would lose something.
+        StoreDamagedError: The store cannot be read.
+        StoreLockedError: Another process is writing to the store.
+        WriteError: The store cannot be written to.
+
+    Example:
+        >>> memvec.rm(store, "letters/*").documents
+        ('letters/jane.txt',)
+        >>> [row.name for row in memvec.documents(store)]
+        ['harbour.txt']
     """
     if not several(documents):
         raise UsageError("no documents are named to remove. `memvec list` shows the names, '*' means all of them.")
@@ -67,7 +77,7 @@ def rm(
 
 
 def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tuple[RemoveReport, set[tuple[str, str]]]:
-    """(what removing `documents` means, the versions that go)."""
+    """(report, removed versions)."""
     versions = opened.versions()
     known = {stored.document.name for stored in versions}
     removed = {name for name, _ in opened.manifest.removed} - known

@@ -1,7 +1,6 @@
-"""`repair`: a store that can be read again after damage, with everything in it that is still what was written.
+"""`repair`: make a damaged store readable again, with every record that still matches its digest.
 
-Nothing is deleted: what is damaged, or cannot be read now, moves to `damaged/`. Without `yes` it only says what it would
-do, and writes nothing.
+Damaged and unreadable files move to `damaged/`; nothing is deleted. Without `yes`, repair only reports.
 """
 
 from __future__ import annotations
@@ -31,53 +30,78 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What is damaged and what becomes of it; the field names are those of `--json`."""
+    """The damage, and what `repair` did about it. The field names are those of `--json`."""
 
     ok: bool  # there is nothing to repair
     repaired: bool
     problems: tuple[Problem, ...]
-    manifest_rebuilt: bool  # then removals and what was said of documents are lost
-    shards: int  # that are whole
-    records_saved: int  # written anew out of damaged shards
-    records_lost: int  # as far as can be known
-    documents_hurt: tuple[str, ...]  # that lost records, as far as can be known; packed again, they are whole
-    keys_dropped: tuple[str, ...]  # embedders some keys of which are lost; `index build` makes them again
-    set_apart: tuple[str, ...]  # files that move to `damaged/`
-    unreadable: tuple[str, ...] = ()  # those of them that the system does not read now; they may be whole
+    manifest_rebuilt: bool  # then removals and metadata are lost
+    shards: int  # undamaged
+    records_saved: int  # of damaged shards, written to new ones
+    records_lost: int  # as far as it is known
+    documents_hurt: tuple[str, ...]  # that lost records, as far as it is known. Pack them again
+    keys_dropped: tuple[str, ...]  # embedders that lost keys. `build_index` makes them again
+    set_apart: tuple[str, ...]  # files moved to `damaged/`
+    unreadable: tuple[str, ...] = ()  # of them, files that the system cannot read now. They may be undamaged
 
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    state: Manifest  # what the store is to be, its shards and keys aside
-    broken: Problem | None  # of the manifest
+    state: Manifest  # of the repaired store, without its shards and keys
+    broken: Problem | None  # the problem of the manifest
     shards: Sequence[Salvaged]
     keys: Sequence[SalvagedKeys]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Everything that is damaged, the manifest first."""
+        """All problems, the manifest's first."""
         every = [self.broken, *(part.problem for part in self.shards), *(part.problem for part in self.keys)]
         return tuple(found for found in every if found is not None)
 
     @property
     def set_apart(self) -> tuple[str, ...]:
-        """The damaged files that are there."""
+        """The damaged files that exist."""
         return tuple(p.location for p in self.problems if p.kind != "missing_file")
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """Files that the system does not read. What is in them is not known."""
+        """Files that the system cannot read."""
         return tuple(p.location for p in self.problems if p.kind == "unreadable")
 
 
 @checked()
 def repair(store: str | Path, *, yes: bool = False, model: str | None = None, lock_wait: float = 0.0) -> RepairReport:
-    """Make a store readable again: the manifest from its shards, new shards of the whole records of damaged ones.
+    """Make a damaged store readable again: save every record that still matches its digest.
 
-    `model` is needed only where the manifest is lost and the shards do not say whose they are. Raises NotFoundError,
-    FormatTooNewError, FingerprintError, UsageError, StoreLockedError, WriteError; StoreDamagedError where nothing is left or
-    a link stands for a folder of the store; ReadError where the system reads no shard, or not the manifest for want of
-    permission.
+    A lost manifest is made again from the shards; removals and metadata are lost with it. The sound records of damaged
+    shards go into new shards. Damaged files move to the folder `damaged/` of the store. Nothing is deleted.
+
+    Args:
+        store: The store's folder.
+        yes: Repair. By default nothing is written, and the report says what would be done.
+        model: The model of the store. Needed when the manifest is lost and the shards do not name one model.
+        lock_wait: How long to wait for another writer [s].
+
+    Returns:
+        The damage, and the records saved and lost.
+
+    Raises:
+        NotFoundError: There is no store, not even a damaged one; or no such model.
+        UsageError: `model` is needed.
+        FingerprintError: No shard belongs to `model`.
+        FormatTooNewError: A newer memvec wrote the store.
+        StoreDamagedError: No shard can be read, or a link stands for a folder of the store.
+        ReadError: The system reads no shard, or denies access to the manifest.
+        StoreLockedError: Another process is writing to the store.
+        WriteError: A file cannot be written or moved.
+
+    Example:
+        >>> memvec.repair(store).ok
+        True
+        >>> size = (store / "manifest.json").write_bytes(b"damaged")
+        >>> report = memvec.repair(store, yes=True)
+        >>> report.manifest_rebuilt, report.records_lost
+        (True, 0)
     """
     path = Path(store)
     if not Store.exists(path):
@@ -112,7 +136,7 @@ def _examine(path: Path, model: str | None) -> _Findings:
     except StoreDamagedError as error:
         return _rebuilt(path, error.problems[0], model)
     except ReadError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):  # it is there and whole as far as anybody knows
+        if error.errno in (errno.EACCES, errno.EPERM):  # it may well be undamaged
             raise
         return _rebuilt(path, problem(manifest.FILE_NAME, error), model)
     shards = [examine(path, entry.path, entry, state) for entry in state.shards]
@@ -120,7 +144,7 @@ def _examine(path: Path, model: str | None) -> _Findings:
 
 
 def _rebuilt(path: Path, broken: Problem, model: str | None) -> _Findings:
-    """What the shards say by themselves, where no manifest can be read."""
+    """Examine the store without its manifest: shards name their model and generation."""
     there, there_keys = _files(path, "shards"), _files(path, "keys")
     headers = [found for file in there if (found := header(path, file)) is not None]
     if not headers:
@@ -137,7 +161,7 @@ def _rebuilt(path: Path, broken: Problem, model: str | None) -> _Findings:
 
 
 def _state(headers: Sequence[dict[str, Any]], model: str | None) -> Manifest:
-    """An empty store of the model whose shards these are."""
+    """Return an empty manifest of the model that the shards name."""
     owners = {found["fingerprint"]: found for found in sorted(headers, key=lambda found: "origin" in found)}
     if model is not None:
         from memvec.identity.fingerprint import fingerprint
@@ -154,14 +178,14 @@ def _state(headers: Sequence[dict[str, Any]], model: str | None) -> Manifest:
     try:
         origin = Fingerprint(**found["origin"])
     except (KeyError, TypeError) as error:
-        raise UsageError("the shards do not say in full which model they belong to. Pass it as model=….") from error
+        raise UsageError("the shards do not describe their model completely. Pass the model as model=….") from error
     if origin.id != identity:
-        raise UsageError("what the shards say of their model contradicts itself. Pass the model as model=….")
+        raise UsageError("the shards contradict themselves about their model. Pass the model as model=….")
     return Manifest(origin, int(found["vocabulary"]))
 
 
 def _files(path: Path, folder: str) -> list[str]:
-    """Safetensors files in a folder of the store. StoreDamagedError for a link or file in its place: nothing there is touched."""
+    """List the safetensors files in a folder of the store. StoreDamagedError if the folder is a link or a file."""
     try:
         return [f"{folder}/{name}" for name in files.listing(path, folder, "*.safetensors")]
     except Refusal as refusal:
@@ -169,14 +193,14 @@ def _files(path: Path, folder: str) -> list[str]:
 
 
 def _check_readable(path: Path, found: _Findings) -> None:
-    """ReadError if the system reads no shard at all: the fault is not in the files, and nothing would be kept."""
+    """Raise ReadError if the system reads no shard at all: the fault is not in the files."""
     parts = found.shards
     if parts and all(part.problem is not None and part.problem.kind == "unreadable" for part in parts):
         raise ReadError(str(path / "shards"), "not one shard can be read, so nothing was set apart")
 
 
 def _apply(path: Path, found: _Findings) -> None:
-    """Set damaged files apart, rewrite the whole records, write the manifest, then remove the originals."""
+    """Set damaged files apart, write the sound records to new shards, switch the manifest, delete the originals."""
     for wrong in found.problems:
         if wrong.kind != "missing_file":
             set_apart(path, wrong)
@@ -184,7 +208,9 @@ def _apply(path: Path, found: _Findings) -> None:
     shards: list[ShardEntry] = []
     for part in found.shards:
         upcoming = NextGeneration(transaction)
-        upcoming.add(part.records, part.generation)  # in the place of the damaged one, so that the order stays
+        upcoming.add(
+            part.records, part.generation
+        )  # in the damaged shard's place: the order decides which version is newest
         shards += [part.entry] if part.entry else upcoming.shards
     state = replace(
         found.state,

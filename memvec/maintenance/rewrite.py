@@ -1,4 +1,4 @@
-"""What stays of a store when its records are written anew, and the files of the generation that will name them.
+"""Rewrite the live records of a store into new shards and key files.
 
 Letters: n texts.
 """
@@ -21,20 +21,20 @@ from memvec.types import Kind, Record
 
 
 def open_to_copy(path: str | Path) -> Store:
-    """Open the store at `path` to copy it. Raises FormatTooNewError also when the copy would lose something."""
+    """Open the store at `path` to copy it. Raises FormatTooNewError also if the copy would lose something."""
     store = Store.open(path)
     store.manifest.check_writable()
     return store
 
 
 def kept(versions: Sequence[StoredDocument]) -> list[StoredDocument]:
-    """Of versions in order of their newest record the live ones, and newer ones that a pack has yet to finish."""
+    """Return the live versions and newer unfinished ones, of versions in order of their newest record."""
     live = {stored.document.name: number for number, stored in enumerate(versions) if stored.usable}
     return [stored for number, stored in enumerate(versions) if number >= live.get(stored.document.name, 0)]
 
 
 def refs_of(stored: StoredDocument) -> tuple[RecordRef, ...]:
-    """Every record of a version that counts, or that a pack which goes on will need."""
+    """Return every record of a version, those of an unfinished part too: its pack can go on with them."""
     return stored.records + stored.memory + stored.unjoined
 
 
@@ -45,11 +45,11 @@ class NextGeneration:
         self.transaction, self.dry_run = transaction, dry_run
         self.shards: list[ShardEntry] = []
         self.keys: list[KeysEntry] = []
-        self.texts: set[bytes] = set()  # sha256 of the texts of all records added
-        self.context = False  # is one of them of kind context?
+        self.texts: set[bytes] = set()  # sha256 of the texts of all added records
+        self.context = False  # is one of them a context record?
 
     def add(self, records: Iterable[Record], generation: int | None = None) -> None:
-        """Put records into shards, by default of the next generation."""
+        """Write records to shards, by default of the next generation."""
         state = self.transaction.store.manifest
         generation = state.generation + 1 if generation is None else generation
         for group in bounded(records):
@@ -58,7 +58,7 @@ class NextGeneration:
             self.context |= any(record.kind == Kind.CONTEXT for record in group)
 
     def add_keys(self, parts: Iterable[Keys]) -> None:
-        """Put the keys of one embedder into files, as many at once as one may hold."""
+        """Write the keys of one embedder to files of bounded size."""
         group: list[Keys] = []
         for part in parts:
             if group and sum(map(len, group)) + len(part) > KEYS_TEXTS:
@@ -69,7 +69,7 @@ class NextGeneration:
             self.keys.append(self.put(*keys_file(_joined(group))))
 
     def put(self, entry: Entry, data: bytes) -> Entry:
-        """Put one file where it belongs."""
+        """Write one file."""
         return entry if self.dry_run else self.transaction.write(entry, data)
 
 
@@ -86,7 +86,7 @@ def scattered_keys(entries: Sequence[KeysEntry]) -> bool:
 
 
 def by_embedder(entries: Iterable[KeysEntry]) -> dict[str, list[KeysEntry]]:
-    """Files of keys by the id of their embedder, in their order."""
+    """Group key files by the id of their embedder, in their order."""
     found: dict[str, list[KeysEntry]] = {}
     for entry in entries:
         found.setdefault(entry.embedder_id, []).append(entry)
@@ -94,7 +94,7 @@ def by_embedder(entries: Iterable[KeysEntry]) -> dict[str, list[KeysEntry]]:
 
 
 def chosen_keys(files: Iterable[tuple[Store, KeysEntry]], texts: set[bytes]) -> Iterator[Keys]:
-    """The keys of `texts` by one embedder, each once; of several the last."""
+    """Choose the keys of `texts` from the files of one embedder. Of several keys of a text the last is used."""
     left = set(texts)
     parts = []
     for store, entry in reversed(list(files)):
@@ -107,7 +107,7 @@ def chosen_keys(files: Iterable[tuple[Store, KeysEntry]], texts: set[bytes]) -> 
 
 
 def _rows(part: Keys, rows: npt.NDArray[np.int64]) -> Keys:
-    """Some of the keys, by ascending row."""
+    """Choose rows of a key file, in ascending order."""
     starts, lengths = part.offsets[:-1].astype(np.int64)[rows], np.diff(part.offsets).astype(np.int64)[rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -116,7 +116,7 @@ def _rows(part: Keys, rows: npt.NDArray[np.int64]) -> Keys:
 
 
 def _joined(parts: Sequence[Keys]) -> Keys:
-    """The keys of several files as one."""
+    """Join the keys of several files."""
     ends = np.cumsum([0, *(int(part.offsets[-1]) for part in parts)])
     return Keys(
         embedder=parts[0].embedder,

@@ -28,34 +28,34 @@ from memvec.types import Document, Kind, Problem, Record
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """A shard as it was found."""
+    """What can be saved of a shard."""
 
     path: str
-    entry: ShardEntry | None  # of a whole one
-    records: tuple[Record, ...]  # those that pass their digest, where it is not whole
-    lost: int | None  # records that do not; None: it cannot be known how many there were
+    entry: ShardEntry | None  # of an undamaged shard
+    records: tuple[Record, ...]  # sound records of a damaged shard
+    lost: int | None  # damaged records; None: their number is not known
     hurt: tuple[str, ...]  # names of documents that lost records, as far as they are known
-    problem: Problem | None  # None: it is whole
-    generation: int = 0  # that the shard says it is of
+    problem: Problem | None  # None: it is undamaged
+    generation: int = 0  # as the shard says
     context: bool = False  # does it hold context records?
 
 
 @dataclass(frozen=True, slots=True)
 class SalvagedKeys:
-    """A file of keys as it was found."""
+    """What can be saved of a file of keys: all or nothing."""
 
     path: str
-    entry: KeysEntry | None  # of a whole one
-    embedder: str  # "" where it cannot be known
+    entry: KeysEntry | None  # of an undamaged file
+    embedder: str  # "" if it is not known
     problem: Problem | None
 
 
 def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest) -> Salvaged:
-    """The shard at `path`, a record at a time; `expected` is what the manifest says of it, where there is one."""
+    """Read the shard at `path` record by record. `expected` is its entry in the manifest, if there is a manifest."""
     count = expected.records if expected else None
     try:
         size = files.size_of(store, path)
-        # What was added to its end is no reason to lose it.
+        # Bytes appended to the file do no harm: the first `expected.bytes` are read.
         data = _read(store, path, expected.bytes) if expected else _read_shard(store, path)
     except (ReadError, *PARSE_ERRORS) as error:
         return Salvaged(path, None, (), count, (), problem(path, error))
@@ -74,13 +74,17 @@ def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest
     if lost == 0 and digest == Path(path).stem and size == len(data):
         entry = ShardEntry(digest, size, len(part), len(part.documents))
         return Salvaged(path, entry, (), 0, (), None, generation, context)
-    message = f"{lost} of {len(part)} records do not pass their digest" if lost else "damaged, but no record of it"
+    message = (
+        f"{lost} of {len(part)} records do not match their digests"
+        if lost
+        else "the file is damaged, but all its records are sound"
+    )
     wrong = Problem(path, "digest_mismatch", message)
     return Salvaged(path, None, records, lost, hurt, wrong, generation, context)
 
 
 def examine_keys(store: Path, path: str, expected: KeysEntry | None) -> SalvagedKeys:
-    """The file of keys at `path`: whole, or of no use."""
+    """Read the file of keys at `path`. It is used only if it is undamaged."""
     name = expected.embedder if expected else ""
     try:
         data = _read(store, path, expected.bytes + 1 if expected else None)
@@ -98,11 +102,11 @@ def examine_keys(store: Path, path: str, expected: KeysEntry | None) -> Salvaged
 
 
 def header(store: Path, path: str) -> dict[str, Any] | None:
-    """The metadata of a shard; None when it cannot be read."""
+    """Return the metadata of a shard, or None if it cannot be read."""
     try:
         return shard.read_metadata(files.read(store, path, limits.HEADER_BYTES + 8))
     except ReadError as error:
-        problem(path, error)  # raises what is not about the file
+        problem(path, error)  # raises the error if it is not about the file
         return None
     except PARSE_ERRORS:
         return None
@@ -110,37 +114,37 @@ def header(store: Path, path: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A document that is not whole because of damage, and what is there of it."""
+    """A document that lost records to damage, and the rest of it."""
 
     document: Document
     problem: Problem
-    rest: StoredDocument | None  # None when no record of it is left
+    rest: StoredDocument | None  # None if no record is left
 
 
 @dataclass(frozen=True, slots=True)
 class _Damage:
     problem: Problem
-    documents: tuple[Document, ...] = ()  # that the shard lists, unless every record of it is right
-    lost: bool = False  # it does not even say what it held
+    documents: tuple[Document, ...] = ()  # listed by the shard, unless all its records are sound
+    lost: bool = False  # nothing of the shard can be read, its list of documents neither
 
 
 class SalvagedStore(Store):
-    """A store in which only records count that match their own digests, also where the file around them does not."""
+    """A store without its damaged records. Sound records are read even if the file around them is damaged."""
 
     def __init__(self, path: Path, state: Manifest) -> None:
         super().__init__(path, state)
-        self._sound: set[str] = set()  # shards of which every record was checked
-        self._damaged: dict[str, _Damage] = {}  # by digest, as is what was left of each
+        self._sound: set[str] = set()  # digests of shards whose records are all sound
+        self._damaged: dict[str, _Damage] = {}  # by the shard's digest
         self._left: dict[str, Shard] = {}
 
     @property
     def lost(self) -> list[Problem]:
-        """Shards of which nothing can be read, so that it is not known what they held."""
+        """The problems of shards of which nothing can be read."""
         self.versions()
         return [damage.problem for damage in self._damaged.values() if damage.lost]
 
     def broken(self) -> dict[str, Broken]:
-        """Documents by name of which the newest version is not whole, or may not be, because of damage."""
+        """Return documents by name whose newest version lost records to damage, or may have."""
         versions = {(v.document.name, v.document.sha256): v for v in self.versions()}
         live, removed = self.documents(), set(self.manifest.removed)
         found: dict[str, Broken] = {}
@@ -153,7 +157,7 @@ class SalvagedStore(Store):
                 if damage and key not in removed and not newer and not (rest and rest.complete):
                     found[document.name] = Broken(document, damage.problem, rest)
         if self.lost:
-            # The shard that is lost may be what is missing of a version that looks like that of an interrupted pack.
+            # An unfinished version may be missing the records of the lost shard.
             newest = {v.document.name: v for v in self.versions()}
             for name, version in newest.items():
                 if version.unfinished:
@@ -162,15 +166,17 @@ class SalvagedStore(Store):
 
     @contextmanager
     def explaining(self, entry: ShardEntry, place: str = "") -> Iterator[None]:
-        """As in any store. A shard that was whole when it was opened may be damaged by now, and has no such row then."""
+        """As in `Store`. A shard that was damaged after it was opened may lack the row now."""
         with super().explaining(entry, place):
             try:
                 yield
             except IndexError as error:
-                raise damaged(f"{entry.path}{place}", "missing_file", "it was whole before and is not now") from error
+                raise damaged(
+                    f"{entry.path}{place}", "missing_file", "it was damaged or deleted after it was opened"
+                ) from error
 
     def _read_shard(self, entry: ShardEntry) -> Shard:
-        return self._load_shard(entry)  # a shard that may be damaged is read whole
+        return self._load_shard(entry)  # as a whole, since it may be damaged
 
     def _load_shard(self, entry: ShardEntry) -> Shard:
         if entry.sha256 in self._left:
@@ -189,17 +195,17 @@ class SalvagedStore(Store):
         if part is not None and whole and wrong is None:
             self._sound.add(entry.sha256)
             return part
-        wrong = wrong or Problem(entry.path, "invalid_value", f"{len(part or ()) - len(records)} record(s) are bad")
+        wrong = wrong or Problem(entry.path, "invalid_value", f"{len(part or ()) - len(records)} record(s) are damaged")
         listed = tuple(part.documents) if part is not None and not whole else ()
         self._damaged[entry.sha256] = _Damage(wrong, listed, lost=part is None)
-        # As a shard of its own, so that whatever reads shards sees nothing but what is right.
+        # The sound records as a shard of their own: code that reads shards needs no other case.
         origin = self.manifest.fingerprint
         left = Shard(shard.encode(records, origin.id, origin.width, self.manifest.vocabulary))
         self._left[entry.sha256] = left
         return left
 
     def _read_anyway(self, entry: ShardEntry) -> Shard | None:
-        """The shard as far as it parses; its records have digests of their own, the table of documents a checksum."""
+        """Parse a damaged shard as far as possible. Records have their own digests, the table of documents a checksum."""
         try:
             part = Shard(files.read(self.path, entry.path, entry.bytes), strict=False)
             self._check_belongs(part, entry)
@@ -209,14 +215,14 @@ class SalvagedStore(Store):
 
 
 def open_salvaged(path: str | Path) -> SalvagedStore:
-    """The store at `path`, whatever became of its shards. NotFoundError, FormatTooNewError or StoreDamagedError."""
+    """Open the store at `path` without its damaged records. NotFoundError, FormatTooNewError, StoreDamagedError."""
     opened = SalvagedStore.open(path)
     assert isinstance(opened, SalvagedStore)
     return opened
 
 
 def _read(store: Path, path: str, limit: int | None) -> bytes:
-    """The first `limit` bytes of a file; without a limit all of it, if a reader would accept its size. Refusal, ReadError."""
+    """Read the first `limit` bytes of a file, or all of it within the size limit of the format. Refusal, ReadError."""
     if limit is None and (size := files.size_of(store, path)) > limits.FILE_BYTES:
         raise Refusal("file-too-large", f"it is {size} bytes, at most {limits.FILE_BYTES} are read")
     return files.read(store, path, limit)

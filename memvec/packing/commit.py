@@ -93,12 +93,12 @@ class Committer:
                 self.commit()
 
     def restore(self, versions: Collection[Version]) -> None:
-        """Undo `rm` for these versions of documents, so that their records count again."""
+        """Undo `rm` for these versions of documents, so that their records are reused."""
         if versions:
             self._write(removed=set(self.store.manifest.removed) - set(versions))
 
     def describe(self, names: Iterable[str], meta: Mapping[str, str]) -> None:
-        """Store what is said of documents, for those of which something else was said before."""
+        """Store the metadata of documents, for those whose metadata changed."""
         before = self.store.manifest.meta
         if said := {name: dict(meta) for name in names if dict(before.get(name, {})) != dict(meta)}:
             self._write(meta=said)

@@ -34,9 +34,9 @@ from memvec.types import Conditioning, FitReport, Record, Skipped
 
 HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
-ASIDE = 96  # off-topic prompts to train on, shared out to the beginnings
-ASIDE_TOKENS = 64  # of what the LM says to each
-KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, shared out to the beginnings
+OFF_TOPIC = 96  # off-topic prompts to train on, divided among the prompt prefixes
+OFF_TOPIC_TOKENS = 64  # most tokens of the LM's answer to each
+KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, divided among the prompt prefixes
 GENERATED = 64  # asked of a generator for each window
 RECIPE = "keyword questions, 4"
 AHEAD, AHEAD_GPU = 64, 512  # windows that wait, so that a slot that becomes free does not
@@ -137,16 +137,16 @@ class Distilling:
         self.lm, self.settings, self.questions, self.generate = lm, settings, questions, generate
         self.thesaurus = Thesaurus(lm)
         self.templates = templates(lm.tokenizer)
-        self.befores = [frame(lm.tokenizer, "", template).before for template in self.templates]
+        self.prompt_prefixes = [frame(lm.tokenizer, "", template).before for template in self.templates]
 
     def run(
         self, lots: Iterable[Sequence[Window]], documents: Gathered, progress: Progress, watch: Watch
     ) -> Iterator[tuple[Record, str]]:
         """(record, text) of the windows in `lots`, as they are done. `documents` says how far the lots have come."""
         enter("asking what the texts say", progress, watch)
-        aside = [self._aside(template) for template in self.templates]
-        elsewhere = [self._elsewhere(template) for template in self.templates]
-        engine = DistilEngine(self.lm, self.settings, self.befores, aside, elsewhere)
+        prompts = [self._off_topic(template) for template in self.templates]
+        unseen = [self._unseen_documents(template) for template in self.templates]
+        engine = DistilEngine(self.lm, self.settings, self.prompt_prefixes, prompts, unseen)
         ahead = AHEAD_GPU if self.lm.device.type == "cuda" else AHEAD
         coming, keys = iter(lots), count()
         waiting: dict[int, Window] = {}  # by task key
@@ -214,25 +214,25 @@ class Distilling:
         )
         return DistilTask(key, ids, self.settings.vectors_for(len(ids)), name, rows)
 
-    def _aside(self, template: str) -> list[Row]:
-        """Off-topic prompts with what the LM says to them, as it is: those that fall to this beginning."""
+    def _off_topic(self, template: str) -> list[Row]:
+        """Off-topic prompts of this prompt prefix, with the LM's own answers."""
         if not self.settings.aside_rows:
             return []
-        prompts = off_topic.prompts()[:ASIDE][self.templates.index(template) :: len(self.templates)]
+        prompts = off_topic.prompts()[:OFF_TOPIC][self.templates.index(template) :: len(self.templates)]
         asked = [question_row(self.lm.tokenizer, prompt, "-", template) for prompt in prompts]
         heads = [row.ids[: row.start] for row in asked]  # without the answer that was put there to have one
         before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)
         fronts = [torch.cat([before, embedded(self.lm, head[:-1])]) for head in heads]
         last = [head[-1] for head in heads]
-        drawn = sample(self.lm, fronts, range(len(heads)), last, ASIDE_TOKENS, 1.0, self.settings.seed)
+        drawn = sample(self.lm, fronts, range(len(heads)), last, OFF_TOPIC_TOKENS, 1.0, self.settings.seed)
         end = self.lm.tokenizer.eos_token_id
         return [Row((*head, *_until(said[1:], end)), len(head)) for head, said in zip(heads, drawn, strict=True)]
 
-    def _elsewhere(self, template: str) -> list[Row]:
+    def _unseen_documents(self, template: str) -> list[Row]:
         """Questions about documents that nobody has: without them a memory answers whatever sounds like a question."""
         if not self.settings.aside_rows:
             return []
-        return [question_row(self.lm.tokenizer, *pair, template) for pair in off_topic.elsewhere()]
+        return [question_row(self.lm.tokenizer, *pair, template) for pair in off_topic.unseen_documents()]
 
     def _record(self, window: Window, done: Distilled, other: Tensor | None) -> Record:
         cost, segment = done.cost, window.segment
@@ -257,14 +257,14 @@ class Distilling:
             arms["shuffled"] = other.to(self.lm.device)
         sums = [Sums({name: sum(self._score(arm, rows)) for name, arm in arms.items()}, sum(r.scored for r in rows))]
         passages = [question_row(self.lm.tokenizer, p.prompt, p.continuation) for p in off_topic.passages()[:PASSAGES]]
-        aside = {name: sum(self._score(arms[name], passages)) for name in ("text", "memory")}
+        nats = {name: sum(self._score(arms[name], passages)) for name in ("text", "memory")}
         of_use = sums[0].usable
         controls = [value for name in EQUAL_POSITIONS if of_use and (value := share(sums, name)) is not None]
         return Conditioning(
             gain=share(sums, "memory") if of_use else None,
             shuffled=share(sums, "shuffled") if of_use else None,
             text=max(controls, default=None),
-            harm=(aside["memory"] - aside["text"]) / sum(row.scored for row in passages),
+            harm=(nats["memory"] - nats["text"]) / sum(row.scored for row in passages),
             nll_none=per_token(sums, "none"),
             nll_text=per_token(sums, "text"),
             nll_memory=per_token(sums, "memory"),
@@ -274,7 +274,7 @@ class Distilling:
         )
 
     def _score(self, front: Tensor, rows: Sequence[Row]) -> list[float]:
-        before = embedded(self.lm, self.befores[0])
+        before = embedded(self.lm, self.prompt_prefixes[0])
         return score(self.lm, torch.cat([before, front.to(before.dtype)]), rows) if rows else []
 
 

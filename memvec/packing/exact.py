@@ -8,14 +8,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Protocol
 
 from memvec.decoding.greedy import Certificate, certify
+from memvec.filesystem.sources import UnfitError, reason_of
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
 from memvec.packing.commit import Committer
 from memvec.packing.outstanding import Outstanding
-from memvec.packing.plan import Plan, Waiting, lots, plan, tasks
+from memvec.packing.plan import Plan, Unfit, Waiting, lots, plan, tasks
 from memvec.packing.records import Made, exact_record, raw_records
 from memvec.packing.reuse import Held, moved
 from memvec.progress import Progress, Watch, enter
@@ -126,9 +128,22 @@ class ExactRecords:
             self._queue(made)
             yield from made.reused
             while made.raw:
-                for record in made.raw.pop(0).records(self.fast.width):
-                    yield Made(record)
+                yield from self._raw(made.raw.pop(0))
             self._expect()
+
+    def _raw(self, unfit: Unfit) -> Iterator[Made]:
+        """The raw records of a document. If it cannot be read to its end, it is skipped and stays incomplete."""
+        records = unfit.records(self.fast.width)
+        while True:
+            try:
+                record = next(records, None)
+            except (OSError, UnfitError) as error:
+                documents = self.outstanding.documents
+                documents.skip(unfit.document.name, reason_of(error, Path(unfit.document.name)))
+                return
+            if record is None:
+                return
+            yield Made(record)
 
     def _finished(self, texts: Collection[bytes]) -> dict[bytes, Record]:
         return self.committer.exact(texts, self.settings)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from memvec.filesystem.sources import Entry, Gathered, Source, UnfitError
+from memvec.filesystem.sources import CHANGED, Entry, Gathered, LargeBinary, Source, UnfitError
 from memvec.formats import raw
 from memvec.store.store import Store
 from memvec.types import Document
@@ -21,7 +21,7 @@ PIECES, PIECE_BYTES = 16, 1024**2  # of the sample
 class Unpacked(NamedTuple):
     """A document that was read and is not in the store, or not with all that is wanted."""
 
-    source: Source
+    source: Source | LargeBinary
     document: Document
 
 
@@ -75,8 +75,8 @@ class Outstanding:
                 if source.name in named and (source.name, source.sha256) in self.held:
                     self.seen[source.name] = source.sha256
                 else:
-                    total += len(source.data)
-                    yield source.data
+                    total += source.size
+                    yield from source.frames(raw.MAX_RAW_BYTES)
 
         size = raw.stream_size(pieces_of())
         self.baseline = Baseline(total, size, sampled=False)
@@ -91,11 +91,11 @@ class Outstanding:
             without={name for name, digest in self.seen.items() if (name, digest) in held}
         ):
             if self.seen.setdefault(source.name, source.sha256) != source.sha256:
-                self.documents.skip(source.name, "it changed while it was packed")
+                self.documents.skip(source.name, CHANGED)
             elif (source.name, source.sha256) not in held:
-                begin, end = end, end + len(source.data)
+                begin, end = end, end + source.size
                 share = self.baseline.until(end) - self.baseline.until(begin)
-                yield Unpacked(source, Document(source.name, len(source.data), source.sha256, share, tokens=0))
+                yield Unpacked(source, Document(source.name, source.size, source.sha256, share, tokens=0))
 
 
 def sample(entries: Sequence[Entry]) -> Iterator[bytes]:
@@ -121,6 +121,6 @@ def sample(entries: Sequence[Entry]) -> Iterator[bytes]:
 
 def described(sources: Sequence[Source]) -> list[Document]:
     """A `Document` for each source, with its share by length of one zstd -19 stream over all of them."""
-    pack = Outstanding(Gathered(Entry(source.name, len(source.data), source) for source in sources), None, "exact")
+    pack = Outstanding(Gathered(Entry(source.name, source.size, source) for source in sources), None, "exact")
     pack.measure()
     return [document for _, document in pack.lacking(())]

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from memvec.chunks import chunked
 from memvec.filesystem.plain_text import as_text
-from memvec.filesystem.sources import Source
+from memvec.filesystem.sources import LargeBinary, Source
+from memvec.formats import raw
 from memvec.lm.frozen import FrozenLM
 from memvec.packing.outstanding import Unpacked, Version
 from memvec.packing.records import Made, each_raw_record
@@ -37,8 +38,14 @@ class Reading:
 
     __slots__ = ("document", "source", "text")
 
-    def __init__(self, source: Source, document: Document) -> None:
-        self.source, self.document, self.text = source, document, as_text(source.data)
+    def __init__(self, source: Source | LargeBinary, document: Document) -> None:
+        self.source, self.document = source, document
+        self.text = as_text(source.data) if isinstance(source, Source) else None
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of it are in memory."""
+        return self.source.size if isinstance(self.source, Source) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +69,13 @@ class Unfit:
     """A document that no vectors can carry."""
 
     document: Document
-    data: bytes
+    source: Source | LargeBinary
     reason: RawReason
 
     def records(self, width: int) -> Iterator[Record]:
-        """Its raw records, each made when it is asked for."""
-        return each_raw_record(self.document, 0, self.data, self.document.tokens, self.reason, width)
+        """Its raw records, each made when it is asked for. UnfitError or OSError if a large file cannot be read."""
+        pieces = self.source.frames(raw.MAX_RAW_BYTES)
+        return each_raw_record(self.document, 0, pieces, self.document.tokens, self.reason, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +107,8 @@ def lots(documents: Iterable[Unpacked]) -> Iterator[list[Reading]]:
     text = size = 0
     for source, document in documents:
         lot.append(Reading(source, document))
-        size += len(source.data)
-        text += len(source.data) if lot[-1].text else 0
+        size += lot[-1].held_bytes
+        text += source.size if lot[-1].text else 0
         if text >= LOT_TEXT or size >= LOT_BYTES:
             yield lot
             lot, text, size = [], 0, 0
@@ -122,7 +130,7 @@ def plan(
     `held` has are copied, and those that this pack `finished` in an earlier lot. Of segments with the same text only one
     is fitted.
     """
-    whole = held.documents([reading.source for reading in lot], settings) if held else {}
+    whole = held.documents([r.source for r in lot if isinstance(r.source, Source)], settings) if held else {}
     reused: list[Made] = []
     left = []
     for reading in lot:
@@ -160,12 +168,13 @@ def _segments(
     raws: list[Unfit] = []
     todo: list[tuple[Reading, Document, Segment, bytes]] = []
     for reading, row, surprise in zip(lot, ids, nats, strict=True):
-        data, text = reading.source.data, reading.text
+        text = reading.text
         named = dataclasses.replace(reading.document, tokens=len(row))
         segments = cut(text, row, surprise, lm, settings) if text and surprise else None
         if segments is None:
-            raws.append(Unfit(named, data, _reason(text, row)))
+            raws.append(Unfit(named, reading.source, _reason(text, row)))
             continue
+        data = text.encode()
         known = partial.get((named.name, named.sha256))
         there = {(ref.start, ref.length) for ref in known.records} if known else set()
         document = known.document if known else named
@@ -220,7 +229,7 @@ def windows(
 
 def _text(reading: Reading, record: Record) -> str | None:
     """The text of an exact record, taken from its document."""
-    if record.kind != Kind.EXACT:
+    if record.kind != Kind.EXACT or not isinstance(reading.source, Source):
         return None
     return reading.source.data[record.start : record.start + record.length].decode()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -93,24 +93,25 @@ def raw_records(
     report: FitReport | None = None,
 ) -> list[Record]:
     """Raw records over `data`, as many as the frame limit asks for; one even when it is empty."""
-    return list(each_raw_record(document, start, data, tokens, reason, width, report))
+    pieces = chunked(data, raw.MAX_RAW_BYTES) if data else [b""]
+    return list(each_raw_record(document, start, pieces, tokens, reason, width, report))
 
 
 def each_raw_record(
     document: Document,
     start: int,
-    data: bytes,
+    pieces: Iterable[bytes],
     tokens: int,
     reason: RawReason,
     width: int,
     report: FitReport | None = None,
 ) -> Iterator[Record]:
-    """The same, each made when it is asked for: the frames of a long document are not in memory together."""
-    for number, piece in enumerate(chunked(data, raw.MAX_RAW_BYTES) if data else [b""]):
+    """A raw record for each of the pieces, made when it is asked for: a long document is never in memory whole."""
+    for number, piece in enumerate(pieces):
         yield Record(
             document=document,
             kind=Kind.RAW,
-            start=start + number * raw.MAX_RAW_BYTES,
+            start=start,
             length=len(piece),
             tokens=tokens if number == 0 else 0,
             vectors=np.zeros((0, width), np.float16),
@@ -120,3 +121,4 @@ def each_raw_record(
             reason=reason,
             report=report or FitReport(),
         )
+        start += len(piece)

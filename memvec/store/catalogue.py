@@ -1,8 +1,8 @@
-"""The catalogue: what `list`, `show` and `info` answer from without reading every record. Knows no model.
+"""The catalogue answers `list`, `show` and `info` without reading every record. Knows no model.
 
-It is derived from the shards and may be removed at any time: `catalogue/<state>.safetensors`, `state` standing for the
-shards and what was removed of them. The blocks of it that are read are compared with their digests, so that a catalogue that
-was changed is passed over, and the same columns are made anew from the shards.
+The file `catalogue/<state>.safetensors` is derived from the shards and may be deleted at any time. `state` is a digest of
+the shards and the removed versions. Every block that is read is compared with its digest. A damaged catalogue is passed
+over, and the same columns are made from the shards.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from memvec.types import Document
 T = TypeVar("T")
 
 FOLDER = "catalogue"
-LEAST_RECORDS = 4096  # of a store that gets one; below, reading the columns of its shards is as fast
+LEAST_RECORDS = 4096  # below, reading the columns of the shards is as fast
 ROWS_AT_ONCE = 4096
-KEY_DIGITS = 16  # hex digits of an id that are in the catalogue
+KEY_DIGITS = 16  # hex digits of a record's id in the catalogue
 
 
 class Catalogue:
-    """The live documents of a store by name, their records, and totals. D documents, R records."""
+    """The live documents of a store by name, their records, and totals."""
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
@@ -44,16 +44,16 @@ class Catalogue:
 
     @property
     def totals(self) -> dict[str, Any]:
-        """The sums that `summary.report` takes."""
+        """The sums that `memvec.store.totals.report` takes."""
         return dict(self._json("totals"))
 
     @property
     def incomplete(self) -> list[str]:
-        """Names of documents that a pack left unfinished, ascending."""
+        """Names of unfinished documents, ascending."""
         return list(self._json("incomplete"))
 
     def names(self, begin: int = 0, end: int | None = None) -> Iterator[str]:
-        """Names of the live documents `begin` to `end`, ascending."""
+        """Yield the names of the live documents `begin` to `end`, ascending."""
         end = len(self) if end is None else min(end, len(self))
         for low in range(begin, end, ROWS_AT_ONCE):
             offsets = self._ints("name_offsets", low, min(low + ROWS_AT_ONCE, end) + 1)
@@ -62,12 +62,12 @@ class Catalogue:
                 yield _name(data[start - offsets[0] : stop - offsets[0]])
 
     def find(self, name: str) -> int | None:
-        """The number of the live document of that name."""
+        """Return the number of the live document with that name, or None."""
         number = bisect_left(_View(len(self), lambda place: next(self.names(place, place + 1))), name)
         return number if number < len(self) and next(self.names(number, number + 1)) == name else None
 
     def rows(self, begin: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
-        """What `list` says of the live documents `begin` to `end`."""
+        """Yield the rows of `list` for the live documents `begin` to `end`."""
         end = len(self) if end is None else min(end, len(self))
         fields = {
             "bytes": "bytes",
@@ -88,7 +88,7 @@ class Catalogue:
                 yield row | {"name": name, "sha256": digest.tobytes().hex(), "gain": None if math.isnan(gain) else gain}
 
     def stored(self, number: int) -> StoredDocument:
-        """The live document `number`, as `Store.documents` gives it."""
+        """Return the live document `number`, as `Store.documents` does."""
         begin, end = self._ints("record_offsets", number, number + 2)
         count, memory = (self._ints(name, number, number + 1)[0] for name in ("content", "memory"))
         refs = self.refs(begin, end)
@@ -103,12 +103,12 @@ class Catalogue:
         )
 
     def refs(self, begin: int, end: int) -> list[RecordRef]:
-        """Where records `begin` to `end` lie, counted over the live documents by name."""
+        """Return where records `begin` to `end` are, counted over the live documents by name."""
         columns = [self._ints(name, begin, end) for name in ("shard", "row", "start", "length")]
         return [RecordRef(*values) for values in zip(*columns, strict=True)]
 
     def with_id(self, prefix: str) -> tuple[list[RecordRef], bool]:
-        """(records whose ids begin with `prefix`, in hex, by the digits the catalogue has; are these digits of one id?)."""
+        """(records whose ids may begin with the hex digits `prefix`, do they all share the digits in the catalogue?)."""
         digits = prefix[:KEY_DIGITS]
         low = int(digits.ljust(KEY_DIGITS, "0"), 16)
         high = int(digits.ljust(KEY_DIGITS, "f"), 16)
@@ -130,7 +130,7 @@ class Catalogue:
 
 
 class _View(Sequence[Any]):
-    """A sorted column, of which a search reads what it looks at."""
+    """A sorted column for `bisect`, which reads only the rows it compares."""
 
     def __init__(self, length: int, value: Callable[[int], Any]) -> None:
         self._length, self._value = length, value
@@ -149,28 +149,28 @@ class _View(Sequence[Any]):
 
 
 def answer(store: Store, question: Callable[[Catalogue], T]) -> T:
-    """What `question` makes of the catalogue of a store: of the one kept beside it, else of one made from its shards.
+    """Ask the catalogue of a store: the file beside it, else one made from its shards.
 
-    StoreDamagedError when a shard is missing or of another size, or has to be read and is not what was written.
+    StoreDamagedError if a shard is missing or of another size, or is damaged and has to be read.
     """
     for entry in store.manifest.shards:
         store.check_there(entry)
     try:
         return question(Catalogue(Kept(path_of(store), _state(store.manifest))))
-    except (UnreliableError, LookupError, TypeError):  # the latter from values that do not fit each other
+    except (UnreliableError, LookupError, TypeError):  # the latter two from contradicting values
         return question(Catalogue(Made(build(store))))
 
 
 def refresh(store: Store) -> Path | None:
-    """Write the catalogue of a store where it is worth it, and drop those of other states; where it lies.
+    """Write the catalogue of a large store, delete those of other states, and return its path.
 
-    For the end of every verb that writes, under its lock. A catalogue is never needed: one that cannot be written, or
-    not be made because a shard is damaged, is left out.
+    Every verb that writes calls this at its end, under the lock. If the catalogue cannot be written, or a shard is
+    damaged, there is none: a catalogue is never needed.
     """
     path = path_of(store)
     wanted = sum(entry.records for entry in store.manifest.shards) >= LEAST_RECORDS
     try:
-        if path.parent.is_symlink():  # what lies behind it is not the store's to remove
+        if path.parent.is_symlink():  # files behind a link are not the store's to delete
             return None
         if wanted and not _usable(path, store):
             path.parent.mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ def refresh(store: Store) -> Path | None:
 
 
 def document(store: Store, name: str) -> StoredDocument | None:
-    """The live document of that name, found without reading the others. StoreDamagedError."""
+    """Return the live document with that name without reading the others, or None. StoreDamagedError."""
 
     def found(known: Catalogue) -> StoredDocument | None:
         number = known.find(name)
@@ -196,12 +196,12 @@ def document(store: Store, name: str) -> StoredDocument | None:
 
 
 def path_of(store: Store) -> Path:
-    """Where the catalogue of a store's present state lies or would lie."""
+    """Return the path of the catalogue of the store's state. The file may not exist."""
     return store.path / FOLDER / f"{_state(store.manifest)}.safetensors"
 
 
 def _state(manifest: Manifest) -> str:
-    """64 hex digits that stand for everything a catalogue depends on."""
+    """Return a digest of everything the catalogue depends on."""
     parts = {
         "shards": [entry.sha256 for entry in manifest.shards],
         "removed": [list(version) for version in manifest.removed],

@@ -1,6 +1,6 @@
-"""The columns of a catalogue, made from the shards of a store. Knows no model.
+"""Make the columns of a catalogue from the shards of a store. Knows no model.
 
-Letters: n records that count, V document versions.
+Letters: V document versions.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ DOCUMENT_COLUMNS = {
     "tokens": "u8",
     "zstd_bytes": "u8",
     "complete": "u1",
-    "content": "u8",  # records of it, then those of its memory, then those of a memory with a gap: `record_offsets`
+    "content": "u8",  # number of its content's records; those of its memory and of an unfinished memory follow
     "memory": "u8",
     "record_offsets": "u8",
     "raw_records": "u8",
     "vectors": "u8",
     "corrected": "u8",
     "memory_vectors": "u8",
-    "gain": "f8",  # NaN where there is none
+    "gain": "f8",  # NaN: not measured
 }
-# Of their records, document by document; `id_keys` are the first 8 bytes of ids in order, `id_places` whose they are.
+# Of their records, document by document; `id_keys` are the first 8 bytes of ids in order, `id_places` the records' places.
 RECORD_COLUMNS = {"shard": "u4", "row": "u4", "start": "u8", "length": "u8", "id_keys": "u8", "id_places": "u8"}
 # Of the store, as canonical JSON.
 STORE_COLUMNS = {"totals": "u1", "incomplete": "u1"}
@@ -98,7 +98,7 @@ def _per_document(
     count: int,
     gains: Mapping[int, float],
 ) -> dict[str, Array]:
-    """What `list` says of each document; `table` and the `rank` of its documents ascend."""
+    """Add up the records of each document. `table` and the `rank` of its documents ascend."""
     ends = np.searchsorted(rank, np.arange(count + 1))
     content, memory = table.section == CONTENT, table.section == MEMORY
 

@@ -1,4 +1,4 @@
-"""The file of a catalogue: its columns, read by blocks that are each compared with a digest. Knows no store."""
+"""The file of a catalogue: its columns, read in blocks that are compared with their digests. Knows no store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from memvec.formats.partial import TensorFile
 from memvec.store.catalogue_build import COLUMNS
 
 FORMAT_NAME = "memvec-catalogue"
-BLOCK = 1 << 16  # bytes that are compared with a digest at once
+BLOCK = 1 << 16  # bytes under one digest
 CACHED_BLOCKS = 256  # 16 MiB
 
 
 class UnreliableError(ValueError):
-    """A catalogue that is not what was written, or does not fit its store."""
+    """A catalogue is damaged or does not belong to the state of its store."""
 
 
 class Columns(Protocol):
@@ -32,7 +32,7 @@ class Columns(Protocol):
         """Rows of a column."""
 
     def read(self, name: str, begin: int, end: int) -> Array:
-        """Rows `begin` to `end`; UnreliableError when there are no such rows, or others than were written."""
+        """Rows `begin` to `end`. UnreliableError if they do not exist or are damaged."""
 
 
 class Made:
@@ -51,7 +51,7 @@ class Made:
 
 
 class Kept:
-    """Columns in a file, read by blocks."""
+    """Columns in a file, read in blocks."""
 
     def __init__(self, path: Path, state: str) -> None:
         """UnreliableError unless the file is a catalogue of the store's `state`."""
@@ -74,7 +74,7 @@ class Kept:
         return int(self._file.shape(name)[0])
 
     def read(self, name: str, begin: int, end: int) -> Array:
-        """Rows `begin` to `end`, each block they lie in compared with its digest."""
+        """Rows `begin` to `end`. Each of their blocks is compared with its digest."""
         shape = self._file.shape(name)
         if not 0 <= begin <= end <= shape[0]:
             raise UnreliableError(f"{name} has no rows {begin} to {end}")
@@ -86,7 +86,7 @@ class Kept:
         return np.frombuffer(data, f"<{COLUMNS[name]}").reshape(end - begin, *shape[1:])
 
     def check(self) -> None:
-        """Read all of it; UnreliableError when anything was changed."""
+        """Read the whole file. UnreliableError if it is damaged."""
         try:
             for name in COLUMNS:
                 self._file.tensor(name)
@@ -108,7 +108,7 @@ class Kept:
 
 
 def encode(columns: Mapping[str, Array], state: str) -> bytes:
-    """The bytes of a catalogue of a store's `state`."""
+    """Encode a catalogue of the store's `state`."""
     tensors = {name: np.ascontiguousarray(columns[name], f"<{code}") for name, code in COLUMNS.items()}
     digests = []
     for name in COLUMNS:

@@ -1,4 +1,4 @@
-"""Where records lie, and which of them make up a document's content and its memory. Knows no file. SPEC §5.2."""
+"""Choose the records that form a document's content and its memory. Knows no file. SPEC §5.2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to f
 
 @dataclass(frozen=True, slots=True)
 class RecordRef:
-    """Where a record lies: shard number and row, and the bytes of its document it stands for."""
+    """Where a record is: shard number and row, and its byte range in the document."""
 
     shard: int
     row: int
@@ -24,22 +24,22 @@ class RecordRef:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document, the records that hold its content and those that make up its memory, each in order of bytes."""
+    """A document version, the records of its content and those of its memory, each in order of bytes."""
 
     document: Document
-    records: tuple[RecordRef, ...]  # exact and raw ones; where they leave a gap, all there are
-    complete: bool  # `records` cover the document without a gap: its content is whole
-    memory: tuple[RecordRef, ...] = ()  # context ones; none unless they cover the document without a gap
-    unjoined: tuple[RecordRef, ...] = ()  # context ones where they leave a gap
+    records: tuple[RecordRef, ...]  # exact and raw records; if they leave a gap, all there are
+    complete: bool  # `records` cover the document without a gap
+    memory: tuple[RecordRef, ...] = ()  # context records that cover the document without a gap, else none
+    unjoined: tuple[RecordRef, ...] = ()  # context records that leave a gap
 
     @property
     def usable(self) -> bool:
-        """Is its content whole, or its memory?"""
+        """Is its content or its memory complete?"""
         return self.complete or bool(self.memory)
 
     @property
     def unfinished(self) -> bool:
-        """Did a pack leave content or a memory that is not whole? What was never begun is not missing."""
+        """Was content or a memory begun and not finished?"""
         return bool(self.unjoined) or (bool(self.records) and not self.complete)
 
 

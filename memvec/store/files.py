@@ -1,4 +1,4 @@
-"""The immutable files of a store as bytes, with the entries that will name them in a manifest. Writes nothing."""
+"""Encode the immutable files of a store, with their entries for the manifest. Writes nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from memvec.types import Record
 
 Entry = TypeVar("Entry", ShardEntry, KeysEntry)
 
-SHARD_RECORDS, SHARD_BYTES = 1024, 256 * 1024 * 1024  # of one shard, at most, unless one record is larger
-KEYS_TEXTS = 65_536  # of one file of keys, unless it was written with more
+SHARD_RECORDS, SHARD_BYTES = 1024, 256 * 1024 * 1024  # most in one shard; a larger single record gets its own
+KEYS_TEXTS = 65_536  # most in one new file of keys
 
 
 def shard_file(state: Manifest, records: Sequence[Record], generation: int) -> tuple[ShardEntry, bytes]:
-    """A shard of `records` for the store at `state`, first named by its manifest of `generation`."""
+    """Encode `records` as a shard for the store at `state`. The manifest of `generation` will be the first to name it."""
     origin = state.fingerprint
     data = shard.encode(records, origin.id, origin.width, state.vocabulary, origin, generation)
     documents = len({record.document for record in records})
@@ -27,13 +27,13 @@ def shard_file(state: Manifest, records: Sequence[Record], generation: int) -> t
 
 
 def keys_file(part: Keys) -> tuple[KeysEntry, bytes]:
-    """A file of the keys of one embedder."""
+    """Encode the keys of one embedder."""
     data, made = keys_format.encode(part), part.embedder
     return KeysEntry(hashlib.sha256(data).hexdigest(), len(data), len(part), made.name, made.id), data
 
 
 def bounded(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """`records` in their order, as many at once as one shard may hold."""
+    """Group `records` in their order, each group for one shard."""
     group: list[Record] = []
     size = 0
     for record in records:

@@ -1,4 +1,4 @@
-"""The files of kept indexes in a store, and what their descriptions say. Knows no FAISS."""
+"""The files of FAISS indexes in a store, and their descriptions. Does not import FAISS."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MOST_DESCRIBED = 1 << 24  # bytes of a description
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """A kept index: what it was made of, and how."""
+    """The description of an index: what it was made of, and how."""
 
     embedder: str
     embedder_id: str
     factory: str
     texts: int
     width: int
-    keys: tuple[str, ...]  # digests of the files of keys in it, in order
+    keys: tuple[str, ...]  # digests of its key files, in order
     sha256: str  # of the FAISS file
     space: str  # of the file of the space
 
 
 def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
-    """The description of a kept index, whoever built it; None when there is none or it cannot be read."""
+    """Read the description of an index of any program. None if there is none, or it cannot be read."""
     try:
         value = json.loads(read_part(folder, embedder_id, "json", MOST_DESCRIBED))
         info = IndexInfo(**value | {"keys": tuple(value["keys"])})
@@ -43,19 +43,19 @@ def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
 
 
 def fits(info: IndexInfo, entries: Sequence[KeysEntry]) -> bool:
-    """Are all keys in a kept index still part of the store?"""
+    """Does the store still have all keys of the index?"""
     return bool(info.keys) and set(info.keys) <= {entry.sha256 for entry in entries}
 
 
 def kept(folder: Path) -> list[str]:
-    """The ids of all embedders with a kept index in the folder, whoever built it."""
-    if folder.is_symlink():  # what lies behind it is not the store's
+    """Return the ids of all embedders with an index in the folder, built by any program."""
+    if folder.is_symlink():  # files behind a link are not the store's
         return []
     return sorted({found[1] for file in folder.glob("*.json") if (found := NAMED.fullmatch(file.name))})
 
 
 def read_part(folder: Path, embedder_id: str, ending: str, most: int) -> bytes:
-    """The bytes of a small file of an index. ValueError for a link, for anything but a file, and for more than `most` bytes."""
+    """Read a small file of an index. ValueError if it is no regular file, or has more than `most` bytes."""
     name = f"{embedder_id}.{ending}"
     if not NAMED.fullmatch(name):
         raise ValueError(f"{embedder_id!r} is no id of an embedder")

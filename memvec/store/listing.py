@@ -1,4 +1,4 @@
-"""`list`, `show` and `info`: what is in a store. Knows no model and loads none."""
+"""`documents`, `show` and `info`: describe what a store holds. Loads no model."""
 
 from __future__ import annotations
 
@@ -33,18 +33,37 @@ class DocumentRow:
     vectors: int
     corrected_tokens: int
     sha256: str
-    memory: int = 0  # vectors of its context records, when these make up a memory; the counts above leave them out
-    gain: float | None = None  # their mean share of the text's gain, weighted by tokens [1]
-    meta: Mapping[str, str] = field(default_factory=dict)  # what was said of it when it was packed
+    memory: int = 0  # vectors of its memory; the counts above leave them out
+    gain: float | None = None  # of its memory, the mean weighted by tokens [1]
+    meta: Mapping[str, str] = field(default_factory=dict)  # metadata given when it was packed
 
 
 @checked()
 def list_documents(
     store: str | Path | Store, documents: str | Sequence[str] = (), limit: int | None = None
 ) -> list[DocumentRow]:
-    """The live documents of a store, at most `limit` in order of name.
+    """List the live documents of a store in order of name.
 
-    `documents` are exact names or patterns (see `memvec.filesystem.names`); none means all. NotFoundError for one that matches none.
+    Args:
+        store: The store's folder, or an opened store.
+        documents: Exact names, or patterns as in gitignore (see `memvec.filesystem.names`). Default: all.
+        limit: The most documents to list.
+
+    Returns:
+        One row a document.
+
+    Raises:
+        NotFoundError: There is no store, or a name or pattern matches no document.
+        UsageError: A pattern is broken.
+        FormatTooNewError: A newer memvec wrote the store.
+        StoreDamagedError: The manifest or a shard is damaged.
+        ReadError: A file of the store cannot be read.
+
+    Example:
+        >>> [row.name for row in memvec.documents(store)]
+        ['harbour.txt', 'letters/jane.txt']
+        >>> memvec.documents(store, "letters/*")[0].bytes
+        148
     """
     rows, _ = listing(store, documents, limit)
     return rows
@@ -53,7 +72,7 @@ def list_documents(
 def listing(
     store: str | Path | Store, documents: str | Sequence[str] = (), limit: int | None = None
 ) -> tuple[list[DocumentRow], list[str]]:
-    """(what `list_documents` gives, what `incomplete_documents` gives), of one state of the store."""
+    """(result of `list_documents`, result of `incomplete_documents`), of one state of the store."""
     opened = _opened(store)
     rows, unfinished = answer(opened, lambda known: (_chosen(known, documents, limit), known.incomplete))
     meta = opened.manifest.meta
@@ -62,20 +81,58 @@ def listing(
 
 @checked()
 def incomplete_documents(store: str | Path | Store) -> list[str]:
-    """Names of documents whose content or memory an interrupted pack left unfinished, and no other version is live."""
+    """Return the names of documents that an interrupted pack left unfinished."""
     return answer(_opened(store), lambda known: known.incomplete)
 
 
 @checked()
 def info(store: str | Path | Store) -> PackReport:
-    """Totals over the live documents of a store; `seconds` is what their fits took."""
+    """Add up the live documents of a store.
+
+    Args:
+        store: The store's folder, or an opened store.
+
+    Returns:
+        The totals. `seconds` is the time that fitting took.
+
+    Raises:
+        NotFoundError: There is no store.
+        FormatTooNewError: A newer memvec wrote the store.
+        StoreDamagedError: The manifest or a shard is damaged.
+        ReadError: A file of the store cannot be read.
+
+    Example:
+        >>> report = memvec.info(store)
+        >>> report.documents, report.exact
+        (2, True)
+    """
     opened = _opened(store)
     return answer(opened, lambda known: report(opened, known.totals))
 
 
 @checked()
 def show(store: str | Path | Store, name: str) -> dict[str, Any]:
-    """A document with its records, or one record by at least four hex digits of its id. NotFoundError, UsageError."""
+    """Describe a document with its records, or a single record.
+
+    Args:
+        store: The store's folder, or an opened store.
+        name: The exact name of a document, or at least four hex digits of a record's id.
+
+    Returns:
+        The fields of the document with a list `parts` of its records, or the fields of the record.
+
+    Raises:
+        NotFoundError: There is no store, or no such document or record.
+        UsageError: Several records begin with these digits.
+        FormatTooNewError: A newer memvec wrote the store.
+        StoreDamagedError: The manifest, a shard or the record is damaged.
+        ReadError: A file of the store cannot be read.
+
+    Example:
+        >>> found = memvec.show(store, "harbour.txt")
+        >>> memvec.show(store, found["parts"][0]["id"])["document"]
+        'harbour.txt'
+    """
     opened = _opened(store)
     return answer(opened, lambda known: _show(opened, known, name))
 
@@ -107,18 +164,18 @@ def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
 
 
 def _with_id(store: Store, known: Catalogue, prefix: str) -> RecordRef | None:
-    """The record whose id begins with `prefix`; UsageError when there are several."""
+    """Return the record whose id begins with `prefix`, or None. UsageError if there are several."""
     if len(prefix) < SHORTEST_ID or set(prefix) - set(hexdigits):
         return None
     refs, alike = known.with_id(prefix)
-    if alike:  # the catalogue has the first digits of ids: the shards have the others
+    if alike:  # the catalogue has the first digits of an id, the shards have all
         ids = {ref: store.record_id(ref) for ref in refs}
         if not all(found.startswith(prefix[:KEY_DIGITS]) for found in ids.values()):
             raise UnreliableError("a record has another id than the catalogue says")
         refs = [ref for ref in refs if ids[ref].startswith(prefix)]
         alike = len({ids[ref] for ref in refs}) <= 1
     if not alike:
-        raise UsageError(f"{prefix!r} is short for {len(refs)} records. Give more digits.")
+        raise UsageError(f"{prefix!r} begins the ids of {len(refs)} records. Give more digits.")
     return refs[0] if refs else None
 
 

@@ -1,4 +1,4 @@
-"""The write lock of a store: one writer at a time, and a first pack that commits nothing leaves no trace."""
+"""The write lock of a store: one writer at a time. A first pack that commits nothing leaves no folder."""
 
 from __future__ import annotations
 
@@ -25,16 +25,25 @@ OWN_NAMES = (
     "shards",
     "keys",
     "catalogue",
-)  # what a first pack that was killed may leave beside unfinished writes
+)  # files that a killed first pack may leave, beside unfinished writes
 
 
 @contextlib.contextmanager
 def writing(path: str | Path, wait: float = 0.0, dry_run: bool = False) -> Iterator[None]:
-    """Hold the write lock of the store at `path`, made when missing, waiting up to `wait` seconds for it.
+    """Hold the write lock of the store at `path`. The folder is made if it does not exist.
 
-    A dry run writes nothing, so it takes no lock: it reads one generation, also of a store that it may not write to.
-    StoreLockedError when another process has it still, UsageError when something else lies there or `path` is in another
-    store, StoreDamagedError for a link or a pipe in the lock's place, ReadError, WriteError.
+    A dry run writes nothing, so it takes no lock.
+
+    Args:
+        path: The store's folder.
+        wait: How long to wait for another writer [s].
+        dry_run: Take no lock.
+
+    Raises:
+        StoreLockedError: Another process holds the lock.
+        UsageError: The folder holds other files than a store's, or is in another store.
+        StoreDamagedError: The lock is no regular file.
+        ReadError, WriteError: The system refuses to read or write.
     """
     path = Path(path)
     if not 0 <= wait <= LONGEST_WAIT:
@@ -54,7 +63,7 @@ def writing(path: str | Path, wait: float = 0.0, dry_run: bool = False) -> Itera
         yield
     finally:
         if made and not _committed(path):
-            shutil.rmtree(path, ignore_errors=True)  # a first pack that committed nothing leaves no trace
+            shutil.rmtree(path, ignore_errors=True)  # a first pack that committed nothing leaves no folder
         lock.release()
 
 
@@ -74,17 +83,17 @@ def _acquire(path: Path, wait: float) -> FileLock:
         except OSError as error:
             if path.is_dir():
                 raise files.write_error(path / LOCK_NAME, error) from error
-            # else: a first pack that was waited for left no trace
+            # else: the writer we waited for removed its empty store; make the folder again
 
 
 def _sign(file: Path) -> None:
-    """Say in the lock's file who holds it; for people, nothing depends on it."""
-    with contextlib.suppress(OSError):  # a full disk must not keep a writer from saying so itself
+    """Write into the lock's file which process holds it. Only people read it."""
+    with contextlib.suppress(OSError):  # a full disk is reported by the first write that matters
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
 def _check_lock(path: Path) -> None:
-    """StoreDamagedError unless the lock's file is a regular one: what a link leads to would be emptied and signed."""
+    """Raise StoreDamagedError if the lock is a link or a pipe: locking would overwrite the target of a link."""
     try:
         files.size_of(path, LOCK_NAME)
     except Refusal as refusal:
@@ -102,22 +111,22 @@ def _holder(path: Path) -> str:
 
 
 def _committed(path: Path) -> bool:
-    """Was anything ever committed to the store at `path`, or may it hold what somebody wants back?"""
+    """Was anything committed to the store at `path`, or may it have been?"""
     try:
         if files.listing(path, "shards", "*.safetensors"):
             return True
         return manifest.decode(files.read(path, manifest.FILE_NAME, limits.MANIFEST_BYTES + 1)).generation > 0
     except Refusal as refusal:
         return refusal.code != "missing-file"
-    except (ValueError, RecursionError, MemvecError):  # damaged, or not for this reader: not ours to take away
+    except (ValueError, RecursionError, MemvecError):  # damaged or of a newer format, so do not delete it
         return True
 
 
 def _refuse_foreign(path: Path) -> None:
-    """UsageError when something else than a store, an empty folder or nothing is at `path`."""
+    """Raise UsageError unless there is a store, an empty folder or nothing at `path`."""
     if Store.exists(path):
         return
-    paths.outside(Path(os.path.realpath(path)).parent, "store")  # in another store it would be taken for a part of it
+    paths.outside(Path(os.path.realpath(path)).parent, "store")  # inside another store it would become part of that
     if not path.exists():
         return
     if not path.is_dir() or any(

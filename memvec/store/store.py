@@ -28,7 +28,18 @@ __all__ = ["RecordRef", "Store", "StoredDocument"]
 
 
 class Store:
-    """One state of a store, to read. It never changes; its shards are read when they are needed."""
+    """One state of a store, to read. It never changes; `Store.open` reads the newest state.
+
+    Args:
+        path: The store's folder.
+        state: The manifest of the state.
+
+    Example:
+        >>> opened = memvec.Store.open(store)
+        >>> stored = opened.documents()["harbour.txt"]
+        >>> stored.complete, len(stored.memory)
+        (True, 1)
+    """
 
     def __init__(self, path: Path, state: Manifest) -> None:
         self.path = path
@@ -39,7 +50,7 @@ class Store:
     @classmethod
     @checked()
     def open(cls, path: str | Path) -> Store:
-        """The store at `path`. NotFoundError, FormatTooNewError, StoreDamagedError or ReadError."""
+        """Open the newest state of the store at `path`. NotFoundError, FormatTooNewError, StoreDamagedError, ReadError."""
         path = Path(path)
         try:
             if files.size_of(path, manifest.FILE_NAME) > limits.MANIFEST_BYTES:
@@ -58,14 +69,14 @@ class Store:
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """Is there a store, whole or damaged? ReadError."""
+        """Is there a store, undamaged or damaged? ReadError."""
         try:
             return os.path.lexists(path / manifest.FILE_NAME) or bool(files.listing(path, "shards", "*.safetensors"))
-        except Refusal as refusal:  # a link in the place of its folder; a file there may be anything
+        except Refusal as refusal:  # the folder of shards is a link; a file there may be anything
             return refusal.code == "symlink"
 
     def keys(self, entry: KeysEntry) -> Keys:
-        """The keys in one file, digest and structure checked. StoreDamagedError names the place."""
+        """Read a file of keys and check its digest and structure. StoreDamagedError names the place."""
         data = self._read(entry, keys_format.FORMAT_NAME)
         try:
             found = keys_format.decode(data)
@@ -80,41 +91,41 @@ class Store:
         return found
 
     def shard(self, number: int) -> Shard:
-        """Shard number `number`, structure and digests checked. StoreDamagedError names the place."""
+        """Read shard `number` as a whole and check its structure and digests. StoreDamagedError names the place."""
         return self._load(self.manifest.shards[number])
 
     def reader(self, number: int) -> Shard:
-        """Shard number `number`, to read columns and single records of. StoreDamagedError names the place."""
+        """Open shard `number` to read columns and single records. StoreDamagedError names the place."""
         return self._open_reader(self.manifest.shards[number])
 
     @contextmanager
     def explaining(self, entry: ShardEntry, place: str = "") -> Iterator[None]:
-        """Turn what the reader of a shard finds wrong at `place` into a StoreDamagedError that names it."""
+        """Turn an error of a parser inside the block into a StoreDamagedError that names the shard and `place`."""
         try:
             yield
         except PARSE_ERRORS as error:
-            if code_of(error) == "missing-file":  # collected in between
+            if code_of(error) == "missing-file":  # `gc` deleted it in the meantime
                 raise self._gone(entry.path) from error
-            self._load_shard(entry)  # read whole, a file that was changed says where
+            self._load_shard(entry)  # reading it as a whole finds the damaged place
             raise refused(f"{entry.path}{place}", error) from error
 
     def record(self, ref: RecordRef) -> Record:
-        """The record at `ref`, its digest checked. StoreDamagedError names the place."""
+        """Read the record at `ref` and check its digest. StoreDamagedError names the place."""
         with self.explaining(self.manifest.shards[ref.shard], f" record {ref.row}"):
             return self.reader(ref.shard).record(ref.row)
 
     def value(self, ref: RecordRef, column: str) -> Any:
-        """The value of one column for the record at `ref`, as numpy has it. StoreDamagedError names the place."""
+        """Read one column of the record at `ref`, as a numpy scalar. StoreDamagedError names the place."""
         with self.explaining(self.manifest.shards[ref.shard]):
             return self.reader(ref.shard).tensors[column][ref.row]
 
     def record_id(self, ref: RecordRef) -> str:
-        """The 64 hex digits that name the record at `ref`."""
+        """Return the id of the record at `ref`, 64 hex digits."""
         with self.explaining(self.manifest.shards[ref.shard]):
             return self.reader(ref.shard).digest(ref.row).hex()
 
     def versions(self) -> list[StoredDocument]:
-        """Every document version that was not removed, whole or not, in order of its newest record."""
+        """Return all document versions that are not removed, also unfinished ones, in order of their newest record."""
         return self._versions
 
     @cached_property
@@ -130,9 +141,9 @@ class Store:
         return found
 
     def documents(self) -> dict[str, StoredDocument]:
-        """The live documents by name: of several versions with whole content or a whole memory, the newest.
+        """Return the live documents by name: of each the newest version whose content or memory is complete.
 
-        A newer version that has only a memory hides the content of an older one: that content is of other bytes.
+        A newer version with only a memory hides the content of an older one, which is of other bytes.
         """
         live = {stored.document.name: stored for stored in self.versions() if stored.usable}
         return dict(sorted(live.items()))
@@ -142,11 +153,11 @@ class Store:
         return missing(name, {version.document.name for version in self.versions()}, self.documents(), self.path)
 
     def size(self) -> int:
-        """Bytes of the manifest and the files it names."""
+        """Return the bytes of the manifest and the files it names."""
         return (self.path / manifest.FILE_NAME).stat().st_size + sum(entry.bytes for entry in self.manifest.named)
 
     def check_there(self, entry: ShardEntry | KeysEntry) -> Path:
-        """Where a file lies that the manifest names. StoreDamagedError when missing, a link or too long; ReadError."""
+        """Return the path of a file that the manifest names. StoreDamagedError if it is missing, a link or of another size; ReadError."""
         try:
             size = files.size_of(self.path, entry.path)
         except Refusal as refusal:
@@ -158,12 +169,12 @@ class Store:
         return self.path / entry.path
 
     def _read(self, entry: ShardEntry | KeysEntry, format_name: str) -> bytes:
-        """The bytes of a file that the manifest names, compared with it."""
+        """Read a file that the manifest names, and compare it with the digest."""
         self.check_there(entry)
         try:
             data = files.read(self.path, entry.path, entry.bytes + 1)
         except Refusal as refusal:
-            gone = refusal.code == "missing-file"  # collected in between
+            gone = refusal.code == "missing-file"  # `gc` deleted it in the meantime
             raise (self._gone(entry.path) if gone else refused(entry.path, refusal)) from refusal
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             where = f"{entry.path} {container.damaged_place(data, format_name)}"
@@ -171,7 +182,7 @@ class Store:
         return data
 
     def _gone(self, location: str) -> MemvecError:
-        """Why a file is not there: it was collected after a newer generation was made, or it is lost."""
+        """Return the error for a missing file: `gc` deleted it after a newer commit, or it is lost."""
         now = Store.open(self.path).manifest.generation
         if now > self.manifest.generation:
             return StoreChangedError(location, self.manifest.generation, now)

@@ -52,7 +52,7 @@ class DistilTask:
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """A task whose vectors are done, rounded to storage."""
+    """A task that is done, with its vectors as they would be stored."""
 
     task: DistilTask
     vectors: Vectors  # (M, D) float16
@@ -106,7 +106,7 @@ def start(lm: FrozenLM, ids: Sequence[int], vectors: int) -> Tensor:
 
 
 class DistilEngine:
-    """A queue of tasks and the slots they are distilled in. Feed it with `add`, drain it with `run`."""
+    """A queue of tasks and the slots they are distilled in. `add` fills the queue, `run` empties it."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class DistilEngine:
         self.queue.extend(tasks)
 
     def run(self, tick: Callable[[int], None] = lambda token_steps: None) -> Iterator[list[Distilled]]:
-        """Distil until the queue is empty, giving tasks back as soon as they have had their steps.
+        """Distil until the queue is empty. Yield tasks as soon as they have had all their steps.
 
         `tick` is called after every step with the token positions it ran.
         """

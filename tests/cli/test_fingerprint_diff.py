@@ -47,7 +47,7 @@ class TestDiff:
         value = json.loads(out)
         assert (code, value["verdict"], value["decodes"], value["differences"]) == (0, "identical", True, [])
         code, out, _ = call("diff", packed, tiny)
-        assert code == 0 and "verdict    identical" in out
+        assert code == 0 and "verdict  identical" in out
 
     def test_other(self, packed: Path, tiny: str, tmp_path: Path, call: Any) -> None:
         """Another model gives exit 4, and the tensors that differ are named."""
@@ -65,4 +65,4 @@ class TestDiff:
         code, out, _ = call("diff", packed, folder)
         assert code == 4
         assert out.count("  tensor ") == 5 and f"and {len(state) - 5} more tensors" in out
-        assert "positions of the probe" in out and "field      weights" in out
+        assert "positions of the probe" in out and "field    weights" in out

@@ -93,7 +93,7 @@ class TestMoving:
         assert "would add 20 records" in call("merge", made, tmp_path / "t", "-o", tmp_path / "m", "--dry-run")[1]
         report = answer(call, "merge", made, tmp_path / "t", "-o", tmp_path / "m")
         assert (report["documents"], report["replaced"], report["records"]) == (4, 1, 20)
-        assert "everything is in" in call("merge", tmp_path / "t", "-o", tmp_path / "m")[1]
+        assert "has all of it already" in call("merge", tmp_path / "t", "-o", tmp_path / "m")[1]
 
     def test_one_file(self, made: Path, tmp_path: Path, call: Any) -> None:
         """A store becomes one file, and a store again."""
@@ -123,11 +123,13 @@ class TestMoving:
 class TestRepair:
     def test_yes(self, made: Path, call: Any) -> None:
         """Repair prints a plan, and changes the store only with --yes."""
-        assert call("repair", made) == (0, "nothing to repair: 4 shards are whole\n", "")
+        assert call("repair", made) == (0, "nothing to repair: 4 shards are undamaged\n", "")
         before = content(made)
         (made / "manifest.json").write_bytes(b"{")
         code, out, _ = call("repair", made)
-        assert code == 3 and "would be made again from the shards; what `rm` removed" in out and "--yes" in out
+        assert (
+            code == 3 and "would be made again from the shards; documents that `rm` removed" in out and "--yes" in out
+        )
         assert (made / "manifest.json").read_bytes() == b"{"
         assert json.loads(call("repair", made, "--json")[1])["manifest_rebuilt"]
         code, out, _ = call("repair", made, "--yes")

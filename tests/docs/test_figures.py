@@ -2,10 +2,10 @@
 
 How to write a figure:
 
-- In a page under docs/, write a placeholder: `{{ fit memvec.token_steps.median .0f }}`. The build fills it. In
+- In a page under docs/, write a placeholder: `{{ fit full.token_steps.median .0f }}`. The build fills it. In
   docs/results/ a number typed by hand fails a test here, unless the page's front matter lists it under `given`: numbers
   that say how something was measured, which no run measured.
-- In README.md, write the number and a mark right behind it: `37<!-- = fit memvec.token_steps.median .0f -->`.
+- In README.md, write the number and a mark right behind it: `295<!-- = fit full.token_steps.median .0f -->`.
   `make figures` writes the numbers from the marks. In a table with a mark, every number in text is marked;
   numbers in `code` and in names such as H100 are not figures.
 

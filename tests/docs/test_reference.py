@@ -108,11 +108,12 @@ class TestJsonOutput:
 
     SCHEMA: ClassVar = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "memvec info --json",
         "description": "What `info` prints.",
         "type": "object",
         "required": ["schema", "documents"],
         "properties": {
-            "schema": {"const": "memvec.cli/1"},
+            "schema": {"$ref": "envelope.json#/$defs/schema"},
             "kind": {"enum": ["exact", "context"], "description": "One | the other."},
             "gain": {"type": ["number", "null"]},
             "documents": {"type": "array", "items": {"$ref": "#/$defs/document"}, "description": "By name."},
@@ -134,14 +135,17 @@ class TestJsonOutput:
     def test_fields_at_every_depth(self, tmp_path: Path) -> None:
         """Objects, lists of objects, values by key; a schema within itself once."""
         (tmp_path / "info.json").write_text(json.dumps(self.SCHEMA))
-        page = json_output(tmp_path)
-        assert page.startswith("## `memvec info`\n\nWhat `info` prints.\n\n| field |")
+        shared = {"title": "An error", "$defs": {"schema": {"const": "memvec.cli/1", "description": "The version."}}}
+        (tmp_path / "envelope.json").write_text(json.dumps(shared))
+        first, _, rest = json_output(tmp_path).partition("## memvec info")
+        page = "## memvec info" + rest
+        assert first.startswith("## An error") and page.startswith("## memvec info\n\nWhat `info` prints.\n\n| field |")
         rows = {row[0].strip("`"): row[1:] for row in cells(page.split("\n\n")[2])}
         assert list(rows) == [
             *("schema", "kind", "gain", "documents", "documents[].name", "documents[].versions"),
             *("by_verb", "by_verb.*.n", "found", "found.name", "found.versions"),
         ]
-        assert rows["schema"][:2] == ['`"memvec.cli/1"`', "yes"]
+        assert rows["schema"] == ['`"memvec.cli/1"`', "yes", "The version."]
         assert rows["kind"] == ['`"exact"` or `"context"`', "no", r"One \| the other."]
         assert rows["gain"][0] == "number or null"
         assert rows["documents"] == ["list of object", "yes", "By name."]
@@ -155,5 +159,7 @@ class TestJsonOutput:
     def test_the_program_has_a_schema_for_each_file(self) -> None:
         """A file is named after its command."""
         commands = program.list_commands(click.Context(program))
-        named = {file.stem.partition("_")[0] for file in reference.SCHEMAS.glob("*.json")}
-        assert named <= {*commands, "error"}
+        named = {file.stem.partition("-")[0] for file in reference.SCHEMAS.glob("*.json")}
+        assert named == {*commands, "envelope"}
+        page = json_output(reference.SCHEMAS)
+        assert all(f"## memvec {command}" in page for command in commands)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
+from filelock import FileLock
 
 import memvec
 from memvec.cli.main import program
@@ -50,8 +52,17 @@ class Loaded(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built pages. A proxy that nobody answers stands for a machine without network."""
-    folder = tmp_path_factory.mktemp("site")
+    """The built pages. Processes of one test run share a build: it takes half a minute."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built-pages"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "index.html").is_file():
+            build(folder)
+    return folder
+
+
+def build(folder: Path) -> None:
+    """Build strictly. A proxy that nobody answers stands for a machine without network."""
     dead = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
@@ -62,8 +73,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     if done.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
         pytest.fail(f"mkdocs build --strict: {(done.stdout + done.stderr)[-2000:]}", pytrace=False)
-    return folder
 
 
 def test_every_page_of_the_navigation_is_built(site: Path) -> None:

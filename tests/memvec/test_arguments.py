@@ -202,10 +202,12 @@ def test_python_errors(packed: Path) -> None:
     """Missing and unknown arguments give Python's own errors."""
     with pytest.raises(TypeError, match=r"cat.. missing 1 required positional argument: 'document'"):
         memvec.cat(packed)  # type: ignore[call-arg]
-    for call in (memvec.cat, memvec.generate, memvec.Searcher, memvec.diff):
-        name = getattr(call, "__qualname__", "") if inspect.isfunction(call) else "Searcher.__init__"
+    calls: list[tuple[str, Callable[..., Any], int]] = [
+        ("cat", memvec.cat, 1), ("generate", memvec.generate, 2), ("Searcher.__init__", memvec.Searcher, 1), ("diff", memvec.diff, 1),
+    ]  # fmt: skip
+    for name, call, positional in calls:
         with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'modle'"):
-            call(packed, *["one-byte"] * (3 if call is memvec.generate else 1), modle="x")
+            call(packed, *["one-byte"] * positional, modle="x")
     with pytest.raises(TypeError, match=r"diff\(\) got an unexpected keyword argument 'batch'"):
         memvec.diff(packed, "model", batch=3)  # type: ignore[call-arg]
 

@@ -1,4 +1,4 @@
-"""Verdicts: what is said of another model by what is known of it, without any model at hand."""
+"""Verdicts on another model, from its stored traits and without any model at hand."""
 
 from __future__ import annotations
 

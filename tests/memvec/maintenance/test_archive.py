@@ -71,7 +71,7 @@ def test_nothing_is_overwritten(full: Path, tmp_path: Path) -> None:
         memvec.import_store(tmp_path / "f", full)
     with pytest.raises(NotFoundError):
         memvec.import_store(tmp_path / "none", tmp_path / "new")
-    with pytest.raises(UsageError, match="one shard and no whole store"):
+    with pytest.raises(UsageError, match="one shard, expected a complete store"):
         memvec.import_store(next((full / "shards").iterdir()), tmp_path / "new")
 
 

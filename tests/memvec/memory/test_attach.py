@@ -247,14 +247,14 @@ def test_a_memory_of_its_own_inside_a_block_is_refused(of: Setting) -> None:
     kwargs = memory.generate_kwargs(of.model, of.tokenizer, "wife")
     cached = memory.as_cache(of.model, of.tokenizer).generate_kwargs("wife")
     for given in (kwargs, cached):
-        with of.attach("A"), pytest.raises(UsageError, match="memory of its own"):
+        with of.attach("A"), pytest.raises(UsageError, match="has its own memory"):
             of.model.generate(**given, max_new_tokens=2)
 
 
 def test_a_replaced_generate_is_refused(of: Setting) -> None:
     of.model.generate = lambda *args, **kwargs: None
     try:
-        with pytest.raises(UsageError, match="not that of its class"):
+        with pytest.raises(UsageError, match="not a method of its class"):
             of.attach("A")
     finally:
         del of.model.generate
