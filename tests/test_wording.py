@@ -60,8 +60,9 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("file", LIBRARY, ids=name)
 def test_no_flags(file: Path) -> None:
-    """The library names `overwrite=True`, never --overwrite. The command line adds its flags."""
+    """The library names `overwrite=True` and `memvec.verify(…)`. The command line makes flags and commands of them."""
     for line, text in texts(ast.parse(file.read_text())):
+        assert not re.search(r"`memvec [a-z]", text), f"{name(file)}:{line} names a command: {text!r}"
         flags = re.findall(r"(?:(?<=[\s`(])|^)(?:--[a-z][a-z-]+|-[a-z])(?=[\s`.,;:)]|$)", FOREIGN.sub("", text))
         assert not flags, f"{name(file)}:{line} speaks of {flags}: {text!r}"
 

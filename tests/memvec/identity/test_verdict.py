@@ -88,7 +88,7 @@ def test_tensors_are_named_also_those_that_one_side_lacks() -> None:
     assert made.tensors == ("layer.0", "layer.3", "more")
     error = made.error()
     assert isinstance(error, FingerprintError) and error.tensors == made.tensors
-    assert "layer.0, layer.3, more" in str(error) and made.verdict.value in str(error) and "memvec diff" in str(error)
+    assert "layer.0, layer.3, more" in str(error) and made.verdict.value in str(error) and "memvec.diff" in str(error)
 
 
 def test_an_error_names_five_tensors_and_counts_the_others() -> None:
