@@ -45,7 +45,7 @@ def other_weights(changed: int = 10, **answers: Any) -> Identity:
 @pytest.mark.parametrize(
     ("found", "verdict", "why"),
     [
-        (replace(STORED, fingerprint=replace(MINE, source="elsewhere")), Verdict.IDENTICAL, "are those"),
+        (replace(STORED, fingerprint=replace(MINE, source="elsewhere")), Verdict.IDENTICAL, "are the same"),
         (other_weights(dtype="BF16", off=0.02), Verdict.PRECISION, "another dtype"),
         (other_weights(dtype="F32", off=0.02), Verdict.RELATIVE, "0.02 nats"),  # no dtype explains the change
         (other_weights(dtype="BF16", off=2.0), Verdict.RELATIVE, "2 nats"),  # too much for rounding
