@@ -19,7 +19,7 @@ NAMES = {
     "passages": ("count",),
 }
 # Functions whose command has another name.
-COMMANDS = {"build_index": "index build", "drop_index": "index drop", "index_info": "index info"}
+COMMANDS = {"documents": "list", "build_index": "index build", "drop_index": "index drop", "index_info": "index info"}
 
 # A Python literal; `name=value`; settings in a call; "name is value" at the start of a message; a call of a function.
 VALUE = r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|…|\.\.\.|[\w./%-]*[\w/%])"""

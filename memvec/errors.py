@@ -57,7 +57,7 @@ class UnsupportedModelError(UsageError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"{reason}. memvec needs a decoder-only model with open input embeddings; see `memvec models`."
+            f"{reason}. memvec needs a decoder-only model with open input embeddings; see `memvec.models()`."
         )
 
 
@@ -68,7 +68,7 @@ class ConditioningError(UsageError):
         self.document = document
         super().__init__(
             f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context vectors "
-            f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec cat`)."
+            f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec.cat(…)`)."
         )
 
 
@@ -96,7 +96,7 @@ class StoreDamagedError(MemvecError):
         shown = "; ".join(f"{p.location}: {p.message}" for p in self.problems[:3])
         more = f" (and {len(self.problems) - 3} more)" if len(self.problems) > 3 else ""
         super().__init__(
-            f"store is damaged: {shown}{more}. Run `memvec verify` for the whole list and restore the named files from a copy."
+            f"store is damaged: {shown}{more}. `memvec.verify(…)` lists all problems. Restore the named files from a copy."
         )
 
 
@@ -125,7 +125,7 @@ class FingerprintError(MemvecError):
         judged = f" ({verdict})" if verdict else ""
         super().__init__(
             f"this model is not the one the store was packed with{judged}: {shown}. Pass the model that packed it as model=…; "
-            "`memvec diff STORE MODEL` says how far this one is from it."
+            "`memvec.diff(…)` says how far this one is from it."
         )
 
 

@@ -61,6 +61,7 @@ class TestRewriting:
             ("cat", "the model is not the one", "the model is not the one"),
             # Functions are commands.
             ("search", "`memvec.build_index(store)` makes them.", "`memvec index build` makes them."),
+            ("unpack", "`memvec.documents(…)` lists the names.", "`memvec list` lists the names."),
             ("search", "memvec.verify(store, decode=True) checks it.", "memvec verify --decode checks it."),
         ],
     )  # fmt: skip
