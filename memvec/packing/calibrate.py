@@ -30,7 +30,6 @@ from memvec.packing.outstanding import described
 from memvec.packing.plan import Reading, plan, tasks
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import NATS_PER_DIMENSION, PackSettings
-from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine
 
 Preset = Literal["fast", "balanced", "dense"]
@@ -141,16 +140,15 @@ def calibrate(
         enter(f"fit {next(number)} of at most {len(RATES) + len(BUDGETS) - 1}: {what}", progress, watch)
         return trial(fast, exact, sources, changed, segments, lambda _: watch(progress))
 
-    with keeping_memory():
-        rates = [settings.learning_rate * times for times in RATES]
-        found = {rate: measured(replace(settings, learning_rate=rate, nats_per_vector=usual)) for rate in rates}
-        best = min(found, key=lambda rate: (found[rate].unsolved, found[rate].token_steps))
-        settings = replace(settings, learning_rate=best)
-        points: list[Point] = []
-        for times in BUDGETS:
-            points.append(found[best] if times == 1 else measured(replace(settings, nats_per_vector=usual * times)))
-            if times > 1 and points[-1].unsolved:
-                break
+    rates = [settings.learning_rate * times for times in RATES]
+    found = {rate: measured(replace(settings, learning_rate=rate, nats_per_vector=usual)) for rate in rates}
+    best = min(found, key=lambda rate: (found[rate].unsolved, found[rate].token_steps))
+    settings = replace(settings, learning_rate=best)
+    points: list[Point] = []
+    for times in BUDGETS:
+        points.append(found[best] if times == 1 else measured(replace(settings, nats_per_vector=usual * times)))
+        if times > 1 and points[-1].unsolved:
+            break
     profile = Profile(
         fingerprint_folder(folder).id,
         model,

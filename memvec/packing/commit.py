@@ -96,7 +96,7 @@ class Committer:
             self._write(removed=set(self.store.manifest.removed) - set(versions))
 
     def describe(self, names: Iterable[str], meta: Mapping[str, str]) -> None:
-        """Store `meta` as the metadata of these documents, where it is not so already."""
+        """Store the metadata of documents, for those whose metadata changed."""
         before = self.store.manifest.meta
         if said := {name: dict(meta) for name in names if dict(before.get(name, {})) != dict(meta)}:
             self._write(meta=said)

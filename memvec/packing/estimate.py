@@ -28,7 +28,6 @@ from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
 from memvec.settings import PackSettings
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
-from memvec.training.allocator import keeping_memory
 from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, shown_at
 from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even
@@ -131,8 +130,7 @@ def estimate(
     enter("timing a batch", progress, watch)
     exact = in_float32(fast, folder)
     engine = FitEngine(fast, replace(settings, max_steps=TIMED_STEPS, growth=0))  # whole texts, as most steps have
-    with keeping_memory():
-        speed, certifying = _speeds(engine, exact, counted.first[: engine.most])
+    speed, certifying = _speeds(engine, exact, counted.first[: engine.most])
     tokens, vectors = sum(n for n, _ in counted.sizes), sum(m for _, m in counted.sizes)
     token_steps = tokens * per_token
     if isinstance(engine.batch, StaticBatch):

@@ -41,7 +41,6 @@ from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.totals import summarise
 from memvec.store.transaction import Transaction
-from memvec.training.allocator import keeping_memory
 from memvec.types import Identity, PackReport
 from memvec.version import TOOL
 
@@ -178,10 +177,9 @@ def pack(
 def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords, say: Callable[[str], None]) -> bool:
     """Add the records of a pack to the store. Return whether Ctrl-C stopped it. Finished work is kept, also after an error."""
     try:
-        with keeping_memory():
-            for each in made:
-                committer.add(*each)
-            committer.commit()
+        for each in made:
+            committer.add(*each)
+        committer.commit()
     except KeyboardInterrupt:
         try:
             say("stopping: keeping what was fitted (Ctrl-C again drops it)")
