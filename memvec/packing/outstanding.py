@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
@@ -76,7 +77,8 @@ class Outstanding:
                     self.seen[source.name] = source.sha256
                 else:
                     total += source.size
-                    yield from source.frames(raw.MAX_RAW_BYTES)
+                    with contextlib.suppress(UnfitError, OSError):  # its turn will show the same
+                        yield from source.frames(raw.MAX_RAW_BYTES)
 
         size = raw.stream_size(pieces_of())
         self.baseline = Baseline(total, size, sampled=False)

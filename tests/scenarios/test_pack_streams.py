@@ -51,7 +51,7 @@ def test_binaries_are_not_held(tmp_path: Path, tiny: str) -> None:
     made = subprocess.run(
         [sys.executable, "-c", MEASURED, tmp_path, tiny], stdout=subprocess.PIPE, text=True, check=True
     )
-    assert int(made.stdout) < 200
+    assert int(made.stdout) < 300
 
 
 class TestOneLotAfterTheOther:
@@ -167,6 +167,7 @@ class TestLargeBinaries:
             yield from frames(self, size)
 
         monkeypatch.setattr(sources.LargeBinary, "frames", changing)
+        monkeypatch.setattr(outstanding, "SAMPLE_OVER", 0)  # or it is read once more, to be measured
         report = memvec.pack(file, file.parent / "s.memvec", model=tiny, dtype="float32")
         assert report.skipped == (("disk.img", "it changed while it was packed"),) and report.incomplete == 1
         assert memvec.list(file.parent / "s.memvec") == []

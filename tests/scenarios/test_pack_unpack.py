@@ -198,10 +198,10 @@ def test_skipped(tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> 
     (tree / "shut").write_bytes(b"no")
     real = os.open
 
-    def refuse(path: str, *rest: int) -> int:
+    def refuse(path: str, *rest: int, **options: int) -> int:
         if str(path).endswith("shut"):
             raise PermissionError(13, "Permission denied")
-        return real(path, *rest)
+        return real(path, *rest, **options)
 
     monkeypatch.setattr("memvec.filesystem.sources.os.open", refuse)
     report = memvec.pack([tree], tmp_path / "s.memvec", model=tiny)
