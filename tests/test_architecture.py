@@ -20,7 +20,14 @@ import memvec
 # Circles between modules that are not opened yet.
 OPEN = {("memvec.cli.flag_wording", "memvec.cli.main")}
 DOTTED = re.compile(r"(?<![\w./-])memvec(?:\.[a-zA-Z_]\w*)+")
-NO_NAMES = {"memvec.NAME", "memvec.adapter", "memvec.json", "memvec.no_such_module.x", "memvec.thing", "memvec.verb"}  # of files, or made up
+NO_NAMES = {
+    "memvec.NAME",
+    "memvec.adapter",
+    "memvec.json",
+    "memvec.no_such_module.x",
+    "memvec.thing",
+    "memvec.verb",
+}  # of files, or made up
 HEAVY = ("torch", "transformers", "faiss", "peft")
 
 

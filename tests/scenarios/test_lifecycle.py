@@ -236,7 +236,7 @@ def test_read_after_gc(made: Path) -> None:
     reader = Store.open(made)
     memvec.compact(made)
     memvec.gc(made)
-    with pytest.raises(StoreChangedError, match=r"was collected while it was read: generation 7 was opened, .* at 8"):
+    with pytest.raises(StoreChangedError, match=r"was removed while it was read: generation 7 was opened, .* at 8"):
         reader.documents()
     (made / Store.open(made).manifest.shards[0].path).unlink()
     with pytest.raises(StoreDamagedError, match="not there"):  # no newer generation: it is lost

@@ -223,9 +223,7 @@ def test_without_the_package_it_is_said_how_to_get_it(store: Path, monkeypatch: 
         build_index(store, embedder="sentence-transformers:letters")
 
 
-def test_metadata(
-    store: Path, tiny: str, tiny_settings: Callable[..., PackSettings]
-) -> None:
+def test_metadata(store: Path, tiny: str, tiny_settings: Callable[..., PackSettings]) -> None:
     sources = [memvec.Source(name, TEXTS[name].encode()) for name in ("ferry.txt", "supper.txt")]
     shards = len(Store.open(store).manifest.shards)
     memvec.pack(sources, store, model=tiny, settings=tiny_settings(), meta={"year": "1813", "kind": "note"})
