@@ -30,12 +30,12 @@ import rivals
 import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.cli.allocator import keep_memory
 from memvec.decoding.greedy import certify, decode
 from memvec.lm.device import fast_dtype, pick_device
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import load
 from memvec.settings import PackSettings
-from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Task
 
 HERE = Path(__file__).parent
@@ -217,13 +217,13 @@ def main() -> None:
     )
     print(f"{machine}; {DEFAULT_MODEL}; {len(chosen)} texts of {TOKENS} tokens, part {options.part}\n")
     results: list[Result] = []
-    with keeping_memory():
-        for vectors in map(int, options.vectors.split(",")):
-            for found in run(fast, exact, chosen, vectors, options):
-                results += found  # kept recipe by recipe: the whole takes hours on some machines
-                if options.json:
-                    value = {"command": sys.argv, "machine": machine, "results": [asdict(r) for r in results]}
-                    options.json.write_text(json.dumps(value, indent=1) + "\n")
+    keep_memory()  # as the program does
+    for vectors in map(int, options.vectors.split(",")):
+        for found in run(fast, exact, chosen, vectors, options):
+            results += found  # kept recipe by recipe: the whole takes hours on some machines
+            if options.json:
+                value = {"command": sys.argv, "machine": machine, "results": [asdict(r) for r in results]}
+                options.json.write_text(json.dumps(value, indent=1) + "\n")
     print(table(results))
 
 

@@ -19,12 +19,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
+from memvec.cli.allocator import keep_memory
 from memvec.filesystem.sources import Source
 from memvec.lm.device import fast_dtype
 from memvec.lm.load import load
 from memvec.packing.calibrate import trial
 from memvec.settings import PackSettings
-from memvec.training.allocator import keeping_memory
 
 HERE = Path(__file__).parent
 
@@ -65,17 +65,17 @@ def main() -> None:
         f"| {chosen.setting} | tokens/vector | token-steps/exact token | steps: median, most | unsolved | corrected |"
     )
     print("|---|---|---|---|---|---|")
-    with keeping_memory():
-        sources = [Source(name, text.encode()) for name, text in texts().items()]
-        for value in chosen.values:
-            settings = changed([*chosen.set, (chosen.setting, value)])
-            point = trial(fast, exact, sources, settings, chosen.segments * len(sources))
-            rows.append({chosen.setting: value, **asdict(point)})
-            print(
-                f"| {value:g} | {point.tokens_per_vector:.2f} | {point.token_steps:.1f} | {point.steps:g}, {point.most_steps:g} | "
-                f"{point.unsolved:.0%} | {point.corrected:.2%} |",
-                flush=True,
-            )
+    keep_memory()  # as the program does
+    sources = [Source(name, text.encode()) for name, text in texts().items()]
+    for value in chosen.values:
+        settings = changed([*chosen.set, (chosen.setting, value)])
+        point = trial(fast, exact, sources, settings, chosen.segments * len(sources))
+        rows.append({chosen.setting: value, **asdict(point)})
+        print(
+            f"| {value:g} | {point.tokens_per_vector:.2f} | {point.token_steps:.1f} | {point.steps:g}, {point.most_steps:g} | "
+            f"{point.unsolved:.0%} | {point.corrected:.2%} |",
+            flush=True,
+        )
     if chosen.json:
         chosen.json.write_text(json.dumps({"command": sys.argv, "rows": rows}, indent=1) + "\n")
 

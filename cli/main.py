@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from memvec.cli import exit_codes, signals
+from memvec.cli.allocator import keep_memory_for
 from memvec.cli.flag_wording import in_flags
 from memvec.cli.options import examples
 from memvec.cli.output import Call, print_error
@@ -127,6 +128,7 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Run the console script."""
     keep_docstrings()
+    keep_memory_for(sys.argv[1:])
     prepare()
     signals.listen()
     try:
@@ -152,7 +154,7 @@ def _refused(call: Call, error: Exception) -> int:
     if not isinstance(error, MemvecError):
         message = f"unexpected {type(error).__name__}: {error}. Set MEMVEC_TRACEBACK=1 to see where."
         return _failed(call, error, message, 1)
-    message, code = in_flags(str(error), call.command), error.exit_code
+    message, code = in_flags(str(error), call.command, program), error.exit_code
     if isinstance(error, InterruptedPackError):
         message, code = message.replace("interrupted", signals.interrupted(), 1), signals.exit_code()
     return _failed(call, error, message, code)

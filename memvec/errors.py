@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from memvec.types import PackReport, Problem, UnpackReport
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, as a message says it: "1 record", "2,000 records"."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 class MemvecError(Copyable, Exception):
     """Base of every error that memvec raises on purpose. `exit_code` is the exit code of the command line.
 
@@ -264,7 +269,7 @@ class PartialError(MemvecError):
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
-        super().__init__(f"{len(self.skipped)} input(s) skipped. {rest}{shown}")
+        super().__init__(f"skipped {counted(len(self.skipped), 'input')}. {rest}{shown}")
 
 
 class MissingExtraError(MemvecError, ImportError):
@@ -280,5 +285,9 @@ class InterruptedPackError(MemvecError):
 
     def __init__(self, report: PackReport, finished: int) -> None:
         self.report, self.finished = report, finished
-        kept = f"{finished} finished record(s) of this run are in the store" if finished else "nothing was finished yet"
+        kept = (
+            f"the store has {counted(finished, 'finished record')} of this run"
+            if finished
+            else "nothing was finished yet"
+        )
         super().__init__(f"interrupted; {kept}. Run the same command again to go on.")

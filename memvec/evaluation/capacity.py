@@ -29,7 +29,6 @@ from memvec.lm.head import head_pass
 from memvec.lm.load import in_float32, load
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings, check_fields
-from memvec.training.allocator import keeping_memory
 from memvec.training.fit import FitEngine, Fitted, Task
 
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
@@ -142,23 +141,22 @@ def capacity(
     exact = in_float32(fast, folder)
     held: list[Held] = []
     finished = True
-    with keeping_memory():
-        for m in vectors:
-            most = _most_tokens(exact, m)
-            chosen = [(name, ids) for name, text in texts.items() for ids in passages(exact, text, count, most)]
-            if random_words:
-                chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
-            try:
-                enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
-                filling = _Filling(fast, exact, m, settings)
-                held += filling.run(chosen, progress, watch)
-                finished = not filling.stopped
-            except KeyboardInterrupt:  # keep the results of hours
-                if not held:
-                    raise
-                finished = False
-            if not finished:
-                break
+    for m in vectors:
+        most = _most_tokens(exact, m)
+        chosen = [(name, ids) for name, text in texts.items() for ids in passages(exact, text, count, most)]
+        if random_words:
+            chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
+        try:
+            enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
+            filling = _Filling(fast, exact, m, settings)
+            held += filling.run(chosen, progress, watch)
+            finished = not filling.stopped
+        except KeyboardInterrupt:  # keep the results of hours
+            if not held:
+                raise
+            finished = False
+        if not finished:
+            break
     bound = fast.width * FLOAT_BITS / math.log2(fast.vocabulary)
     anchored = settings.anchor and len(fast.anchor) > 0
     return Capacity(model, anchored, fast.width, fast.vocabulary, bound, tuple(held), finished)

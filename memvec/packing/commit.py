@@ -84,10 +84,8 @@ class Committer:
         self._texts.clear()
         self._since = time.monotonic()
 
-    def commit_all(self, made: Iterable[tuple[Record, str | None, bool, bool]]) -> None:
-        """Add these records and commit everything, whatever interrupts come: each one is whole when it is committed."""
-        for each in made:
-            self.add(*each)
+    def commit_through(self) -> None:
+        """Commit everything pending, also if Ctrl-C comes meanwhile."""
         while self.pending:
             with contextlib.suppress(KeyboardInterrupt):  # it came after a commit
                 self.commit()

@@ -57,7 +57,7 @@ def changed(name: str, array: np.ndarray) -> bytes:
     [
         (changed("values", np.ones((1, 5), np.float16)), "shape"),
         (changed("values", np.ones((1, 4), np.float32)), "dtype"),
-        (changed("values", np.full((1, 4), np.nan, np.float16)), "no number"),
+        (changed("values", np.full((1, 4), np.nan, np.float16)), "not finite"),
         (changed("text_sha256", np.zeros((2, 32), np.uint8)), "shape"),
         (keys.encode(keys.dense(VECTORS, [], np.ones((0, 4)))).replace(b"memvec-keys", b"memvec-kexs"), "memvec-keys"),
     ],
