@@ -38,8 +38,6 @@ BANNED = (
     "whoever",
     "what he reads",
 )
-# Files that still hold such phrases. Remove a file when it is clean.
-OPEN: set[str] = set()
 
 
 def files() -> list[Path]:
