@@ -63,7 +63,7 @@ class TestOneLotAfterTheOther:
 
     @pytest.fixture
     def options(self, tiny: str, tiny_settings: Settings) -> dict[str, Any]:
-        return {"model": tiny, "settings": tiny_settings(memory=1), "dtype": "float32"}
+        return {"model": tiny, "settings": tiny_settings(max_steps=60), "dtype": "float32"}
 
     def test_the_first_commit_waits_for_no_later_document(
         self, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -75,7 +75,7 @@ class TestOneLotAfterTheOther:
         monkeypatch.setattr(commit, "COMMIT_SECONDS", -1.0)
         monkeypatch.setattr(exact, "CERTIFY_AT_ONCE", 1)
         monkeypatch.setattr(outstanding, "SAMPLE_OVER", 0)  # or all are read to be measured
-        many = [Source(f"{n:02}", (LINES[n % 6] + str(n)).encode()) for n in range(40)]
+        many = [Source(f"{n:02}", f"{n}. She was not sorry.".encode()) for n in range(40)]
         report = memvec.pack(many, tmp_path / "s.memvec", **options)
         assert report.documents == 40 and report.exact
         assert events.index("commit") < events.index("39")
@@ -93,7 +93,7 @@ class TestOneLotAfterTheOther:
 
         monkeypatch.setattr(FitEngine, "add", noted)
         monkeypatch.setattr(commit, "COMMIT_RECORDS", 3)  # some copies are of pending records, some of committed ones
-        many = [Source(f"{n:02}", LINES[n % 2].encode()) for n in range(40)]
+        many = [Source(f"{n:02}", LINES[n % 2].encode()) for n in range(24)]
         report = memvec.pack(many, tmp_path / "s.memvec", **options)
         assert len(fitted) == len(set(fitted)) == report.records - report.reused
         for source in many:
