@@ -98,14 +98,14 @@ def test_compact_twice(made: Path) -> None:
 
 def test_compact_shard_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`compact` makes shards of bounded size."""
-    monkeypatch.setattr("memvec.store.files.SHARD_RECORDS", 4)
+    monkeypatch.setattr("memvec.store.transaction.SHARD_RECORDS", 4)
     monkeypatch.setattr("memvec.maintenance.rewrite.SHARD_RECORDS", 4)
     put(tmp_path / "s", *([record] for record in exact("a.txt", TEXT * 2)))
     memvec.compact(tmp_path / "s")
     assert [entry.records for entry in Store.open(tmp_path / "s").manifest.shards] == [4, 4, 4]
     assert not memvec.compact(tmp_path / "s").changed
-    monkeypatch.setattr("memvec.store.files.SHARD_RECORDS", 1024)
-    monkeypatch.setattr("memvec.store.files.SHARD_BYTES", 40)  # of vectors: 32 bytes a record
+    monkeypatch.setattr("memvec.store.transaction.SHARD_RECORDS", 1024)
+    monkeypatch.setattr("memvec.store.transaction.SHARD_BYTES", 40)  # of vectors: 32 bytes a record
     monkeypatch.setattr("memvec.maintenance.rewrite.SHARD_RECORDS", 1024)
     assert memvec.compact(tmp_path / "s").shards == 12
 

@@ -33,9 +33,8 @@ from memvec.retrieval.embedders import Words
 from memvec.retrieval.search import Searcher, load_embedder, retrieve, search
 from memvec.settings import PackSettings
 from memvec.store import index_files
-from memvec.store.files import keys_file
 from memvec.store.store import Store
-from memvec.store.transaction import Transaction
+from memvec.store.transaction import Transaction, keys_file
 
 STRANGE = "sentence-transformers:./model-in-the-store"
 
