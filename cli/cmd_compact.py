@@ -10,6 +10,7 @@ import click
 from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
+from memvec.errors import counted
 
 if TYPE_CHECKING:
     from memvec.maintenance.compact import CompactReport
@@ -37,10 +38,10 @@ def command(store: str, dry_run: bool, lock_wait: float, output: Output) -> None
 
 def _text(report: CompactReport, store: str) -> str:
     if not report.changed:
-        return f"{store} is compact already: {report.records:,} records"
+        return f"{store} is compact already: {counted(report.records, 'record')}"
     lines = [
         (
-            f"{'would keep' if report.dry_run else 'kept'} {report.records:,} records, dropped "
+            f"{'would keep' if report.dry_run else 'kept'} {counted(report.records, 'record')}, dropped "
             f"{report.dropped_records:,} ({report.removed:,} removed versions, {report.superseded:,} replaced ones)"
         ),
         (

@@ -12,7 +12,7 @@ from memvec.cli import options
 from memvec.cli.export_targets import NOTES, STORE, WRITERS, Request, check, size
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.filesystem.plain_text import printable
 
 
@@ -110,5 +110,5 @@ def _whole_store(
     if documents or prompt is not None:
         raise UsageError("a whole store takes no --id and no --prompt. Leave them out, or pass --to with a format.")
     report = export_store(store, path, overwrite=overwrite)
-    text = f"{report.documents:,} documents, {report.records:,} records in {path} ({report.bytes:,} bytes)"
+    text = f"{counted(report.documents, 'document')}, {counted(report.records, 'record')} in {path} ({report.bytes:,} bytes)"
     output.result({"to": STORE, "path": path, **asdict(report)}, f"{printable(text)}\n{NOTES[STORE]}", notice=True)

@@ -9,6 +9,7 @@ import click
 from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
+from memvec.errors import counted
 from memvec.filesystem.plain_text import printable
 
 
@@ -28,5 +29,5 @@ def command(store: str, dry_run: bool, lock_wait: float, output: Output) -> None
     report = gc(store, dry_run=dry_run, lock_wait=lock_wait)
     verb = "would delete" if dry_run else "deleted"
     lines = [f"{verb} {printable(name)}" for name in report.files]
-    lines.append(f"{verb} {len(report.files):,} files, {report.bytes:,} bytes")
+    lines.append(f"{verb} {counted(len(report.files), 'file')}, {report.bytes:,} bytes")
     output.result(asdict(report), "\n".join(lines), notice=True)

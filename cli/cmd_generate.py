@@ -13,7 +13,7 @@ from memvec.cli.options import common, examples
 from memvec.cli.output import Output, print_json
 from memvec.cli.streams import emit
 from memvec.cli.tables import table
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def command(
     output.clear()
     if using == "decode" and not output.quiet:
         output.note(
-            f"not verified: the vectors' own tokens, without {made.corrections} correction(s). "
+            f"not verified: the vectors' own tokens, without {counted(made.corrections, 'correction')}. "
             "`memvec cat` gives the original bytes."
         )
     if output.as_json:

@@ -9,6 +9,7 @@ import click
 from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
+from memvec.errors import counted
 
 
 @click.command("import", epilog=examples("memvec import notes.safetensors -o notes.memvec"))
@@ -23,5 +24,5 @@ def command(file: str, store: str, output: Output) -> None:
     from memvec.maintenance.archive import import_store
 
     report = import_store(file, store)
-    text = f"{report.documents:,} documents, {report.records:,} records from {file} in {store}"
+    text = f"{counted(report.documents, 'document')}, {counted(report.records, 'record')} from {file} in {store}"
     output.result(asdict(report), text, notice=True)

@@ -73,7 +73,9 @@ def drop(store: str, lock_wait: float, output: Output) -> None:
     from memvec.retrieval.build import drop_index
 
     count = drop_index(store, lock_wait=lock_wait)
-    output.result({"dropped": count}, f"{count} index(es) dropped; the keys stay", notice=True)
+    output.result(
+        {"dropped": count}, f"dropped {count} {'index' if count == 1 else 'indexes'}; the keys stay", notice=True
+    )
 
 
 def _table(found: Sequence[IndexReport]) -> str:

@@ -21,4 +21,4 @@ def command(store: str, output: Output) -> None:
     Loads no model.
     """
     report = info(store)
-    output.result(asdict(report), lambda: totals(report))
+    output.result(asdict(report) | {"skipped": dict(report.skipped)}, lambda: totals(report))

@@ -10,6 +10,7 @@ import click
 from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
+from memvec.errors import counted
 
 if TYPE_CHECKING:
     from memvec.maintenance.merge import MergeReport
@@ -35,7 +36,7 @@ def command(stores: tuple[str, ...], store: str, dry_run: bool, lock_wait: float
 
 def _text(report: MergeReport, store: str) -> str:
     if not report.changed:
-        return f"{store} has all of it already: {report.documents:,} documents"
-    added = f"{'would add' if report.dry_run else 'added'} {report.records:,} records ({report.bytes:,} bytes)"
+        return f"{store} has all of it already: {counted(report.documents, 'document')}"
+    added = f"{'would add' if report.dry_run else 'added'} {counted(report.records, 'record')} ({report.bytes:,} bytes)"
     replaced = f"; {report.replaced:,} replace another version in an earlier store" if report.replaced else ""
-    return f"{added}: {report.documents:,} documents{replaced}"
+    return f"{added}: {counted(report.documents, 'document')}{replaced}"

@@ -50,6 +50,8 @@ def _lines(report: RepairReport, store: str) -> list[str]:
         f"and at least {report.records_lost:,} are lost"
     )
     lines += [f"lost records, pack it again: {printable(name)}" for name in report.documents_hurt]
+    if report.records_lost and not report.documents_hurt:
+        lines.append("their documents are not known: compare `memvec list` with your files, and pack what is missing")
     lines += [f"{done or 'was '}moved to damaged/: {printable(name)}" for name in report.set_apart]
     if report.unreadable:
         lines.append(

@@ -9,6 +9,7 @@ import click
 from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
+from memvec.errors import counted
 from memvec.filesystem.plain_text import printable
 
 
@@ -33,7 +34,7 @@ def command(store: str, documents: tuple[str, ...], dry_run: bool, lock_wait: fl
     versions = f", {report.versions:,} versions" if report.versions > len(report.documents) else ""
     lines = [f"{verb} {printable(name)}" for name in report.documents]
     lines += [printable(rule) for rule in report.rules]
-    lines.append(f"{verb} {len(report.documents):,} documents{versions}, {report.records:,} records")
+    lines.append(f"{verb} {counted(len(report.documents), 'document')}{versions}, {counted(report.records, 'record')}")
     if not dry_run:
         lines.append("their bytes are still on disk: `memvec compact` and `memvec gc` free them")
     output.result(asdict(report), "\n".join(lines), notice=True)

@@ -12,7 +12,7 @@ from memvec.cli.options import common, examples
 from memvec.cli.output import Output
 from memvec.cli.streams import emit
 from memvec.cli.tables import clock
-from memvec.errors import PartialError, UsageError
+from memvec.errors import PartialError, UsageError, counted
 from memvec.filesystem.plain_text import printable
 from memvec.types import UnpackReport
 
@@ -107,8 +107,9 @@ def command(
 
 
 def _text(report: UnpackReport, folder: str) -> str:
-    done = f"unpacked {report.documents:,} documents ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
+    done = f"unpacked {counted(report.documents, 'document')} ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
     again = f"; {report.escalated:,} records had to be decoded again" if report.escalated else ""
     partial = f"\n{len(report.partial) // 2:,} more in part, as NAME.partial" if report.partial else ""
     renamed = "".join(f"\n{printable(name)} is in {printable(file)}" for name, file in report.renamed.items())
-    return f"{done}, each verified{again}{partial}{renamed}"
+    verified = ", each verified" if report.documents else ""
+    return f"{done}{verified}{again}{partial}{renamed}"

@@ -12,7 +12,7 @@ from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
 from memvec.cli.tables import clock
-from memvec.errors import ReconstructionError, StoreDamagedError
+from memvec.errors import ReconstructionError, StoreDamagedError, counted
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _text(report: VerifyReport, decode: bool) -> str:
         how += f", {report.context_records:,} are context records, which do not decode"
     if report.ok:
         begun = "ok as far as it went" if report.partial else "ok"
-        counts = f"{report.documents:,} documents, {report.records:,} records"
+        counts = f"{counted(report.documents, 'document')}, {counted(report.records, 'record')}"
         lines += [f"{begun}: {counts} ({how}) in {clock(report.seconds)}"]
     if report.partial:
         left = report.decodable - report.decoded if decode else 0

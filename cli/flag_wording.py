@@ -19,7 +19,7 @@ NAMES = {
     "passages": ("count",),
 }
 # Functions whose command has another name.
-COMMANDS = {"build_index": "index build", "drop_index": "index drop", "index_info": "index info"}
+COMMANDS = {"documents": "list", "build_index": "index build", "drop_index": "index drop", "index_info": "index info"}
 
 # A Python literal; `name=value`; settings in a call; "name is value" at the start of a message; a call of a function.
 VALUE = r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|…|\.\.\.|[\w./%-]*[\w/%])"""
@@ -29,12 +29,12 @@ SUBJECT = re.compile(r"\A([a-z_]+)(?:\[\d+\])? is (?=['\"\[(\d-]|True\b|False\b|
 CALL = re.compile(r"\bmemvec\.([a-z_]+)\(([^()`]*)\)")
 
 
-def in_flags(message: str, command: click.Command | None) -> str:
-    """Rewrite `name=value` in `message` as flags of `command`.
+def in_flags(message: str, command: click.Command | None, program: click.Group) -> str:
+    """Rewrite `name=value` in `message` as flags of `command`, a command of `program`.
 
     An argument that has no option stays. So does text in backticks, except a call `memvec.verb(…)`, which becomes a command.
     """
-    message = CALL.sub(_command, message)
+    message = CALL.sub(lambda call: _command(call, program), message)
     if command is None:
         return message
     if (subject := SUBJECT.match(message)) and (param := next(_named(command, subject[1]), None)):
@@ -97,10 +97,8 @@ def _word(value: str) -> str:
     return bare if bare in ("…", "...") else shlex.quote(bare)
 
 
-def _command(match: re.Match[str]) -> str:
+def _command(match: re.Match[str], program: click.Group) -> str:
     """A call of a function, rewritten as its command with flags."""
-    from memvec.cli.main import program
-
     name = COMMANDS.get(match[1], match[1])
     command: click.Command | None = program
     for word in name.split():

@@ -154,7 +154,7 @@ def _refused(call: Call, error: Exception) -> int:
     if not isinstance(error, MemvecError):
         message = f"unexpected {type(error).__name__}: {error}. Set MEMVEC_TRACEBACK=1 to see where."
         return _failed(call, error, message, 1)
-    message, code = in_flags(str(error), call.command), error.exit_code
+    message, code = in_flags(str(error), call.command, program), error.exit_code
     if isinstance(error, InterruptedPackError):
         message, code = message.replace("interrupted", signals.interrupted(), 1), signals.exit_code()
     return _failed(call, error, message, code)

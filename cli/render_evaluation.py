@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from memvec.cli.tables import clock, optional, table
+from memvec.errors import counted
 
 if TYPE_CHECKING:
     from memvec.evaluation.evaluate import Evaluation
@@ -16,8 +17,8 @@ LEGEND = "gain: share of the text's benefit for the right answers; 1 is as good 
 def evaluation(e: Evaluation) -> str:
     """All tables, one below the other."""
     left_out = f", {e.skipped} left out: the model makes no use of their text" if e.skipped else ""
-    elsewhere = f"; {e.elsewhere} questions are about documents that the store lacks" if e.elsewhere else ""
-    head = f"{e.documents} documents, {e.questions} questions ({e.template} form){left_out}{elsewhere}"
+    elsewhere = f"; {counted(e.elsewhere, 'question')} are about documents that the store lacks" if e.elsewhere else ""
+    head = f"{counted(e.documents, 'document')}, {counted(e.questions, 'question')} ({e.template} form){left_out}{elsewhere}"
     tables = [_gains(e), _answered(e), _elsewhere(e), _costs(e)]
     return "\n\n".join([head, *(table for table in tables if table), f"  {LEGEND}"])
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from memvec.types import PackReport, Problem, UnpackReport
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, as a message says it: "1 record", "2,000 records"."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 class MemvecError(Copyable, Exception):
     """Base of every error that memvec raises on purpose. `exit_code` is the exit code of the command line.
 
@@ -57,7 +62,7 @@ class UnsupportedModelError(UsageError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"{reason}. memvec needs a decoder-only model with open input embeddings; see `memvec models`."
+            f"{reason}. memvec needs a decoder-only model with open input embeddings; see `memvec.models()`."
         )
 
 
@@ -68,7 +73,7 @@ class ConditioningError(UsageError):
         self.document = document
         super().__init__(
             f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context vectors "
-            f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec cat`)."
+            f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec.cat(…)`)."
         )
 
 
@@ -96,7 +101,7 @@ class StoreDamagedError(MemvecError):
         shown = "; ".join(f"{p.location}: {p.message}" for p in self.problems[:3])
         more = f" (and {len(self.problems) - 3} more)" if len(self.problems) > 3 else ""
         super().__init__(
-            f"store is damaged: {shown}{more}. Run `memvec verify` for the whole list and restore the named files from a copy."
+            f"store is damaged: {shown}{more}. `memvec.verify(…)` lists all problems. Restore the named files from a copy."
         )
 
 
@@ -125,7 +130,7 @@ class FingerprintError(MemvecError):
         judged = f" ({verdict})" if verdict else ""
         super().__init__(
             f"this model is not the one the store was packed with{judged}: {shown}. Pass the model that packed it as model=…; "
-            "`memvec diff STORE MODEL` says how far this one is from it."
+            "`memvec.diff(…)` says how far this one is from it."
         )
 
 
@@ -264,7 +269,7 @@ class PartialError(MemvecError):
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
-        super().__init__(f"{len(self.skipped)} input(s) skipped. {rest}{shown}")
+        super().__init__(f"skipped {counted(len(self.skipped), 'input')}. {rest}{shown}")
 
 
 class MissingExtraError(MemvecError, ImportError):
@@ -280,5 +285,9 @@ class InterruptedPackError(MemvecError):
 
     def __init__(self, report: PackReport, finished: int) -> None:
         self.report, self.finished = report, finished
-        kept = f"{finished} finished record(s) of this run are in the store" if finished else "nothing was finished yet"
+        kept = (
+            f"the store has {counted(finished, 'finished record')} of this run"
+            if finished
+            else "nothing was finished yet"
+        )
         super().__init__(f"interrupted; {kept}. Run the same command again to go on.")

@@ -1,4 +1,4 @@
-"""What the tests share: the tiny trained LM, a folder of documents that try everything, and a store packed from it."""
+"""Fixtures of all tests: the tiny trained LM, a folder of documents of every kind, and stores packed from it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write_tree(folder: Path, documents: dict[str, bytes]) -> Path:
 
 @pytest.fixture(scope="session")
 def documents() -> dict[str, bytes]:
-    """Names and bytes of the documents that try everything."""
+    """Names and bytes of documents of every kind."""
     return dict(DOCUMENTS)
 
 
@@ -84,13 +84,13 @@ def tiny_lm() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_settings() -> Callable[..., PackSettings]:
-    """Settings for the tiny LM, with changes."""
+    """Make settings for the tiny LM, with changes."""
     return lambda **changes: PackSettings(**{**TINY_SETTINGS, **changes})
 
 
 @pytest.fixture(scope="session")
 def records_of() -> Callable[[Path], list[Any]]:
-    """Every record of a store, of every version, complete or not."""
+    """All records of a store, of every version, complete or not."""
     from memvec.store.store import Store
 
     def records(store: Path) -> list[Any]:
@@ -108,7 +108,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def packed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of the tree, packed once with the tiny LM. Not to be changed."""
+    """A store of the tree, packed once with the tiny LM. Tests do not change it."""
     import memvec
 
     store = tmp_path_factory.mktemp("packed") / "tree.memvec"
@@ -126,7 +126,7 @@ def store(packed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def remembering(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed store with made-up memories: of two documents that are in it, and of one that is nothing else."""
+    """The packed store with made-up memories, of two of its documents and of one that has nothing else."""
     import hashlib
 
     import numpy as np
@@ -161,7 +161,7 @@ CHAT = (
 
 @pytest.fixture
 def tokenizer(tiny_lm: Any) -> Iterator[Any]:
-    """Without a chat template, with a BOS."""
+    """A tokenizer with BOS and without a chat template."""
     changed = copy.deepcopy(tiny_lm.tokenizer)
     changed.bos_token = "<|end|>"
     return changed
@@ -169,21 +169,21 @@ def tokenizer(tiny_lm: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def chat(tokenizer: Any) -> Any:
-    """With a chat template."""
+    """The same tokenizer with a chat template."""
     tokenizer.chat_template = CHAT
     return tokenizer
 
 
 @pytest.fixture(scope="session")
 def disorder() -> str:
-    """The book with its words in any order: the tiny LM knows the book, but not this."""
+    """The words of the book in random order. The tiny LM knows the book, but not this text."""
     words = (TESTS / "tiny" / "corpus.txt").read_text().split()
     return " ".join(random.Random(0).sample(words, len(words)))
 
 
 @pytest.fixture(scope="session")
 def few(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of three documents of the packed one, quick to decode as a whole. Not to be changed."""
+    """A store of three documents of the packed one, which decodes quickly. Tests do not change it."""
     from memvec.formats.manifest import Manifest
     from memvec.store.store import Store
     from memvec.store.transaction import Transaction
@@ -198,7 +198,7 @@ def few(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_copy(few: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be changed."""
+    """A copy of `few`, to be changed."""
     return Path(shutil.copytree(few, tmp_path / "few.memvec"))
 
 
@@ -210,19 +210,19 @@ def passages(disorder: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def packed_bytes(passages: dict[str, str]) -> dict[str, bytes]:
-    """Their bytes."""
+    """The bytes of `passages`."""
     return {name: text.encode() for name, text in passages.items()}
 
 
 @pytest.fixture(scope="session")
 def sources(packed_bytes: dict[str, bytes]) -> list[Source]:
-    """The same as sources of a pack."""
+    """The `passages` as sources of a pack."""
     return [Source(name, data) for name, data in packed_bytes.items()]
 
 
 @pytest.fixture(scope="session")
 def quick() -> ContextSettings:
-    """For the tiny LM, which never saw a question, but goes on with a text it has before it."""
+    """Settings of memories for the tiny LM, which knows no questions but continues a text in front of it."""
     return ContextSettings(
         steps=30, aside_rows=1, question_rows=2, span=16, span_share=1.0, span_weight=1.0, learning_rate=0.1
     )
@@ -232,7 +232,7 @@ def quick() -> ContextSettings:
 def memories(
     sources: list[Source], quick: ContextSettings, tiny: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A store of memories alone. Not to be changed."""
+    """A store with memories only. Tests do not change it."""
     store = tmp_path_factory.mktemp("memories") / "m.memvec"
     memvec.pack(sources, store, model=tiny, kind="context", context=quick, dtype="float32")
     return store

@@ -1,6 +1,6 @@
-"""Small models of the families that memvec works with, each with a tokenizer of the kind that its family uses.
+"""Small models of the families that memvec supports, each with a tokenizer of its family's kind.
 
-Weights are drawn at random, wide enough that an input moves the output: vectors can be fitted to them in seconds.
+Weights are random, and large enough that an input moves the output: vectors can be fitted to them in seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GROUPED = COMMON | {"num_key_value_heads": 2, "head_dim": 16}
 
 
 def byte_level(bos: bool) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as of GPT-2, GPT-NeoX, OLMo, Qwen, Phi; with a BOS of its own or without one."""
+    """Byte-level BPE, as of GPT-2, GPT-NeoX, OLMo, Qwen and Phi, with a BOS of its own or without one."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -42,7 +42,7 @@ def byte_level(bos: bool) -> PreTrainedTokenizerFast:
 
 
 def sentencepiece(legacy: bool) -> PreTrainedTokenizerFast:
-    """BPE over ▁ with bytes to fall back on, as of Llama 2, Mistral, Phi-3 (`legacy`: a space before every text) and Gemma."""
+    """BPE over ▁ with bytes as a fallback, as of Llama 2, Mistral, Phi-3 (`legacy`: a space before every text) and Gemma."""
     made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     replace = normalizers.Replace(" ", "▁")
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if legacy else replace

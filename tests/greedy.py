@@ -1,4 +1,4 @@
-"""Greedy generation: by whole forward passes alone, and by transformers."""
+"""Greedy generation: by whole forward passes, and by transformers."""
 
 from __future__ import annotations
 

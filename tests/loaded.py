@@ -1,4 +1,4 @@
-"""Models in memory, and what may become of them."""
+"""Load models, and change them in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores made by hand, in no time and without a model: their vectors decode to nothing, all else is as packed."""
+"""Make stores by hand, quickly and without a model. Their vectors decode to nothing; all else is as in a packed store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEWER = b"another text of some length that takes the place of the first"
 
 
 class Vectors:
-    """An embedder with vectors: noise by text."""
+    """An embedder whose vectors are noise that depends on the text."""
 
     embedder = Embedder("noise", "0123456789abcdef", WIDTH)
 
@@ -45,7 +45,7 @@ def document(name: str, data: bytes) -> Document:
 
 
 def exact(name: str, data: bytes, piece: int = PIECE) -> list[Record]:
-    """Records of `piece` bytes each that say they are exact."""
+    """Exact records of `piece` bytes each."""
     made = []
     for start in range(0, len(data), piece):
         part = data[start : start + piece]
@@ -86,14 +86,14 @@ def put(store: Path, *groups: list[Record], meta: dict[str, dict[str, str]] | No
 
 
 def filled(store: Path) -> Path:
-    """A store that every verb has something to do in."""
+    """A store on which every verb has work."""
     put(store, exact("a", TEXT), raw("b", bytes(range(100))), exact("a", NEWER), memory("c", TEXT))
     rm(store, ["b"])
     return store
 
 
 def content(store: Path) -> dict[str, Any]:
-    """What a store holds: of each name the live version and unfinished ones, by their records; who is removed; meta."""
+    """The live and unfinished documents of a store by their records, the removed ones, and the metadata."""
     opened = Store.open(store)
     live = opened.documents()
 
@@ -116,5 +116,5 @@ def content(store: Path) -> dict[str, Any]:
 
 
 def files(store: Path) -> set[str]:
-    """Every file of a store's folder but the lock."""
+    """Every file of a store's folder except the lock."""
     return {f.relative_to(store).as_posix() for f in store.rglob("*") if f.is_file()} - {"LOCK"}

@@ -1,4 +1,4 @@
-"""One walk of the main path on the real default model, as a user would take it."""
+"""The main path on the real default model, as a user takes it."""
 
 from __future__ import annotations
 

@@ -29,13 +29,7 @@ from memvec.settings import ContextSettings, PackSettings
 
 NAMES = [name for name in (*memvec.__all__, "open") if name != "__version__"]
 # Names whose docstrings lack a section. Remove a name when its docstring is complete.
-WITHOUT_YET = {
-    "Source",
-    "add",
-    "calibrate",
-    "estimate",
-    "pack",
-}
+WITHOUT_YET: set[str] = set()
 # Names that raise no error of memvec, so that they have no "Raises:".
 RAISES_NOTHING = {"Memory", "MemvecError", "Runtime", "Source", "Store", "models"}
 

@@ -1,4 +1,4 @@
-"""What is installed: the wheel and the sdist hold every module under `memvec` and nothing else."""
+"""The wheel and the sdist hold every module of `memvec` and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
+def test_wheel(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"memvec"}
@@ -40,7 +40,7 @@ def test_the_wheel_holds_memvec_and_nothing_else(built: Path) -> None:
     assert {f"memvec/cli/schemas/{f.name}" for f in (ROOT / "cli" / "schemas").glob("*.json")} <= set(names)
 
 
-def test_the_sdist_holds_the_sources(built: Path) -> None:
+def test_sdist(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
@@ -49,13 +49,13 @@ def test_the_sdist_holds_the_sources(built: Path) -> None:
     assert {"tests/conftest.py", "examples/quickstart.py", "LICENSE"} <= names
 
 
-def test_every_package_is_listed() -> None:
+def test_packages() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert set(listed) == set(packages())
 
 
 @pytest.mark.parametrize("folder", ["cli", "formats", "integrations"])
-def test_the_links_show_the_real_folders(folder: str) -> None:
+def test_links(folder: str) -> None:
     link = ROOT / "memvec" / folder
     assert link.is_symlink() and link.resolve() == ROOT / folder

@@ -1,4 +1,4 @@
-"""Rules for what errors say and how they are raised, held over all sources."""
+"""Rules for the text of errors and for their causes, held over all sources."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def functions(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.AST]]:
         yield from functions(node, here)
 
 
-def test_causes_are_kept() -> None:
-    """`raise … from error`: a report of a fault is worth little without what lies behind it."""
+def test_causes() -> None:
+    """Errors are raised from their causes: without them a fault is hard to report."""
     found = set()
     for file in (*LIBRARY, *PROGRAM):
         for where, node in functions(ast.parse(file.read_text())):
@@ -45,7 +45,7 @@ def test_causes_are_kept() -> None:
 
 
 def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Strings that are no docstrings; pieces of an f-string joined."""
+    """Strings that are not docstrings. The pieces of an f-string are joined."""
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -59,16 +59,17 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("file", LIBRARY, ids=name)
-def test_the_library_speaks_python(file: Path) -> None:
-    """`overwrite=True`, never --overwrite: the command line puts its flags in itself."""
+def test_no_flags(file: Path) -> None:
+    """The library names `overwrite=True` and `memvec.verify(…)`. The command line makes flags and commands of them."""
     for line, text in texts(ast.parse(file.read_text())):
+        assert not re.search(r"`memvec [a-z]", text), f"{name(file)}:{line} names a command: {text!r}"
         flags = re.findall(r"(?:(?<=[\s`(])|^)(?:--[a-z][a-z-]+|-[a-z])(?=[\s`.,;:)]|$)", FOREIGN.sub("", text))
         assert not flags, f"{name(file)}:{line} speaks of {flags}: {text!r}"
 
 
 @pytest.mark.parametrize("file", LIBRARY, ids=name)
-def test_errors_end_like_sentences(file: Path) -> None:
-    """Every message of a UsageError or NotFoundError is sentences, so that what follows can be joined to it."""
+def test_sentences(file: Path) -> None:
+    """Messages of UsageErrors and NotFoundErrors end with a full stop, so that a next sentence can follow."""
     for node in ast.walk(ast.parse(file.read_text())):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) == 1):
             continue

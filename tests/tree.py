@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,14 +31,21 @@ def packages() -> dict[str, Path]:
     return {module_name(file): file.parent for file in modules() if file.name == "__init__.py"}
 
 
-def imports(file: Path) -> set[str]:
+@functools.cache
+def places() -> dict[str, Path]:
+    """Every module by its dotted name."""
+    return {module_name(file): file for file in modules()}
+
+
+@functools.cache
+def imports(file: Path) -> frozenset[str]:
     """The modules of memvec that a file imports anywhere: at its top, in functions, for types."""
-    known = {module_name(module) for module in modules()}
-    found = set()
+    known = places().keys()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= inside & known or {node.module}
-    return found & known
+    return frozenset(found & known)

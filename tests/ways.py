@@ -1,4 +1,4 @@
-"""One prompt asked in each of the four ways to put a memory in front, and the same of the text itself."""
+"""Ask one prompt in each of the four ways to attach a memory, and ask the same of the text itself."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sequences(out: Any) -> torch.Tensor:
 
 
 def plain(model: Any, tokenizer: Any, **options: Any) -> list[list[int]]:
-    """The new tokens behind the text's own ids, by transformers alone."""
+    """The new tokens behind the ids of the text, by transformers alone."""
     torch.manual_seed(0)
     row = frame(tokenizer, QUESTION)
     ids = torch.tensor([[*row.before, *tokenizer(TEXT)["input_ids"], *row.after]])
@@ -78,7 +78,7 @@ def own(model: Any, tokenizer: Any, process: Any, new: int = NEW) -> list[list[i
 
 
 class Stop(StoppingCriteria):  # type: ignore[misc]
-    """After five ids more than the prompt has."""
+    """Stop after a number of ids."""
 
     def __init__(self, most: int) -> None:
         self.most = most

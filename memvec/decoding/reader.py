@@ -1,7 +1,7 @@
 """Read documents of a store: records become pieces of bytes, decoded many at once and compared with their digests.
 
 A record that decodes to other bytes than were packed is tried again, see `escalation`. Bytes that are still wrong come
-with an error: whoever gives bytes out looks at `Piece.error` first.
+with an error: a caller that gives bytes out looks at `Piece.error` first.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from memvec.errors import (
     ReconstructionError,
     StoreDamagedError,
     UsageError,
+    counted,
 )
 from memvec.filesystem.collisions import file_names
 from memvec.filesystem.document_writer import Landing
@@ -352,6 +353,6 @@ def _check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
     there = [] if overwrite else [name for name in names if os.path.lexists(folder / name)]
     if there:
         raise UsageError(
-            f"{len(there)} file(s) exist in {str(folder)!r}, first {there[0]!r}. Pass overwrite=True to replace them, or "
+            f"{str(folder)!r} has {counted(len(there), 'file')} of these names, first {there[0]!r}. Pass overwrite=True to replace them, or "
             "another output folder."
         )

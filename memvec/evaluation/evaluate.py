@@ -146,7 +146,9 @@ def evaluate(
     live = opened.documents()
     names = [name for name in dict.fromkeys(q.document for q in asked) if name in live]
     if not names:
-        raise NotFoundError(f"no question is about a document of {str(opened.path)!r}. `memvec list` shows the names.")
+        raise NotFoundError(
+            f"no question is about a document of {str(opened.path)!r}. `memvec.documents(…)` lists the names."
+        )
     given = {name: _text(runtime, live[name], texts) for name in names}
     lm = runtime.lm
     subjects = [

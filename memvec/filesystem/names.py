@@ -141,7 +141,7 @@ def near_misses(name: str, known: Iterable[str]) -> str:
 def no_document(name: str, known: Iterable[str], store: object) -> NotFoundError:
     """The error for a name that no document of a store has. `store` is its path."""
     near = near_misses(name, known)
-    return NotFoundError(f"no document {name!r} in {str(store)!r}.{near} `memvec list` shows the names.")
+    return NotFoundError(f"no document {name!r} in {str(store)!r}.{near} `memvec.documents(…)` lists the names.")
 
 
 def _not_found(text: str, known: Iterable[str], removed: Collection[str] | None) -> NotFoundError:
@@ -150,7 +150,7 @@ def _not_found(text: str, known: Iterable[str], removed: Collection[str] | None)
         problem = f"document {text!r} was removed already"
     else:
         problem = f"no document matches {text!r}" if _looks_like_pattern(text) else f"no document {text!r}"
-    return NotFoundError(f"{problem}{otherwise}.{near_misses(text, known)} `memvec list` shows the names.")
+    return NotFoundError(f"{problem}{otherwise}.{near_misses(text, known)} `memvec.documents(…)` lists the names.")
 
 
 def _looks_like_pattern(text: str) -> bool:

@@ -116,7 +116,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     """
     file, output = Path(file), Path(output)
     if os.path.lexists(output):
-        raise UsageError(f"{str(output)!r} exists. Import into a new one; `memvec merge` puts both together.")
+        raise UsageError(f"{str(output)!r} exists. Import into a new one; `memvec.merge(…)` joins both.")
     outside(output, "output")
     data = _read(file)
     try:

@@ -61,7 +61,9 @@ def rm(
         ['harbour.txt']
     """
     if not several(documents):
-        raise UsageError("no documents are named to remove. `memvec list` shows the names, '*' means all of them.")
+        raise UsageError(
+            "no documents are named to remove. `memvec.documents(…)` lists the names, '*' means all of them."
+        )
     if dry_run:
         return _chosen(Store.open(store), documents, dry_run)[0]
     with changing(store, lock_wait) as transaction:

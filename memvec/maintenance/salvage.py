@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memvec.errors import ReadError, StoreDamagedError
+from memvec.errors import ReadError, StoreDamagedError, counted
 from memvec.formats import files, limits, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
@@ -195,7 +195,9 @@ class SalvagedStore(Store):
         if part is not None and whole and wrong is None:
             self._sound.add(entry.sha256)
             return part
-        wrong = wrong or Problem(entry.path, "invalid_value", f"{len(part or ()) - len(records)} record(s) are damaged")
+        wrong = wrong or Problem(
+            entry.path, "invalid_value", f"damage in {counted(len(part or ()) - len(records), 'record')}"
+        )
         listed = tuple(part.documents) if part is not None and not whole else ()
         self._damaged[entry.sha256] = _Damage(wrong, listed, lost=part is None)
         # The sound records as a shard of their own: code that reads shards needs no other case.

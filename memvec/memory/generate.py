@@ -289,7 +289,7 @@ def _text(runtime: Runtime, names: Sequence[str]) -> Tensor:
             texts.append(content(runtime, name).decode())
         except UnicodeDecodeError as error:
             raise _NoText(
-                f"{name!r} is no UTF-8 text, so it cannot be part of a prompt. `memvec cat` gives its bytes."
+                f"{name!r} is no UTF-8 text, so it cannot be part of a prompt. `memvec.cat(…)` gives its bytes."
             ) from error
     lm = runtime.lm
     return embedded(lm, lm.encode(SEPARATOR.join(texts)))
@@ -301,5 +301,5 @@ FRONTS: dict[str, Callable[[Runtime, Sequence[str]], Tensor]] = {"vectors": _vec
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:
     names = (documents,) if isinstance(documents, str) else tuple(documents)
     if not names:
-        raise UsageError("documents is empty, expected at least one name. `memvec list` shows the names.")
+        raise UsageError("documents is empty, expected at least one name. `memvec.documents(…)` lists the names.")
     return names

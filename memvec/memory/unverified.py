@@ -99,4 +99,4 @@ def _joined(pieces: Sequence[bytes], names: Sequence[str]) -> str:
     try:
         return b"".join(pieces).decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{', '.join(names)} is not UTF-8 text. `memvec cat` gives the bytes.") from error
+        raise UsageError(f"{', '.join(names)} is not UTF-8 text. `memvec.cat(…)` gives the bytes.") from error

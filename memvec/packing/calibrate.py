@@ -1,7 +1,7 @@
-"""`calibrate`: what a vector of a model can carry at which cost, measured on text; `pack --preset` takes its points.
+"""`calibrate`: measure how much text a vector of a model can carry, and at which cost. Presets of `pack` use the result.
 
-A profile belongs to a fingerprint. It says for several numbers of nats a vector how many tokens a vector then stands for
-and how many token-steps a token takes, on a sample; the default model's comes with the package.
+A profile belongs to a fingerprint. For several numbers of nats per vector it has the tokens per vector and the token-steps
+per token on a sample. The package brings the profile of the default model.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from memvec.training.fit import FitEngine
 Preset = Literal["fast", "balanced", "dense"]
 
 VERSION = 1
-SEGMENTS = 12  # that a trial fits
+SEGMENTS = 12  # fitted in a trial
 PASSAGE = 200  # tokens of a passage of the sample
-RATES = (1.0, 1 / 3, 3.0)  # learning rates tried, to the one in the settings
-BUDGETS = (0.75, 1.0, 1.25, 1.5)  # nats a vector tried, to the default's for the width
-WORTH = {"fast": 1.0, "balanced": 1.1, "dense": 1.6}  # most cost of a token, to that of the cheapest point
+RATES = (1.0, 1 / 3, 3.0)  # learning rates to try, as factors of the one in the settings
+BUDGETS = (0.75, 1.0, 1.25, 1.5)  # nats per vector to try, as factors of the default for the width
+WORTH = {"fast": 1.0, "balanced": 1.1, "dense": 1.6}  # highest cost of a token, as a factor of the cheapest point's
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one budget gave on the sample."""
+    """The results of one budget on the sample."""
 
     nats_per_vector: float
     tokens_per_vector: float
@@ -57,25 +57,25 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A model's curve. `points` are in order of nats a vector."""
+    """The curve of a model. `points` are in order of nats per vector."""
 
     fingerprint: str  # its id
     model: str
     learning_rate: float
     segment_tokens: int
     points: tuple[Point, ...]
-    sample: str  # what it was measured on
+    sample: str  # names of the texts
     version: int = VERSION
 
     def point(self, preset: Preset) -> Point:
-        """The densest point whose tokens cost no more than the preset allows, among those that solve their segments."""
+        """The densest point that solved all its segments at a cost that the preset allows."""
         literal(Preset)("preset", preset)
         solved = [p for p in self.points if not p.unsolved] or [min(self.points, key=lambda p: p.unsolved)]
         least = min(p.token_steps for p in solved)
         return max((p for p in solved if p.token_steps <= WORTH[preset] * least), key=lambda p: p.tokens_per_vector)
 
     def token_steps_at(self, nats_per_vector: float) -> float:
-        """Token-steps a token by the curve, drawn straight between points and level outside."""
+        """Token-steps per token on the curve: straight between points, level outside."""
         points = sorted(self.points, key=lambda p: p.nats_per_vector)
         for low, high in pairwise(points):
             if low.nats_per_vector <= nats_per_vector <= high.nats_per_vector:
@@ -95,10 +95,33 @@ def calibrate(
     dtype: str | None = None,
     watch: Watch = unwatched,
 ) -> Profile:
-    """Measure a model's curve on `texts` (default: Python's handbook), keep it for `pack`, and give it back.
+    """Measure the curve of a model, and store it in the cache folder for the presets of `pack`.
 
-    First the learning rate is chosen at the default budget, then budgets are tried from the least on until segments
-    stay unsolved. Raises UsageError, NotFoundError.
+    The learning rate is chosen at the default budget. Then budgets are tried from the smallest on, until segments stay
+    unsolved.
+
+    Args:
+        model: A known name, a checkpoint folder, a GGUF file or a hub id.
+        texts: The texts to measure on, by name. Default: Python's handbook.
+        segments: How many segments a trial fits.
+        settings: Settings of the fits. Nats per vector and learning rate are varied.
+        device: The torch device. Default: CUDA if there is one.
+        dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it.
+        watch: A function that is called with the progress.
+
+    Returns:
+        The profile of the model.
+
+    Raises:
+        UsageError: An argument is invalid, or the texts are too short.
+        NotFoundError: The model does not exist.
+
+    Example:
+        >>> settings = memvec.PackSettings(segment_tokens=16, max_steps=2)
+        >>> texts = {"harbour": (text_folder / "harbour.txt").read_text() * 9}
+        >>> profile = memvec.calibrate(model, texts, segments=1, settings=settings)
+        >>> profile.points[0].nats_per_vector < profile.points[1].nats_per_vector
+        True
     """
     settings, progress = settings or PackSettings(), Progress(stage="loading the model")
     watch(progress)
@@ -136,20 +159,20 @@ def calibrate(
     )
     try:
         _keep(profile)
-    except OSError as error:  # what took minutes to measure is given back all the same
+    except OSError as error:  # the result took minutes, so it is returned all the same
         enter(f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE", progress, watch)
     return profile
 
 
 def sample(lm: FrozenLM, texts: Mapping[str, str], segments: int) -> list[Source]:
-    """Passages of every text, enough for so many segments and evenly taken."""
+    """Passages of every text, evenly spaced, enough for `segments` segments."""
     each = max(1, -(-segments // len(texts)))
     rows = [
         (number, name, ids)
         for name, text in texts.items()
         for number, ids in enumerate(passages(lm, text, each, PASSAGE))
     ]
-    # One of each text before the next of any: what a trial cuts off at the end is of no one text.
+    # One passage of each text before the next of any: a trial that ends early has some of every text.
     return [Source(f"{name}-{number:03}", lm.decode(ids).encode()) for number, name, ids in sorted(rows)]
 
 
@@ -161,12 +184,12 @@ def trial(
     segments: int,
     tick: Callable[[int], None] = lambda token_steps: None,
 ) -> Point:
-    """Fit `segments` segments, evenly from the sources, once each with these settings; certify them and count."""
+    """Fit `segments` segments of the sources, once each with these settings. Certify them and count."""
     lot = [Reading(source, document) for source, document in zip(sources, described(sources), strict=True)]
     every = plan(lot, {}, fast, settings).waiting
     names = list(dict.fromkeys(w.document.name for w in every))
     if not names:
-        raise UsageError("the text gives no segment to fit. Give a longer one.")
+        raise UsageError("expected texts of at least one segment, found none that is long enough. Pass longer texts.")
     each = max(1, -(-segments // len(names)))
     waiting = [w for name in names for w in [x for x in every if x.document.name == name][:each]][:segments]
     engine = FitEngine(fast, settings)
@@ -191,7 +214,7 @@ def trial(
 
 
 def profile_of(fingerprint: str) -> Profile | None:
-    """The profile kept for a fingerprint's id: one's own before the one that comes with the package."""
+    """The profile for the id of a fingerprint: from the cache folder, or else from the package."""
     for folder in (_folder(), resources.files("memvec") / "data" / "profiles"):
         file = folder / f"{fingerprint}.json"
         try:
@@ -204,13 +227,13 @@ def profile_of(fingerprint: str) -> Profile | None:
             TypeError,
             KeyError,
             AttributeError,
-        ):  # none, or none that can be read: as good as none
+        ):  # there is none, or it is damaged
             continue
     return None
 
 
 def with_preset(settings: PackSettings, preset: str | None, fingerprint: str, model: str) -> PackSettings:
-    """The settings at a point of the model's curve, if one is asked for. UsageError; NotFoundError without a curve."""
+    """The settings at the preset's point of the model's curve. UsageError; NotFoundError if the model has no profile."""
     if preset is None:
         return settings
     literal(Preset)("preset", preset)

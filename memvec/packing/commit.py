@@ -84,21 +84,19 @@ class Committer:
         self._texts.clear()
         self._since = time.monotonic()
 
-    def commit_all(self, made: Iterable[tuple[Record, str | None, bool, bool]]) -> None:
-        """Add these records and commit everything, whatever interrupts come: each one is whole when it is committed."""
-        for each in made:
-            self.add(*each)
+    def commit_through(self) -> None:
+        """Commit everything pending, also if Ctrl-C comes meanwhile."""
         while self.pending:
             with contextlib.suppress(KeyboardInterrupt):  # it came after a commit
                 self.commit()
 
     def restore(self, versions: Collection[Version]) -> None:
-        """Undo `rm` for these versions of documents, so that their records count again."""
+        """Undo `rm` for these versions of documents, so that their records are reused."""
         if versions:
             self._write(removed=set(self.store.manifest.removed) - set(versions))
 
     def describe(self, names: Iterable[str], meta: Mapping[str, str]) -> None:
-        """Store what is said of documents, for those of which something else was said before."""
+        """Store the metadata of documents, for those whose metadata changed."""
         before = self.store.manifest.meta
         if said := {name: dict(meta) for name in names if dict(before.get(name, {})) != dict(meta)}:
             self._write(meta=said)

@@ -1,4 +1,4 @@
-"""The context half of `pack`: windows of documents distilled, and what came of each measured on held-out questions."""
+"""The context half of `pack`: windows of documents are distilled, and each memory is measured on held-out questions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from memvec.templates.template import frame
 from memvec.training.distill import ROW_TOKENS, DistilEngine, Distilled, DistilTask, parts
 from memvec.types import Conditioning, FitReport, Record, Skipped
 
-HELD_OUT = 16  # cloze questions; none is learnt from, though other questions about the same facts are
+HELD_OUT = 16  # cloze questions to measure with; a memory learns other questions about the same facts
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
 OFF_TOPIC = 96  # off-topic prompts to train on, divided among the prompt prefixes
 OFF_TOPIC_TOKENS = 64  # most tokens of the LM's answer to each
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, divided among the prompt prefixes
-GENERATED = 64  # asked of a generator for each window
+GENERATED = 64  # questions asked of `generate` for each window
 RECIPE = "keyword questions, 4"
-AHEAD, AHEAD_GPU = 64, 512  # windows that wait, so that a slot that becomes free does not
+AHEAD, AHEAD_GPU = 64, 512  # windows that are planned ahead, so that a free slot does not wait
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
@@ -124,7 +124,7 @@ class ContextRecords:
 
 
 class Distilling:
-    """Windows of one pack, distilled by `lm`."""
+    """Distils the windows of one pack with `lm`."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Distilling:
         questions: Sequence[Question] = (),
         generate: Generate | None = None,
     ) -> None:
-        """`questions` and what `generate` makes of each window's text are learnt from beside the text itself."""
+        """Memories learn from the text, from `questions`, and from the questions that `generate` makes of each window."""
         self.lm, self.settings, self.questions, self.generate = lm, settings, questions, generate
         self.thesaurus = Thesaurus(lm)
         self.templates = templates(lm.tokenizer)
@@ -173,10 +173,10 @@ class Distilling:
             progress.seconds = time.perf_counter() - begun
             watch(progress)
 
-        latest: list[tuple[str, Distilled]] = []  # whose vectors stand in as those of another document
+        latest: list[tuple[str, Distilled]] = []  # (document, result): the shuffled control takes vectors from here
         for batch in engine.run(tick):
             latest = [*latest[-1:], *((waiting[done.task.key].document.name, done) for done in batch)]
-            for done in batch:  # one by one: what was measured must not be lost to a Ctrl-C in the next
+            for done in batch:  # one by one, so that a Ctrl-C in the next does not lose a finished one
                 window = waiting.pop(done.task.key)
                 name = window.document.name
                 record = self._record(window, done, _other(name, latest))
@@ -248,7 +248,7 @@ class Distilling:
         )
 
     def _measured(self, window: Window, done: Distilled, other: Tensor | None) -> Conditioning:
-        """What the rounded vectors are worth on cloze questions, a form of question that they did not learn from."""
+        """Measure the rounded vectors on cloze questions. They did not learn from questions of this form."""
         memory = _tensor(done).to(self.lm.device)
         asked = cloze_questions(window.document.name, window.text, HELD_OUT, self.settings.seed)
         rows = [question_row(self.lm.tokenizer, q.question, q.answer) for q in asked]

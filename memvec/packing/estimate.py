@@ -1,4 +1,4 @@
-"""`pack --dry-run`: what a pack would make and take, from the cuts it would make, the model's profile and one timed batch."""
+"""`estimate`: what a pack would make and how long it would take. It plans the pack and times one batch."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even
 from memvec.types import Identity
 
-TIMED_STEPS = 5  # of which the first is left out, as the search for starts is: it warms the allocator up
-# Of a store, vectors aside: for each record its row, corrections and words (its key of the width comes to it); for a
-# store without records its manifest, in which each of the model's tensors has a digest.
+TIMED_STEPS = 5  # the first is not counted, nor is the search for starts: it warms the allocator up
+# Bytes of a store without its vectors. A record has its row, corrections and words. A store without records has its
+# manifest, with a digest of each of the model's tensors.
 RECORD_BYTES, STORE_BYTES, TENSOR_BYTES = 700, 5_000, 60
 
 
@@ -44,18 +44,20 @@ class Estimate:
     """What `pack` would do. Records and vectors are counted before any refit."""
 
     documents: int
-    unchanged: int  # of them there already
+    unchanged: int  # of them, those that the store holds already
     records: int
-    raw_records: int  # of them known to be raw
+    raw_records: int  # of them, those that will be raw in any case
     tokens: int  # to be fitted
-    vectors: int  # the same
+    vectors: int  # to be fitted
     token_steps: int
     token_steps_per_second: float  # measured now, on a full batch, before anything is compiled
     seconds: float  # fitting and certifying
-    store_bytes: int  # what would be added
-    profiled: bool  # from a profile of this model; else from what the default model takes
-    skipped: int  # inputs that could not be read
-    reused: int = 0  # of the records, copies of what the store or this pack has under another name or in another place
+    store_bytes: int  # that would be added
+    profiled: bool  # by a profile of this model; else by the costs of the default model
+    skipped: int  # inputs that cannot be read
+    reused: int = (
+        0  # of the records, those whose text the store, or this pack, has under another name or in another place
+    )
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
 
 
@@ -75,9 +77,38 @@ def estimate(
     dtype: str | None = None,
     watch: Watch = unwatched,
 ) -> Estimate:
-    """What `pack` with these arguments would make and take, for exact records. Nothing is written.
+    """Estimate what `pack` with these arguments would make and how long it would take. Nothing is written.
 
-    Raises what `pack` raises, but for a lock and for inputs that were skipped, which are counted.
+    The estimate is for exact records. It takes the time of reading all documents, of one pass of the model over them and
+    of one batch.
+
+    Args:
+        sources: The files, folders and `Source`s to pack.
+        store: The store's folder. It need not be there.
+        model: A known name, a checkpoint folder, a GGUF file or a hub id.
+        settings: Settings of exact records.
+        preset: Take nats per vector and learning rate from the model's profile, instead of from `settings`.
+        keys: The embedders whose keys would be stored.
+        include: Patterns as in .gitignore. Only files that match are packed.
+        exclude: Patterns. Files that match are left out.
+        reuse: Copy records of the same text from the store.
+        device: The torch device. Default: CUDA if there is one.
+        dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it.
+        watch: A function that is called with the progress.
+
+    Returns:
+        Records, vectors, time and bytes.
+
+    Raises:
+        UsageError: An argument is invalid, or there is nothing to pack.
+        NotFoundError: A source or the model does not exist.
+        FingerprintError: The store belongs to another model.
+        PartialError: Every input was skipped.
+
+    Example:
+        >>> found = memvec.estimate(text_folder, tmp / "letters.memvec", model=model)
+        >>> found.documents, found.unchanged
+        (2, 0)
     """
     for name in keys:
         check_embedder(name)
@@ -180,7 +211,7 @@ def _count(
 
 
 def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[float, float]:
-    """(token-steps a second of a full batch, seconds to certify a token); (0, 0) with nothing to fit."""
+    """(token-steps per second of a full batch, seconds to certify a token). (0, 0) if there is nothing to fit."""
     if not some:
         return 0.0, 0.0
     engine.add(some)
@@ -188,7 +219,7 @@ def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[f
     made: list[Fitted] = []
     for batch in engine.run(lambda token_steps: ticks.append((time.perf_counter(), token_steps))):
         made += batch
-    graphs = isinstance(engine.batch, StaticBatch)  # of which a second step makes one
+    graphs = isinstance(engine.batch, StaticBatch)  # the second step makes one
     apart = [(after[0] - before[0], after[1]) for before, after in pairwise(ticks[1 + graphs :])]
     speed = sum(steps for _, steps in apart) / max(1e-9, sum(seconds for seconds, _ in apart))
     lot = made[: rows_at_once(exact)]
@@ -198,7 +229,7 @@ def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[f
 
 
 def _of_whole_rows(token_steps: float, sizes: Sequence[tuple[int, int]], grown: int) -> float:
-    """Token-steps where a text has the longest's row from its first step on, of those where rows are as long as shown."""
+    """Token-steps on a GPU, where every row is as long as the longest from the first step on; `token_steps` are a CPU's."""
     lengths = [row_length(*size) for size in sizes]
     not_shown = sum(n - shown_at(n, age, grown) for n, _ in sizes for age in range(grown))
     return (token_steps + not_shown) * even(max(lengths, default=0)) * len(lengths) / max(1, sum(lengths))

@@ -1,7 +1,7 @@
-"""Questions made from a text by rule: some of the words around a fact behind a question word, and the fact. Knows no model.
+"""Questions made from a text by rule: a question word, some words around a fact, and the fact as the answer. Knows no model.
 
-No grammar, but what a question is for. What makes the vectors answer people's questions too is that the words are put
-differently: left out, in another order, with words from elsewhere in the text among them, and with near ones instead.
+The questions have no grammar. Memories answer the questions of people because the words vary: some are left out, moved,
+mixed with words from elsewhere in the text, or replaced by words of like meaning.
 """
 
 from __future__ import annotations

@@ -73,43 +73,58 @@ def pack(
     lock_wait: float = 0.0,
     watch: Watch = unwatched,
 ) -> PackReport:
-    """Pack files, folders and `Source`s into a store, which is made or added to.
+    """Pack files, folders and `Source`s into a store. The store is made if it is not there.
 
-    Documents already there with the same bytes are left as they are; changed ones replace the old when complete. A text
-    that the store holds under another name is copied and not fitted again, whatever budget it was fitted with, if its
-    record keeps to the margin, corrections and number of vectors that `settings` ask for.
+    Files are listed first and then read one at a time; finished records are committed while later files are still unread.
+    A document that the store holds with the same bytes stays as it is. A changed one replaces the old version when it is
+    complete. A text that the store holds under another name is copied instead of fitted, if its record satisfies the
+    margin, the corrections and the number of vectors of `settings`.
+
+    A file that cannot be read does not stop a pack: it is in `skipped` of the report. On the CPU, the same documents,
+    settings and number of threads give the same vectors.
 
     Args:
-        sources: What to pack. A file is named by the last part of its path, what is in a folder relative to it.
+        sources: The files, folders and `Source`s to pack. A file is named by the last part of its path, a file in a folder
+            by its path in that folder.
         store: The store's folder.
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
-        kind: "exact" makes records that give the bytes back, each certified. "context" makes memories to condition
-            the model with, each measured, from which nothing can be unpacked. "both" makes both.
-        settings: Of exact records.
-        preset: Take nats per vector and learning rate from the model's profile (see `calibrate`), over `settings`.
+        kind: "exact" makes records that give the bytes back; each is certified. "context" makes memories to condition
+            the model with; each is measured, and nothing can be unpacked from them. "both" makes both.
+        settings: Settings of exact records.
+        preset: Take nats per vector and learning rate from the model's profile, instead of from `settings`. See
+            `calibrate`.
         context: Settings of memories.
-        questions: What memories learn from beside the text itself.
-        generate: Called with (text, count); returns (question, answer) pairs to learn from too.
-        keys: The embedders whose keys are stored, for `search`. None makes a store that has to be indexed first.
-        meta: Said of every document named, to filter by. It replaces what was said before; {} takes it away.
-        include: Only files that these patterns take, by gitignore's rules (see `memvec.filesystem.names`).
-        exclude: No files that these take, those named in `sources` neither. Excluded folders are not entered.
+        questions: Questions with answers that memories learn from, beside the text itself.
+        generate: A function of (text, count) that returns (question, answer) pairs for memories to learn from.
+        keys: The embedders whose keys are stored, for `search`. With an empty list the store has to be indexed first.
+        meta: Metadata of every document named, to filter by. It replaces earlier metadata; {} removes it.
+        include: Patterns as in .gitignore (see `memvec.filesystem.names`). Only files that match are packed.
+        exclude: Patterns. Files that match are left out, also files named in `sources`. Excluded folders are not entered.
         reuse: Copy records of the same text from the store. False fits every new document anew.
-        device: Torch device; by default CUDA where there is one.
-        dtype: What vectors are fitted in; by default bfloat16 where the processor has it. Certifying is float32.
+        device: The torch device. Default: CUDA if there is one.
+        dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it. Records are certified in
+            float32.
         lock_wait: How long to wait for another writer [s].
-        watch: Called with the progress.
+        watch: A function that is called with the progress.
 
     Returns:
-        What the documents take in the store now.
+        Totals of these documents as they are in the store now, and the inputs that were skipped.
 
     Raises:
         UsageError: An argument is invalid, or there is nothing to pack.
         NotFoundError: A source or the model does not exist.
         FingerprintError: The store belongs to another model.
-        StoreDamagedError, StoreLockedError, WriteError: The store cannot be used.
-        PartialError: Inputs were skipped. Everything else is in the store.
-        InterruptedPackError: Ctrl-C stopped the pack. What was finished is in the store.
+        StoreDamagedError: The store is damaged.
+        StoreLockedError: Another process writes to the store.
+        WriteError: The system refused to write.
+        PartialError: Every input was skipped.
+        InterruptedPackError: Ctrl-C stopped the pack. Finished records are in the store.
+
+    Example:
+        >>> settings = memvec.PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=40, learning_rate=1.0)
+        >>> report = memvec.pack(text_folder, tmp / "letters.memvec", model=model, settings=settings)
+        >>> report.documents, report.exact, report.skipped
+        (2, True, ())
     """
     begun = time.perf_counter()
     documents = gathered(sources, include, exclude, Path(store))
@@ -160,7 +175,7 @@ def pack(
 
 
 def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords, say: Callable[[str], None]) -> bool:
-    """Add the records of a pack to the store. Return whether Ctrl-C stopped it. Whatever ends it, finished work is kept."""
+    """Add the records of a pack to the store. Return whether Ctrl-C stopped it. Finished work is kept, also after an error."""
     try:
         for each in made:
             committer.add(*each)
@@ -169,9 +184,13 @@ def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords
         try:
             say("stopping: keeping what was fitted (Ctrl-C again drops it)")
             committer.commit()  # finished work first: the user may not wait long
-            committer.commit_all(exact.rest())
+            for each in exact.rest():
+                committer.add(*each)
         except KeyboardInterrupt:
-            committer.commit_all(exact.certified())
+            with contextlib.suppress(KeyboardInterrupt):
+                for each in exact.certified():
+                    committer.add(*each)
+        committer.commit_through()
         return True
     except Exception:
         with contextlib.suppress(Exception):  # what ended the pack may well end this too
@@ -188,12 +207,33 @@ def add(
     model: str | None = None,
     **options: Any,
 ) -> PackReport:
-    """As `pack`, into a store that is there: NotFoundError where there is none. `model` is by default the store's."""
+    """Pack into a store that is there. Everything else is as in `pack`.
+
+    Args:
+        sources: The files, folders and `Source`s to pack.
+        store: The store's folder.
+        model: The model. Default: the model that the store names.
+        options: Further keyword arguments of `pack`.
+
+    Returns:
+        Totals of these documents as they are in the store now, and the inputs that were skipped.
+
+    Raises:
+        NotFoundError: There is no store at `store`, or its model is not found.
+        MemvecError: The errors of `pack`.
+
+    Example:
+        >>> settings = memvec.PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=40, learning_rate=1.0)
+        >>> note = memvec.Source("note.txt", b"The ferry is late.")
+        >>> report = memvec.add([note], store, model=model, settings=settings)
+        >>> "note.txt" in [row.name for row in memvec.documents(store)]
+        True
+    """
     return pack(sources, store, model=model_for(store, model), **options)
 
 
 def model_for(store: str | Path, model: str | None) -> str:
-    """The model of that name, or else the one that the store names. NotFoundError where there is no store, or not that."""
+    """Return `model`, or without it the model that the store names. NotFoundError if there is no store or no such model."""
     source = Store.open(store).manifest.fingerprint.source
     if model or source in ("", *KNOWN):
         return model or source or DEFAULT_MODEL
@@ -263,7 +303,7 @@ class _Models:
 
 
 def removed(store: Store, documents: Gathered) -> set[Version]:
-    """The versions that `rm` took out of the store and that are packed again. Their records need not be written anew."""
+    """The versions that `rm` took out of the store and that this pack names."""
     gone = set(store.manifest.removed)
     named = {name for name, _ in gone}
     others = [name for name in documents.names if name not in named]
@@ -280,6 +320,6 @@ def _open_or_create(path: Path, found: Identity, folder: Path) -> Transaction:
     transaction = Transaction.open(path)
     state = transaction.store.manifest
     check_identity(stored_identity(state), found, folder)
-    # Stores of early writers explain nothing; it is the same model, so the next commit can say what they did not.
+    # Early writers stored no digests of tensors and no probe. It is the same model, so the next commit can add them.
     transaction.explain(state.tensors or found.tensors, state.probe or found.probe)
     return transaction

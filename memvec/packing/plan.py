@@ -171,7 +171,7 @@ def _segments(
         text = reading.text
         named = dataclasses.replace(reading.document, tokens=len(row))
         segments = cut(text, row, surprise, lm, settings) if text and surprise else None
-        if segments is None:
+        if text is None or segments is None:
             raws.append(Unfit(named, reading.source, _reason(text, row)))
             continue
         data = text.encode()
@@ -212,7 +212,7 @@ def windows(
         document, text = reading.document, reading.text
         ids = lm.encode(text) if text else []
         segments = tile(text, ids, lm.decode, settings.window_tokens) if text and len(ids) >= MIN_TOKENS else None
-        if segments is None:
+        if text is None or segments is None:
             why = (
                 "not valid UTF-8 text, or control characters"
                 if text is None

@@ -1,4 +1,4 @@
-"""Records from what packing found. Knows no model."""
+"""Make records from the results of packing. Knows no model."""
 
 from __future__ import annotations
 

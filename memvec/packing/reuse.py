@@ -1,8 +1,8 @@
-"""Copy records that a store already holds for the texts of a pack, instead of fitting them again.
+"""Copy records that a store holds for the texts of a pack, instead of fitting them again.
 
-A record gives its text back by itself, whatever document it is in. So the same text under another name, or at another place,
-can use the same vectors. Records of removed or replaced documents are copied too, until `compact` drops them. Their nats
-per vector may differ from the pack's settings, as they may for a document that is unchanged.
+A record gives its text back whatever document it is in. So the same text under another name, or at another place, can use
+the same vectors. Records of removed or replaced documents are copied too, until `compact` drops them. Their nats per
+vector may differ from the settings of the pack.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Held:
     """Looks up the records of a store by document and by text."""
 
     def __init__(self, store: Store, lm: FrozenLM | None = None) -> None:
-        """`lm`, in float32, decodes each record that is found to prove it. Without it, as in a dry run, none is proved."""
+        """`lm`, in float32, decodes each record before it is copied. Without it, as in a dry run, records are trusted."""
         self.store = Store(store.path, dataclasses.replace(store.manifest, removed=()))
         self.lm = lm
 
@@ -63,7 +63,7 @@ class Held:
         return {r.text_sha256: r for r, sound in zip(found, self._sound(found), strict=True) if sound}
 
     def context(self, texts: Collection[bytes], settings: ContextSettings, recipe: str) -> dict[bytes, Record]:
-        """The context records of texts by their sha256, of those made as `settings` and `recipe` would make them."""
+        """The context records of texts by their sha256, if the same `settings` and `recipe` made them."""
         return {
             record.text_sha256: record
             for record in self._of(texts, Kind.CONTEXT)
@@ -73,7 +73,7 @@ class Held:
         }
 
     def _content(self, stored: StoredDocument, data: bytes) -> list[Record]:
-        """The records of a document whose bytes are `data`; none where one is damaged or of another text."""
+        """The records of a document whose bytes are `data`. None if one is damaged or holds another text."""
         try:
             records = [self.store.record(ref) for ref in stored.records]
         except StoreDamagedError:
@@ -83,7 +83,7 @@ class Held:
         return records if same else []
 
     def _of(self, texts: Collection[bytes], kind: Kind) -> Iterable[Record]:
-        """The records of one kind whose text is one of `texts`, the newest last; damaged ones are left out."""
+        """The records of one kind for `texts`, the newest last. Damaged ones are left out."""
         wanted = set(texts)
         for number, entry in enumerate(self.store.manifest.shards if wanted else ()):
             with self.store.explaining(entry):

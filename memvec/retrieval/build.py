@@ -18,7 +18,7 @@ from memvec.retrieval import faiss_index
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, Embeds
 from memvec.retrieval.faiss_index import VectorIndex
 from memvec.retrieval.lookup import check_keys
-from memvec.retrieval.search import live_places, make
+from memvec.retrieval.search import live_places, load_embedder
 from memvec.store import index_files
 from memvec.store.store import Store, StoredDocument
 from memvec.store.transaction import Transaction, changing
@@ -84,7 +84,7 @@ def build_index(
         there = {entry.embedder for entry in opened.manifest.keys}
         names = (embedder,) if embedder else tuple(name for name in DEFAULT if name in there) or DEFAULT
         now = runtime.reading(opened)
-        makers = [make(name, now) for name in names]
+        makers = [load_embedder(name, now) for name in names]
         _add_missing(transaction, makers, Reader(now))
         opened = transaction.store
         for made in makers:

@@ -102,7 +102,7 @@ class Searcher:
         rows = {text: row for row, text in enumerate(self._texts)}
         self._parts: list[tuple[Embeds, VectorLookup | TermLookup, float]] = []
         for name in self.names:
-            made = make(name, runtime)
+            made = load_embedder(name, runtime)
             entries = [e for e in self.store.manifest.keys if e.embedder_id == made.embedder.id]
             check_keys(self.store, entries, made.embedder)
             if not entries:
@@ -254,12 +254,12 @@ def retrieve(
     return tuple(fitting)[:count]
 
 
-def make(name: str, runtime: Runtime) -> Embeds:
-    """The embedder of that name for a store, made once. UsageError, NotFoundError, FingerprintError, MissingExtraError."""
-    return runtime.model_part(("embedder", name), lambda: _made(name, runtime))
+def load_embedder(name: str, runtime: Runtime) -> Embeds:
+    """Load the embedder of that name for a store, once. UsageError, NotFoundError, FingerprintError, MissingExtraError."""
+    return runtime.model_part(("embedder", name), lambda: _load_embedder(name, runtime))
 
 
-def _made(name: str, runtime: Runtime) -> Embeds:
+def _load_embedder(name: str, runtime: Runtime) -> Embeds:
     origin, lm = runtime.store.manifest.fingerprint, runtime.loaded
     if name != TABLE:
         return maker(name, runtime.store.path, origin)

@@ -63,7 +63,7 @@ def list_documents(
         >>> [row.name for row in memvec.documents(store)]
         ['harbour.txt', 'letters/jane.txt']
         >>> memvec.documents(store, "letters/*")[0].bytes
-        148
+        149
     """
     rows, _ = listing(store, documents, limit)
     return rows

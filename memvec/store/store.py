@@ -64,7 +64,7 @@ class Store:
         if cls.exists(path):
             raise damaged(manifest.FILE_NAME, "missing_file", "the manifest is missing but shards are there")
         raise NotFoundError(
-            f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. `memvec pack` makes one."
+            f"no store at {str(path)!r}: expected a folder with {manifest.FILE_NAME}. `memvec.pack(…)` makes one."
         )
 
     @staticmethod

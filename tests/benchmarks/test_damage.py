@@ -1,4 +1,4 @@
-"""A damaged store gives its documents or a typed error: a short run of the benchmark, and that it would notice."""
+"""A short run of benchmarks/damage.py, and a check that it would notice a fault."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return damage.pack(tmp_path_factory.mktemp("damage"))
 
 
-def test_nothing_but_documents_or_typed_errors(damaged: Path) -> None:
+def test_short_run(damaged: Path) -> None:
     whole = damage.contents(damaged)
     assert Counter(name.partition("/")[0] for name in whole)["shards"] == 2
     cases = damage.run(damaged, 150, seed=1)
@@ -32,7 +32,7 @@ def test_nothing_but_documents_or_typed_errors(damaged: Path) -> None:
     assert "| **all** | 150 |" in damage.tables(cases)
 
 
-def test_a_case_that_must_not_be_is_a_failure(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_noticed(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = dict.fromkeys(damage.TRUTH, b"other bytes")
     with damage.decoded_once():
         assert damage.judge(damaged, "none", "", False).failure == ""
@@ -46,7 +46,7 @@ def test_a_case_that_must_not_be_is_a_failure(damaged: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_sorts_change_what_they_say(damaged: Path, sort: Sort) -> None:
+def test_damages(damaged: Path, sort: Sort) -> None:
     files, chance = damage.contents(damaged), random.Random(0)
     name = next(name for name in files if name.startswith("shards/"))
     made = [sort(chance, files, name) for _ in range(10)]

@@ -1,4 +1,4 @@
-"""The yardstick of fits: texts for tuning and for reporting share nothing, and every recipe is judged by what its vectors decode to."""
+"""benchmarks/fit.py: texts to tune on and to report on are apart, and recipes are judged by what their vectors decode to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memvec.decoding.greedy import decode
 from memvec.lm.frozen import FrozenLM
 
 
-def test_no_text_serves_both_to_tune_and_to_report(tiny_lm: FrozenLM) -> None:
+def test_texts_apart(tiny_lm: FrozenLM) -> None:
     tuned, reported = (texts(tiny_lm, part, 3) for part in ("tune", "report"))
     for found in (tuned, reported):
         assert [text.sort for text in found] == ["prose"] * 3 + ["technical"] * 3 + ["code"] * 3
@@ -22,7 +22,7 @@ def test_no_text_serves_both_to_tune_and_to_report(tiny_lm: FrozenLM) -> None:
     assert len({text.ids for text in (*tuned, *reported)}) == 18
 
 
-def test_recipes_are_judged_by_what_their_vectors_decode_to(tiny_lm: FrozenLM) -> None:
+def test_judged_by_decoding(tiny_lm: FrozenLM) -> None:
     noise = np.random.default_rng(0).standard_normal((4, tiny_lm.width)).astype(np.float16)
     ((own,),) = [decode(tiny_lm, [noise], [12], [()])]
     other = [(own[0] + 1) % tiny_lm.vocabulary, *own[1:]]
@@ -34,7 +34,7 @@ def test_recipes_are_judged_by_what_their_vectors_decode_to(tiny_lm: FrozenLM) -
     assert wrong[2] >= 1  # given, it is no error
 
 
-def test_every_recipe_is_run_on_every_text_and_charged_what_it_took(tiny_lm: FrozenLM) -> None:
+def test_costs(tiny_lm: FrozenLM) -> None:
     words = "The letter was written by a lady who had never been there before, and it was read aloud to all of them."
     ids = tiny_lm.encode(words)
     chosen = [Text("prose", tuple(ids[:12])), Text("code", tuple(ids[-16:]))]
@@ -53,7 +53,7 @@ def test_every_recipe_is_run_on_every_text_and_charged_what_it_took(tiny_lm: Fro
     assert [[row.recipe for row in rows] for rows in alone] == [[MEMVEC] * 2]
 
 
-def test_the_table_divides_by_the_tokens_that_came_out() -> None:
+def test_table() -> None:
     rows: list[Any] = [
         Result("ours", "prose", 8, 64, 50, 3550, 5.0, True, corrected=corrected, free=10, free_behind_first=20)
         for corrected in (0, 32)

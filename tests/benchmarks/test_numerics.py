@@ -1,4 +1,4 @@
-"""The measurement of other numerics: what is counted as identical, as rescued and as wrong."""
+"""benchmarks/numerics.py counts identical, rescued and wrong records rightly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from memvec.store.store import Store
 
 
-def test_every_configuration_is_decoded_and_compared(packed: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configurations(packed: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numerics, "BATCHES", (2,))
     records = numerics.read_records(Store.open(packed), 3)
     before = torch.get_num_threads()
@@ -28,9 +28,7 @@ def test_every_configuration_is_decoded_and_compared(packed: Path, tiny: str, mo
     assert "| sdpa | 1 | 2 | 3 of 3 | 0 | 0 | 0 |" in numerics.tables(outcomes, exact, records)
 
 
-def test_what_is_wrong_is_counted_by_what_puts_it_right(
-    packed: Path, tiny_lm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rescued(packed: Path, tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     records = numerics.read_records(Store.open(packed), 5)
     real = numerics.decode_all
 

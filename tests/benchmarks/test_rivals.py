@@ -1,4 +1,4 @@
-"""The published recipes as `benchmarks/rivals.py` batches them: step for step what torch's own AdamW does on one text alone."""
+"""benchmarks/rivals.py takes the steps that torch's own AdamW takes on one text alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def by_hand(lm: Any, ids: tuple[int, ...], vectors: torch.Tensor, recipe: Recipe
     return taken, round(best * (len(ids) - 1)) if not recipe.grow else int(best), False
 
 
-def test_full_cramming_is_what_torch_does_on_each_text_alone(tiny_lm: Any) -> None:
+def test_full(tiny_lm: Any) -> None:
     texts = [tuple(tiny_lm.encode(text)) for text in TEXTS]
     for number, (run, ids) in enumerate(zip(fit(tiny_lm, texts, 4, FULL), texts, strict=True)):
         noise = torch.randn(4, tiny_lm.width, generator=torch.Generator().manual_seed(number))
@@ -56,7 +56,7 @@ def test_full_cramming_is_what_torch_does_on_each_text_alone(tiny_lm: Any) -> No
         assert run.token_steps == run.steps * (4 + len(ids) - 1)
 
 
-def test_progressive_cramming_grows_as_it_does_alone(tiny_lm: Any) -> None:
+def test_progressive(tiny_lm: Any) -> None:
     texts = [tuple(tiny_lm.encode(text)) for text in TEXTS]
     runs = fit(tiny_lm, texts, 4, PROGRESSIVE)
     for number, (run, ids) in enumerate(zip(runs, texts, strict=True)):
@@ -69,15 +69,13 @@ def test_progressive_cramming_grows_as_it_does_alone(tiny_lm: Any) -> None:
 
 
 @pytest.mark.parametrize(("limit", "grow", "steps"), [("PATIENCE", 0, 1 + 6), ("STAGE_STEPS", 4, 6)])
-def test_a_fit_that_gets_nowhere_is_given_up(
-    tiny_lm: Any, monkeypatch: pytest.MonkeyPatch, limit: str, grow: int, steps: int
-) -> None:
+def test_given_up(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch, limit: str, grow: int, steps: int) -> None:
     monkeypatch.setattr(rivals, limit, 6)
     (run,) = fit(tiny_lm, [tuple(tiny_lm.encode(TEXTS[1]))], 2, Recipe("idle", 1e-9, grow, most=50))
     assert (run.steps, run.solved) == (steps, False)
 
 
-def test_kept_vectors_are_those_that_were_measured(tiny_lm: Any) -> None:
+def test_kept_vectors(tiny_lm: Any) -> None:
     ids = tuple(tiny_lm.encode(TEXTS[0]))
     (run,) = fit(tiny_lm, [ids], 8, Recipe("full", 0.5, most=400))
     assert run.solved and run.best == 1.0
@@ -85,7 +83,7 @@ def test_kept_vectors_are_those_that_were_measured(tiny_lm: Any) -> None:
     assert logits[0, 8:-1].argmax(1).tolist() == list(ids[1:])  # the first token is given, all others come
 
 
-def test_rates_warm_up_and_fall_as_published() -> None:
+def test_rates() -> None:
     assert [FULL.rate_at(step) for step in (1, 4000)] == [0.5, 0.5]
     wave = Recipe("progressive", 0.1, grow=1)
     assert wave.rate_at(50) == pytest.approx(0.05)

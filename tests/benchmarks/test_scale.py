@@ -1,4 +1,4 @@
-"""The yardstick of scale: the store it makes is one that verify accepts, and what it measures is measured."""
+"""benchmarks/scale.py makes a store that verify accepts, and measures every command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import memvec
 from memvec.store import catalogue
 
 
-def test_the_store_it_makes_is_a_store(tmp_path: Path) -> None:
+def test_store(tmp_path: Path) -> None:
     store = scale.make(tmp_path / "s.memvec", 2500, 100)
     report = memvec.verify(store.path)
     assert report.ok, report.problems
@@ -19,12 +19,12 @@ def test_the_store_it_makes_is_a_store(tmp_path: Path) -> None:
     assert memvec.list(store.path)[0].records == 100
 
 
-def test_a_document_for_every_record(tmp_path: Path) -> None:
+def test_one_record_each(tmp_path: Path) -> None:
     store = scale.make(tmp_path / "s.memvec", 1100, 1)
     assert memvec.verify(store.path).ok and memvec.info(store.path).documents == 1100
 
 
-def test_every_command_is_measured_with_and_without_a_catalogue(tmp_path: Path) -> None:
+def test_commands(tmp_path: Path) -> None:
     result = scale.scale(tmp_path, catalogue.LEAST_RECORDS, 100, 20, 1)
     assert result["catalogue_bytes"] > 100_000
     assert list(result["commands"])[:3] == list(result["without_catalogue"])

@@ -1,4 +1,4 @@
-"""The measurement of a step beside its matrix products: the same batch, and every product of it."""
+"""benchmarks/speed.py times the products of the same batch as the step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from memvec.lm.frozen import FrozenLM
 
 
-def test_a_step_and_its_products_are_of_one_batch(tiny_lm: FrozenLM) -> None:
+def test_one_batch(tiny_lm: FrozenLM) -> None:
     step, positions, rows = speed.step_of(tiny_lm)
     assert positions == rows * (speed.TOKENS + speed.VECTORS - 1)
     assert _multiplied(step) == _multiplied(speed.products_of(tiny_lm, positions, rows))
 
 
-def test_shares_are_of_the_whole(tiny_lm: FrozenLM) -> None:
+def test_shares(tiny_lm: FrozenLM) -> None:
     step, _, _ = speed.step_of(tiny_lm)
     found = speed.shares(step, "cpu")
     assert abs(sum(found.values()) - 1) < 1e-6
@@ -25,7 +25,7 @@ def test_shares_are_of_the_whole(tiny_lm: FrozenLM) -> None:
 
 
 def _multiplied(run: Callable[[], Any]) -> int:
-    """Multiplications in matrix products that a call makes, as torch's profiler counts them."""
+    """The multiplications in matrix products of a call, as torch's profiler counts them."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as seen:
         run()
     return sum(e.flops for e in seen.key_averages() if e.key in ("aten::mm", "aten::bmm", "aten::addmm"))

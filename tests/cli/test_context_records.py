@@ -152,7 +152,7 @@ class TestDecoding:
         assert code == 8 and value["documents"] == 2 and value["files"] == ["both", "content"]
         assert list(value["skipped"]) == ["torn", "memory"]
         assert "interrupted" in value["skipped"]["torn"] and "only context vectors" in value["skipped"]["memory"]
-        assert "2 input(s) skipped. Everything else was unpacked." in err and re.search("kind[ =]'?exact", err)
+        assert "skipped 2 inputs. Everything else was unpacked." in err and re.search("kind[ =]'?exact", err)
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"both", "content"}
         code, out, _ = call("unpack", mixed, "-o", tmp_path / "two")
         assert code == 8 and out.startswith("unpacked 2 documents")

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from memvec.cli.flag_wording import in_flags
-from memvec.cli.main import run
+from memvec.cli.main import program, run
 from memvec.errors import UsageError
 
 
@@ -61,14 +61,15 @@ class TestRewriting:
             ("cat", "the model is not the one", "the model is not the one"),
             # Functions are commands.
             ("search", "`memvec.build_index(store)` makes them.", "`memvec index build` makes them."),
+            ("unpack", "`memvec.documents(…)` lists the names.", "`memvec list` lists the names."),
             ("search", "memvec.verify(store, decode=True) checks it.", "memvec verify --decode checks it."),
         ],
     )  # fmt: skip
     def test_message(self, name: str, said: str, expected: str) -> None:
-        assert in_flags(said, command(name)) == expected
+        assert in_flags(said, command(name), program) == expected
 
     def test_no_command(self) -> None:
-        assert in_flags("Pass overwrite=True.", None) == "Pass overwrite=True."
+        assert in_flags("Pass overwrite=True.", None, program) == "Pass overwrite=True."
 
     @pytest.mark.parametrize("as_json", [True, False])
     def test_program(self, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

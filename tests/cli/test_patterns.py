@@ -94,7 +94,7 @@ class TestRemoving:
         assert len(Store.open(store).documents()) == len(NAMES)
 
     def test_a_dry_run_needs_no_lock(self, store: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("memvec.maintenance.remove.writing", None)
+        monkeypatch.setattr("memvec.maintenance.remove.changing", None)
         assert call("rm", store, "notes", "--dry-run")[0] == 0
 
     def test_a_lone_string_is_no_list_of_letters(self, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def changed(name: str, array: np.ndarray) -> bytes:
     [
         (changed("values", np.ones((1, 5), np.float16)), "shape"),
         (changed("values", np.ones((1, 4), np.float32)), "dtype"),
-        (changed("values", np.full((1, 4), np.nan, np.float16)), "no number"),
+        (changed("values", np.full((1, 4), np.nan, np.float16)), "not finite"),
         (changed("text_sha256", np.zeros((2, 32), np.uint8)), "shape"),
         (keys.encode(keys.dense(VECTORS, [], np.ones((0, 4)))).replace(b"memvec-keys", b"memvec-kexs"), "memvec-keys"),
     ],
@@ -87,7 +87,7 @@ def test_a_changed_byte_raises_what_the_store_expects_or_changes_no_shape(place:
     assert read.values.shape == (1, 4) and read.texts.shape == (1, 32)
 
 
-def test_a_manifest_holds_what_is_said_of_documents_and_refuses_what_is_no_text() -> None:
+def test_metadata() -> None:
     state = Manifest(Fingerprint("w", "e", {}, "v", "p", 6), 500)
     said = state.following("t", meta={"a": {"k": "v"}, "b": {}})
     read = manifest.decode(manifest.encode(said))

@@ -1,4 +1,4 @@
-"""Arguments outside their range are UsageErrors before any work, whichever function gets them."""
+"""Invalid arguments give UsageErrors before any work, in every function."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def test_every_parameter_has_a_rule(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "parameter"), CASES)
-def test_wrong_values_are_refused_before_any_work(name: str, parameter: inspect.Parameter) -> None:
-    """There is no store and no model here: a function that looks for them first raises NotFoundError."""
+def test_wrong_values(name: str, parameter: inspect.Parameter) -> None:
+    """No store and no model exist here, so a function that looked for them first would raise NotFoundError."""
     function, own = FUNCTIONS[name], parameter.name
     needed = {p.name: REQUIRED[p.name] for p in parameters(function) if p.default is p.empty}
     if (name, own) == ("verify", "sample"):
@@ -168,7 +168,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("cls", "field"), SETTINGS)
-def test_wrong_settings_are_refused(cls: Any, field: Any) -> None:
+def test_wrong_settings(cls: Any, field: Any) -> None:
     kind = str(field.type)
     for value in BAD[kind.removesuffix(" | None")]:
         if value is not None or not kind.endswith("None"):
@@ -176,16 +176,16 @@ def test_wrong_settings_are_refused(cls: Any, field: Any) -> None:
                 cls(**{field.name: value})
 
 
-def test_numbers_of_numpy_are_accepted() -> None:
-    """They become Python's, since settings and reports are written as JSON."""
+def test_numpy_numbers() -> None:
+    """They become Python's, because settings and reports are written as JSON."""
     made = memvec.PackSettings(seed=np.int64(3), margin=np.float32(0.5), segment_tokens=np.uint8(32))  # type: ignore[arg-type]
     assert made == memvec.PackSettings(seed=3, margin=0.5, segment_tokens=32)
     assert [type(value) for value in (made.seed, made.margin, made.segment_tokens)] == [int, float, int]
     assert memvec.PackSettings(seed=LARGEST_SEED).seed == LARGEST_SEED
 
 
-def test_one_name_is_a_list_of_one(packed: Path) -> None:
-    """A string is not taken apart into its letters, and an iterator is read once."""
+def test_lone_name(packed: Path) -> None:
+    """A string is not split into letters, and an iterator is read once."""
     (row,) = memvec.list(packed, "prose.txt")  # type: ignore[arg-type]
     assert row.name == "prose.txt"
     assert [name for name, _ in memvec.read(packed, iter(["one-byte", "empty"]))] == ["empty", "one-byte"]  # type: ignore[arg-type]
@@ -193,12 +193,13 @@ def test_one_name_is_a_list_of_one(packed: Path) -> None:
         memvec.estimate("no/folder", packed)  # type: ignore[arg-type]
 
 
-def test_paths_work_where_strings_do(packed: Path, tiny: str) -> None:
+def test_paths(packed: Path, tiny: str) -> None:
     assert memvec.fingerprint(Path(tiny)) == memvec.fingerprint(tiny)  # type: ignore[arg-type]
     assert memvec.cat(str(packed), "one-byte") == memvec.cat(packed, "one-byte") == b"x"
 
 
-def test_missing_and_unknown_arguments_are_pythons_errors(packed: Path) -> None:
+def test_python_errors(packed: Path) -> None:
+    """Missing and unknown arguments give Python's own errors."""
     with pytest.raises(TypeError, match=r"cat.. missing 1 required positional argument: 'document'"):
         memvec.cat(packed)  # type: ignore[call-arg]
     calls: list[tuple[str, Callable[..., Any], int]] = [
@@ -211,7 +212,9 @@ def test_missing_and_unknown_arguments_are_pythons_errors(packed: Path) -> None:
         memvec.diff(packed, "model", batch=3)  # type: ignore[call-arg]
 
 
-def test_the_work_that_memory_ran_out_in_is_named() -> None:
+def test_out_of_memory() -> None:
+    """The error names the work in which memory ran out."""
+
     class Reader:
         @checked()
         def __init__(self) -> None:
@@ -233,7 +236,9 @@ def test_what_has_no_one_number(value: Any, tmp_path: Path) -> None:
         memvec.gc(tmp_path, lock_wait=value)
 
 
-def test_rules_of_a_function_go_first() -> None:
+def test_own_rules() -> None:
+    """A function's own rules replace the common ones."""
+
     @checked(k=arguments.whole(1, 3))
     def shown(k: int = 99, *, name: str = "x") -> tuple[int, str]:
         return k, name
@@ -247,12 +252,12 @@ def test_rules_of_a_function_go_first() -> None:
 @pytest.mark.parametrize(
     "values", [("a", "", "x"), (None, "q", "x"), ("a", "q", 3), ("a", " ", "x"), ("a", "\ud800", "x")]
 )
-def test_questions_are_texts(values: Any) -> None:
+def test_questions(values: Any) -> None:
     with pytest.raises(UsageError, match=r"(document|question|answer) (is .*expected a text|holds half)"):
         memvec.Question(*values)
 
 
-def test_sources_are_bytes_with_a_name(tmp_path: Path) -> None:
+def test_sources(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the data of sources\[1\] is 'text', expected bytes; encode a text"):
         memvec.pack([memvec.Source("a", b"x"), memvec.Source("b", "text")], tmp_path / "s")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"the name of sources\[0\] is 3"):
@@ -260,12 +265,12 @@ def test_sources_are_bytes_with_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_store_is_opened_by_a_path(path: Any) -> None:
+def test_store_path(path: Any) -> None:
     with pytest.raises(UsageError, match=r"path is .*expected a path"):
         memvec.Store.open(path)
 
 
-def test_long_values_are_shown_shortened() -> None:
+def test_long_values() -> None:
     with pytest.raises(UsageError) as caught:
         memvec.PackSettings(seed="7" * 10_000)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 200
@@ -282,7 +287,7 @@ def test_long_values_are_shown_shortened() -> None:
         "generate S words --id a.txt --sample --seed",
     ],
 )
-def test_seeds_out_of_range_are_usage_errors(
+def test_seeds(
     line: str, seed: str, packed: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()

@@ -1,4 +1,4 @@
-"""What the system refuses is not taken for a file that is no model."""
+"""A file that the system refuses to read is not taken for a file that is no model."""
 
 from __future__ import annotations
 

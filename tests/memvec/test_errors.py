@@ -1,4 +1,4 @@
-"""Errors survive copies, also those to and from other processes."""
+"""Errors survive copies, also those between processes."""
 
 from __future__ import annotations
 
@@ -109,14 +109,15 @@ def by_pickle(error: BaseException) -> BaseException:
     return copied
 
 
-def test_the_table_has_every_class() -> None:
+def test_table() -> None:
+    """Every class is in the table."""
     assert [cls.__name__ for cls in ALL] == sorted(MADE), "give the new class an entry in MADE"
 
 
 @pytest.mark.parametrize("copied", [by_pickle, copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
-def test_an_error_survives_a_copy(cls: type[BaseException], copied: Callable[[Any], Any]) -> None:
-    """Type, message, values, notes and exit code are those of the original, and it can be raised and copied again."""
+def test_copy(cls: type[BaseException], copied: Callable[[Any], Any]) -> None:
+    """Type, message, values, notes and exit code survive, and the copy can be raised and copied again."""
     error = MADE[cls.__name__](cls)
     error.__notes__ = ["while packing the third folder"]  # type: ignore[attr-defined]  # add_note is of Python 3.11
     for again in (copied(error), copied(copied(error))):
@@ -130,7 +131,7 @@ def test_an_error_survives_a_copy(cls: type[BaseException], copied: Callable[[An
             raise again
 
 
-def test_what_the_system_said_survives() -> None:
+def test_system_fields() -> None:
     """Python keeps errno, strerror and file names of an OSError, and the module of an ImportError, outside __dict__."""
     error = errors.WriteError("s.memvec", "No space left on device")
     error.errno, error.strerror, error.filename = 28, "No space left on device", "s.memvec"
@@ -143,7 +144,8 @@ def test_what_the_system_said_survives() -> None:
         assert (other.name, other.path, other.msg) == ("faiss", "/lib", "no faiss")
 
 
-def test_reports_survive(packed: Path) -> None:
+def test_reports(packed: Path) -> None:
+    """Reports survive copies."""
     assert by_pickle(PartialError([("a", "b")], UNPACKED)).report == UNPACKED  # type: ignore[attr-defined]
     found: list[Any] = [
         memvec.info(packed),
@@ -157,14 +159,14 @@ def test_reports_survive(packed: Path) -> None:
 
 
 class HostError(errors.UsageError):
-    """What a host program derives is copied as well."""
+    """A class that a host program derives is copied as well."""
 
     def __init__(self, tenant: str, *, request: int) -> None:
         self.tenant, self.request = tenant, request
         super().__init__(f"{tenant} asked wrongly")
 
 
-def test_errors_of_host_programs_survive() -> None:
+def test_host_error() -> None:
     again = by_pickle(HostError("acme", request=3))
     assert isinstance(again, HostError) and (again.tenant, again.request) == ("acme", 3)
 

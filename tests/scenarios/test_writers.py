@@ -60,7 +60,7 @@ def test_lock_wait(tmp_path: Path) -> None:
 
 
 def test_first_pack_failed(tmp_path: Path) -> None:
-    """A writer works after the first pack of the store left nothing."""
+    """A writer that waited for a first pack makes the store itself if that pack left none."""
     with holder(tmp_path / "s", 0.5), writing(tmp_path / "s", 30):
         make(tmp_path / "s").commit(exact("a", TEXT), "made")
     assert list(Store.open(tmp_path / "s").documents()) == ["a"]

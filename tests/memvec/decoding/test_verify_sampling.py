@@ -111,12 +111,12 @@ def test_sizes(sample: str | int, size: int) -> None:
 
 
 @pytest.mark.parametrize("sample", ["0", 0, "0%", "101%", "-3", "many", "", "nan", "1e3", "5%%"])
-def test_sizes_that_cannot_be_meant(few: Path, sample: str | int) -> None:
+def test_invalid_sizes(few: Path, sample: str | int) -> None:
     with pytest.raises(UsageError, match="sample is"):
         memvec.verify(few, decode=True, sample=sample)
 
 
-def test_options_that_cannot_be_meant(few: Path) -> None:
+def test_invalid_options(few: Path) -> None:
     with pytest.raises(UsageError, match="decode=True"):
         memvec.verify(few, sample=3)
     for seconds in (0, -1, float("nan")):

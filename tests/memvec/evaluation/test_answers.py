@@ -1,4 +1,4 @@
-"""Right answers in what a model says."""
+"""Right answers are found in generated text."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from memvec.evaluation.forms import question_row
         ("船在上海停了。", "北京", False),
     ],
 )
-def test_an_answer_is_right_word_for_word(said: str, answer: str, right: bool) -> None:
+def test_holds(said: str, answer: str, right: bool) -> None:
+    """An answer is right if its words are in the text, next to each other."""
     assert holds(said, answer) == right
 
 
-def test_what_the_model_says_itself_is_right_and_nothing_else(tiny_lm: Any) -> None:
+def test_right(tiny_lm: Any) -> None:
+    """The model's own line is a right answer, and no other text is."""
     asked = ["It is a truth", "The ladies of the house were", "However little known", "a single man"] * TOGETHER
     rows = [question_row(tiny_lm.tokenizer, question, "-", "text") for question in asked]
     prefix = torch.zeros(0, tiny_lm.width)

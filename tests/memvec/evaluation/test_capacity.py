@@ -1,4 +1,4 @@
-"""Filling vectors on the tiny LM: what is said to be held decodes, more vectors hold more, and the figures are what they say."""
+"""Capacity on the tiny LM: held texts decode, more vectors hold more, and the figures add up."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def found(tiny: str, disorder: str, judged: list[Any]) -> Capacity:
         )
 
 
-def test_what_is_held_decodes_freely_and_no_further(found: Capacity, judged: list[Any], tiny_lm: Any) -> None:
+def test_held(found: Capacity, judged: list[Any], tiny_lm: Any) -> None:
+    """The held beginning decodes free-running, and no longer one does."""
     assert len(found.held) == len(judged) == 8
     for held, (vectors, (ids, *_)) in zip(found.held, judged, strict=True):
         said = decode(tiny_lm, vectors, [len(ids)] * len(vectors), [()] * len(vectors))
@@ -67,7 +68,7 @@ def test_what_is_held_decodes_freely_and_no_further(found: Capacity, judged: lis
 
 
 def _corrected(lm: Any, vectors: Any, ids: tuple[int, ...]) -> tuple[int, int]:
-    """(tokens, corrections) of the longest beginning of which 3 % are corrected, found by decoding freely again and again."""
+    """(tokens, corrections) of the longest beginning with 3 % corrections, found by decoding again and again."""
     stored: list[tuple[int, int]] = []
     while True:
         (said,) = decode(lm, [vectors], [len(ids)], [tuple(stored)])
@@ -82,7 +83,8 @@ def _corrected(lm: Any, vectors: Any, ids: tuple[int, ...]) -> tuple[int, int]:
     )
 
 
-def test_vectors_stand_behind_an_anchor_unless_told_otherwise(found: Capacity, judged: list[Any], tiny: str) -> None:
+def test_anchor(found: Capacity, judged: list[Any], tiny: str) -> None:
+    """Vectors stand behind BOS unless `anchor` is False."""
     assert found.anchored
     for held, (vectors, _) in zip(found.held, judged, strict=True):
         assert all(len(rows) == held.vectors + 1 for rows in vectors)
@@ -90,7 +92,8 @@ def test_vectors_stand_behind_an_anchor_unless_told_otherwise(found: Capacity, j
     assert not capacity({"book": "as they were " * 20}, [2], count=1, model=tiny, settings=bare).anchored
 
 
-def test_four_vectors_hold_more_than_one(found: Capacity) -> None:
+def test_more_vectors(found: Capacity) -> None:
+    """Four vectors hold more than one."""
     rows = {(row.source, row.vectors): row for row in summaries(found)}
     assert set(rows) == {("book", 1), (RANDOM, 1), ("book", 4), (RANDOM, 4)}
     for source in ("book", RANDOM):
@@ -101,7 +104,8 @@ def test_four_vectors_hold_more_than_one(found: Capacity) -> None:
     assert found.bound == pytest.approx(found.width * 16 / math.log2(found.vocabulary))
 
 
-def test_a_short_text_is_held_whole_and_said_to_be_exhausted(tiny: str) -> None:
+def test_exhausted(tiny: str) -> None:
+    """A short text is held whole and marked exhausted."""
     text = "It is a truth universally acknowledged, that a man must want."
     found = capacity({"short": text}, [8], count=1, model=tiny, settings=QUICK, dtype="float32")
     (held,) = found.held
@@ -111,13 +115,15 @@ def test_a_short_text_is_held_whole_and_said_to_be_exhausted(tiny: str) -> None:
 
 
 @pytest.mark.parametrize(("steps", "stage"), [(25, 10), (9, 400), (1, 1)])  # two stages and half of one; less than one
-def test_no_more_steps_are_taken_than_were_given(tiny: str, disorder: str, steps: int, stage: int) -> None:
+def test_steps(tiny: str, disorder: str, steps: int, stage: int) -> None:
+    """No fit takes more steps than the settings allow."""
     settings = CapacitySettings(steps=steps, stage=stage, learning_rate=1.0)
     found = capacity({"book": disorder}, [1, 2], count=1, model=tiny, settings=settings, dtype="float32")
     assert [(held.steps, held.exhausted) for held in found.held] == [(steps, False)] * 2
 
 
-def test_a_beginning_too_long_is_shortened_and_a_failure_counts_no_more_once_one_is_held(tiny_lm: Any) -> None:
+def test_shortened(tiny_lm: Any) -> None:
+    """A beginning that is too long is shortened. A failure is forgotten when a later beginning is held."""
     work, ids = _Filling(tiny_lm, tiny_lm, 1, QUICK), tuple(range(60))
     trial, vectors = _Trial("book", ids), np.zeros((2, tiny_lm.width), np.float16)
     ends = [work._grow(trial, Fitted(Task(0, ids[:n], 2), vectors, wrong, Cost(9))) for n, wrong in ((50, 7), (40, 3))]
@@ -130,7 +136,8 @@ def test_a_beginning_too_long_is_shortened_and_a_failure_counts_no_more_once_one
     assert [(stage.tokens, stage.wrong, stage.steps) for stage in trial.stages] == [(50, 7, 9), (40, 3, 9), (40, 0, 9)]
 
 
-def test_a_text_is_no_longer_than_the_model_has_positions(tmp_path: Path, disorder: str) -> None:
+def test_positions(tmp_path: Path, disorder: str) -> None:
+    """A text is cut to the positions of the model."""
     folder = str(make("gpt2", tmp_path / "gpt2"))
     settings = CapacitySettings(steps=1, stage=1)
     found = capacity({"book": disorder}, [17], count=1, model=folder, settings=settings)  # of 512 positions
@@ -139,7 +146,8 @@ def test_a_text_is_no_longer_than_the_model_has_positions(tmp_path: Path, disord
         capacity({"book": disorder}, [510], count=1, model=folder, settings=settings)
 
 
-def test_shares_of_one_vector_do_not_depend_on_the_order() -> None:
+def test_scaling_order() -> None:
+    """`scaling` does not depend on the order of the numbers of vectors."""
     held = [
         Held("book", m, tokens, 0, 9, 9, 9, 40.0, 30.0, 2.0, 5, 50, 0.1, exhausted=False)
         for m, tokens in ((2, 15), (1, 10))
@@ -148,7 +156,8 @@ def test_shares_of_one_vector_do_not_depend_on_the_order() -> None:
     assert [(row.vectors, row.scaling) for row in rows] == [(2, 0.75), (1, 1.0)]
 
 
-def test_passages_begin_lines_all_over_a_text(tiny_lm: Any) -> None:
+def test_passages(tiny_lm: Any) -> None:
+    """Passages are spread over a text and begin at lines."""
     text = "".join(f"line {number} of the text, and no other\n" for number in range(300))
     found = [tiny_lm.decode(ids) for ids in passages(tiny_lm, text, 5, 40)]
     assert len({words.split()[1] for words in found}) == 5
@@ -157,14 +166,16 @@ def test_passages_begin_lines_all_over_a_text(tiny_lm: Any) -> None:
         passages(tiny_lm, "a few words", 5, 40)
 
 
-def test_random_words_are_words_and_depend_on_the_seed(tiny_lm: Any) -> None:
+def test_random_words(tiny_lm: Any) -> None:
+    """Random words are words, and depend on the seed."""
     one, again, other = (random_words(tiny_lm, 2, 30, seed) for seed in (0, 0, 1))
     assert one == again != other
     assert all(len(ids) == 30 for ids in one)
     assert all(word.isalpha() for word in tiny_lm.decode(one[0]).split()[:-1])
 
 
-def test_what_cannot_be_measured_is_refused(tiny: str) -> None:
+def test_refused(tiny: str) -> None:
+    """Arguments that leave no measurement are refused."""
     for call in (
         lambda: capacity({}, model=tiny),
         lambda: capacity({"a": "text"}, [0], model=tiny),
@@ -178,9 +189,8 @@ def test_what_cannot_be_measured_is_refused(tiny: str) -> None:
         memvec.capacity({"a": "text"}, model=str(Path("no") / "model"))
 
 
-def test_of_several_starts_the_most_promising_goes_on_and_all_are_paid_for(
-    tiny: str, disorder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starts(tiny: str, disorder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several starts the most promising goes on, and the work on all of them is counted."""
     fitted: list[Fitted] = []
     judged: list[int] = []
     begin, measure = filling._Filling._grow, filling.measure
@@ -205,7 +215,9 @@ def test_of_several_starts_the_most_promising_goes_on_and_all_are_paid_for(
     assert held.token_steps == sum(one.cost.token_steps for one in fitted)
 
 
-def test_what_was_done_before_ctrl_c_is_given(tiny: str, disorder: str) -> None:
+def test_ctrl_c(tiny: str, disorder: str) -> None:
+    """Ctrl-C returns the figures so far."""
+
     def stop(progress: Any) -> None:
         if progress.stage == "filling 2 vectors":
             raise KeyboardInterrupt
@@ -217,9 +229,8 @@ def test_what_was_done_before_ctrl_c_is_given(tiny: str, disorder: str) -> None:
         capacity({"book": disorder}, [2, 3], **quick)
 
 
-def test_what_is_held_at_ctrl_c_counts_once_every_text_has_begun(
-    tiny: str, disorder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_while_growing(tiny: str, disorder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during the growth returns the part that each text holds by then."""
     grown: list[int] = []
     grow = filling._Filling._grow
 

@@ -1,4 +1,4 @@
-"""Judging memories by questions on the tiny LM: every figure computed as it is said, and what cannot be judged refused."""
+"""Evaluations on the tiny LM: every figure is computed as documented, and invalid arguments are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from memvec.settings import ContextSettings, PackSettings
 
 @pytest.fixture(scope="module")
 def asked(passages: dict[str, str]) -> list[Question]:
-    """Questions that the tiny LM can answer from the text: how a passage goes on."""
+    """Questions that the tiny LM can answer from the text: the continuations of passages."""
     return [
         Question(name, text[at : at + 5], text[at + 5 : at + 45])
         for name, text in passages.items()
@@ -37,9 +37,8 @@ def asked(passages: dict[str, str]) -> list[Question]:
     ]
 
 
-def test_an_evaluation_shows_the_gain_beside_every_control(
-    memories: Path, asked: list[Question], tiny_lm: Any, packed_bytes: dict[str, bytes]
-) -> None:
+def test_figures(memories: Path, asked: list[Question], tiny_lm: Any, packed_bytes: dict[str, bytes]) -> None:
+    """The gain and every control are those of the surprisal."""
     found = evaluate(memories, asked, texts=packed_bytes, template="plain")
     assert found.documents + found.skipped == 3
     assert found.gain is not None and found.shuffled is not None and found.random is not None
@@ -65,7 +64,7 @@ def test_an_evaluation_shows_the_gain_beside_every_control(
     assert found.gain == pytest.approx((whole["none"] - whole["memory"]) / (whole["none"] - whole["text"]))  # type: ignore[operator]
 
 
-def test_an_evaluation_reads_texts_and_exact_vectors_from_the_store(
+def test_store_with_both(
     tiny: str,
     sources: list[Source],
     asked: list[Question],
@@ -73,6 +72,7 @@ def test_an_evaluation_reads_texts_and_exact_vectors_from_the_store(
     packed_bytes: dict[str, bytes],
     quick: ContextSettings,
 ) -> None:
+    """Texts and exact vectors are read from the store."""
     store = tmp_path / "s.memvec"
     settings = PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0)
     memvec.pack(
@@ -83,9 +83,8 @@ def test_an_evaluation_reads_texts_and_exact_vectors_from_the_store(
     assert found.exact is not None and (found.gain, found.nll) == (given.gain, given.nll)
 
 
-def test_answers_that_the_model_gives_are_counted(
-    memories: Path, tiny_lm: Any, passages: dict[str, str], packed_bytes: dict[str, bytes]
-) -> None:
+def test_answered(memories: Path, tiny_lm: Any, passages: dict[str, str], packed_bytes: dict[str, bytes]) -> None:
+    """Right answers are counted."""
     asked = []
     for name in passages:  # answered through the hook and plain `generate`
         prompt = f"Question: What does {name} say?\nAnswer:"
@@ -99,10 +98,11 @@ def test_answers_that_the_model_gives_are_counted(
     assert evaluate(memories, asked, texts=packed_bytes, off_topic=False, template="plain").answered == {}
 
 
-def test_evaluations_that_cannot_be_are_refused(memories: Path, store: Path) -> None:
+def test_refused(memories: Path, store: Path) -> None:
+    """Missing or wrong texts, documents and memories are refused."""
     with pytest.raises(NotFoundError, match="no question is about"):
         evaluate(memories, [Question("nobody", "q", "a")])
-    with pytest.raises(UsageError, match=r"text of 'a\.txt'"):
+    with pytest.raises(UsageError, match=r"texts has no 'a\.txt'"):
         evaluate(memories, [Question("a.txt", "q", "a")], texts={"b.txt": b""})
     with pytest.raises(UsageError, match="texts=…"):
         evaluate(memories, [Question("a.txt", "q", "a")])
@@ -112,17 +112,15 @@ def test_evaluations_that_cannot_be_are_refused(memories: Path, store: Path) -> 
         evaluate(store, [Question("prose.txt", "q", "a")])
 
 
-def test_documents_whose_text_is_of_no_use_are_left_out_and_counted(
-    memories: Path, asked: list[Question], packed_bytes: dict[str, bytes]
-) -> None:
+def test_useless_text(memories: Path, asked: list[Question], packed_bytes: dict[str, bytes]) -> None:
+    """Documents whose text does not help the model are left out and counted."""
     nonsense = [Question("a.txt", "zq", "xx yy zz"), *(q for q in asked if q.document == "b.txt")]
     found = evaluate(memories, nonsense, texts=packed_bytes, template="plain")
     assert (found.documents, found.skipped) == (1, 1) and list(found.by_document) == ["b.txt"]
 
 
-def test_json_of_a_questions_file_goes_through_the_program(
-    memories: Path, asked: list[Question], tmp_path: Path, passages: dict[str, str]
-) -> None:
+def test_cli(memories: Path, asked: list[Question], tmp_path: Path, passages: dict[str, str]) -> None:
+    """The command reads a file of questions and prints JSON."""
     from click.testing import CliRunner
 
     from memvec.cli.main import program

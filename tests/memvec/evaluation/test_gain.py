@@ -1,4 +1,4 @@
-"""Shares of the text's gain: a ratio of means, with documents drawn again and again for the interval."""
+"""The gain is a ratio of sums, and its interval comes from documents drawn again and again."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ def document(none: float, text: float, memory: float | None = None, tokens: int 
     return Sums({"none": none, "text": text, **({} if memory is None else {"memory": memory})}, tokens)
 
 
-def test_the_share_is_a_ratio_of_means_and_not_a_mean_of_ratios() -> None:
+def test_share() -> None:
+    """The share is a ratio of means, not a mean of ratios."""
     assert share([document(100, 0, 50), document(1, 0, 1)], "memory") == pytest.approx(50 / 101)
 
 
-def test_documents_without_the_arm_do_not_count() -> None:
+def test_missing_arm() -> None:
+    """Documents without the arm are left out."""
     assert share([document(10, 0, 2), document(1000, 0)], "memory") == pytest.approx(0.8)
     assert share([document(10, 0)], "memory") is None
     assert per_token([document(10, 0, 2), document(1000, 0)], "memory") == pytest.approx(0.2)
 
 
-def test_a_text_that_is_of_no_use_gives_no_share() -> None:
+def test_useless_text() -> None:
+    """A text that does not help gives no share."""
     assert share([document(10, 10, 5)], "memory") is None
     assert document(10, 9).usable
     assert not document(10, 9.01).usable  # 0.099 nats a token
     assert not document(0, 0, tokens=0).usable
 
 
-def test_the_interval_holds_the_share_and_widens_with_the_spread() -> None:
+def test_interval() -> None:
+    """The interval holds the share, and is wider for documents that differ more."""
     alike = [document(10, 0, 2)] * 8
     assert interval(alike, "memory") == pytest.approx((0.8, 0.8))
     spread = [document(10, 0, x) for x in (0, 1, 2, 4, 8, 9, 3, 5)]

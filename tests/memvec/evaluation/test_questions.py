@@ -1,4 +1,4 @@
-"""Questions made by rule: about the text, answered by it, repeatable."""
+"""Questions are read from files, or made from a text by rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ TEXT = (
 )
 
 
-def test_a_cloze_question_and_its_answer_make_the_sentence_again() -> None:
+def test_cloze() -> None:
+    """A cloze question and its answer make the sentence again."""
     found = cloze_questions("d", TEXT, 8)
     assert len(found) == 8 == len(set(found))
     for question in found:
@@ -41,8 +42,8 @@ GOOD = '{"document": "a", "question": "Who%s?", "answer": "x"}\n'
     ],
     ids=["byte order mark", "control characters", "U+2028", "U+0085", "CRLF", "no last line end", "surrogate pair"],
 )
-def test_text_of_any_kind_is_read(data: bytes, asked: str | None, tmp_path: Path) -> None:
-    """Lines end with LF or CRLF alone, although str.splitlines knows more ends."""
+def test_line_ends(data: bytes, asked: str | None, tmp_path: Path) -> None:
+    """Only LF and CRLF end a line, although str.splitlines knows more."""
     file = tmp_path / "q.jsonl"
     file.write_bytes(data)
     if asked is None:  # raw control characters are no JSON, but they must not split the line either
@@ -70,7 +71,8 @@ def test_text_of_any_kind_is_read(data: bytes, asked: str | None, tmp_path: Path
         ('{"document": "a", "question": "q?", "answer": "x", "n": ' + "1" * 5000 + "}", "integer string conversion"),
     ],
 )
-def test_a_wrong_line_is_named_with_its_number(line: str, why: str, tmp_path: Path) -> None:
+def test_wrong_line(line: str, why: str, tmp_path: Path) -> None:
+    """The error for a wrong line has its number."""
     file = tmp_path / "q.jsonl"
     file.write_text(GOOD % "" + "\r\n" + line + "\n")
     with pytest.raises(UsageError, match=f"q.jsonl' line 3: .*{why}.*Expected ") as caught:
@@ -78,7 +80,8 @@ def test_a_wrong_line_is_named_with_its_number(line: str, why: str, tmp_path: Pa
     assert caught.value.__cause__ is not None and len(str(caught.value)) < 400
 
 
-def test_questions_are_read_and_bad_lines_named(tmp_path: Path) -> None:
+def test_read(tmp_path: Path) -> None:
+    """Questions are read, and bad lines refused."""
     file = tmp_path / "q.jsonl"
     file.write_text('{"document": "a", "question": "q?", "answer": "x", "more": 1}\n\n')
     assert read_questions(file) == [Question("a", "q?", "x")]

@@ -1,4 +1,4 @@
-"""Expressions in brackets mean what they mean to git."""
+"""Character classes match as in git."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ NAMES = ("a", "b", "x", "x]", "z", "-", "[", "1", "data/a", "data/xa", "data5", 
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_matches_what_git_ignores(pattern: str, tmp_path: Path) -> None:
+def test_as_git(pattern: str, tmp_path: Path) -> None:
+    """Every pattern takes the names that git ignores."""
     if shutil.which("git") is None:
         pytest.skip("there is no git")
     for name in NAMES:
@@ -46,12 +47,14 @@ def test_matches_what_git_ignores(pattern: str, tmp_path: Path) -> None:
     assert {name for name in NAMES if not ours.take(name)} == {name for name in NAMES if name in kept}
 
 
-def test_a_negated_character_is_no_slash() -> None:
+def test_negated() -> None:
+    """A negated class does not match a slash."""
     assert not Patterns("data[!0-9]").ignore("data", folder=True)
     assert select("data[!0-9]a", {"data/a", "dataxa"}, removed=()).names == ("dataxa",)
 
 
-def test_what_is_in_an_excluded_folder_does_not_come_back() -> None:
+def test_excluded_folder() -> None:
+    """A file in an excluded folder stays excluded."""
     rules = Patterns(["*", "!data/**"])
     assert rules.ignore("data", folder=True)
     assert Patterns(["*", "!/"]).ignore("data", folder=True)

@@ -1,4 +1,4 @@
-"""unpack: what is on disk when it returns, after a kill and on a full disk, and on file systems that fold names."""
+"""Files that unpack writes: on disk at its end, after a kill, on a full disk, and on file systems that fold names."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def named(tmp_path: Path, *names: str) -> Path:
 
 
 class TestOnDisk:
-    def test_every_file_is_flushed_before_it_has_its_name_and_each_folder_once(
-        self, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    """Documents are on disk when unpack returns."""
+
+    def test_flush_order(self, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every file is flushed before it gets its name, and each folder once."""
         done: list[tuple[str, int]] = []
         fsync, replace = os.fsync, os.replace
 
@@ -71,7 +72,8 @@ class TestOnDisk:
         assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".tmp-")]
 
     @pytest.mark.parametrize("call", ["fsync", "replace"])
-    def test_a_kill_leaves_whole_files_or_none(self, call: str, many: Path, tmp_path: Path) -> None:
+    def test_kill(self, call: str, many: Path, tmp_path: Path) -> None:
+        """A kill leaves whole files only."""
         program = (
             "import os, sys, memvec, memvec.filesystem.document_writer as w; w.FILES_AT_ONCE = 7\n"
             f"real, left = os.{call}, int(sys.argv[3])\n"
@@ -90,9 +92,8 @@ class TestOnDisk:
             assert (out / name).read_bytes() == data(int(name[-2:]))
         assert memvec.unpack(many, out, overwrite=True).documents == COUNT
 
-    def test_what_was_verified_before_an_error_is_kept(
-        self, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_error(self, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Documents that were verified before an error are kept."""
         from memvec.decoding import unpack as unpacking
 
         real: Callable[..., Any] = unpacking._restore
@@ -108,10 +109,8 @@ class TestOnDisk:
             memvec.unpack(many, tmp_path / "out")
         assert len(files(tmp_path / "out")) == 5
 
-    def test_what_others_put_in_the_place_of_a_document_is_found(
-        self, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The disk, or another program: what is said to be verified was read back by its name."""
+    def test_changed_on_disk(self, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A document that another program changes is found when it is read back."""
         real = landing.Landing._sync
 
         def sync(self: Any) -> None:
@@ -129,11 +128,14 @@ class TestOnDisk:
 
 
 class TestRefusals:
+    """The system or memvec refuses an output."""
+
     @pytest.mark.parametrize("call", ["fsync", "open", "replace"])
     @pytest.mark.parametrize("on_error", ["fail", "skip"])
-    def test_a_full_disk_is_an_error_in_any_case(
+    def test_full_disk(
         self, on_error: Any, call: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """A full disk is an error, also with on_error='skip'."""
         real: Callable[..., Any] = getattr(os, call)
         calls = iter(range(1000))
 
@@ -151,9 +153,7 @@ class TestRefusals:
             assert (tmp_path / "out" / name).read_bytes() == data(int(name[-2:]))
 
     @pytest.mark.parametrize("code", [errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EACCES])
-    def test_a_name_that_the_system_refuses(
-        self, code: int, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_refused_name(self, code: int, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real: Callable[..., Any] = os.replace
 
         def refusing(source: Path, target: Path) -> None:
@@ -170,26 +170,26 @@ class TestRefusals:
         ((name, why),) = caught.value.skipped
         assert name == "d1/07" and os.strerror(code) in why and len(files(tmp_path / "out")) == COUNT - 1
 
-    def test_a_path_that_is_longer_than_the_system_takes(self, tmp_path: Path) -> None:
+    def test_long_path(self, tmp_path: Path) -> None:
         store = named(tmp_path, "/".join([*["d" * 200] * 20, "e" * 70]), "short")
         out = tmp_path / "out"
         assert run(["unpack", str(store), "-o", str(out), "-q"]) == 10
         assert run(["unpack", str(store), "-o", str(out), "-q", "--on-error", "skip", "--overwrite"]) == 8
         assert files(out) == {"short"}
 
-    def test_a_pipe_beside_the_documents_keeps_nobody_waiting(self, many: Path, tmp_path: Path) -> None:
-        """Whether the output is a store is asked of its manifest."""
+    def test_pipe(self, many: Path, tmp_path: Path) -> None:
+        """A pipe in the output folder does not block: only manifests are looked for."""
         (tmp_path / "out").mkdir()
         os.mkfifo(tmp_path / "out" / "manifest.json")
         assert memvec.unpack(many, tmp_path / "out").documents == COUNT
 
-    def test_a_file_in_the_place_of_the_output(self, many: Path, tmp_path: Path) -> None:
+    def test_output_is_a_file(self, many: Path, tmp_path: Path) -> None:
         (tmp_path / "out").write_bytes(b"mine")
         for output in (tmp_path / "out", tmp_path / "out" / "below"):
             with pytest.raises(UsageError, match="is a file"):
                 memvec.unpack(many, output)
 
-    def test_outputs_in_a_store_are_refused(self, many: Path, tmp_path: Path) -> None:
+    def test_output_in_a_store(self, many: Path, tmp_path: Path) -> None:
         other = put(tmp_path / "other", raw("x", data(1))).path
         before = files(many) | files(other)
         for output in (many, many / "shards", many / "new" / "er", other):
@@ -203,7 +203,7 @@ class TestRefusals:
 
 
 def folding(monkeypatch: pytest.MonkeyPatch, below: Path, fold: Callable[[str], str]) -> None:
-    """Let names `below` a folder be taken for those that `fold` makes of them."""
+    """Take names `below` a folder for those that `fold` makes of them."""
 
     def folded(path: Any) -> Any:
         text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
@@ -228,7 +228,7 @@ FOLDS: dict[str, tuple[Callable[[str], str], tuple[str, ...]]] = {
 
 
 def found(path: Path) -> bytes:
-    """The bytes of a file, opened by a call that `folding` sees."""
+    """The bytes of a file, opened through `folding`."""
     handle = os.open(path, os.O_RDONLY)
     try:
         return os.read(handle, 1000)
@@ -237,10 +237,10 @@ def found(path: Path) -> bytes:
 
 
 class TestCollisions:
+    """Names that are one file on the file system."""
+
     @pytest.mark.parametrize("kind", list(FOLDS))
-    def test_are_refused_before_the_first_write(
-        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_refused_first(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fold, names = FOLDS[kind]
         store = named(tmp_path, *names)
         (tmp_path / "folds").mkdir()
@@ -251,7 +251,7 @@ class TestCollisions:
             assert not os.listdir(tmp_path / "folds")
 
     @pytest.mark.parametrize("kind", list(FOLDS))
-    def test_get_other_names_when_asked(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_renamed(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fold, names = FOLDS[kind]
         store = named(tmp_path, *names)
         (tmp_path / "folds").mkdir()
@@ -265,16 +265,14 @@ class TestCollisions:
         assert len(files(tmp_path / "folds")) == len(names)
 
     @pytest.mark.parametrize("kind", list(FOLDS))
-    def test_are_none_where_the_file_system_tells_names_apart(self, kind: str, tmp_path: Path) -> None:
+    def test_no_collision(self, kind: str, tmp_path: Path) -> None:
         _, names = FOLDS[kind]
         for rename in (False, True):
             out = tmp_path / f"out-{rename}"
             report = memvec.unpack(named(tmp_path, *names), out, rename_collisions=rename)
             assert files(out) == set(names) and not report.renamed
 
-    def test_that_nobody_foresaw_are_found_when_files_are_read_back(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_unforeseen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = named(tmp_path, "long-name-1", "long-name-2")
         (tmp_path / "folds").mkdir()
         with monkeypatch.context() as patched:
@@ -283,12 +281,12 @@ class TestCollisions:
                 memvec.unpack(store, tmp_path / "folds")
         assert [name for name, _ in caught.value.skipped] == ["long-name-1"]
 
-    def test_a_new_name_is_nobodys(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_new_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folding(monkeypatch, tmp_path, str.lower)
         chosen = file_names(tmp_path, ["a.txt", "A.txt", "a~2.txt", "b"], rename=True)
         assert chosen == {"A.txt": "A.txt", "a.txt": "a~3.txt", "a~2.txt": "a~2.txt", "b": "b"}
 
-    def test_the_command_names_them(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def test_cli(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         store = named(tmp_path, "README", "readme")
         (tmp_path / "folds").mkdir()
         folding(monkeypatch, tmp_path / "folds", str.lower)

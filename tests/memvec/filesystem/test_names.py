@@ -1,4 +1,4 @@
-"""Which documents and files a name or a pattern means."""
+"""Names and patterns choose documents and files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def chosen(*asked: str, **options: object) -> list[str]:
 
 
 class TestExactNames:
-    """A document's own name means it alone."""
+    """A name means its document alone."""
 
     @given(st.sets(NAMES, min_size=1, max_size=8), st.data())
     def test_any_characters(self, known: set[str], data: st.DataObject) -> None:
@@ -44,16 +44,16 @@ class TestExactNames:
             found = select([name], known, removed)
             assert found.names == (name,) and found.rules == (f"{name}: exact name",)
 
-    def test_not_of_other_folders(self) -> None:
+    def test_other_folders(self) -> None:
         assert chosen("notes") == ["notes"]
         assert chosen("[x].bin") == ["[x].bin"]
 
-    def test_a_lone_string_is_one_name(self) -> None:
+    def test_lone_string(self) -> None:
         assert select("ab", ["a", "b", "ab"]).names == ("ab",)
 
 
 class TestPatterns:
-    """What no document is named is a pattern of gitignore's."""
+    """Any other text is a pattern of gitignore."""
 
     @pytest.mark.parametrize(
         ("pattern", "names"),
@@ -74,10 +74,10 @@ class TestPatterns:
             ("b.txt", ["sub/deep/b.txt"]),
         ],
     )
-    def test_what_they_match(self, pattern: str, names: list[str]) -> None:
+    def test_matches(self, pattern: str, names: list[str]) -> None:
         assert chosen(pattern) == names
 
-    def test_rules_are_told(self) -> None:
+    def test_rules(self) -> None:
         rules = select(["notes", "*.bin", "/sub/", "!b.txt"], KNOWN).rules
         assert rules == (
             "notes: exact name",
@@ -98,7 +98,7 @@ class TestPatterns:
             chosen("*.TXT")
 
     @pytest.mark.parametrize("broken", ["", "!", "a\\"])
-    def test_broken_ones_are_refused(self, broken: str) -> None:
+    def test_broken(self, broken: str) -> None:
         with pytest.raises(UsageError):
             chosen(broken)
         with pytest.raises(UsageError):
@@ -115,16 +115,16 @@ class TestRemoving:
         with pytest.raises(NotFoundError, match="'sub/' means all documents in it"):
             chosen("sub", removed=())
 
-    def test_what_was_removed_is_no_pattern(self) -> None:
+    def test_removed_names(self) -> None:
         with pytest.raises(NotFoundError, match="removed already"):
             select(["[x].bin"], ["x.bin"], {"[x].bin"})
         assert select(["[x].bin"], ["x.bin"], {"other"}).names == ("x.bin",)
 
 
 class TestNearMisses:
-    """What a mistyped name may have meant."""
+    """Errors suggest similar names."""
 
-    def test_close_names_and_same_last_parts(self) -> None:
+    def test_suggestions(self) -> None:
         assert near_misses("note", ["notes", "far"]) == " Is it 'notes'?"
         assert near_misses("c.txt", ["x/y/c.txt"]) == " Is it 'x/y/c.txt'?"
         assert near_misses("nothing", ["zebra"]) == ""

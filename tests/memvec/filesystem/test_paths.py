@@ -1,4 +1,4 @@
-"""Paths that callers give: never empty, and for an output never inside a store."""
+"""Paths that callers give are not empty, and outputs are never inside a store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def store(tmp_path: Path) -> Path:
     return put(tmp_path / "s", exact("a", TEXT)).path
 
 
-def test_a_store_is_not_the_current_folder(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_path(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty path does not mean the current folder."""
     monkeypatch.chdir(store)
     assert Store.open(".").documents()
     with pytest.raises(UsageError, match="expected a path"):
@@ -28,6 +29,8 @@ def test_a_store_is_not_the_current_folder(store: Path, monkeypatch: pytest.Monk
 
 
 class TestOutside:
+    """Outputs lie outside of stores."""
+
     @pytest.mark.parametrize("value", ["", "a\0b", None, 3, b"a"])
     def test_no_path(self, value: object) -> None:
         with pytest.raises(UsageError, match=r"output is .*expected a path"):
@@ -61,8 +64,8 @@ class TestOutside:
         with pytest.raises(UsageError, match="in the store"):
             paths.outside("new", "output")
 
-    def test_by_what_the_file_system_says(self, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where letter case does not matter, S is s; a link to the folder stands for that here."""
+    def test_same_folder(self, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a file system that ignores case, S is s. A link stands for that here."""
         (tmp_path / "S").symlink_to(store)
         monkeypatch.setattr("os.path.realpath", os.path.abspath)
         with pytest.raises(UsageError, match="in the store"):

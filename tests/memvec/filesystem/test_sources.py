@@ -1,4 +1,4 @@
-"""Which files a pack reads, and under which names."""
+"""A pack reads the right files under the right names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def names(*args: object, **kwargs: object) -> list[str]:
     return gather(*args, **kwargs).names  # type: ignore[arg-type]
 
 
-def test_names_are_relative_and_in_order(folder: Path) -> None:
+def test_names(folder: Path) -> None:
+    """Names are relative to the folder, in order."""
     assert names([folder], store=folder / "s.memvec") == [".hidden", "a.txt", "b.py", "sub/a.txt", "sub/deep/c.md"]
     assert names([folder / "b.py", folder / "sub"]) == ["a.txt", "b.py", "deep/c.md"]
 
@@ -39,7 +40,8 @@ def test_globs(folder: Path) -> None:
     assert names([folder], include=["*.txt", "*.md"], exclude=["sub/a*"]) == ["a.txt", "sub/deep/c.md"]
 
 
-def test_excluded_things_are_not_even_skipped(folder: Path) -> None:
+def test_excluded(folder: Path) -> None:
+    """Excluded files are not reported as skipped."""
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to(folder)
     assert sorted(name for name, _ in gather([folder]).skipped) == ["loop", "pipe"]
@@ -48,23 +50,27 @@ def test_excluded_things_are_not_even_skipped(folder: Path) -> None:
     assert gather([folder], include=["*.py"]).skipped == []
 
 
-def test_names_cannot_steer_a_terminal(folder: Path) -> None:
+def test_control_characters(folder: Path) -> None:
+    """Names with control characters are shown escaped."""
     os.mkfifo(folder / "\x1b[31mred\n")
     ((name, _),) = gather([folder]).skipped
     assert name == "\\x1b[31mred\\n"
 
 
-def test_two_files_of_one_name_are_refused(folder: Path) -> None:
+def test_same_name(folder: Path) -> None:
+    """Two files with one name are refused."""
     with pytest.raises(UsageError, match=r"a\.txt"):
         gather([folder / "a.txt", folder / "sub"])
 
 
-def test_missing_paths_are_named(tmp_path: Path) -> None:
+def test_missing(tmp_path: Path) -> None:
+    """A missing path is named in the error."""
     with pytest.raises(NotFoundError, match="nothing-here"):
         gather([tmp_path / "nothing-here"])
 
 
-def test_names_no_store_can_hold_are_skipped(tmp_path: Path) -> None:
+def test_invalid_names(tmp_path: Path) -> None:
+    """Files whose names no store can hold are skipped."""
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "good").write_bytes(b"x")
@@ -78,7 +84,7 @@ def test_names_no_store_can_hold_are_skipped(tmp_path: Path) -> None:
 
 
 class TestExcludes:
-    """Patterns keep out what gitignore would."""
+    """Patterns exclude the files that gitignore would."""
 
     @pytest.mark.parametrize("pattern", ["sub/", "./sub", "/sub", "sub", "sub/**", "./sub/", "sub//"])
     def test_a_folder(self, folder: Path, pattern: str) -> None:
@@ -122,7 +128,7 @@ class TestExcludes:
 
 
 class TestOneDoor:
-    """Whatever is named, only regular files are read, and nothing is waited for."""
+    """Only regular files are read, and no pipe is waited for."""
 
     @pytest.mark.parametrize("kind", ["pipe", "socket", "dangling", "loop", "device"])
     def test_what_is_no_file_is_skipped_under_its_own_name_too(
@@ -254,8 +260,8 @@ class TestReading:
             assert entry.part(90, 5) == bytes(range(90, 95)) and entry.part(98, 5) == bytes([98, 99])
 
 
-class TestWhatIsNamed:
-    """Paths that are empty, named twice or the store's own."""
+class TestNamedPaths:
+    """Paths that are empty, named twice, or the store's own."""
 
     def test_empty_paths(self, folder: Path) -> None:
         for given in ([""], "", [folder, ""]):

@@ -1,4 +1,4 @@
-"""Text files of users: which are read, and how others are refused."""
+"""Text files of users are read, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ REFUSED = {
 }  # fmt: skip
 
 
-def test_a_mark_is_left_out_and_nothing_else_changes(tmp_path: Path) -> None:
+def test_byte_order_mark(tmp_path: Path) -> None:
+    """A byte order mark is left out. Nothing else changes."""
     file = tmp_path / "words.txt"
     for data in (WORDS.encode(), codecs.BOM_UTF8 + WORDS.encode()):
         file.write_bytes(data)
@@ -37,8 +38,8 @@ def test_a_mark_is_left_out_and_nothing_else_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_other_encodings_are_refused(name: str, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """For every reader of a user's text the same error, with what to do next."""
+def test_encodings(name: str, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every reader of a user's text gives the same error for other encodings, with the next step."""
     data, expected = REFUSED[name]
     file = tmp_path / "words.txt"
     file.write_bytes(data)
@@ -50,7 +51,8 @@ def test_other_encodings_are_refused(name: str, tmp_path: Path, tiny: str, capsy
         assert "words.txt'" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file, a folder and a refused one give typed errors."""
     (tmp_path / "words.txt").write_text("words")
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
@@ -68,8 +70,8 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "could not read" in capsys.readouterr().err
 
 
-def test_a_pipe_is_read(tmp_path: Path) -> None:
-    """As in `--questions <(made by another program)`."""
+def test_pipe(tmp_path: Path) -> None:
+    """A pipe is read, as in `--questions <(made by another program)`."""
     read, write = os.pipe()
     os.write(write, b'{"document": "a", "question": "q?", "answer": "x"}\n')
     os.close(write)

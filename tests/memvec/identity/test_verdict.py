@@ -1,4 +1,4 @@
-"""Verdicts: what is said of another model by what is known of it, without any model at hand."""
+"""Verdicts on another model, from its stored traits and without any model at hand."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def other_weights(changed: int = 10, **answers: Any) -> Identity:
 @pytest.mark.parametrize(
     ("found", "verdict", "why"),
     [
-        (replace(STORED, fingerprint=replace(MINE, source="elsewhere")), Verdict.IDENTICAL, "are those"),
+        (replace(STORED, fingerprint=replace(MINE, source="elsewhere")), Verdict.IDENTICAL, "are the same"),
         (other_weights(dtype="BF16", off=0.02), Verdict.PRECISION, "another dtype"),
         (other_weights(dtype="F32", off=0.02), Verdict.RELATIVE, "0.02 nats"),  # no dtype explains the change
         (other_weights(dtype="BF16", off=2.0), Verdict.RELATIVE, "2 nats"),  # too much for rounding
@@ -88,7 +88,7 @@ def test_tensors_are_named_also_those_that_one_side_lacks() -> None:
     assert made.tensors == ("layer.0", "layer.3", "more")
     error = made.error()
     assert isinstance(error, FingerprintError) and error.tensors == made.tensors
-    assert "layer.0, layer.3, more" in str(error) and made.verdict.value in str(error) and "memvec diff" in str(error)
+    assert "layer.0, layer.3, more" in str(error) and made.verdict.value in str(error) and "memvec.diff" in str(error)
 
 
 def test_an_error_names_five_tensors_and_counts_the_others() -> None:

@@ -173,7 +173,7 @@ def test_shards_that_do_not_say_whose_they_are(tmp_path: Path, monkeypatch: pyte
     data = early(exact("a", TEXT))
     (tmp_path / "s" / "shards").mkdir(parents=True)
     (tmp_path / "s" / "shards" / f"{hashlib.sha256(data).hexdigest()}.safetensors").write_bytes(data)
-    with pytest.raises(UsageError, match="Pass it as model="):
+    with pytest.raises(UsageError, match="Pass the model as model="):
         memvec.repair(tmp_path / "s", yes=True)
     monkeypatch.setattr(
         "memvec.identity.fingerprint.fingerprint", lambda model: {"right": MODEL, "wrong": OTHER}[model]

@@ -179,7 +179,7 @@ def test_a_prompt_without_room_is_refused(remembering: Path, loaded: Any) -> Non
         ({"using": "pictures"}, "expected vectors, text or decode"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(remembering: Path, options: dict[str, Any], fragment: str) -> None:
+def test_invalid_arguments(remembering: Path, options: dict[str, Any], fragment: str) -> None:
     given = {"prompt": PROMPT, "documents": DOCUMENT, **options}
     with pytest.raises(UsageError, match=fragment):
         generate(remembering, **given)

@@ -80,5 +80,5 @@ class TestOnce:
         monkeypatch.setattr(Transaction, "commit", interrupted)
         monkeypatch.setattr(commit, "COMMIT_RECORDS", 1)
         committer.pending += [record(b"\xff1", "a"), record(b"\xff2", "b")]
-        committer.commit_all(())
+        committer.commit_through()
         assert not committer.pending and {"a", "b"} <= set(Store.open(committer.transaction.path).documents())

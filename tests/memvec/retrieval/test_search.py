@@ -140,7 +140,7 @@ def test_another_embedder_is_refused_by_name(packed: Path) -> None:
 
 
 @pytest.mark.parametrize(("query", "k"), [("  ", 5), ("ferry", 0), ("ferry", 10**9)])
-def test_queries_that_cannot_be_meant_are_refused(packed: Path, query: str, k: int) -> None:
+def test_invalid_queries(packed: Path, query: str, k: int) -> None:
     with pytest.raises(UsageError):
         search(packed, query, k)
 
@@ -223,9 +223,7 @@ def test_without_the_package_it_is_said_how_to_get_it(store: Path, monkeypatch: 
         build_index(store, embedder="sentence-transformers:letters")
 
 
-def test_what_is_said_of_documents_filters_and_can_be_said_anew(
-    store: Path, tiny: str, tiny_settings: Callable[..., PackSettings]
-) -> None:
+def test_metadata(store: Path, tiny: str, tiny_settings: Callable[..., PackSettings]) -> None:
     sources = [memvec.Source(name, TEXTS[name].encode()) for name in ("ferry.txt", "supper.txt")]
     shards = len(Store.open(store).manifest.shards)
     memvec.pack(sources, store, model=tiny, settings=tiny_settings(), meta={"year": "1813", "kind": "note"})

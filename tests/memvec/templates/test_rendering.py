@@ -1,4 +1,4 @@
-"""Chats as templates render them: dates, several templates, chats that are continued, and what templates refuse."""
+"""Chats are rendered: dates, several templates, continued chats, and messages that templates refuse."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def dated(tokenizer: Any) -> Any:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[datetime]]:
-    """What transformers takes for the time."""
+    """The time that transformers sees."""
     from transformers.utils import chat_template_utils
 
     times = [EVENING]
@@ -50,6 +50,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[datetime]]:
 
 
 class TestDates:
+    """Templates that write a date."""
+
     def test_a_given_time_is_kept(self, dated: Any) -> None:
         """A prefilled memory goes on with the date it was prefilled with, whatever the day of the prompt is."""
         held = frame(dated, "", now=EVENING).before
@@ -68,7 +70,7 @@ class TestDates:
         assert frame(dated, "x").before == frame(dated, "x", now=MORNING).before != before
 
     def test_ids_of_another_day(self, dated: Any, clock: list[datetime]) -> None:
-        """What was learned of a template does not go out of date."""
+        """Learned turns work for ids of another day."""
         places(dated)
         clock[0] = MORNING
         ids = dated.apply_chat_template(TALK, add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -88,8 +90,10 @@ class TestDates:
 
 
 class TestNamedTemplates:
+    """Tokenizers with several templates."""
+
     def test_default_and_tools(self, tokenizer: Any) -> None:
-        """The template that transformers takes, with tools or without, and the place in both."""
+        """transformers takes another template for tools. The place is right in both."""
         tokenizer.chat_template = {"tool_use": SHAPES["falcon"].template, "default": SHAPES["chatml"].template}
         tool = {"type": "function", "function": {"name": "clock"}}
         for options, start in (({}, "<|im_start|>user\n"), ({"tools": [tool]}, "User: ")):
@@ -113,7 +117,7 @@ class TestNamedTemplates:
         assert tokenizer.decode(frame(tokenizer, "x").before) == "<|im_start|>user\n"
 
     def test_a_template_set_later(self, chat: Any) -> None:
-        """What was learned belongs to the template, not to the tokenizer alone."""
+        """A template that is set later is learned."""
         assert chat.decode(frame(chat, "x").before).endswith("[user]")
         chat.chat_template = SHAPES["gemma 1"].template
         assert chat.decode(frame(chat, "x").before).endswith("<start_of_turn>user\n")
@@ -127,6 +131,8 @@ class TestNamedTemplates:
 
 
 class TestContinuedAndRefused:
+    """Chats that end with the assistant, and chats that are refused."""
+
     def test_the_assistants_words_go_on(self, chat: Any) -> None:
         """A chat that ends with the assistant is continued, as in transformers' pipeline."""
         talk = [*TALK, {"role": "assistant", "content": "Because"}]
@@ -152,7 +158,7 @@ class TestContinuedAndRefused:
             frame(chat, talk)
 
     def test_an_empty_message_that_is_left_out(self, chat: Any) -> None:
-        """The place is told from a chat in which the message has words."""
+        """The place for an empty message is found by a chat whose message has words."""
         chat.chat_template = (
             "{% for m in messages %}{% if m.content %}[{{ m.role }}]{{ m.content }}<|end|>{% endif %}{% endfor %}"
         )

@@ -1,4 +1,4 @@
-"""Places in ids of tokenizers that join a header's last characters to the words behind it, or add spaces of their own."""
+"""Places in ids of tokenizers that join the end of a header with the next word, or add spaces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STYLES = ("joined", "joined after spaces", "sentencepiece", "old sentencepiece",
 
 
 def trained(style: str) -> Any:
-    """A small tokenizer that has seen the chats, so that it joins what often stands together."""
+    """A small tokenizer that was trained on the chats, so that it joins frequent neighbours."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -59,7 +59,8 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_doors(tokenizer: Any, name: str) -> None:
+def test_messages_and_ids(tokenizer: Any, name: str) -> None:
+    """Messages and finished ids give the same frame."""
     tokenizer.chat_template, tokenizer.bos_token = SHAPES[name].template, SHAPES[name].bos
     where = places(tokenizer)
     befores = set()
@@ -76,7 +77,7 @@ def test_both_doors(tokenizer: Any, name: str) -> None:
 
 
 def test_headers_join_with_words(tokenizer: Any) -> None:
-    """These tokenizers do what the test above is about: a token reaches over the place."""
+    """A token reaches over the place, so that the test above tests something."""
     joined = 0
     for name in NAMES:
         tokenizer.chat_template, tokenizer.bos_token = SHAPES[name].template, SHAPES[name].bos

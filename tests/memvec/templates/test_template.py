@@ -50,7 +50,7 @@ TALKS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.fixture(scope="module", params=["special tokens", "text"])
 def shaped(request: pytest.FixtureRequest, tiny_lm: Any) -> Callable[[str], Any]:
-    """Tokenizers by shape, in which its marks are tokens of their own or plain text."""
+    """Tokenizers by shape. Its marks are added tokens or plain text."""
 
     @functools.cache
     def make(name: str) -> Any:
@@ -81,8 +81,10 @@ def ids_of(tokenizer: Any, talk: list[dict[str, Any]], **options: Any) -> list[i
 
 @pytest.mark.parametrize("name", SHAPES)
 class TestShapes:
+    """Chats in the shapes of many models."""
+
     def test_place(self, shaped: Callable[[str], Any], name: str) -> None:
-        """A memory stands behind what opens the user's first turn, in front of a system message folded into it."""
+        """A memory stands behind the words that open the user's first turn, in front of a system message in that turn."""
         shape = SHAPES[name]
         tokenizer = shaped(name)
         row = frame(tokenizer, "How so?", now=THEN)
@@ -95,8 +97,8 @@ class TestShapes:
         row = frame(tokenizer, TALKS["turns and system"], now=THEN)
         assert tokenizer.decode(row.before) == shape.system
 
-    def test_both_doors(self, shaped: Callable[[str], Any], name: str) -> None:
-        """Messages and the ids that the template makes of them give the same tokens before and after."""
+    def test_messages_and_ids(self, shaped: Callable[[str], Any], name: str) -> None:
+        """Messages and the ids that the template makes of them give the same frame."""
         shape, tokenizer = SHAPES[name], shaped(name)
         where = places(tokenizer)
         for talk, messages in TALKS.items():
@@ -132,8 +134,8 @@ class TestShapes:
                 if "Given the following functions" in SHAPES[name].template and "tools" in options:
                     assert tokenizer.decode(row.after).startswith("\n\nGiven the following")  # part of the user's turn
 
-    def test_the_empty_prompt_has_the_same_before(self, shaped: Callable[[str], Any], name: str) -> None:
-        """Training and caches take what stands before a memory from an empty prompt."""
+    def test_empty_prompt(self, shaped: Callable[[str], Any], name: str) -> None:
+        """An empty prompt has the same tokens before the memory. Training and caches rely on it."""
         tokenizer = shaped(name)
         befores = {frame(tokenizer, text).before for text in ("", "x", "\n\nx", " x", "]", "1")}
         assert len(befores) == 1
@@ -151,7 +153,7 @@ class TestShapes:
             frame(tokenizer, [user([{"type": "image", "url": "x.png"}, {"type": "text", "text": "What?"}])])
 
     def test_header_in_the_system_message(self, shaped: Callable[[str], Any], name: str) -> None:
-        """Messages tell which header is the user's. Ids that do not are refused, and never give another place."""
+        """Messages tell which header is the user's. Ambiguous ids are refused."""
         shape, tokenizer = SHAPES[name], shaped(name)
         if shape.system is None or name == "uppercase":
             return
@@ -169,7 +171,7 @@ class TestShapes:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_any_words(shaped: Callable[[str], Any], name: str) -> None:
-    """Both doors agree, or one of them refuses, whatever the messages say."""
+    """Messages and ids give the same frame for any words, or an error."""
     tokenizer, drawn = shaped(name), random.Random(name)
     said = [
         *{shape.header for shape in SHAPES.values()},
@@ -199,7 +201,7 @@ def test_any_words(shaped: Callable[[str], Any], name: str) -> None:
 
 
 class TestUncertain:
-    """Ids that do not tell, and chats in which a message looks like a turn."""
+    """Ids that are ambiguous, and messages that look like turns."""
 
     def test_run_together(self, shaped: Callable[[str], Any]) -> None:
         tokenizer = shaped("vicuna")
@@ -220,7 +222,7 @@ class TestUncertain:
         assert frame(tokenizer, talk) == places(tokenizer).split(ids_of(tokenizer, talk), True)
 
     def test_cut_off_chats(self, shaped: Callable[[str], Any]) -> None:
-        """A chat without its user's turn is refused; plain text is not taken for a chat."""
+        """A chat without its user's turn is refused. Plain text is not taken for a chat."""
         tokenizer = shaped("chatml")
         ids = ids_of(tokenizer, [SYSTEM, answer("x")])
         with pytest.raises(UsageError, match=r"was not found in these ids.*Pass the whole chat"):
@@ -229,13 +231,13 @@ class TestUncertain:
         assert places(tokenizer).split(text, False) == Frame((), tuple(text))
 
     def test_a_header_in_plain_text(self, shaped: Callable[[str], Any]) -> None:
-        """Without any other sign of a chat the text is none."""
+        """A header alone does not make a text a chat."""
         tokenizer = shaped("uppercase")
         text = tokenizer("write [USER] in front", add_special_tokens=False)["input_ids"]
         assert places(tokenizer).split(text, False) == Frame((), tuple(text))
 
     def test_ids_that_no_text_gives(self, shaped: Callable[[str], Any]) -> None:
-        """Control words that were made into plain tokens stay so, and open no turn."""
+        """Control words in plain tokens open no turn, and stay as they are."""
         tokenizer = shaped("chatml")
         head, word = ids_of(tokenizer, [user("x")]), tokenizer.convert_tokens_to_ids(list("<|im_start|>user"))
         at = head.index(tokenizer("x")["input_ids"][0])
@@ -252,12 +254,14 @@ class TestUncertain:
         ([{"role": "user", "content": "x"}], "auto", "need a tokenizer with a chat template"),
     ],
 )
-def test_frames_that_cannot_be_made_are_refused(tokenizer: Any, prompt: Any, template: str, fragment: str) -> None:
+def test_refused(tokenizer: Any, prompt: Any, template: str, fragment: str) -> None:
+    """A frame that needs a missing template is refused."""
     with pytest.raises(UsageError, match=fragment):
         frame(tokenizer, prompt, template)
 
 
-def test_a_template_that_hides_the_message_is_refused(chat: Any) -> None:
+def test_hidden_message(chat: Any) -> None:
+    """A template that does not show the user's message is refused."""
     chat.chat_template = "no message"
     with pytest.raises(UsageError, match="does not show"):
         frame(chat, "x")
