@@ -134,7 +134,7 @@ def test_the_trap_of_padded_prompt_tuning_is_there_and_told(
     longest = int(given["attention_mask"].sum(1).argmax())
     assert off[longest] < 1e-3  # the row that is not padded
     assert all(off[row] > 0.01 for row in range(3) if row != longest)
-    assert "padded rows come out wrong" in (export_prompt_tuning.__doc__ or "")
+    assert "gets padded rows wrong" in (export_prompt_tuning.__doc__ or "")
     assert "wrong: PEFT drops the positions" in (peft_adapter.__doc__ or "")
 
 
