@@ -16,11 +16,22 @@ LEVEL = 19
 LONGEST_EMPTY = 25  # bytes of an empty frame: the longest header, an empty block, the checksum
 
 
+class Compressor:
+    """Makes one zstd frame after the other in the same working memory of some 100 MiB. For one thread."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+
+    def __call__(self, data: bytes) -> bytes:
+        """One zstd frame that declares its size and carries a checksum; Refusal for more than a frame may hold."""
+        if len(data) > MAX_RAW_BYTES:
+            raise _too_large(f"{len(data)} bytes are over the limit of {MAX_RAW_BYTES} for one zstd frame")
+        return self._zstd.compress(data)
+
+
 def compress(data: bytes) -> bytes:
-    """Compress to one zstd frame with its size and a checksum. Refusal if `data` is over the limit of a frame."""
-    if len(data) > MAX_RAW_BYTES:
-        raise _too_large(f"{len(data)} bytes are over the limit of {MAX_RAW_BYTES} for one zstd frame")
-    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True).compress(data)
+    """One zstd frame that declares its size and carries a checksum; Refusal for more than a frame may hold."""
+    return Compressor()(data)
 
 
 def decompress(frame: bytes, limit: int = MAX_RAW_BYTES) -> bytes:

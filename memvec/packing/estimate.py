@@ -13,6 +13,7 @@ from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.resolve import DEFAULT_MODEL, lasting_name, resolve
 from memvec.decoding.greedy import certify, rows_at_once
 from memvec.filesystem.sources import Gathered, Source, check_together
+from memvec.formats import raw
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
 from memvec.lm.device import pick_device, pick_dtype
@@ -188,6 +189,7 @@ def _count(
     held = Held(store) if store and reuse else None
     partial = {(v.document.name, v.document.sha256): v for v in store.versions() if not v.complete} if store else {}
     vectors: dict[bytes, int] = {}  # by the text's sha256
+    compress = raw.Compressor()
     for lot in lots(outstanding.lacking(outstanding.content)):
         made = plan(lot, partial, lm, settings, held)
         planned = list(tasks(made.waiting, lm.width, settings))
@@ -204,7 +206,7 @@ def _count(
         counted.copies += [len(each.record.vectors) for each in made.reused]
         counted.raw_bytes += sum(len(each.record.payload) for each in made.reused)
         for unfit in made.raw:
-            for record in unfit.records(lm.width):
+            for record in unfit.records(lm.width, compress):
                 counted.raw_records += 1
                 counted.raw_bytes += len(record.payload)
     return counted

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from memvec.decoding.greedy import Certificate, certify
 from memvec.filesystem.sources import UnfitError, reason_of
+from memvec.formats import raw
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
 from memvec.packing.commit import Committer
@@ -64,6 +65,7 @@ class ExactRecords:
         self.left: Counter[str] = Counter()  # segments still to come, by document
         self.retired: list[Fitted] = []  # fitted, not yet certified
         self.ready: deque[Made] = deque()  # certified, not yet taken
+        self.compress = raw.Compressor()  # one, or its working memory leaves holes in the heap with every frame
         self.begun = 0.0
 
     def records(self) -> Iterator[Made]:
@@ -133,7 +135,7 @@ class ExactRecords:
 
     def _raw(self, unfit: Unfit) -> Iterator[Made]:
         """The raw records of a document. If it cannot be read to its end, it is skipped and stays incomplete."""
-        records = unfit.records(self.fast.width)
+        records = unfit.records(self.fast.width, self.compress)
         while True:
             try:
                 record = next(records, None)

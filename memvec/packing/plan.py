@@ -72,10 +72,10 @@ class Unfit:
     source: Source | LargeBinary
     reason: RawReason
 
-    def records(self, width: int) -> Iterator[Record]:
+    def records(self, width: int, compress: raw.Compressor) -> Iterator[Record]:
         """Its raw records, each made when it is asked for. UnfitError or OSError if a large file cannot be read."""
         pieces = self.source.frames(raw.MAX_RAW_BYTES)
-        return each_raw_record(self.document, 0, pieces, self.document.tokens, self.reason, width)
+        return each_raw_record(self.document, 0, pieces, self.document.tokens, self.reason, width, None, compress)
 
 
 @dataclass(frozen=True, slots=True)

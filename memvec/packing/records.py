@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -105,6 +105,7 @@ def each_raw_record(
     reason: RawReason,
     width: int,
     report: FitReport | None = None,
+    compress: Callable[[bytes], bytes] = raw.compress,
 ) -> Iterator[Record]:
     """A raw record for each of the pieces, made when it is asked for: a long document is never in memory whole."""
     for number, piece in enumerate(pieces):
@@ -116,7 +117,7 @@ def each_raw_record(
             tokens=tokens if number == 0 else 0,
             vectors=np.zeros((0, width), np.float16),
             corrections=(),
-            payload=raw.compress(piece),
+            payload=compress(piece),
             text_sha256=hashlib.sha256(piece).digest(),
             reason=reason,
             report=report or FitReport(),

@@ -28,7 +28,7 @@ import os, signal, sys
 import memvec, memvec.packing.exact
 from memvec.errors import InterruptedPackError
 from memvec.filesystem.sources import Source
-from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 store, model, phase, done, kind = sys.argv[1:4] + [int(sys.argv[4]), sys.argv[5]]
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 memvec.packing.exact.CERTIFY_AT_ONCE = 1
@@ -37,14 +37,14 @@ def watch(p):
     if p.stage.startswith(phase) and p.segments_done >= done and not sent:
         sent.append(1)
         os.kill(os.getpid(), signal.SIGTERM)
-write = Store.switch
+write = Transaction.switch
 def switch(self, state):
     if sent:
         os.kill(os.getpid(), signal.SIGTERM)
     write(self, state)
     if sent:
         os.kill(os.getpid(), signal.SIGINT)
-Store.switch = switch
+Transaction.switch = switch
 settings = memvec.PackSettings(nats_per_vector=9.0, segment_tokens=32, max_steps=150, learning_rate=1.0, last_rate=1.0, memory=1)
 context = memvec.ContextSettings(steps=2, question_rows=1, aside_rows=0)
 docs = [Source(f"{i:02}.txt", f"Letter {i}. She was not sorry to be recalled from so dull a walk, number {i}.".encode()) for i in range(8)]
