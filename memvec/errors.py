@@ -72,7 +72,7 @@ class ConditioningError(UsageError):
     def __init__(self, document: str, store: str) -> None:
         self.document = document
         super().__init__(
-            f"{document!r} has no context vectors; exact ones harm what the model says behind them. Distil context vectors "
+            f"{document!r} has no context vectors, and exact ones make the model's answers worse. Distil context vectors "
             f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec.cat(…)`)."
         )
 
@@ -209,7 +209,7 @@ class StoreChangedError(StoreLockedError):
     def __init__(self, location: str, opened: int, found: int) -> None:
         self.location, self.opened, self.found = location, opened, found
         super().__init__(
-            f"{location} was collected while it was read: generation {opened} was opened, the store is at {found} now. "
+            f"{location} was removed while it was read: generation {opened} was opened, the store is at {found} now. "
             "Nothing is lost. Run the same command again."
         )
 
@@ -222,7 +222,7 @@ class WriteError(MemvecError, OSError):
     def __init__(self, path: str, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(
-            f"could not write {path!r}: {reason}. What was finished before is there and whole. Check the space left and "
+            f"could not write {path!r}: {reason}. Everything finished before is complete. Check the space left and "
             "the permissions of the folder, and run the same command again."
         )
 

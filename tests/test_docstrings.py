@@ -28,8 +28,6 @@ from memvec import errors
 from memvec.settings import ContextSettings, PackSettings
 
 NAMES = [name for name in (*memvec.__all__, "open") if name != "__version__"]
-# Names whose docstrings lack a section. Remove a name when its docstring is complete.
-WITHOUT_YET: set[str] = set()
 # Names that raise no error of memvec, so that they have no "Raises:".
 RAISES_NOTHING = {"Memory", "MemvecError", "Runtime", "Source", "Store", "models"}
 
@@ -107,7 +105,7 @@ def packed_texts(text_folder: Path, tiny: str, tmp_path_factory: pytest.TempPath
     return store
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_YET])
+@pytest.mark.parametrize("name", NAMES)
 def test_sections(name: str) -> None:
     """No section is missing or empty."""
     found = sections(name)
@@ -115,7 +113,7 @@ def test_sections(name: str) -> None:
     assert ">>> " in found["Example"]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_YET])
+@pytest.mark.parametrize("name", NAMES)
 def test_parameters(name: str) -> None:
     """Args names each parameter once, in the order of the signature."""
     found = sections(name)

@@ -52,7 +52,6 @@ COVERED = {
     "retrieval/lookup.py": "memvec/retrieval/test_search.py",
     "store/catalogue_build.py": "memvec/store/test_catalogue.py",
     "store/catalogue_file.py": "memvec/store/test_catalogue.py",
-    "store/files.py": "scenarios/test_strangers.py",
     "store/index_files.py": "scenarios/test_outputs.py",
     "store/listing.py": "memvec/store/test_catalogue.py",
     "store/lock.py": "scenarios/test_writers.py",

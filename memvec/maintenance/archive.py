@@ -23,14 +23,13 @@ from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
 from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, kept, open_to_copy, refs_of
 from memvec.store import catalogue
-from memvec.store.files import keys_file, shard_file
 from memvec.store.problems import PARSE_ERRORS, refused
 from memvec.store.store import Store
-from memvec.store.transaction import Transaction
+from memvec.store.transaction import Transaction, keys_file, shard_file
 from memvec.types import Record
 
 if TYPE_CHECKING:
-    from memvec.store.files import Entry
+    from memvec.store.transaction import Entry
 
 MANIFEST, KEYS = "manifest", "keys."  # tensors beside those of a shard: the manifest, and files of keys by digest
 OWN_METADATA = ("digests", "version")  # metadata that each file gets from its own tensors

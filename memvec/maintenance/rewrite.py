@@ -14,9 +14,17 @@ import numpy.typing as npt
 
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, ShardEntry
-from memvec.store.files import KEYS_TEXTS, SHARD_BYTES, SHARD_RECORDS, Entry, bounded, keys_file, shard_file
 from memvec.store.store import RecordRef, Store, StoredDocument
-from memvec.store.transaction import Transaction
+from memvec.store.transaction import (
+    KEYS_TEXTS,
+    SHARD_BYTES,
+    SHARD_RECORDS,
+    Entry,
+    Transaction,
+    bounded,
+    keys_file,
+    shard_file,
+)
 from memvec.types import Kind, Record
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import memvec
 from memvec.store.store import Store
 
 
@@ -57,8 +58,8 @@ class TestSearch:
         code, _, err = call(*[store if a == "STORE" else a for a in arguments])
         assert code == 2 and says in err and "Traceback" not in err
 
-    def test_method(self, packed: Path) -> None:
-        assert Store.open(packed).search("a wife", 1)[0].document == "prose.txt"
+    def test_opened_store(self, packed: Path) -> None:
+        assert memvec.search(Store.open(packed), "a wife", 1)[0].document == "prose.txt"
 
 
 class TestIndex:

@@ -133,7 +133,7 @@ def test_read_only_folder() -> None:
             pytest.skip("no other user to be")
         lines = done.stdout.partition("\nnow\n")[2].splitlines()
         assert lines[:4] == ["10"] * 4 and lines[-1] == "0", done.stdout + done.stderr  # reading needs no permission
-        assert done.stderr.count("Permission denied. What was finished before is there") == 4
+        assert done.stderr.count("Permission denied. Everything finished before is complete") == 4
         assert content(store) == before and not (folder / "new").exists()
 
 

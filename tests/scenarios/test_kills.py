@@ -67,7 +67,7 @@ def test_kill(verb: str, tmp_path: Path) -> None:
         file.write_bytes(damaged)
     (tmp_path / "work").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, store, other, tmp_path / "work", verb, TESTS, TESTS / "memvec"],
+        [sys.executable, "-c", PROGRAM, store, other, tmp_path / "work", verb, TESTS, TESTS / "scenarios"],
         capture_output=True,
         text=True,
         check=False,

@@ -98,14 +98,14 @@ def test_compact_twice(made: Path) -> None:
 
 def test_compact_shard_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`compact` makes shards of bounded size."""
-    monkeypatch.setattr("memvec.store.files.SHARD_RECORDS", 4)
+    monkeypatch.setattr("memvec.store.transaction.SHARD_RECORDS", 4)
     monkeypatch.setattr("memvec.maintenance.rewrite.SHARD_RECORDS", 4)
     put(tmp_path / "s", *([record] for record in exact("a.txt", TEXT * 2)))
     memvec.compact(tmp_path / "s")
     assert [entry.records for entry in Store.open(tmp_path / "s").manifest.shards] == [4, 4, 4]
     assert not memvec.compact(tmp_path / "s").changed
-    monkeypatch.setattr("memvec.store.files.SHARD_RECORDS", 1024)
-    monkeypatch.setattr("memvec.store.files.SHARD_BYTES", 40)  # of vectors: 32 bytes a record
+    monkeypatch.setattr("memvec.store.transaction.SHARD_RECORDS", 1024)
+    monkeypatch.setattr("memvec.store.transaction.SHARD_BYTES", 40)  # of vectors: 32 bytes a record
     monkeypatch.setattr("memvec.maintenance.rewrite.SHARD_RECORDS", 1024)
     assert memvec.compact(tmp_path / "s").shards == 12
 
@@ -236,7 +236,7 @@ def test_read_after_gc(made: Path) -> None:
     reader = Store.open(made)
     memvec.compact(made)
     memvec.gc(made)
-    with pytest.raises(StoreChangedError, match=r"was collected while it was read: generation 7 was opened, .* at 8"):
+    with pytest.raises(StoreChangedError, match=r"was removed while it was read: generation 7 was opened, .* at 8"):
         reader.documents()
     (made / Store.open(made).manifest.shards[0].path).unlink()
     with pytest.raises(StoreDamagedError, match="not there"):  # no newer generation: it is lost

@@ -30,12 +30,11 @@ from memvec.identity.verdict import stored_identity
 from memvec.packing.pack import model_for
 from memvec.retrieval.build import build_index, drop_index, index_info
 from memvec.retrieval.embedders import Words
-from memvec.retrieval.search import Searcher, make, retrieve, search
+from memvec.retrieval.search import Searcher, load_embedder, retrieve, search
 from memvec.settings import PackSettings
 from memvec.store import index_files
-from memvec.store.files import keys_file
 from memvec.store.store import Store
-from memvec.store.transaction import Transaction
+from memvec.store.transaction import Transaction, keys_file
 
 STRANGE = "sentence-transformers:./model-in-the-store"
 
@@ -124,7 +123,7 @@ class TestSearch:
     @pytest.mark.parametrize("width", [64, 0])
     @pytest.mark.parametrize("name", ["lm", "bm25"])
     def test_keys_of_another_width_are_damage(self, store: Path, name: str, width: int) -> None:
-        own = make(name, Store.open(store)).embedder
+        own = load_embedder(name, memvec.open(store)).embedder
         entry = add_keys(store, Embedder(name, own.id, width), 80) if width != own.width else None
         for use in (lambda: search(store, "ferry"), lambda: build_index(store)):
             if entry is None:

@@ -175,7 +175,7 @@ def test_a_prompt_without_room_is_refused(remembering: Path, loaded: Any) -> Non
         ({"temperature": 1.0}, "need sampling"),
         ({"seed": 1}, "need sampling"),
         ({"using": "decode"}, "takes no prompt"),
-        ({"using": "decode", "prompt": None, "sample": True}, "no sampling"),
+        ({"using": "decode", "prompt": None, "sample": True}, "does not sample"),
         ({"using": "pictures"}, "expected vectors, text or decode"),
     ],
 )
