@@ -134,4 +134,5 @@ class Committer:
 
 
 def _size(record: Record) -> int:
-    return len(record.payload) + record.vectors.nbytes
+    # A frame that came out small leaves a hole in the heap where its whole buffer was, until it is committed.
+    return max(len(record.payload) + record.vectors.nbytes, record.length)
