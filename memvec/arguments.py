@@ -152,7 +152,7 @@ def several(rule: Rule, kind: str, alone: tuple[type, ...] = (str, Path)) -> Rul
     """A list whose items follow `rule`. A single item and an iterator are made one."""
 
     def checked_all(name: str, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, alone):
+        if isinstance(value, alone) or _is_source(value):
             value = (value,)
         if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
             raise wrong(name, value, f"a list of {kind}")
@@ -230,8 +230,13 @@ def anything(name: str, value: Any) -> Any:
     return value
 
 
+def _is_source(value: Any) -> bool:
+    """Is it a `Source`? Its class stands above this module."""
+    return hasattr(type(value), "sha256")
+
+
 def _source(name: str, value: Any) -> Any:
-    if not hasattr(type(value), "sha256"):
+    if not _is_source(value):
         return path(name, value)
     if not isinstance(value.data, bytes):
         raise wrong(f"the data of {name}", value.data, "bytes; encode a text")

@@ -66,7 +66,7 @@ class TestLooking:
 
     def test_store(self, packed: Path, call: Any, documents: dict[str, bytes]) -> None:
         code, out, _ = call("list", packed)
-        assert code == 0 and all(name.encode() in out for name in documents)
+        assert code == 0 and all(name in out for name in documents)
         code, out, _ = call("list", packed, "--doc", "*.txt", "--limit", "2", "--json")
         assert [row["name"] for row in json.loads(out)["documents"]] == ["bom.txt", "cjk.txt"]
         code, out, _ = call("show", packed, "prose.txt", "--json")
@@ -94,7 +94,7 @@ class TestLooking:
         import memvec as library
 
         code, out, _ = call("--version")
-        assert code == 0 and library.__version__.encode() in out
+        assert code == 0 and library.__version__ in out
 
 
 class TestExitCodes:
@@ -139,7 +139,7 @@ class TestExitCodes:
         code, out, err = call("info", tmp_path / "nothing", "--json")
         assert json.loads(out)["error"] == {
             "type": "NotFoundError",
-            "message": err.decode().removeprefix("memvec: ").rstrip("\n"),
+            "message": err.removeprefix("memvec: ").rstrip("\n"),
             "exit_code": 6,
         }
         assert "memvec pack" in err  # what to do next
