@@ -73,13 +73,13 @@ def _text(report: VerifyReport, decode: bool) -> str:
     if decode and report.context_records:
         how += f", {report.context_records:,} are context records, which do not decode"
     if report.ok:
-        begun = "ok as far as it went" if report.partial else "ok"
+        begun = "ok so far" if report.partial else "ok"
         counts = f"{counted(report.documents, 'document')}, {counted(report.records, 'record')}"
         lines += [f"{begun}: {counts} ({how}) in {clock(report.seconds)}"]
     if report.partial:
         left = report.decodable - report.decoded if decode else 0
         looked = f"the digests of {report.checked:,} of {report.records:,} records were compared"
-        lines += [f"partial: {looked}" + (f", {left:,} that decode were left out" if left else "")]
+        lines += [f"partial: {looked}" + (f"; {left:,} were not decoded" if left else "")]
     if report.escalated:
         lines += [f"{report.escalated:,} records came out right only when they were decoded again, alone or on the CPU"]
     lines += [f"incomplete, from an interrupted pack: {printable(name)}" for name in report.incomplete]

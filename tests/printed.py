@@ -71,9 +71,10 @@ def agrees(printed: str, output: str) -> bool:
 
 
 def shape(text: str) -> str:
-    """An output without what another model changes: figures, digests, and how wide columns are."""
+    """An output without what another model changes: figures and their plurals, digests, and how wide columns are."""
     text = re.sub(r"\b[0-9a-f]{12,}\b", "#", text)
     text = re.sub(r"[-−]?\d(?:[\d,.:]*\d)?(?:[–-]\d+)?|(?<= )-(?=\s)", "0", text)
+    text = re.sub(r"(\b0|…) ([a-z]+[^s\W])s\b", r"\1 \2", text)
     return "\n".join(" ".join(line.split()) for line in text.splitlines())
 
 

@@ -50,14 +50,11 @@ class CapacitySettings:
     """Settings of `memvec.capacity`: how much work goes into each text.
 
     Attributes:
-        steps: Most optimiser steps for one text.
-        stage: Most optimiser steps for one beginning of it.
-        learning_rate: The learning rate of the first stage.
-        starts: Fits of a text's first beginning, each from other noise. The most promising one goes on.
-        grow: The share by which a beginning grows when the vectors hold it.
-        corrected: The share of tokens that may be corrected, as in a pack [0..1].
-        anchor: Put the vectors behind the model's BOS token, as a pack does.
-        seed: The seed of the noise and of the random words.
+        steps, stage, learning_rate: How long a text is fitted.
+        starts: How many fits of a text begin.
+        grow: How its beginnings grow.
+        corrected, anchor: What a pack does too.
+        seed: The start of all random numbers.
 
     Raises:
         UsageError: A value is out of its range or of another type.
@@ -67,14 +64,14 @@ class CapacitySettings:
         500
     """
 
-    steps: int = 1000
-    stage: int = 400
-    learning_rate: float = 5.0
-    starts: int = 1
-    grow: float = 0.25
-    corrected: float = 0.03
-    anchor: bool = True
-    seed: int = 0
+    steps: int = 1000  # Most optimiser steps for one text.
+    stage: int = 400  # Most optimiser steps for one beginning of it.
+    learning_rate: float = 5.0  # Learning rate of the first stage.
+    starts: int = 1  # Fits of a text's first beginning, each from other noise. The most promising one goes on.
+    grow: float = 0.25  # Share by which a beginning grows when the vectors hold it.
+    corrected: float = 0.03  # Share of tokens that may be corrected, as in a pack [0..1].
+    anchor: bool = True  # Put the vectors behind the model's BOS token, as a pack does.
+    seed: int = 0  # Seed of the noise and of the random words.
 
     def __post_init__(self) -> None:
         """UsageError if a value is out of its range or of another type."""

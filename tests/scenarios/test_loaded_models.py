@@ -203,7 +203,7 @@ class TestWeights:
         made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny)).float()
         made.name_or_path = ""
         monkeypatch.chdir(tiny)
-        with pytest.raises(FingerprintError, match="not there to compare"):
+        with pytest.raises(FingerprintError, match="not here to compare"):
             check(made)
         right = load_model(tiny)
         right.name_or_path = ""
