@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,50 +123,24 @@ def run_pack(
     *,
     sources: tuple[str, ...],
     store: str,
-    model: str,
-    kind: Any,
-    ratio: float,
-    gist: bool,
-    window_tokens: int,
-    distil_steps: int,
-    questions: str | None,
-    meta: tuple[str, ...],
-    keys: str,
-    preset: Any,
-    dry_run: bool,
     name: str | None,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    reuse: bool,
-    memory: float | None,
-    device: str | None,
-    dtype: str | None,
-    lock_wait: float,
+    dry_run: bool,
     output: Output,
-    **more: Any,
+    **given: Any,
 ) -> None:
-    """Run `pack` with what the command line says, and print the report."""
-    if preset and (both := [name for name in ("nats_per_vector", "learning_rate") if more[name] is not None]):
-        raise UsageError(f"--preset sets --{both[0].replace('_', '-')} too. Pass one of them.")
-    if memory is not None and not 0 < memory < math.inf:
-        raise UsageError(f"--memory is {memory:g} GiB, expected more than 0.")
-    limit = None if memory is None else int(min(memory, 1e9) * 2**30)  # 1e300 GiB would be infinitely many bytes
-    settings = PackSettings(memory=limit, **{name: value for name, value in more.items() if value is not None})
-    context = ContextSettings(
-        ratio=ratio, gist=gist, window_tokens=window_tokens, steps=distil_steps, seed=settings.seed, memory=limit
-    )
+    """Run `pack` with the options of `pack_options`, and print the report."""
+    given["settings"], context = _settings(given)
+    given["keys"] = [] if given["keys"] == "none" else given["keys"].split(",")
+    questions, meta, lock_wait = given.pop("questions"), given.pop("meta"), given.pop("lock_wait")
     asked = read_questions(questions) if questions else []
     said = options.pairs(meta, "--meta") if meta else None
-    embedders = [] if keys == "none" else keys.split(",")
     if dry_run:
-        _estimate(kind, output, _read(sources, name), store, model=model, settings=settings, preset=preset,
-                  keys=embedders, include=include, exclude=exclude, reuse=reuse, device=device, dtype=dtype)  # fmt: skip
+        _estimate(given.pop("kind"), output, _read(sources, name), store, **given)
         return
     try:
         report = pack(
-            _read(sources, name), store, model=model, kind=kind, settings=settings, preset=preset, context=context,
-            questions=asked, keys=embedders, meta=said, include=include, exclude=exclude, reuse=reuse, device=device,
-            dtype=dtype, lock_wait=lock_wait, watch=output.watch,
+            _read(sources, name), store, context=context, questions=asked, meta=said, lock_wait=lock_wait,
+            watch=output.watch, **given,
         )  # fmt: skip
     except InterruptedPackError as error:
         _say(error.report, output, interrupted=True)
@@ -174,6 +148,21 @@ def run_pack(
     _say(report, output, f"packed into {store}\n")
     if report.skipped:
         raise PartialError(report.skipped, report)
+
+
+def _settings(given: dict[str, Any]) -> tuple[PackSettings, ContextSettings]:
+    """Take the options that are settings out of `given`."""
+    if given["preset"] and (both := [name for name in ("nats_per_vector", "learning_rate") if given[name] is not None]):
+        raise UsageError(f"--preset sets --{both[0].replace('_', '-')} too. Pass one of them.")
+    memory = given.pop("memory")
+    if memory is not None and not 0 < memory < math.inf:
+        raise UsageError(f"--memory is {memory:g} GiB, expected more than 0.")
+    limit = None if memory is None else int(min(memory, 1e9) * 2**30)  # 1e300 GiB would be infinitely many bytes
+    chosen = {name: given.pop(name) for name in ("ratio", "gist", "window_tokens")}
+    steps = given.pop("distil_steps")
+    exact = {field.name: given.pop(field.name) for field in fields(PackSettings) if field.name in given}
+    settings = PackSettings(memory=limit, **{name: value for name, value in exact.items() if value is not None})
+    return settings, ContextSettings(**chosen, steps=steps, seed=settings.seed, memory=limit)
 
 
 def _say(report: PackReport, output: Output, title: str = "", **more: bool) -> None:
