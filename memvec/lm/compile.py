@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memvec.causes import first_line
 from memvec.lm.head import Weigh, weigh
 
 PAYS_AFTER = 1 << 21  # positions; some ten seconds of steps that are not compiled
@@ -54,8 +55,7 @@ class Fused:
     def give_up(self, error: RuntimeError) -> None:
         """Stop compiling for good, because it failed."""
         self._on = False
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        warnings.warn(f"torch.compile failed, so fits go on without it, more slowly: {reason[0][:200]}", stacklevel=2)
+        warnings.warn(f"torch.compile failed, so fits go on without it, more slowly: {first_line(error)}", stacklevel=2)
 
     @property
     def weigh(self) -> Weigh | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.causes import enough_memory, out_of_memory, own_mistake, reading_checkpoint
+from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
 from memvec.checkpoints.files import load_config, quiet
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
@@ -87,8 +87,9 @@ def check_model(lm: FrozenLM) -> None:
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
         if out_of_memory(error) or own_mistake(error):
             raise
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UnsupportedModelError(f"{name} models cannot be run as memvec runs them: {reason}") from error
+        raise UnsupportedModelError(
+            f"{name} models cannot be run as memvec runs them: {first_line(error, 160)}"
+        ) from error
     if faults:
         raise UnsupportedModelError(f"{name} models {faults[0]}")
 

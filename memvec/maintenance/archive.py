@@ -59,7 +59,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
         What the file holds.
 
     Raises:
-        UsageError: The file exists and `overwrite` is not set, or it would lie in a store.
+        UsageError: The file exists and `overwrite` is not set, `path` is no regular file, or it would lie in a store.
         NotFoundError: There is no store.
         FormatTooNewError: A newer memvec wrote the store, and a copy would lose something.
         StoreDamagedError: A live record is damaged.
@@ -70,8 +70,10 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
         >>> memvec.export_store(store, tmp / "texts.safetensors").documents
         2
     """
-    opened, path = open_to_copy(store), outside(path, "path", store)  # the file would lose what is new in it
-    if os.path.lexists(path) and not (overwrite and path.is_file()):
+    opened, path = open_to_copy(store), outside(path, "path", store)
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(f"{str(path)!r} is no regular file. Pass another path.")
+    if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another path.")
     keep = kept(opened.versions())
     records = [opened.record(ref) for stored in keep for ref in refs_of(stored)]
