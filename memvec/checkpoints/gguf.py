@@ -48,7 +48,7 @@ def fault(target: Path) -> str:
     if wanted is None:
         return f"it has no readable {LIST} to compare its files with"
     try:
-        found = identity_cache.kept(target, str(LIST_VERSION), lambda: _digests(target), SHELF)
+        found = identity_cache.cached(target, str(LIST_VERSION), lambda: _digests(target), SHELF)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
     for name in sorted({*wanted, *found}):
@@ -58,7 +58,7 @@ def fault(target: Path) -> str:
     return ""
 
 
-def looks_whole(target: Path) -> bool:
+def looks_complete(target: Path) -> bool:
     """Do all files of the checkpoint at `target` exist? They are not read."""
     wanted = _listed(target) or {"config.json": ""}
     return all(os.path.isfile(target / name) for name in wanted)

@@ -87,7 +87,7 @@ def models() -> list[ModelStatus]:
             known.requirement,
             known.licence,
             installed=_packaged_file(known) is not None,
-            cached=converted.looks_whole(target),
+            cached=converted.looks_complete(target),
             path=str(target),
         )
         for known in KNOWN.values()
@@ -104,7 +104,7 @@ def models() -> list[ModelStatus]:
 def _place(known: KnownModel) -> Path:
     """The folder in which the checkpoint of a known model is, or will be."""
     places = converted.targets(known.name, known.sha256)
-    return next((target for target in places if converted.looks_whole(target)), places[0])
+    return next((target for target in places if converted.looks_complete(target)), places[0])
 
 
 def silent(message: str) -> None:

@@ -21,7 +21,7 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, kept, open_to_copy, refs_of
+from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, current, open_to_copy, refs_of
 from memvec.store import catalogue
 from memvec.store.problems import PARSE_ERRORS, refused
 from memvec.store.store import Store
@@ -75,7 +75,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
         raise UsageError(f"{str(path)!r} is no regular file. Pass another path.")
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another path.")
-    keep = kept(opened.versions())
+    keep = current(opened.versions())
     records = [opened.record(ref) for stored in keep for ref in refs_of(stored)]
     held = _Held(opened)
     texts = {record.text_sha256 for record in records}

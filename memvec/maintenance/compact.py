@@ -12,7 +12,7 @@ from memvec.maintenance.rewrite import (
     NextGeneration,
     by_embedder,
     chosen_keys,
-    kept,
+    current,
     refs_of,
     scattered,
     scattered_keys,
@@ -73,7 +73,7 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
     with changing(store, lock_wait, dry_run) as transaction:
         opened = transaction.store
         before, versions = opened.manifest, opened.versions()
-        keep = kept(versions)
+        keep = current(versions)
         upcoming = NextGeneration(transaction, dry_run)
         after = _compacted(opened, keep, upcoming)
         changed = after != before

@@ -10,11 +10,12 @@ from pathlib import Path
 from memvec.arguments import checked
 from memvec.formats import files
 from memvec.formats.refusal import Refusal
+from memvec.maintenance import quarantine
 from memvec.store import index_files
 from memvec.store.store import Store
 from memvec.store.transaction import changing
 
-FOLDERS = ("", "shards", "keys", index_files.FOLDER, "damaged")
+FOLDERS = ("", "shards", "keys", index_files.FOLDER, quarantine.FOLDER)
 IMMUTABLE = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
@@ -83,7 +84,7 @@ def _stale(store: Store) -> Iterator[Path]:
         yield from (file for file in there if file not in named)
     for file in _regular(store, index_files.FOLDER, "*"):
         parts = index_files.NAMED.fullmatch(file.name)
-        if parts and not _fitting(store, parts[1]):
+        if parts and not _is_usable(store, parts[1]):
             yield file
 
 
@@ -102,8 +103,8 @@ def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
         yield path
 
 
-def _fitting(store: Store, embedder_id: str) -> bool:
+def _is_usable(store: Store, embedder_id: str) -> bool:
     """Is there an index of that embedder, and does the store still have all its keys?"""
     info = index_files.describe(store.path / index_files.FOLDER, embedder_id)
     entries = [entry for entry in store.manifest.keys if entry.embedder_id == embedder_id]
-    return info is not None and index_files.fits(info, entries)
+    return info is not None and index_files.matches(info, entries)

@@ -12,7 +12,7 @@ from memvec.filesystem.sources import check_together
 from memvec.formats import manifest
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
-from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, kept, open_to_copy
+from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, current, open_to_copy
 from memvec.store import catalogue
 from memvec.store.lock import writing
 from memvec.store.store import RecordRef, Store, StoredDocument
@@ -112,7 +112,7 @@ def merge(
         versions = _merged([target, *sources])
         live = {name: version for version, merged in versions.items() for name in [version[0]] if merged.usable}
         check_together(live)
-        chosen = _kept(versions, live)
+        chosen = _not_replaced(versions, live)
         upcoming = NextGeneration(transaction, dry_run)
         upcoming.add(store.record(ref) for merged in chosen.values() for store, ref in merged.outside(target))
         for entries in by_embedder(entry for source in sources for entry in source.manifest.keys):
@@ -148,7 +148,7 @@ def _merged(stores: Iterable[Store]) -> dict[Version, _Merged]:
     """Collect the live and unfinished versions of all stores; the newest of the last store comes last."""
     found: dict[Version, _Merged] = {}
     for store in stores:
-        for stored in kept(store.versions()):
+        for stored in current(store.versions()):
             version = stored.document.name, stored.document.sha256
             there, here = found.pop(version, None), _of(store, stored)
             if there is not None:
@@ -165,7 +165,7 @@ def _of(store: Store, stored: StoredDocument) -> _Merged:
     )
 
 
-def _kept(versions: dict[Version, _Merged], live: dict[str, Version]) -> dict[Version, _Merged]:
+def _not_replaced(versions: dict[Version, _Merged], live: dict[str, Version]) -> dict[Version, _Merged]:
     """Leave out versions that a newer live one replaces."""
     places = {version: place for place, version in enumerate(versions)}
     return {

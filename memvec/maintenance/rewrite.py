@@ -35,7 +35,7 @@ def open_to_copy(path: str | Path) -> Store:
     return store
 
 
-def kept(versions: Sequence[StoredDocument]) -> list[StoredDocument]:
+def current(versions: Sequence[StoredDocument]) -> list[StoredDocument]:
     """Return the live versions and newer unfinished ones, of versions in order of their newest record."""
     live = {stored.document.name: number for number, stored in enumerate(versions) if stored.usable}
     return [stored for number, stored in enumerate(versions) if number >= live.get(stored.document.name, 0)]

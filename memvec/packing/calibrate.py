@@ -158,7 +158,7 @@ def calibrate(
         ", ".join(texts or handbook()),
     )
     try:
-        _keep(profile)
+        _store(profile)
     except OSError as error:  # the result took minutes, so it is returned all the same
         enter(f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE", progress, watch)
     return profile
@@ -250,7 +250,7 @@ def _folder() -> Path:
     return cache_root() / "profiles"
 
 
-def _keep(profile: Profile) -> None:
+def _store(profile: Profile) -> None:
     file = _folder() / f"{profile.fingerprint}.json"
     files.make_folder(file.parent)
     files.write_atomically(file, (json.dumps(asdict(profile), indent=1) + "\n").encode())

@@ -20,7 +20,7 @@ from memvec.formats import canonical, files
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.store.catalogue_build import COLUMNS, build
-from memvec.store.catalogue_file import Columns, Kept, Made, UnreliableError, encode
+from memvec.store.catalogue_file import Columns, InFile, InMemory, UnreliableError, encode
 from memvec.store.documents import RecordRef, StoredDocument
 from memvec.store.store import Store
 from memvec.types import Document
@@ -156,9 +156,9 @@ def answer(store: Store, question: Callable[[Catalogue], T]) -> T:
     for entry in store.manifest.shards:
         store.check_there(entry)
     try:
-        return question(Catalogue(Kept(path_of(store), _state(store.manifest))))
-    except (UnreliableError, LookupError, TypeError):  # the latter two from contradicting values
-        return question(Catalogue(Made(build(store))))
+        return question(Catalogue(InFile(path_of(store), _state(store.manifest))))
+    except (UnreliableError, LookupError, TypeError):  # the latter two if its values contradict each other
+        return question(Catalogue(InMemory(build(store))))
 
 
 def refresh(store: Store) -> Path | None:
@@ -215,7 +215,7 @@ def _state(manifest: Manifest) -> str:
 
 def _usable(path: Path, store: Store) -> bool:
     try:
-        Kept(path, _state(store.manifest)).check()
+        InFile(path, _state(store.manifest)).check()
     except UnreliableError:
         return False
     return True
