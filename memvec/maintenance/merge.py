@@ -14,12 +14,11 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, current, open_to_copy
 from memvec.store import catalogue
+from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.store.transaction import Transaction
 from memvec.version import TOOL
-
-Version = tuple[str, str]  # name, sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +148,10 @@ def _merged(stores: Iterable[Store]) -> dict[Version, _Merged]:
     found: dict[Version, _Merged] = {}
     for store in stores:
         for stored in current(store.versions()):
-            version = stored.document.name, stored.document.sha256
-            there, here = found.pop(version, None), _of(store, stored)
+            there, here = found.pop(stored.version, None), _of(store, stored)
             if there is not None:
                 here = _Merged(there.content.joined(here.content), there.memory.joined(here.memory))
-            found[version] = here
+            found[stored.version] = here
     return found
 
 

@@ -11,6 +11,7 @@ from memvec.errors import UsageError
 from memvec.filesystem.names import select, several
 from memvec.maintenance.rewrite import refs_of
 from memvec.store import catalogue
+from memvec.store.documents import Version
 from memvec.store.store import Store
 from memvec.store.transaction import changing
 from memvec.version import TOOL
@@ -78,7 +79,7 @@ def rm(
     return report
 
 
-def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tuple[RemoveReport, set[tuple[str, str]]]:
+def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tuple[RemoveReport, set[Version]]:
     """(report, removed versions)."""
     versions = opened.versions()
     known = {stored.document.name for stored in versions}
@@ -88,4 +89,4 @@ def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tup
     gone = [stored for stored in versions if stored.document.name in names]
     records = sum(len(refs_of(stored)) for stored in gone)
     report = RemoveReport(chosen.names, len(gone), records, dry_run, chosen.rules)
-    return report, {(stored.document.name, stored.document.sha256) for stored in gone}
+    return report, {stored.version for stored in gone}

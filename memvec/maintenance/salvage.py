@@ -145,7 +145,7 @@ class SalvagedStore(Store):
 
     def broken(self) -> dict[str, Broken]:
         """Return documents by name whose newest version lost records to damage, or may have."""
-        versions = {(v.document.name, v.document.sha256): v for v in self.versions()}
+        versions = {v.version: v for v in self.versions()}
         live, removed = self.documents(), set(self.manifest.removed)
         found: dict[str, Broken] = {}
         for number, entry in enumerate(self.manifest.shards):

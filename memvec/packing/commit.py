@@ -13,10 +13,10 @@ from memvec.identity.probe import numeric_probe
 from memvec.identity.verdict import OUTPUTS
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
-from memvec.packing.outstanding import Version
 from memvec.packing.reuse import Held
 from memvec.retrieval.embedders import Embeds, keys_of
 from memvec.settings import ContextSettings, PackSettings
+from memvec.store.documents import Version
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
 from memvec.types import Kind, Record

@@ -22,7 +22,7 @@ from memvec.lm.scoring import Row, embedded, sample, score
 from memvec.packing.commit import Committer
 from memvec.packing.exact import Models
 from memvec.packing.keywords import keyword_questions
-from memvec.packing.outstanding import Outstanding
+from memvec.packing.outstanding import Outstanding, factor_to_all
 from memvec.packing.plan import Window, lots, windows
 from memvec.packing.records import Made, context_record
 from memvec.packing.reuse import Held, moved
@@ -90,11 +90,7 @@ class ContextRecords:
         """The windows to be distilled, lot by lot."""
         store, settings = self.committer.store, self.settings
         live = store.documents()  # an older version's memory is made again, so that it becomes the newest
-        known = {
-            (v.document.name, v.document.sha256): v
-            for v in store.versions()
-            if v.unfinished or live.get(v.document.name) is v
-        }
+        known = {v.version: v for v in store.versions() if v.unfinished or live.get(v.document.name) is v}
         held = Held(store) if self.reuse else None
         for lot in lots(self.outstanding.lacking(self.outstanding.memory)):
             todo, refused = windows(lot, known, self.models.fast, settings)
@@ -193,9 +189,8 @@ class Distilling:
     def _expect(self, sizes: Sequence[int], documents: Gathered, progress: Progress) -> None:
         """Set how far there is to go: windows, tokens and about how many positions each token takes."""
         s, tokens = self.settings, sum(sizes)
-        whole = documents.reached == len(documents.entries)
-        share = 1.0 if whole else documents.bytes / max(1, documents.reached_bytes)
-        progress.segments, progress.tokens = round(len(sizes) * share), round(tokens * share)
+        factor = factor_to_all(documents)
+        progress.segments, progress.tokens = round(len(sizes) * factor), round(tokens * factor)
         rows = sum(map(parts, sizes)) * (s.question_rows + s.aside_rows)
         spans = s.span_share if s.span else 0.0
         progress.usual = s.steps * (spans + (1 + s.company) / s.ratio + rows * ROW_TOKENS / max(1, tokens))

@@ -22,7 +22,7 @@ from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.outstanding import Outstanding
 from memvec.packing.pack import gathered, removed
-from memvec.packing.plan import lots, plan, tasks
+from memvec.packing.plan import lots, partial_content, plan, tasks
 from memvec.packing.reuse import Held
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
@@ -187,7 +187,7 @@ def _count(
     """Plan every lot and count. Of a segment whose text an earlier lot has, a copy is counted."""
     counted = _Counted()
     held = Held(store) if store and reuse else None
-    partial = {(v.document.name, v.document.sha256): v for v in store.versions() if not v.complete} if store else {}
+    partial = partial_content(store) if store else {}
     vectors: dict[bytes, int] = {}  # by the text's sha256
     compress = raw.Compressor()
     for lot in lots(outstanding.lacking(outstanding.content)):

@@ -17,8 +17,8 @@ from memvec.formats import raw
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
 from memvec.packing.commit import Committer
-from memvec.packing.outstanding import Outstanding
-from memvec.packing.plan import Plan, Unfit, Waiting, lots, plan, tasks
+from memvec.packing.outstanding import Outstanding, factor_to_all
+from memvec.packing.plan import Plan, Unfit, Waiting, lots, partial_content, plan, tasks
 from memvec.packing.records import Made, exact_record, raw_records
 from memvec.packing.reuse import Held, moved
 from memvec.progress import Progress, Watch, enter
@@ -77,7 +77,7 @@ class ExactRecords:
             return
         self.fast, self.exact = self.models.fast, self.models.exact
         store = self.committer.store
-        self.partial = {(v.document.name, v.document.sha256): v for v in store.versions() if not v.complete}
+        self.partial = partial_content(store)
         self.held = Held(store, self.exact) if self.reuse and store.manifest.shards else None
         self.engine = FitEngine(self.fast, self.settings)
         self.lots = chain(iter([first]), coming)
@@ -171,9 +171,8 @@ class ExactRecords:
         """Set how far there is to go, by the bytes of the documents that were not planned yet."""
         p, documents = self.progress, self.outstanding.documents
         p.documents_done = documents.reached - len(self.left)
-        whole = documents.reached == len(documents.entries)
-        share = 1.0 if whole else documents.bytes / max(1, documents.reached_bytes)
-        p.segments, p.tokens = round(self.planned * share), round(self.tokens * share)
+        factor = factor_to_all(documents)
+        p.segments, p.tokens = round(self.planned * factor), round(self.tokens * factor)
 
     def _certify(self, engine: FitEngine | None) -> None:
         """Certify every retired fit. Without an engine those over the correction cap are dropped."""

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 
 from memvec.filesystem.sources import CHANGED, Entry, Gathered, LargeBinary, Source, UnfitError
 from memvec.formats import raw
+from memvec.store.documents import Version
 from memvec.store.store import Store
 from memvec.types import Document
 
 PackKind = Literal["exact", "context", "both"]
-Version = tuple[str, str]  # a document's name and the sha256 of its bytes
 
 SAMPLE_OVER = 64 * 1024**2  # bytes of a pack; of a larger one zstd compresses a sample
 PIECES, PIECE_BYTES = 16, 1024**2  # of the sample
@@ -48,8 +48,8 @@ class Outstanding:
         self.documents = documents
         self.seen: dict[str, str] = {}
         live = store.documents() if store else {}
-        content = {(name, stored.document.sha256) for name, stored in live.items() if stored.complete}
-        memory = {(name, stored.document.sha256) for name, stored in live.items() if stored.memory}
+        content = {stored.version for stored in live.values() if stored.complete}
+        memory = {stored.version for stored in live.values() if stored.memory}
         self.content, self.memory = content, memory  # versions whose content, or memory, the store holds
         self.held = {"exact": content, "context": memory, "both": content & memory}[kind]
         self.baseline = Baseline(0, 0, False)
@@ -98,6 +98,12 @@ class Outstanding:
                 begin, end = end, end + source.size
                 share = self.baseline.until(end) - self.baseline.until(begin)
                 yield Unpacked(source, Document(source.name, source.size, source.sha256, share, tokens=0))
+
+
+def factor_to_all(documents: Gathered) -> float:
+    """Return the bytes of all documents as a multiple of the bytes that were reached. Progress is extrapolated by it."""
+    every = documents.reached == len(documents.entries)
+    return 1.0 if every else documents.bytes / max(1, documents.reached_bytes)
 
 
 def sample(entries: Sequence[Entry]) -> Iterator[bytes]:

@@ -31,12 +31,13 @@ from memvec.packing.calibrate import Preset, with_preset
 from memvec.packing.commit import Committer
 from memvec.packing.context import ContextRecords, Generate
 from memvec.packing.exact import ExactRecords
-from memvec.packing.outstanding import Outstanding, PackKind, Version
+from memvec.packing.outstanding import Outstanding, PackKind
 from memvec.packing.records import Made
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, check_embedder, maker
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store import catalogue
+from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.totals import summarise

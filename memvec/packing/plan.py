@@ -17,11 +17,12 @@ from memvec.filesystem.plain_text import as_text
 from memvec.filesystem.sources import LargeBinary, Source
 from memvec.formats import raw
 from memvec.lm.frozen import FrozenLM
-from memvec.packing.outstanding import Unpacked, Version
+from memvec.packing.outstanding import Unpacked
 from memvec.packing.records import Made, each_raw_record
 from memvec.packing.reuse import Held, moved
 from memvec.settings import ContextSettings, PackSettings
-from memvec.store.store import StoredDocument
+from memvec.store.documents import Version
+from memvec.store.store import Store, StoredDocument
 from memvec.training.fit import Task
 from memvec.training.segments import MIN_TOKENS, Segment, cut, surprisal, tile, vectors_for
 from memvec.types import Document, Kind, RawReason, Record, Skipped
@@ -99,6 +100,11 @@ class Window:
     def text_sha256(self) -> bytes:
         """The sha256 of the text's bytes."""
         return hashlib.sha256(self.text.encode()).digest()
+
+
+def partial_content(store: Store) -> dict[Version, StoredDocument]:
+    """Return the versions whose content the store does not hold in full."""
+    return {stored.version: stored for stored in store.versions() if not stored.complete}
 
 
 def lots(documents: Iterable[Unpacked]) -> Iterator[list[Reading]]:

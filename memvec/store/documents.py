@@ -9,6 +9,7 @@ from memvec.errors import NotFoundError
 from memvec.filesystem.names import no_document
 from memvec.types import Document
 
+Version = tuple[str, str]  # a document's name and the sha256 of its bytes
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
@@ -31,6 +32,11 @@ class StoredDocument:
     complete: bool  # `records` cover the document without a gap
     memory: tuple[RecordRef, ...] = ()  # context records that cover the document without a gap, else none
     unjoined: tuple[RecordRef, ...] = ()  # context records that leave a gap
+
+    @property
+    def version(self) -> Version:
+        """The name and the sha256 of the document."""
+        return self.document.name, self.document.sha256
 
     @property
     def usable(self) -> bool:

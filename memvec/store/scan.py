@@ -14,7 +14,7 @@ import numpy as np
 
 from memvec.formats.container import Array
 from memvec.formats.shard import Shard
-from memvec.store.documents import RecordRef, StoredDocument, joined
+from memvec.store.documents import RecordRef, StoredDocument, Version, joined
 from memvec.types import Document, Kind
 
 CONTENT, MEMORY, UNJOINED = 0, 1, 2  # sections of a document's records
@@ -26,11 +26,11 @@ _COUNTS = ("reason", "tokens", "token_steps", "seconds", "vectors", "corrected",
 class Scan:
     """The records of a store in order of shards and rows, and their document versions. Removed versions are left out."""
 
-    def __init__(self, removed: Collection[tuple[str, str]], counts: bool) -> None:
+    def __init__(self, removed: Collection[Version], counts: bool) -> None:
         """`counts`: read the columns that totals are made of too, and check that they can be added up."""
         self.versions: list[Document] = []
         self._removed, self._counts = set(removed), counts
-        self._numbers: dict[tuple[str, str], int] = {}  # of versions, by name and sha256
+        self._numbers: dict[Version, int] = {}  # places in `versions`
         self._parts: list[dict[str, Array]] = []  # a shard each
 
     @cached_property

@@ -30,7 +30,7 @@ class Measured:
 def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float | None = None) -> PackReport:
     """Return totals of `documents`. `seconds` is how long the pack took, by default the sum of their fits."""
     scan = store.scan(counts=True)
-    keys = {(stored.document.name, stored.document.sha256) for stored in documents}
+    keys = {stored.version for stored in documents}
     chosen = np.array([(version.name, version.sha256) in keys for version in scan.versions], bool)
     placed = place(scan)
     placed = placed.where(chosen[placed.version])

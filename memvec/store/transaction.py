@@ -17,6 +17,7 @@ from memvec.formats import files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
+from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.types import Kind, Record
@@ -62,7 +63,7 @@ class Transaction:
         tool: str = "",
         keys: Sequence[Keys] = (),
         meta: Mapping[str, Mapping[str, str]] | None = None,
-        removed: Iterable[tuple[str, str]] | None = None,
+        removed: Iterable[Version] | None = None,
     ) -> None:
         """Add `records`, `keys` and `meta` to the store: all of them or none. They are on disk on return.
 
@@ -71,8 +72,8 @@ class Transaction:
             tool: Name and version of the writer.
             keys: Keys of the records' texts, one file each.
             meta: Metadata by document name. It replaces the earlier metadata of these documents.
-            removed: (name, sha256) of the removed document versions, in place of the earlier ones. Versions of `records`
-                are taken out of them. Default: as before.
+            removed: The removed document versions, in place of the earlier ones. Versions of `records` are taken out of
+                them. Default: as before.
 
         Raises:
             WriteError: The store is as it was.
