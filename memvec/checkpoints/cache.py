@@ -1,8 +1,8 @@
 """Cache the results of reading a checkpoint's files, so that the next call compares only the files' dates.
 
-An entry is valid while every file in the folder has the same path, size, inode and times of change (of content and of
-inode). This detects a file that was replaced or written to, even if its date was set back. It cannot detect a change that
-keeps all of these: damage below the file system, or a write while the clock is set back to the earlier moment.
+An entry is valid while every file in the folder has the same name, size, inode and times of change. There are two times:
+of the content and of the inode. This detects a file that was replaced or written to, even if its date was set back. It
+cannot detect damage below the file system, or a write while the clock is set back to the earlier moment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from memvec.checkpoints.traits import sha256
 from memvec.filesystem.cache_folder import roots
 from memvec.formats import canonical, files
 
-RECENT_NS = 2_000_000_000  # within this, a coarse file system may give a second change the same date [ns]
+RECENT_NS = 2_000_000_000  # two changes within this time may have the same date on a coarse file system [ns]
 MOST = 100  # most entries; the oldest are deleted
 FINGERPRINTS = "fingerprints"
 

@@ -1,4 +1,4 @@
-"""`gc`: delete the files the store no longer references. It looks only at files with names that memvec gives."""
+"""`gc`: delete the files that the store no longer references. It looks only at files with names that memvec gives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMMUTABLE = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class CollectReport:
-    """What `gc` deleted. The field names are those of `--json`."""
+    """The files that `gc` deleted. The field names are those of `--json`."""
 
     files: tuple[str, ...]  # relative to the store
     bytes: int
@@ -50,7 +50,7 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
         WriteError: A file cannot be deleted.
 
     Example:
-        >>> report = memvec.rm(store, "harbour.txt"), memvec.compact(store)
+        >>> removed, rewritten = memvec.rm(store, "harbour.txt"), memvec.compact(store)
         >>> len(memvec.gc(store).files) > 0
         True
         >>> memvec.gc(store).files
@@ -89,7 +89,7 @@ def _stale(store: Store) -> Iterator[Path]:
 
 
 def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
-    """Yield the regular files in a folder of the store; none if the folder is a link, since it leads elsewhere."""
+    """Yield the regular files in a folder of the store. A folder that is a link leads elsewhere and is left out."""
     try:
         names = files.listing(store.path, folder, pattern)
     except Refusal:

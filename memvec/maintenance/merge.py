@@ -1,4 +1,4 @@
-"""`merge`: copy the documents of several stores into one. Records are written to new shards, which keep their order."""
+"""`merge`: copy the documents of several stores into one. Records are written to new shards in their order."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What `merge` did. The field names are those of `--json`."""
+    """The result of `merge`. The field names are those of `--json`."""
 
-    changed: bool  # False: the output held everything before
+    changed: bool  # False: the output held everything already
     documents: int  # live documents of the output
     replaced: int  # documents with another version in an earlier store
     records: int  # added
@@ -63,7 +63,7 @@ class _Merged:
         return self.content.whole or self.memory.whole
 
     def outside(self, target: Store) -> Iterator[tuple[Store, RecordRef]]:
-        """Yield where the records are that the target lacks."""
+        """Yield the store and the place of each record that the target lacks."""
         every = (*self.content.records, *self.memory.records)
         return ((store, ref) for store, ref in every if store is not target)
 
@@ -72,7 +72,7 @@ class _Merged:
 def merge(
     stores: Sequence[str | Path], output: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0
 ) -> MergeReport:
-    """Copy the documents of several stores into one. Of documents with one name, the last store's is live.
+    """Copy the documents of several stores into one. Of documents with one name, that of the last store is live.
 
     Removed documents are not copied. The output's own documents come first, so the others replace them.
 

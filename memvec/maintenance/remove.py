@@ -19,10 +19,10 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class RemoveReport:
-    """What `rm` removed. The field names are those of `--json`."""
+    """The result of `rm`. The field names are those of `--json`."""
 
     documents: tuple[str, ...]  # names
-    versions: int  # with older and unfinished versions of these names
+    versions: int  # of these names, older and unfinished ones too
     records: int
     dry_run: bool
     rules: tuple[str, ...] = ()  # how each name or pattern was understood: "notes: exact name"
@@ -62,9 +62,7 @@ def rm(
         ['harbour.txt']
     """
     if not several(documents):
-        raise UsageError(
-            "no documents are named to remove. `memvec.documents(…)` lists the names, '*' means all of them."
-        )
+        raise UsageError("no documents are named. `memvec.documents(…)` lists the names, '*' means all of them.")
     if dry_run:
         return _chosen(Store.open(store), documents, dry_run)[0]
     with changing(store, lock_wait) as transaction:

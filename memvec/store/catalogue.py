@@ -28,7 +28,7 @@ from memvec.types import Document
 T = TypeVar("T")
 
 FOLDER = "catalogue"
-LEAST_RECORDS = 4096  # below, reading the columns of the shards is as fast
+LEAST_RECORDS = 4096  # of a store with a catalogue; in a smaller one the columns of the shards are read as fast
 ROWS_AT_ONCE = 4096
 KEY_DIGITS = 16  # hex digits of a record's id in the catalogue
 
@@ -149,7 +149,7 @@ class _View(Sequence[Any]):
 
 
 def answer(store: Store, question: Callable[[Catalogue], T]) -> T:
-    """Ask the catalogue of a store: the file beside it, else one made from its shards.
+    """Ask the catalogue of a store: its catalogue file, or else one made from its shards.
 
     StoreDamagedError if a shard is missing or of another size, or is damaged and has to be read.
     """
@@ -196,7 +196,7 @@ def document(store: Store, name: str) -> StoredDocument | None:
 
 
 def path_of(store: Store) -> Path:
-    """Return the path of the catalogue of the store's state. The file may not exist."""
+    """Return the path of the catalogue of this state of the store. The file may not exist."""
     return store.path / FOLDER / f"{_state(store.manifest)}.safetensors"
 
 

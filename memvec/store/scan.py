@@ -1,4 +1,4 @@
-"""All records of a store as columns, put together to the content and the memory of each document. Knows no model.
+"""Hold all records of a store as columns, and join them to the content and the memory of each document. Knows no model.
 
 Letters: n records, V document versions, k records in their places.
 """
@@ -18,7 +18,7 @@ from memvec.store.documents import RecordRef, StoredDocument, Version, joined
 from memvec.types import Document, Kind
 
 CONTENT, MEMORY, UNJOINED = 0, 1, 2  # sections of a document's records
-MOST = 1 << 62  # of any count: sums of two are still numbers of 64 bits
+MOST = 1 << 62  # counts are below this, so that the sum of two fits in 64 bits
 _PLACES = ("version", "shard", "row", "kind", "start", "length")
 _COUNTS = ("reason", "tokens", "token_steps", "seconds", "vectors", "corrected", "id")
 
@@ -27,11 +27,11 @@ class Scan:
     """The records of a store in order of shards and rows, and their document versions. Removed versions are left out."""
 
     def __init__(self, removed: Collection[Version], counts: bool) -> None:
-        """`counts`: read the columns that totals are made of too, and check that they can be added up."""
+        """With `counts`, the columns that totals are made of are read too, and it is checked that they can be added up."""
         self.versions: list[Document] = []
         self._removed, self._counts = set(removed), counts
         self._numbers: dict[Version, int] = {}  # places in `versions`
-        self._parts: list[dict[str, Array]] = []  # a shard each
+        self._parts: list[dict[str, Array]] = []  # one for each shard
 
     @cached_property
     def columns(self) -> dict[str, Array]:
@@ -44,7 +44,9 @@ class Scan:
     def newest(self) -> Array:
         """Versions in order of their newest record (V,)."""
         last = np.zeros(len(self.versions), np.int64)
-        last[self.columns["version"]] = np.arange(len(self.columns["version"]))  # of equal places the last one stays
+        last[self.columns["version"]] = np.arange(
+            len(self.columns["version"])
+        )  # of several records of a version the last one stays
         return np.argsort(last)
 
     def add(self, number: int, part: Shard) -> None:
@@ -115,7 +117,7 @@ class Placed:
     place: Array
 
     def where(self, chosen: Array) -> Placed:
-        """Those that are `chosen`, by mask or number."""
+        """The `chosen` ones of them, by mask or number."""
         return Placed(self.record[chosen], self.version[chosen], self.section[chosen], self.place[chosen])
 
 
