@@ -93,7 +93,7 @@ def unpack(
     path = path_of(store)
     folder = outside(output, "output", path)
     chosen = _choose(store, documents, on_error)
-    names = [stored.document.name for stored in chosen.whole]
+    names = [stored.document.name for stored in chosen.complete]
     partial_names = [broken.document.name for broken in chosen.broken if on_error == "partial"]
     _check_places(folder, [*names, *partial_names], path)
     placed = file_names(folder, names, rename_collisions)
@@ -207,8 +207,8 @@ def content(runtime: Runtime, document: str) -> bytes:
     live = runtime.store.documents()
     if document not in live:
         raise runtime.store.missing(document)
-    whole, _ = _readable([live[document]])
-    (restored,) = _restore(Reader(runtime), _Choice(runtime.store, whole), "fail")
+    complete, _ = _readable([live[document]])
+    (restored,) = _restore(Reader(runtime), _Choice(runtime.store, complete), "fail")
     assert restored.data is not None  # an error was raised
     return restored.data
 
@@ -244,7 +244,7 @@ class _Choice:
     """The documents to read, and those that cannot be read."""
 
     store: Store
-    whole: Sequence[StoredDocument]
+    complete: Sequence[StoredDocument]
     broken: Sequence[Broken] = ()
     skipped: Sequence[tuple[str, str]] = ()  # (name, reason)
 
@@ -252,8 +252,8 @@ class _Choice:
 def _choose(store: str | Path | Store | Runtime, asked: Sequence[str], on_error: OnError) -> _Choice:
     if on_error == "fail":
         opened = runtime_of(store).store
-        whole, skipped = _readable(select(opened, asked))
-        return _Choice(opened, whole, (), skipped)
+        complete, skipped = _readable(select(opened, asked))
+        return _Choice(opened, complete, (), skipped)
     salvaged = open_salvaged(path_of(store))
     broken, lost = salvaged.broken(), salvaged.lost
     try:
@@ -265,23 +265,23 @@ def _choose(store: str | Path | Store | Runtime, asked: Sequence[str], on_error:
     names = set(select_names(asked, {*salvaged.documents(), *broken}).names)
     wanted = [found for name, found in broken.items() if name in names]
     left = [stored for stored in chosen if stored.document.name not in broken]
-    whole, skipped = _readable(left, strict=not wanted and not lost)
+    complete, skipped = _readable(left, strict=not wanted and not lost)
     unknown = [(problem.location, f"{problem.message}; {LOST}") for problem in lost]
-    return _Choice(salvaged, whole, wanted, [*unknown, *skipped])
+    return _Choice(salvaged, complete, wanted, [*unknown, *skipped])
 
 
 def _readable(
     documents: Sequence[StoredDocument], strict: bool = True
 ) -> tuple[list[StoredDocument], list[tuple[str, str]]]:
     """(complete documents, (name, reason) of the others). With `strict`, raise an error if none is complete."""
-    whole = [stored for stored in documents if stored.complete]
+    complete = [stored for stored in documents if stored.complete]
     begun = [stored.document.name for stored in documents if stored.records and not stored.complete]
     empty = [stored.document.name for stored in documents if not stored.records]
-    if strict and not whole and empty:
+    if strict and not complete and empty:
         raise NoContentError(*empty)
-    if strict and not whole and begun:
+    if strict and not complete and begun:
         raise missing(begun[0], begun)
-    return whole, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
+    return complete, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
 
 
 def _reader(store: str | Path | Store | Runtime, chosen: _Choice, allow: Allow, opening: Opening) -> Reader:
@@ -292,7 +292,7 @@ def _reader(store: str | Path | Store | Runtime, chosen: _Choice, allow: Allow, 
 
 def _restore(reader: Reader, chosen: _Choice, on_error: OnError) -> Iterator[Restored]:
     """Read the chosen documents. With `on_error` "fail" the first error is raised."""
-    for stored, pieces in reader.documents(chosen.whole):
+    for stored, pieces in reader.documents(chosen.complete):
         restored = _joined(stored, pieces)
         if on_error == "fail" and restored.error is not None:
             raise restored.error
@@ -322,11 +322,11 @@ def _joined(stored: StoredDocument, pieces: Sequence[Piece]) -> Restored:
 
 def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:
     """Sort records by their first byte and leave out those that overlap an earlier one."""
-    kept: list[RecordRef] = []
+    chosen: list[RecordRef] = []
     for ref in sorted(refs, key=lambda ref: ref.start):
-        if not kept or ref.start >= kept[-1].start + kept[-1].length:
-            kept.append(ref)
-    return tuple(kept)
+        if not chosen or ref.start >= chosen[-1].start + chosen[-1].length:
+            chosen.append(ref)
+    return tuple(chosen)
 
 
 def _check_places(folder: Path, names: Sequence[str], store: Path) -> None:

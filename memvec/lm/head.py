@@ -1,4 +1,7 @@
-"""Compute the losses of fitting and distilling, and margins, as pure tensor functions. Letters: T positions, D width, V vocabulary."""
+"""Compute the losses of fitting and distilling, and margins, as pure tensor functions.
+
+Letters: T positions, D width, V vocabulary.
+"""
 
 from __future__ import annotations
 

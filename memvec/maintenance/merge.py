@@ -38,13 +38,13 @@ class _Part:
     """Content or memory of a document version, and where its records are."""
 
     records: tuple[tuple[Store, RecordRef], ...]
-    whole: bool
+    complete: bool
 
     def joined(self, later: _Part) -> _Part:
         """Combine with the part of another store: the first complete one, else the records of both."""
-        if self.whole or not later.records:
+        if self.complete or not later.records:
             return self
-        if later.whole:
+        if later.complete:
             return later
         known = {store.record_id(ref) for store, ref in self.records}
         return _Part(self.records + tuple(r for r in later.records if r[0].record_id(r[1]) not in known), False)
@@ -60,7 +60,7 @@ class _Merged:
     @property
     def usable(self) -> bool:
         """Is its content or its memory complete?"""
-        return self.content.whole or self.memory.whole
+        return self.content.complete or self.memory.complete
 
     def outside(self, target: Store) -> Iterator[tuple[Store, RecordRef]]:
         """Yield the store and the place of each record that the target lacks."""

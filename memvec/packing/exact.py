@@ -1,4 +1,4 @@
-"""Make exact and raw records for `pack`: plan lots, fit and certify segments. Each record is given out when it is finished."""
+"""Make exact and raw records for `pack`: plan lots, fit and certify segments, give out each record as it is finished."""
 
 from __future__ import annotations
 

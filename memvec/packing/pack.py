@@ -176,7 +176,7 @@ def pack(
 
 
 def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords, say: Callable[[str], None]) -> bool:
-    """Add the records of a pack to the store. Return whether Ctrl-C stopped it. After an error too, finished work is stored."""
+    """Add the records of a pack to the store. Return whether Ctrl-C stopped it. Finished work is stored, even after an error."""
     try:
         for each in made:
             committer.add(*each)

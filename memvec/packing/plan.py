@@ -138,11 +138,11 @@ def plan(
     `held`, and those that this pack `finished` in an earlier lot, are copied. Of segments with the same text only one is
     fitted.
     """
-    whole = held.documents([r.source for r in lot if isinstance(r.source, Source)], settings) if held else {}
+    known_documents = held.documents([r.source for r in lot if isinstance(r.source, Source)], settings) if held else {}
     reused: list[Made] = []
     left = []
     for reading in lot:
-        if records := whole.get(reading.source.sha256):
+        if records := known_documents.get(reading.source.sha256):
             document = dataclasses.replace(reading.document, tokens=records[0].document.tokens)
             reused += [Made(record, _text(reading, record), True) for record in moved(records, document)]
         else:

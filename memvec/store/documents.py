@@ -53,7 +53,7 @@ def joined(size: int, starts: Sequence[int], lengths: Sequence[int]) -> tuple[li
     """Choose from records, given in the order of their commits, those that cover bytes 0 to `size` without a gap.
 
     Of several records with one start only the newest is used. The walk begins at byte 0. It takes the record that starts
-    where the last one ended, because records of an interrupted pack with other settings may overlap.
+    where the last one ended: records of an interrupted pack with other settings may overlap.
 
     Returns:
         (places of the chosen records in order of bytes, True). When there is a gap, (places of the newest record of each

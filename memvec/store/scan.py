@@ -27,7 +27,7 @@ class Scan:
     """The records of a store in order of shards and rows, and their document versions. Removed versions are left out."""
 
     def __init__(self, removed: Collection[Version], counts: bool) -> None:
-        """With `counts`, the columns that totals are made of are read too, and it is checked that they can be added up."""
+        """With `counts`, also read the columns that totals are made of, and check that they can be added up."""
         self.versions: list[Document] = []
         self._removed, self._counts = set(removed), counts
         self._numbers: dict[Version, int] = {}  # places in `versions`
@@ -83,8 +83,8 @@ class Scan:
         bounds = [*begins.tolist(), len(records)]
         for number, begin, end in zip(found.tolist(), bounds, bounds[1:], strict=False):
             version, context = divmod(number, 2)
-            chosen, whole = joined(self.versions[version].bytes, starts[begin:end], lengths[begin:end])
-            yield version, bool(context), [records[begin + place] for place in chosen], whole
+            chosen, complete = joined(self.versions[version].bytes, starts[begin:end], lengths[begin:end])
+            yield version, bool(context), [records[begin + place] for place in chosen], complete
 
     def documents(self) -> list[StoredDocument]:
         """Every version with its records, in order of its newest record."""
@@ -92,12 +92,12 @@ class Scan:
         memory: dict[int, tuple[RecordRef, ...]] = {}
         unjoined: dict[int, tuple[RecordRef, ...]] = {}
         columns = [self.columns[name].tolist() for name in ("shard", "row", "start", "length")]
-        for version, context, records, whole in self.groups():
+        for version, context, records, complete in self.groups():
             refs = tuple(RecordRef(*(column[record] for column in columns)) for record in records)
             if context:
-                (memory if whole else unjoined)[version] = refs
+                (memory if complete else unjoined)[version] = refs
             else:
-                content[version] = refs, whole
+                content[version] = refs, complete
         return [
             StoredDocument(self.versions[n], *content.get(n, ((), False)), memory.get(n, ()), unjoined.get(n, ()))
             for n in self.newest.tolist()
@@ -125,9 +125,9 @@ def place(scan: Scan) -> Placed:
     """Put the records of a scan in their documents, as columns."""
     every: list[int] = []
     groups: list[tuple[int, int, int, int]] = []  # (version, section, records, first place)
-    for version, context, records, whole in scan.groups():
-        section = (MEMORY if whole else UNJOINED) if context else CONTENT
-        groups.append((version, section, len(records), 0 if whole or context else -len(records)))
+    for version, context, records, complete in scan.groups():
+        section = (MEMORY if complete else UNJOINED) if context else CONTENT
+        groups.append((version, section, len(records), 0 if complete or context else -len(records)))
         every += records
     versions, sections, sizes, firsts = np.array(groups, np.int64).reshape(-1, 4).T
     begins = np.cumsum(sizes) - sizes
