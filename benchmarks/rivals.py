@@ -24,7 +24,7 @@ from torch import Tensor
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 from memvec.training.adam import BETA, SlotAdam
-from memvec.training.starts import A_LOOK
+from memvec.training.starts import TRIES_A_STEP
 
 WEIGHT_DECAY = 0.01
 MOST_STEPS, PATIENCE = 5000, 2000
@@ -119,7 +119,7 @@ def _step(lm: FrozenLM, runs: Sequence[Run], trained: Tensor, recipe: Recipe) ->
         right = float((margin > 0).float().mean())
         shown, positions = right == 1.0 and recipe.grow > 0, count + run.prefix - 1
         run.steps, run.since = run.steps + (not shown), run.since + 1
-        run.token_steps += positions // A_LOOK if shown else positions
+        run.token_steps += positions // TRIES_A_STEP if shown else positions
         (_grown if recipe.grow else _whole)(run, right, trained[b], recipe)
     return gradient.float().flatten(0, 1)
 

@@ -40,6 +40,11 @@ def own_mistake(error: BaseException) -> bool:
     return packages[-1:] == ["memvec"] or not READERS & set(packages)
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's message, up to `most` characters. Without a message, the name of its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
     """Turn errors of memory that ran out into an OutOfMemoryError. `what` names the work, such as "pack"."""

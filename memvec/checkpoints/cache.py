@@ -1,8 +1,8 @@
 """Cache the results of reading a checkpoint's files, so that the next call compares only the files' dates.
 
-An entry is valid while every file in the folder has the same path, size, inode and times of change (of content and of
-inode). This detects a file that was replaced or written to, even if its date was set back. It cannot detect a change that
-keeps all of these: damage below the file system, or a write while the clock is set back to the earlier moment.
+An entry is valid while every file in the folder has the same name, size, inode and times of change. There are two times:
+of the content and of the inode. This detects a file that was replaced or written to, even if its date was set back. It
+cannot detect damage below the file system, or a write while the clock is set back to the earlier moment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from memvec.checkpoints.traits import sha256
 from memvec.filesystem.cache_folder import roots
 from memvec.formats import canonical, files
 
-RECENT_NS = 2_000_000_000  # within this, a coarse file system may give a second change the same date [ns]
+RECENT_NS = 2_000_000_000  # two changes within this time may have the same date on a coarse file system [ns]
 MOST = 100  # most entries; the oldest are deleted
 FINGERPRINTS = "fingerprints"
 
@@ -26,7 +26,7 @@ Stamp = list[list[Any]]  # [name, size, mtime_ns, ctime_ns, inode] of each file
 _unwritten: dict[str, Mapping[str, Any]] = {}  # entries by name, if no place can be written to
 
 
-def kept(
+def cached(
     folder: Path, version: str, make: Callable[[], Mapping[str, Any]], shelf: str = FINGERPRINTS
 ) -> dict[str, Any]:
     """Return what `make` reads from the files in `folder`, from the cache if none has changed.
@@ -39,12 +39,12 @@ def kept(
     for root in roots():
         if (found := _read(root / name, head)) is not None:
             return found
-    if (body := _unwritten.get(name)) is not None and _fits(body, head):
+    if (body := _unwritten.get(name)) is not None and _is_of(body, head):
         return dict(body["value"])
     value = dict(make())
     youngest = max((max(entry[2], entry[3]) for entry in before), default=0)
     if stamp(folder) == before and time.time_ns() - youngest > RECENT_NS:
-        _keep(name, head | {"value": value})
+        _store(name, head | {"value": value})
     return value
 
 
@@ -55,7 +55,7 @@ def stamp(folder: Path) -> Stamp:
     return [[ascii(name), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in found]
 
 
-def _fits(body: Mapping[str, Any], head: Mapping[str, Any]) -> bool:
+def _is_of(body: Mapping[str, Any], head: Mapping[str, Any]) -> bool:
     return all(body[name] == value for name, value in head.items())
 
 
@@ -65,7 +65,7 @@ def _read(file: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
         if not file.is_file():  # reading a pipe would never end
             return None
         body = canonical.unseal("entry", file.read_bytes())
-        if not _fits(body, head):
+        if not _is_of(body, head):
             return None
         value: dict[str, Any] = body["value"]
         return value
@@ -73,7 +73,7 @@ def _read(file: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def _keep(name: str, body: Mapping[str, Any]) -> None:
+def _store(name: str, body: Mapping[str, Any]) -> None:
     """Write an entry to the first place that can be written to. Without one, it lasts as long as this process."""
     for root in roots():
         try:

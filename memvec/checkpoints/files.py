@@ -28,7 +28,7 @@ EMBEDDING_NAMES = (
 )
 BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
-RULES = 2  # version of the choice of files and tensors; after a change, cached results are made again
+RULES = 2  # version of the rules that choose files and tensors; cached results of another version are not used
 THREADS = min(8, os.cpu_count() or 1)  # hashlib lets other threads run while it hashes
 
 

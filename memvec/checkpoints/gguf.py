@@ -1,7 +1,7 @@
 """Convert GGUF files to checkpoints in the cache. A damaged checkpoint is converted again.
 
-Each holds a list of its files with their digests. The files are compared with the list at the first use, and again when
-one of them has another date, size or inode than before (`cache`).
+Each checkpoint holds a list of its files with their digests. The files are compared with the list at the first use. They
+are compared again when one of them has a new date, size or inode (`cache`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LIST_VERSION = 1
 SHELF = "converted"
 FOLDER = "models"
 SCRATCH = ".converting-"
-STALE_SECONDS = 600.0  # a scratch folder without a lock is removed if nothing was written to it for so long
+STALE_SECONDS = 600.0  # a scratch folder without a lock is removed if nothing was written to it in this time
 ABSENT = "it is not there"
 
 
 def targets(name: str, digest: str) -> list[Path]:
-    """The places of a GGUF file's checkpoint: in the cache, or in the temporary folder that replaces it."""
+    """The possible folders of a GGUF file's checkpoint: in the cache, or in the temporary folder that replaces it."""
     return [root / FOLDER / f"{name}-{digest[:12]}" for root in roots()]
 
 
@@ -48,7 +48,7 @@ def fault(target: Path) -> str:
     if wanted is None:
         return f"it has no readable {LIST} to compare its files with"
     try:
-        found = identity_cache.kept(target, str(LIST_VERSION), lambda: _digests(target), SHELF)
+        found = identity_cache.cached(target, str(LIST_VERSION), lambda: _digests(target), SHELF)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
     for name in sorted({*wanted, *found}):
@@ -58,7 +58,7 @@ def fault(target: Path) -> str:
     return ""
 
 
-def looks_whole(target: Path) -> bool:
+def looks_complete(target: Path) -> bool:
     """Do all files of the checkpoint at `target` exist? They are not read."""
     wanted = _listed(target) or {"config.json": ""}
     return all(os.path.isfile(target / name) for name in wanted)
@@ -147,7 +147,7 @@ def _listed(target: Path) -> Mapping[str, str] | None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each file. Names that begin with a dot do not count: file managers make such files."""
+    """The sha256 of each file. Names that begin with a dot are left out: file managers make such files."""
     there = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != LIST]
     return {file.name: files.sha256_of(file) for file in there if not file.name.startswith(".")}
 
@@ -169,7 +169,7 @@ def _clear(target: Path) -> None:
 
 
 def _stale(left: Path) -> bool:
-    """Has every process left it?"""
+    """Was this scratch folder left behind: does no process use it?"""
     lock = left.parent / f"{left.name.removeprefix(SCRATCH).rpartition('-')[0]}.lock"
     try:
         if not lock.is_file():  # made by an older memvec

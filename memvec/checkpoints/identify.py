@@ -26,7 +26,7 @@ def fingerprint_folder(folder: Path, source: str = "") -> Fingerprint:
 def identify_folder(folder: Path, source: str = "") -> Identity:
     """The identity of the checkpoint in `folder`. The files are read only after a change. NotFoundError, UnsupportedModelError."""
     with reading_checkpoint(folder):
-        value = cache.kept(folder, _version(), lambda: asdict(_read(folder)))
+        value = cache.cached(folder, _version(), lambda: asdict(_read(folder)))
     return Identity(replace(Fingerprint(**value["fingerprint"]), source=source), value["tensors"], value["probe"])
 
 

@@ -1,7 +1,7 @@
 """Find the model that a store names, when the caller names none.
 
-A store may come from a stranger. So its model must be on this machine: nothing is downloaded or converted for it, and a
-folder inside a store is no model. The model is compared with the store's fingerprint before it is loaded.
+A store may come from a stranger. So its model must be on this machine already: nothing is downloaded or converted for it.
+A folder inside a store is not accepted. The model is compared with the store's fingerprint before it is loaded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def folder_named(source: str, notify: Notify = silent) -> Path:
 
     Args:
         source: The model's name in the store's fingerprint: a known name, an absolute folder, or a hub id.
-        notify: Called with a message before long work.
+        notify: A function that is called with a message before long work.
 
     Raises:
-        NotFoundError: The model is not on this machine, or a store may not name it. The message says to pass the model.
+        NotFoundError: The model is not on this machine, or a store may not name it.
     """
     if source in KNOWN:
         return resolve(source, notify)

@@ -87,7 +87,7 @@ def models() -> list[ModelStatus]:
             known.requirement,
             known.licence,
             installed=_packaged_file(known) is not None,
-            cached=converted.looks_whole(target),
+            cached=converted.looks_complete(target),
             path=str(target),
         )
         for known in KNOWN.values()
@@ -95,7 +95,7 @@ def models() -> list[ModelStatus]:
     ]
     try:
         there = sorted(folder for folder in cache_folder().glob("[!.]*") if folder.is_dir())
-    except OSError:  # not to be read by this user
+    except OSError:  # this user may not read the folder
         there = []
     others = [folder for folder in there if str(folder) not in {status.path for status in known}]
     return known + [ModelStatus(folder.name, "", "", False, True, str(folder)) for folder in others]
@@ -104,11 +104,11 @@ def models() -> list[ModelStatus]:
 def _place(known: KnownModel) -> Path:
     """The folder in which the checkpoint of a known model is, or will be."""
     places = converted.targets(known.name, known.sha256)
-    return next((target for target in places if converted.looks_whole(target)), places[0])
+    return next((target for target in places if converted.looks_complete(target)), places[0])
 
 
 def silent(message: str) -> None:
-    """Tell nobody."""
+    """A `Notify` that drops its message."""
 
 
 def lasting_name(model: str) -> str:
@@ -175,8 +175,8 @@ def _known(known: KnownModel, notify: Notify) -> Path:
     made = _fingerprint(target)
     if made != known.fingerprint:
         notify(
-            f"the checkpoint in {target} has the fingerprint {made or 'of no model'}, expected {known.fingerprint}: "
-            "stores packed with it may be refused elsewhere. Another version of transformers may make another of it"
+            f"the checkpoint in {target} has {f'the fingerprint {made}' if made else 'no fingerprint'}, expected {known.fingerprint}: "
+            "stores packed with it may be refused elsewhere. Another version of transformers may convert it differently"
         )
     return target
 
@@ -192,15 +192,13 @@ def _usable(name: str, sha256: str, fingerprint: str = "") -> tuple[Path | None,
     faults: dict[Path, str] = {}
     for target in converted.targets(name, sha256):
         faults[target] = converted.fault(target)
-        if faults[target] and fingerprint and _adopted(target, fingerprint):
-            return target, faults
-        if not faults[target]:
+        if not faults[target] or (fingerprint and _adopted(target, fingerprint)):
             return target, faults
     return None, faults
 
 
 def _adopted(target: Path, fingerprint: str) -> bool:
-    """Has a checkpoint without a list of its files, as older versions made them, the known fingerprint? Then write its list."""
+    """Does a checkpoint without a list of files, as older versions made, have the known fingerprint? Then write its list."""
     if not (target / "config.json").is_file() or (target / converted.LIST).exists():
         return False
     if _fingerprint(target) != fingerprint:

@@ -48,8 +48,8 @@ ARCHITECTURE_FIELDS = (
     "word_embed_proj_dim",
 )
 
-# Texts that tokenizers treat differently: spaces, line ends, composed letters, joined emoji, digits, code, look-alikes of
-# special tokens.
+# The tokenizer strings, which tokenizers split differently: spaces, line ends, composed letters, joined emoji, digits, code,
+# look-alikes of special tokens.
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
     "  two  spaces\tand tab\r\nCRLF\n\n\nthree",

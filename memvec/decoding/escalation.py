@@ -1,4 +1,4 @@
-"""Retries of a record that decodes to other bytes than were packed, and what its error says if none helps.
+"""Decode a record again if it gave other bytes than were packed, and explain the error if no retry helps.
 
 The record is decoded alone, and then in the numerics in which stores are certified. Letters: N tokens.
 """
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 ALONE = "in a batch of one"
 CANONICAL = "in float32 on the CPU"
-SLACK = 0.01  # a lead is in doubt if it is lower than the certified one by more [logits]; numerics change it by less
+SLACK = 0.01  # a lead that is lower than the certified one by more is in doubt [logits]; numerics change it by less
 VERDICT = (
     "The model's fingerprint is the store's and the record is as it was written, so neither another model nor damage "
     "explains it: arithmetic here differs by more than the margins allow, or the record never decoded"
 )
-
 ALLOWED = (
     "The model was allowed although it is not the one the store was packed with, so its output may differ. Pass the "
     "original as model=…"
@@ -47,7 +46,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a ReconstructionError says when no attempt gave the packed bytes."""
+    """The explanation in a ReconstructionError, when no attempt gave the packed bytes."""
 
     tried: tuple[str, ...]
     position: int | None  # the first token in doubt; None if no token stands out
@@ -65,7 +64,7 @@ class Retries:
     def __init__(self, runtime: Runtime) -> None:
         """Decode with the model of `runtime`."""
         self.runtime = runtime
-        self.helped: Counter[str] = Counter()  # records that came out right only when tried again, by what helped
+        self.helped: Counter[str] = Counter()  # records that were right only when tried again, by the way that helped
 
     def settle(self, record: Record, first: Attempt) -> tuple[bytes, Failure | None]:
         """The bytes of the first attempt that is right, or the bytes of `first` and why none is right."""
@@ -82,7 +81,7 @@ class Retries:
         return first.data, failure if identical else replace(failure, verdict=ALLOWED)
 
     def _rungs(self) -> Iterator[tuple[str, FrozenLM]]:
-        """What is left to try, the most expensive last."""
+        """Yield the ways that are left to try, the most expensive last."""
         if self.runtime.batch != 1:
             yield ALONE, self.runtime.lm
         if not is_canonical(self.runtime.lm):

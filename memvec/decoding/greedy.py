@@ -21,7 +21,7 @@ from memvec.lm.numerics import declared_numerics
 from memvec.settings import DECODE_BATCH, DECODE_BATCH_GPU
 from memvec.types import Vectors
 
-SHARE_OF_GPU = 0.5  # of its free memory, for keys and values
+SHARE_OF_GPU = 0.5  # share of its free memory for keys and values
 # Chooses the next token of every row: (step, rows' numbers, logits (B, V)) -> ids (B,).
 Choose = Callable[[int, Sequence[int], Tensor], Tensor]
 
@@ -68,10 +68,12 @@ def certify(
     vectors: Sequence[Vectors],
     targets: Sequence[Sequence[int]],
     margin: float,
-    batch: int | None = None,
 ) -> list[Certificate]:
-    """Decode rounded vectors and compare with the targets. A token that is wrong or leads by less than `margin` [logits] becomes a correction."""
-    measured = measure(lm, vectors, targets, batch)
+    """Decode rounded vectors and compare with the targets.
+
+    A token that is wrong, or leads by less than `margin` [logits], becomes a correction.
+    """
+    measured = measure(lm, vectors, targets)
     return [_judge(leads, ids, sum(nats), margin) for (leads, nats), ids in zip(measured, targets, strict=True)]
 
 
@@ -100,8 +102,8 @@ def _judge(leads: Sequence[float], ids: Sequence[int], nats: float, margin: floa
     # "not >=" rather than "<": a NaN lead is wrong.
     bad = [i for i, lead in enumerate(leads) if not (lead >= margin and lead > 0)]
     wrong = sum(not leads[i] > 0 for i in bad)
-    kept = set(range(len(leads))) - set(bad)
-    least = min((leads[i] for i in kept), default=0.0)
+    right = set(range(len(leads))) - set(bad)
+    least = min((leads[i] for i in right), default=0.0)
     return Certificate(tuple((i, ids[i]) for i in bad), wrong, least, nats)
 
 
@@ -123,7 +125,7 @@ def _run(lm: FrozenLM, vectors: Sequence[Vectors], lengths: Sequence[int], choos
 
 
 def _batches(vectors: Sequence[Vectors], lengths: Sequence[int], most: Callable[[int], int]) -> Iterator[list[int]]:
-    """Batches of rows with the same M, longest first. They need no padding and no mask, so rows do not affect each other.
+    """Yield batches of rows with the same M, longest first. They need no padding and no mask, so rows are independent.
 
     `most` gives the largest batch for a number of positions.
     """

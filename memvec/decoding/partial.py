@@ -28,7 +28,7 @@ def write_partial(
     if not right:
         return [], "No segment of it is right."
     gaps = missing_ranges(document.bytes, [(piece.ref.start, piece.ref.start + piece.ref.length) for piece in right])
-    if not gaps:  # each is right, but not all together: some belong to another version, and nothing says which
+    if not gaps:  # each piece is right, but they do not join: some belong to another version, and it is not known which
         return [], "No segment was written: its records belong to different versions."
     names = [document.name + ending for ending in (PARTIAL, REPORT)]
     if len(names[1].rpartition("/")[2].encode()) > PART_BYTES:

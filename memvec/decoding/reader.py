@@ -1,7 +1,7 @@
 """Read documents of a store: records become pieces of bytes, decoded many at once and compared with their digests.
 
 A record that decodes to other bytes than were packed is tried again, see `escalation`. Bytes that are still wrong come
-with an error: a caller that gives bytes out looks at `Piece.error` first.
+with an error, so a caller checks `Piece.error` before it gives bytes out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from memvec.store.problems import refused
 from memvec.store.store import RecordRef, StoredDocument
 from memvec.types import Kind, Record
 
-RECORDS_AT_ONCE, RECORDS_AT_ONCE_GPU = 128, 4096  # read ahead, so that rows of one shape find each other
+RECORDS_AT_ONCE, RECORDS_AT_ONCE_GPU = 128, 4096  # records read ahead, so that many rows have the same shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Piece:
     ref: RecordRef
     record: Record
     data: bytes
-    error: ReconstructionError | None  # when these are not the bytes that were packed
+    error: ReconstructionError | None  # None: these are the bytes that were packed
 
 
 class Reader:
@@ -49,7 +49,7 @@ class Reader:
     def documents(
         self, documents: Sequence[StoredDocument], at_once: int | None = None
     ) -> Iterator[tuple[StoredDocument, list[Piece]]]:
-        """Each document with the pieces of its content in order. About `at_once` records are decoded together."""
+        """Yield each document with the pieces of its content in order. About `at_once` records are decoded together."""
         p = self.progress
         p.documents = len(documents)
         p.tokens = sum(self._tokens(ref) for document in documents for ref in document.records)
@@ -62,8 +62,8 @@ class Reader:
 
     @property
     def at_once(self) -> int:
-        """Records to read ahead: a GPU takes more of them."""
-        with loading_alone():  # the first import of torch
+        """The number of records to read ahead. A GPU decodes more of them together."""
+        with loading_alone():  # because this may import torch
             from memvec.lm.device import pick_device
 
         return RECORDS_AT_ONCE_GPU if pick_device(self.runtime.device).startswith("cuda") else RECORDS_AT_ONCE
@@ -89,7 +89,7 @@ class Reader:
         return Piece(identity, ref, record, data, error)
 
     def _decode(self, records: Sequence[Record]) -> list[tuple[bytes, Failure | None]]:
-        """The bytes of records that are not raw, and why they are wrong where no attempt gave the packed ones."""
+        """The bytes of records that are not raw. If no attempt gave the packed bytes, also the reason."""
         if not records:
             return []
         lm = self.runtime.lm

@@ -1,4 +1,4 @@
-"""Decoding on a GPU with a cache of fixed size. A step is one CUDA graph, because launching kernels takes longer than running them.
+"""Decode on a GPU with a cache of fixed size. A step is one CUDA graph: launching kernels takes longer than running them.
 
 Letters: B rows, M vectors, D width, N tokens, V vocabulary.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.graphs import captured
 
-LEAST_STEPS = 3  # for fewer steps a graph does not pay
+LEAST_STEPS = 3  # for so few steps a graph does not pay
 
 
 class StaticDecode:

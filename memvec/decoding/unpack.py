@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Allow = Literal["identical", "precision", "relative"]
 OnError = Literal["fail", "skip", "partial"]
-LOST = "its content is unknown: documents are missing, and of others an older version may have been read"
+LOST = "its documents are unknown: some may be missing, and of others an older version may have been read"
 
 
 @checked(allow=literal(Allow), on_error=literal(OnError))
@@ -61,9 +61,9 @@ def unpack(
 
     Args:
         store: The store, or what `memvec.open` returns.
-        output: The folder. It is made if it is not there.
+        output: The folder. It is made if it does not exist.
         documents: Names or patterns (see `memvec.filesystem.names`); by default all.
-        overwrite: Replace files that are there.
+        overwrite: Replace existing files.
         rename_collisions: If the file system takes two names for one, such as README and readme, write the second as
             readme~2. The report's `renamed` names such documents.
         on_error: "fail" stops at the first document that is damaged or decodes to other bytes. "skip" leaves it out and
@@ -92,16 +92,16 @@ def unpack(
     begun = time.perf_counter()
     path = path_of(store)
     folder = outside(output, "output", path)
-    choice = _choose(store, documents, on_error)
-    names = [stored.document.name for stored in choice.whole]
-    partial_names = [broken.document.name for broken in choice.broken if on_error == "partial"]
+    chosen = _choose(store, documents, on_error)
+    names = [stored.document.name for stored in chosen.complete]
+    partial_names = [broken.document.name for broken in chosen.broken if on_error == "partial"]
     _check_places(folder, [*names, *partial_names], path)
     placed = file_names(folder, names, rename_collisions)
     _check_free(folder, list(placed.values()), overwrite)
-    reader = _reader(store, choice, allow, opening)
-    partial, skipped = list[str](), list(choice.skipped)
+    reader = _reader(store, chosen, allow, opening)
+    partial, skipped = list[str](), list(chosen.skipped)
     with Landing(folder, placed, skip=on_error != "fail") as landing:
-        for restored in _restore(reader, choice, on_error):
+        for restored in _restore(reader, chosen, on_error):
             if restored.data is not None:
                 landing.add(restored.document, restored.data)
                 continue
@@ -164,9 +164,9 @@ def read(
         ... }
         True
     """
-    choice = _choose(store, documents, on_error)
-    skipped = list(choice.skipped)
-    for restored in _restore(_reader(store, choice, allow, opening), choice, on_error):
+    chosen = _choose(store, documents, on_error)
+    skipped = list(chosen.skipped)
+    for restored in _restore(_reader(store, chosen, allow, opening), chosen, on_error):
         if restored.data is not None:
             yield restored.document.name, restored.data
         else:
@@ -207,8 +207,8 @@ def content(runtime: Runtime, document: str) -> bytes:
     live = runtime.store.documents()
     if document not in live:
         raise runtime.store.missing(document)
-    whole, _ = _readable([live[document]])
-    (restored,) = _restore(Reader(runtime), _Choice(runtime.store, whole), "fail")
+    complete, _ = _readable([live[document]])
+    (restored,) = _restore(Reader(runtime), _Choice(runtime.store, complete), "fail")
     assert restored.data is not None  # an error was raised
     return restored.data
 
@@ -231,7 +231,7 @@ def _is_version(store: Store, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A document read back: its bytes, or why there are none."""
+    """A document that was read back: its bytes, or the error that prevented it."""
 
     document: Document
     data: bytes | None
@@ -244,7 +244,7 @@ class _Choice:
     """The documents to read, and those that cannot be read."""
 
     store: Store
-    whole: Sequence[StoredDocument]
+    complete: Sequence[StoredDocument]
     broken: Sequence[Broken] = ()
     skipped: Sequence[tuple[str, str]] = ()  # (name, reason)
 
@@ -252,8 +252,8 @@ class _Choice:
 def _choose(store: str | Path | Store | Runtime, asked: Sequence[str], on_error: OnError) -> _Choice:
     if on_error == "fail":
         opened = runtime_of(store).store
-        whole, skipped = _readable(select(opened, asked))
-        return _Choice(opened, whole, (), skipped)
+        complete, skipped = _readable(select(opened, asked))
+        return _Choice(opened, complete, (), skipped)
     salvaged = open_salvaged(path_of(store))
     broken, lost = salvaged.broken(), salvaged.lost
     try:
@@ -265,39 +265,39 @@ def _choose(store: str | Path | Store | Runtime, asked: Sequence[str], on_error:
     names = set(select_names(asked, {*salvaged.documents(), *broken}).names)
     wanted = [found for name, found in broken.items() if name in names]
     left = [stored for stored in chosen if stored.document.name not in broken]
-    whole, skipped = _readable(left, strict=not wanted and not lost)
+    complete, skipped = _readable(left, strict=not wanted and not lost)
     unknown = [(problem.location, f"{problem.message}; {LOST}") for problem in lost]
-    return _Choice(salvaged, whole, wanted, [*unknown, *skipped])
+    return _Choice(salvaged, complete, wanted, [*unknown, *skipped])
 
 
 def _readable(
     documents: Sequence[StoredDocument], strict: bool = True
 ) -> tuple[list[StoredDocument], list[tuple[str, str]]]:
     """(complete documents, (name, reason) of the others). With `strict`, raise an error if none is complete."""
-    whole = [stored for stored in documents if stored.complete]
+    complete = [stored for stored in documents if stored.complete]
     begun = [stored.document.name for stored in documents if stored.records and not stored.complete]
     empty = [stored.document.name for stored in documents if not stored.records]
-    if strict and not whole and empty:
+    if strict and not complete and empty:
         raise NoContentError(*empty)
-    if strict and not whole and begun:
+    if strict and not complete and begun:
         raise missing(begun[0], begun)
-    return whole, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
+    return complete, [*((name, INCOMPLETE) for name in begun), *((name, NoContentError.reason) for name in empty)]
 
 
-def _reader(store: str | Path | Store | Runtime, choice: _Choice, allow: Allow, opening: Opening) -> Reader:
+def _reader(store: str | Path | Store | Runtime, chosen: _Choice, allow: Allow, opening: Opening) -> Reader:
     """A reader of the store that documents were chosen from."""
-    runtime = runtime_of(store, choice.store, **opening)
-    return Reader(runtime.reading(choice.store, allow=Verdict[allow.upper()]))
+    runtime = runtime_of(store, chosen.store, **opening)
+    return Reader(runtime.reading(chosen.store, allow=Verdict[allow.upper()]))
 
 
-def _restore(reader: Reader, choice: _Choice, on_error: OnError) -> Iterator[Restored]:
+def _restore(reader: Reader, chosen: _Choice, on_error: OnError) -> Iterator[Restored]:
     """Read the chosen documents. With `on_error` "fail" the first error is raised."""
-    for stored, pieces in reader.documents(choice.whole):
+    for stored, pieces in reader.documents(chosen.complete):
         restored = _joined(stored, pieces)
         if on_error == "fail" and restored.error is not None:
             raise restored.error
         yield restored
-    for broken in choice.broken:
+    for broken in chosen.broken:
         rest = replace(
             broken.rest or StoredDocument(broken.document, (), False),
             records=_apart(broken.rest.records) if broken.rest and on_error == "partial" else (),
@@ -322,11 +322,11 @@ def _joined(stored: StoredDocument, pieces: Sequence[Piece]) -> Restored:
 
 def _apart(refs: Sequence[RecordRef]) -> tuple[RecordRef, ...]:
     """Sort records by their first byte and leave out those that overlap an earlier one."""
-    kept: list[RecordRef] = []
+    chosen: list[RecordRef] = []
     for ref in sorted(refs, key=lambda ref: ref.start):
-        if not kept or ref.start >= kept[-1].start + kept[-1].length:
-            kept.append(ref)
-    return tuple(kept)
+        if not chosen or ref.start >= chosen[-1].start + chosen[-1].length:
+            chosen.append(ref)
+    return tuple(chosen)
 
 
 def _check_places(folder: Path, names: Sequence[str], store: Path) -> None:

@@ -1,4 +1,4 @@
-"""`verify`: compare a store with its digests, without a model, and with `decode` decode its documents and compare them."""
+"""`verify`: compare a store with its digests, without a model. With `decode`, also decode its documents and compare them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FEW_AT_ONCE = 32  # records
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What `verify` checked and found. The JSON output has the same fields."""
+    """The result of `verify`. The field names are those of `--json`."""
 
     ok: bool  # no problem was found; with `partial` not everything was checked
     shards: int
@@ -65,7 +65,7 @@ def verify(
         decode: Decode all content and compare it with its digests.
         sample: How many records to decode, as a number or as a share such as "5%"; by default all. Raw records are always
             compared.
-        seed: Chooses the sample.
+        seed: The seed that the sample is drawn with.
         max_seconds: Stop after this time and report what was checked until then.
         **opening: As in `memvec.open`: model, device, batch, watch.
 
@@ -264,7 +264,7 @@ def _parts(
         drawn = set(chance.sample(fitted, sample_size(sample, len(fitted))))
         drawn |= {ref for v in versions for ref in v.records if _is_raw(store, ref)}
     if shuffled:
-        chance.shuffle(versions)  # other seeds reach other documents within the time limit
+        chance.shuffle(versions)  # with another seed, other documents are checked within the time limit
     return [part for version in versions for part in _cut(version, drawn, at_once)]
 
 

@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "memvec"
-SHORT = 192  # most positions at which it is faster
+SHORT = 192  # most positions at which this attention is faster
 
 
 def attend(
@@ -31,7 +31,10 @@ def attend(
     scaling: float | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of queries (B, H, L, E) to keys and values (B, K, S, E), H a multiple of K, in float32: ((B, L, H, E), None)."""
+    """Attention of queries (B, H, L, E) to keys and values (B, K, S, E), in float32: ((B, L, H, E), None).
+
+    H is a multiple of K.
+    """
     if not torch.is_grad_enabled() or query.device.type != "cpu" or key.shape[2] > SHORT:
         fused: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **rest
@@ -56,7 +59,7 @@ def attend(
     return found.to(query.dtype).view(rows, heads, length, width).transpose(1, 2).contiguous(), None
 
 
-# (whether each mask of a forward pass was None, in order; whether a pass should repeat that instead of looking)
+# (was each mask of a forward pass None, in order?, does this pass repeat the list instead of writing it?)
 _plain: ContextVar[tuple[list[bool], bool] | None] = ContextVar("plain", default=None)
 
 

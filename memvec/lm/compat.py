@@ -1,7 +1,7 @@
 """Everything in `lm` that depends on the version of transformers: caches, and rotary positions that a pass changes.
 
-A cache is what a model keeps of the positions it has read. transformers calls it `cache` from 5.24 on. Before that it was
-`past_key_values`, and `cache_params` in state-space models.
+A cache is the state of a model after the positions it has read. transformers calls it `cache` from 5.24 on. Before that it
+was `past_key_values`, and `cache_params` in state-space models.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def empty_cache() -> Any:
 
 
 def branched(cache: Any, owner: Tensor) -> Any:
-    """A cache with the rows owner (R,) of another one. Differentiable. Without another one it is empty."""
+    """A new cache with the rows owner (R,) of `cache`, or an empty one if that is None. Differentiable."""
     branches = empty_cache()
     for number, layer in enumerate(cache.layers if cache is not None else ()):
         branches.update(layer.keys[owner], layer.values[owner], number)
@@ -58,12 +58,12 @@ def cache_bytes(cache: Any) -> int:
     """Size of a cache's keys and values [bytes]."""
     from torch import Tensor
 
-    kept = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
-    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+    tensors = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def recurrent(model: Any) -> bool:
-    """Is it a state-space model: a state of one size instead of keys and values?"""
+    """Is it a state-space model, with a state of fixed size instead of keys and values?"""
     return (
         bool(getattr(model, "_is_stateful", False))
         and "position_ids" not in inspect.signature(model.forward).parameters
@@ -78,8 +78,8 @@ def sliding(cache: Any) -> bool:
 def isolate(model: Any) -> None:
     """Let each forward pass of `model` choose its rotary frequencies alone, from the model's own.
 
-    Models of the rope types "dynamic" and "longrope" choose their frequencies by the length of what they read, and keep
-    them on the module. Without this, another thread's pass would run with them.
+    Models of the rope types "dynamic" and "longrope" choose their frequencies by the length of their input, and store them
+    in the module. Without this, another thread's pass would run with them.
     """
     for module in model.modules():
         if any("dynamic" in kind or kind == "longrope" for kind in _rope_types(module).values()):
@@ -89,7 +89,7 @@ def isolate(model: Any) -> None:
 def _rotate(self: Any, *given: Any, **named: Any) -> Any:
     with _one_at_a_time():
         for prefix, kind in _rope_types(self).items():
-            if "dynamic" in kind:  # it grows with the longest text so far: begin again
+            if "dynamic" in kind:  # it grew with the longest text so far, so it is set back
                 name = f"{prefix}inv_freq"
                 setattr(self, name, getattr(self, f"{prefix}original_inv_freq").to(getattr(self, name).device))
                 setattr(self, f"{prefix}max_seq_len_cached", self.original_max_seq_len)

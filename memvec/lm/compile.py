@@ -1,4 +1,4 @@
-"""Compile a model's layers and its loss with torch.compile, on a GPU, once a pack is long enough to pay for it.
+"""Compile a model's layers and its loss with torch.compile, on a GPU and in long packs only.
 
 Elementwise work takes most of a step on a GPU. Compiling takes some ten seconds (docs/LOG.md).
 """
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from memvec.causes import first_line
 from memvec.lm.head import Weigh, weigh
 
-PAYS_AFTER = 1 << 21  # positions; some ten seconds of steps that are not compiled
+PAYS_AFTER = 1 << 21  # positions run before compiling; some ten seconds of steps that are not compiled
 COMPILING, GAIN = 10.0, 2.5  # seconds that compiling takes, and the speed-up of steps, both on an H100 (docs/LOG.md)
 
 
@@ -54,8 +55,7 @@ class Fused:
     def give_up(self, error: RuntimeError) -> None:
         """Stop compiling for good, because it failed."""
         self._on = False
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        warnings.warn(f"torch.compile failed, so fits go on without it, more slowly: {reason[0][:200]}", stacklevel=2)
+        warnings.warn(f"torch.compile failed, so fits go on without it, more slowly: {first_line(error)}", stacklevel=2)
 
     @property
     def weigh(self) -> Weigh | None:

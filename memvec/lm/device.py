@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from memvec.causes import out_of_memory
+from memvec.causes import first_line, out_of_memory
 from memvec.errors import UsageError
 
 KINDS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -22,7 +22,7 @@ def pick_device(name: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         if out_of_memory(error):
             raise
-        raise UsageError(f"device {name!r} cannot be used here ({str(error).splitlines()[0][:100]}).") from error
+        raise UsageError(f"device {name!r} cannot be used here ({first_line(error, 100)}).") from error
     return name
 
 

@@ -23,7 +23,7 @@ LEAD = "\n"  # put before every text if the tokenizer would change a space at it
 
 @dataclass(frozen=True, slots=True)
 class Unrun:
-    """Prefixes of a recurrent model, which are not run yet. Its cache would keep no gradient."""
+    """Prefixes of a recurrent model, not run yet, because its cache would hold no gradient."""
 
     embeds: Tensor  # (S, P, D), padded on the left
     mask: Tensor  # (S, P)
@@ -51,7 +51,7 @@ class FrozenLM:
         self._biased = getattr(head, "bias", None) is not None and bool(head.bias.any())
         self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
         self.vocabulary, self.width = self.table.shape
-        # Fast tokenizers store as a setting whether they split special tokens. A second tokenizer keeps calls from changing it.
+        # Whether special tokens are split is a setting of fast tokenizers. With a second one, no call changes the setting.
         self.splitter = copy.deepcopy(tokenizer)
         self._lead = _lead(self.splitter)
         _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
@@ -102,10 +102,10 @@ class FrozenLM:
         if self.recurrent:
             return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        kept = compat.empty_cache()
-        where = {"attention_mask": mask, "position_ids": positions, self._cache: kept}
+        cache = compat.empty_cache()
+        where = {"attention_mask": mask, "position_ids": positions, self._cache: cache}
         self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
-        return kept
+        return cache
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
         """A cache with the rows owner (R,) of `cache`, or an empty one. Differentiable, except for recurrent models."""
@@ -174,13 +174,13 @@ def open_embeddings(model: Any) -> tuple[Any, Any]:
 
 
 def _lead(tokenizer: Any) -> list[int]:
-    """The ids of LEAD if the tokenizer adds or drops a space at a text's start, else none.
+    """The ids of LEAD if the tokenizer adds or drops a space at the start of a text. Else an empty list.
 
     Behind a line end such tokenizers leave spaces as they are, so a segment can begin with one.
     """
     ids, lead = _ids(tokenizer, "a a"), _ids(tokenizer, LEAD)
-    kept = all(_text(tokenizer, ids[:at]) + _text(tokenizer, ids[at:]) == "a a" for at in range(len(ids) + 1))
-    if kept or not lead:
+    unchanged = all(_text(tokenizer, ids[:at]) + _text(tokenizer, ids[at:]) == "a a" for at in range(len(ids) + 1))
+    if unchanged or not lead:
         return []
     behind = _ids(tokenizer, f"{LEAD} a")
     right = behind[: len(lead)] == lead and _text(tokenizer, behind) == f"{LEAD} a"

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from memvec.causes import out_of_memory
+from memvec.causes import first_line, out_of_memory
 from memvec.lm.numerics import drawing
 
 if TYPE_CHECKING:
     from memvec.lm.frozen import FrozenLM
-
 
 CAPTURE = "captur"  # in every message of CUDA and torch about an operation that a stream capture does not allow
 
@@ -42,10 +41,8 @@ def captured(lm: FrozenLM, compute: Callable[[], None]) -> torch.cuda.CUDAGraph 
         if out_of_memory(cause) or CAPTURE not in str(cause).lower():
             raise cause  # noqa: B904  # it is the cause of `error`
         lm.graphs = False
-        warnings.warn(f"no CUDA graph can be made of this model, so it runs more slowly: {_line(cause)}", stacklevel=2)
+        warnings.warn(
+            f"no CUDA graph can be made of this model, so it runs more slowly: {first_line(cause)}", stacklevel=2
+        )
         return None
     return graph
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,7 @@
-"""The losses of fitting and distilling, and margins, as pure tensor functions. Letters: T positions, D width, V vocabulary."""
+"""Compute the losses of fitting and distilling, and margins, as pure tensor functions.
+
+Letters: T positions, D width, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from memvec.chunks import chunked, slices
 
-LOGITS_AT_ONCE = 3 << 22  # elements in one chunk of logits, about; a bound on memory for any batch
+LOGITS_AT_ONCE = 3 << 22  # about the most elements in one chunk of logits, which bounds the memory of any batch
 LOGITS_AT_ONCE_GPU = 1 << 27
 BLOCK = 64  # a chunk has a multiple of so many rows, at which matrix products are fast
 
@@ -34,9 +37,8 @@ class Weighed(NamedTuple):
     total: Tensor  # (t, 1) float32
 
 
-Weigh = Callable[
-    [Tensor, Tensor], Weighed
-]  # of logits (t, V) in any dtype, which may be overwritten, and targets (t, 1)
+# A function of logits (t, V) in any dtype, which may be overwritten, and of targets (t, 1).
+Weigh = Callable[[Tensor, Tensor], Weighed]
 
 
 @torch.no_grad()
@@ -110,7 +112,7 @@ def teacher_pass(hidden: Tensor, head: Tensor, likeliest: int) -> TeacherPass:
 def distil_pass(hidden: Tensor, head: Tensor, teacher: TeacherPass) -> tuple[Tensor, Tensor]:
     """KL from the teacher to the student at hidden states (T, D): (nats (T,), gradient of their sum (T, D)).
 
-    It is over the teacher's K tokens and one bucket for all others, which is a lower bound of the full divergence.
+    It is taken over the teacher's K tokens and one bucket for all others: a lower bound of the full divergence.
     """
     nats = hidden.new_empty(len(hidden), dtype=torch.float32)
     grad = torch.empty_like(hidden)

@@ -1,6 +1,6 @@
 """Load a checkpoint as a FrozenLM: check its configuration, load it, wrap it, and check by running it.
 
-A model is supported if fitting through its input embeddings and its LM head fits what it computes.
+A model is supported if its input embeddings and its LM head give the logits that the model itself gives.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.causes import enough_memory, out_of_memory, own_mistake, reading_checkpoint
+from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
 from memvec.checkpoints.files import load_config, quiet
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
 from memvec.lm.compat import isolate, recurrent
 from memvec.lm.frozen import FrozenLM
 
-TOKENS, HALF = 8, 4
+TOKENS, HALF = (
+    8,
+    4,
+)  # tokens of the run that checks a model; half of them are changed to look for attention to later ones
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FrozenLM:
@@ -87,8 +90,9 @@ def check_model(lm: FrozenLM) -> None:
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
         if out_of_memory(error) or own_mistake(error):
             raise
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UnsupportedModelError(f"{name} models cannot be run as memvec runs them: {reason}") from error
+        raise UnsupportedModelError(
+            f"{name} models cannot be run as memvec runs them: {first_line(error, 160)}"
+        ) from error
     if faults:
         raise UnsupportedModelError(f"{name} models {faults[0]}")
 
@@ -98,7 +102,7 @@ def _pairs(lm: FrozenLM) -> Iterator[tuple[Tensor, Tensor, str]]:
     ids = torch.arange(1, TOKENS + 1, device=lm.device)[None]
     embeds = lm.embed(ids)
     hidden = lm.hidden(embeds)
-    # Other later tokens, not fewer: another shape rounds otherwise, in bfloat16 by more than looking ahead would show.
+    # Later tokens are replaced, not dropped: another shape rounds differently, in bfloat16 by more than the difference sought.
     others = torch.cat([embeds[:, :HALF], embeds[:, :HALF]], 1)
     yield lm.hidden(others)[:, :HALF], hidden[:, :HALF], "are not decoder-only: they look at later tokens"
     by_embeds = lm.model(inputs_embeds=embeds).logits
@@ -116,8 +120,8 @@ def _far(found: Tensor, expected: Tensor) -> bool:
 def tied(model: Any) -> Any:
     """Tie the model's head to its embeddings if the configuration says so. Return the model.
 
-    transformers does not tie them while another thread of the program loads a model, and never again after two such loads
-    at once. UsageError if weights are still missing.
+    transformers does not tie them while another thread of the program loads a model. After two such loads at once it never
+    ties them again. UsageError if weights are still missing.
     """
     inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
     ties = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))

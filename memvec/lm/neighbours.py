@@ -9,13 +9,13 @@ from torch import Tensor
 
 from memvec.lm.frozen import FrozenLM
 
-NEAREST = 16  # tokens looked at
-CHUNK = 8192  # of them at once
-LEAST, MOST = 0.34, 0.9  # cosines of embeddings between which words count as similar; above, as forms of one word
+NEAREST = 16  # nearest tokens that are considered
+CHUNK = 8192  # rows of the embedding table at once
+LEAST, MOST = 0.34, 0.9  # cosines of similar words; a higher one means another form of the same word
 
 
 class Thesaurus:
-    """Similar words of words that are one token."""
+    """Finds similar words for words that are one token."""
 
     def __init__(self, lm: FrozenLM) -> None:
         self.lm = lm
@@ -26,7 +26,7 @@ class Thesaurus:
         self.near = lru_cache(4096)(self._near)
 
     def _near(self, word: str) -> tuple[str, ...]:
-        """Other words, in lower case, with similar embeddings. None if the word is not one token."""
+        """Other words, in lower case, with similar embeddings. Empty if `word` is not one token."""
         ids = self.lm.encode(f" {word}")
         if len(ids) != 1 or not word.isalpha():
             return ()

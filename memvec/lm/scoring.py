@@ -18,7 +18,7 @@ from memvec.lm.head import head_pass
 
 ROWS_AT_ONCE = 64  # most rows of a forward pass without gradient
 CACHE_AT_ONCE = 512 * 1024**2  # most bytes of their keys and values
-A_PASS_CPU, A_PASS = 32, 4096  # positions; see pass_cost
+A_PASS_CPU, A_PASS = 32, 4096  # positions; see `pass_cost`
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ def alike(lengths: Sequence[int], a_pass: int) -> list[list[int]]:
     order = sorted(range(len(lengths)), key=lambda r: lengths[r])
     ends = [
         n for n, r in enumerate(order, 1) if n == len(order) or lengths[order[n]] > lengths[r]
-    ]  # a group may end behind the last row of a length
-    best, cuts = {0: 0}, {0: 0}  # for so many shortest rows: the least cost, and the begin of their last group
+    ]  # a group may end only behind the last row of a length
+    best, cuts = {0: 0}, {0: 0}  # for each number of shortest rows: the least cost, and the start of their last group
     for end in ends:
         longest = lengths[order[end - 1]]
         best[end], cuts[end] = min((best[begin] + (end - begin) * longest + a_pass, begin) for begin in best)

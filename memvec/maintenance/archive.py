@@ -21,7 +21,7 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
-from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, kept, open_to_copy, refs_of
+from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, current, open_to_copy, refs_of
 from memvec.store import catalogue
 from memvec.store.problems import PARSE_ERRORS, refused
 from memvec.store.store import Store
@@ -31,13 +31,13 @@ from memvec.types import Record
 if TYPE_CHECKING:
     from memvec.store.transaction import Entry
 
-MANIFEST, KEYS = "manifest", "keys."  # tensors beside those of a shard: the manifest, and files of keys by digest
+MANIFEST, KEYS = "manifest", "keys."  # tensors that a shard does not have: the manifest, and files of keys by digest
 OWN_METADATA = ("digests", "version")  # metadata that each file gets from its own tensors
 
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What a store in one file holds. The field names are those of `--json`."""
+    """The contents of a store in one file. The field names are those of `--json`."""
 
     documents: int  # live ones
     records: int
@@ -59,7 +59,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
         What the file holds.
 
     Raises:
-        UsageError: The file exists and `overwrite` is not set, or it would lie in a store.
+        UsageError: The file exists and `overwrite` is not set, `path` is no regular file, or it would lie in a store.
         NotFoundError: There is no store.
         FormatTooNewError: A newer memvec wrote the store, and a copy would lose something.
         StoreDamagedError: A live record is damaged.
@@ -70,10 +70,12 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
         >>> memvec.export_store(store, tmp / "texts.safetensors").documents
         2
     """
-    opened, path = open_to_copy(store), outside(path, "path", store)  # the file would lose what is new in it
-    if os.path.lexists(path) and not (overwrite and path.is_file()):
+    opened, path = open_to_copy(store), outside(path, "path", store)
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(f"{str(path)!r} is no regular file. Pass another path.")
+    if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another path.")
-    keep = kept(opened.versions())
+    keep = current(opened.versions())
     records = [opened.record(ref) for stored in keep for ref in refs_of(stored)]
     held = _Held(opened)
     texts = {record.text_sha256 for record in records}
@@ -89,7 +91,7 @@ def export_store(store: str | Path, path: str | Path, *, overwrite: bool = False
 
 @checked()
 def import_store(file: str | Path, output: str | Path) -> FileReport:
-    """Make a store from a file that `export_store` wrote. All of it is checked before anything is written.
+    """Make a store from a file that `export_store` wrote. The file is checked before anything is written.
 
     The whole store is held in memory. After an error there is nothing at `output`.
 
@@ -120,7 +122,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
     data = _read(file)
     try:
         state, records, parts = _decode(data)
-    except MemvecError:  # some of them are ValueErrors too
+    except MemvecError:  # some MemvecErrors are ValueErrors too
         raise
     except PARSE_ERRORS as error:
         raise refused(str(file), error) from error
@@ -139,7 +141,7 @@ def import_store(file: str | Path, output: str | Path) -> FileReport:
 
 
 def _read(file: Path) -> bytes:
-    """Read the file that the user named. It may be a link. NotFoundError, StoreDamagedError, ReadError."""
+    """Read the file that the caller named. It may be a link. NotFoundError, StoreDamagedError, ReadError."""
     try:
         real = Path(os.path.realpath(file, strict=True))
         size = files.size_of(real.parent, real.name)
@@ -150,7 +152,9 @@ def _read(file: Path) -> bytes:
         raise NotFoundError(f"no file {str(file)!r} to import.") from error
     except Refusal as refusal:
         if refusal.code == "not-a-file":
-            raise NotFoundError(f"{str(file)!r} is no regular file, expected one that export wrote.") from refusal
+            raise NotFoundError(
+                f"{str(file)!r} is no regular file, expected one that memvec.export_store(…) wrote."
+            ) from refusal
         raise refused(str(file), refusal) from refusal
     except OSError as error:
         raise error if isinstance(error, MemvecError) else files.read_error(file, error) from error

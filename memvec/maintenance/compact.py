@@ -1,4 +1,4 @@
-"""`compact`: rewrite a store in few files that hold live records only. The old files stay on disk for `gc`."""
+"""`compact`: rewrite a store into few files that hold live records only. The old files stay on disk until `gc`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memvec.maintenance.rewrite import (
     NextGeneration,
     by_embedder,
     chosen_keys,
-    kept,
+    current,
     refs_of,
     scattered,
     scattered_keys,
@@ -25,7 +25,7 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
-    """What `compact` did. The field names are those of `--json`."""
+    """The result of `compact`. The field names are those of `--json`."""
 
     changed: bool  # False: the store was compact already
     records: int  # in the store now
@@ -43,7 +43,7 @@ class CompactReport:
 
 @checked()
 def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> CompactReport:
-    """Write the live records into few new shards and leave out all others, their keys and the list of removed versions.
+    """Write the live records into few new shards. Leave out all others, their keys and the list of removed versions.
 
     Records of unfinished documents stay, so that their pack can go on. A compact store gets no new generation. The old
     files stay on disk until `gc`, so readers that are open lose nothing.
@@ -73,7 +73,7 @@ def compact(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0)
     with changing(store, lock_wait, dry_run) as transaction:
         opened = transaction.store
         before, versions = opened.manifest, opened.versions()
-        keep = kept(versions)
+        keep = current(versions)
         upcoming = NextGeneration(transaction, dry_run)
         after = _compacted(opened, keep, upcoming)
         changed = after != before

@@ -1,4 +1,4 @@
-"""`gc`: delete the files the store no longer references. It looks only at files with names that memvec gives."""
+"""`gc`: delete the files that the store no longer references. It looks only at files with names that memvec gives."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from memvec.arguments import checked
 from memvec.formats import files
 from memvec.formats.refusal import Refusal
+from memvec.maintenance import quarantine
 from memvec.store import index_files
 from memvec.store.store import Store
 from memvec.store.transaction import changing
 
-FOLDERS = ("", "shards", "keys", index_files.FOLDER, "damaged")
+FOLDERS = ("", "shards", "keys", index_files.FOLDER, quarantine.FOLDER)
 IMMUTABLE = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class CollectReport:
-    """What `gc` deleted. The field names are those of `--json`."""
+    """The files that `gc` deleted. The field names are those of `--json`."""
 
     files: tuple[str, ...]  # relative to the store
     bytes: int
@@ -49,7 +50,7 @@ def gc(store: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0) -> C
         WriteError: A file cannot be deleted.
 
     Example:
-        >>> report = memvec.rm(store, "harbour.txt"), memvec.compact(store)
+        >>> removed, rewritten = memvec.rm(store, "harbour.txt"), memvec.compact(store)
         >>> len(memvec.gc(store).files) > 0
         True
         >>> memvec.gc(store).files
@@ -83,12 +84,12 @@ def _stale(store: Store) -> Iterator[Path]:
         yield from (file for file in there if file not in named)
     for file in _regular(store, index_files.FOLDER, "*"):
         parts = index_files.NAMED.fullmatch(file.name)
-        if parts and not _fitting(store, parts[1]):
+        if parts and not _is_usable(store, parts[1]):
             yield file
 
 
 def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
-    """Yield the regular files in a folder of the store; none if the folder is a link, since it leads elsewhere."""
+    """Yield the regular files in a folder of the store. A folder that is a link leads elsewhere and is left out."""
     try:
         names = files.listing(store.path, folder, pattern)
     except Refusal:
@@ -102,8 +103,8 @@ def _regular(store: Store, folder: str, pattern: str) -> Iterator[Path]:
         yield path
 
 
-def _fitting(store: Store, embedder_id: str) -> bool:
+def _is_usable(store: Store, embedder_id: str) -> bool:
     """Is there an index of that embedder, and does the store still have all its keys?"""
     info = index_files.describe(store.path / index_files.FOLDER, embedder_id)
     entries = [entry for entry in store.manifest.keys if entry.embedder_id == embedder_id]
-    return info is not None and index_files.fits(info, entries)
+    return info is not None and index_files.matches(info, entries)

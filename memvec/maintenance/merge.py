@@ -1,4 +1,4 @@
-"""`merge`: copy the documents of several stores into one. Records are written to new shards, which keep their order."""
+"""`merge`: copy the documents of several stores into one. Records are written to new shards in their order."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from memvec.filesystem.sources import check_together
 from memvec.formats import manifest
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
-from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, kept, open_to_copy
+from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, current, open_to_copy
 from memvec.store import catalogue
+from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.store.transaction import Transaction
 from memvec.version import TOOL
 
-Version = tuple[str, str]  # name, sha256
-
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What `merge` did. The field names are those of `--json`."""
+    """The result of `merge`. The field names are those of `--json`."""
 
-    changed: bool  # False: the output held everything before
+    changed: bool  # False: the output held everything already
     documents: int  # live documents of the output
     replaced: int  # documents with another version in an earlier store
     records: int  # added
@@ -39,13 +38,13 @@ class _Part:
     """Content or memory of a document version, and where its records are."""
 
     records: tuple[tuple[Store, RecordRef], ...]
-    whole: bool
+    complete: bool
 
     def joined(self, later: _Part) -> _Part:
         """Combine with the part of another store: the first complete one, else the records of both."""
-        if self.whole or not later.records:
+        if self.complete or not later.records:
             return self
-        if later.whole:
+        if later.complete:
             return later
         known = {store.record_id(ref) for store, ref in self.records}
         return _Part(self.records + tuple(r for r in later.records if r[0].record_id(r[1]) not in known), False)
@@ -61,10 +60,10 @@ class _Merged:
     @property
     def usable(self) -> bool:
         """Is its content or its memory complete?"""
-        return self.content.whole or self.memory.whole
+        return self.content.complete or self.memory.complete
 
     def outside(self, target: Store) -> Iterator[tuple[Store, RecordRef]]:
-        """Yield where the records are that the target lacks."""
+        """Yield the store and the place of each record that the target lacks."""
         every = (*self.content.records, *self.memory.records)
         return ((store, ref) for store, ref in every if store is not target)
 
@@ -73,7 +72,7 @@ class _Merged:
 def merge(
     stores: Sequence[str | Path], output: str | Path, *, dry_run: bool = False, lock_wait: float = 0.0
 ) -> MergeReport:
-    """Copy the documents of several stores into one. Of documents with one name, the last store's is live.
+    """Copy the documents of several stores into one. Of documents with one name, that of the last store is live.
 
     Removed documents are not copied. The output's own documents come first, so the others replace them.
 
@@ -112,7 +111,7 @@ def merge(
         versions = _merged([target, *sources])
         live = {name: version for version, merged in versions.items() for name in [version[0]] if merged.usable}
         check_together(live)
-        chosen = _kept(versions, live)
+        chosen = _not_replaced(versions, live)
         upcoming = NextGeneration(transaction, dry_run)
         upcoming.add(store.record(ref) for merged in chosen.values() for store, ref in merged.outside(target))
         for entries in by_embedder(entry for source in sources for entry in source.manifest.keys):
@@ -148,12 +147,11 @@ def _merged(stores: Iterable[Store]) -> dict[Version, _Merged]:
     """Collect the live and unfinished versions of all stores; the newest of the last store comes last."""
     found: dict[Version, _Merged] = {}
     for store in stores:
-        for stored in kept(store.versions()):
-            version = stored.document.name, stored.document.sha256
-            there, here = found.pop(version, None), _of(store, stored)
+        for stored in current(store.versions()):
+            there, here = found.pop(stored.version, None), _of(store, stored)
             if there is not None:
                 here = _Merged(there.content.joined(here.content), there.memory.joined(here.memory))
-            found[version] = here
+            found[stored.version] = here
     return found
 
 
@@ -165,7 +163,7 @@ def _of(store: Store, stored: StoredDocument) -> _Merged:
     )
 
 
-def _kept(versions: dict[Version, _Merged], live: dict[str, Version]) -> dict[Version, _Merged]:
+def _not_replaced(versions: dict[Version, _Merged], live: dict[str, Version]) -> dict[Version, _Merged]:
     """Leave out versions that a newer live one replaces."""
     places = {version: place for place, version in enumerate(versions)}
     return {

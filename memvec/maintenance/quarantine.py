@@ -1,4 +1,4 @@
-"""Set damaged files apart in the folder `damaged/` of a store. Nothing there is ever deleted."""
+"""Move or link damaged files into the folder `damaged/` of a store. Nothing there is ever deleted."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def _is_there(folder: Path, source: Path) -> bool:
     return any(_same(folder / name, source) for name in names)
 
 
-def _same(kept: Path, source: Path) -> bool:
-    return not kept.is_symlink() and kept.is_file() and filecmp.cmp(kept, source, shallow=False)
+def _same(found: Path, source: Path) -> bool:
+    return not found.is_symlink() and found.is_file() and filecmp.cmp(found, source, shallow=False)

@@ -11,6 +11,7 @@ from memvec.errors import UsageError
 from memvec.filesystem.names import select, several
 from memvec.maintenance.rewrite import refs_of
 from memvec.store import catalogue
+from memvec.store.documents import Version
 from memvec.store.store import Store
 from memvec.store.transaction import changing
 from memvec.version import TOOL
@@ -18,10 +19,10 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class RemoveReport:
-    """What `rm` removed. The field names are those of `--json`."""
+    """The result of `rm`. The field names are those of `--json`."""
 
     documents: tuple[str, ...]  # names
-    versions: int  # with older and unfinished versions of these names
+    versions: int  # of these names, older and unfinished ones too
     records: int
     dry_run: bool
     rules: tuple[str, ...] = ()  # how each name or pattern was understood: "notes: exact name"
@@ -61,9 +62,7 @@ def rm(
         ['harbour.txt']
     """
     if not several(documents):
-        raise UsageError(
-            "no documents are named to remove. `memvec.documents(…)` lists the names, '*' means all of them."
-        )
+        raise UsageError("no documents are named. `memvec.documents(…)` lists the names, '*' means all of them.")
     if dry_run:
         return _chosen(Store.open(store), documents, dry_run)[0]
     with changing(store, lock_wait) as transaction:
@@ -78,7 +77,7 @@ def rm(
     return report
 
 
-def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tuple[RemoveReport, set[tuple[str, str]]]:
+def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tuple[RemoveReport, set[Version]]:
     """(report, removed versions)."""
     versions = opened.versions()
     known = {stored.document.name for stored in versions}
@@ -88,4 +87,4 @@ def _chosen(opened: Store, documents: str | Sequence[str], dry_run: bool) -> tup
     gone = [stored for stored in versions if stored.document.name in names]
     records = sum(len(refs_of(stored)) for stored in gone)
     report = RemoveReport(chosen.names, len(gone), records, dry_run, chosen.rules)
-    return report, {(stored.document.name, stored.document.sha256) for stored in gone}
+    return report, {stored.version for stored in gone}

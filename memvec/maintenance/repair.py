@@ -30,7 +30,7 @@ from memvec.version import TOOL
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """The damage, and what `repair` did about it. The field names are those of `--json`."""
+    """The damage that `repair` found, and its result. The field names are those of `--json`."""
 
     ok: bool  # there is nothing to repair
     repaired: bool
@@ -196,7 +196,7 @@ def _check_readable(path: Path, found: _Findings) -> None:
     """Raise ReadError if the system reads no shard at all: the fault is not in the files."""
     parts = found.shards
     if parts and all(part.problem is not None and part.problem.kind == "unreadable" for part in parts):
-        raise ReadError(str(path / "shards"), "not one shard can be read, so nothing was set apart")
+        raise ReadError(str(path / "shards"), "not one shard can be read, so no file was moved")
 
 
 def _apply(path: Path, found: _Findings) -> None:
@@ -208,9 +208,8 @@ def _apply(path: Path, found: _Findings) -> None:
     shards: list[ShardEntry] = []
     for part in found.shards:
         upcoming = NextGeneration(transaction)
-        upcoming.add(
-            part.records, part.generation
-        )  # in the damaged shard's place: the order decides which version is newest
+        # In the damaged shard's place, because the order of shards decides which version is newest.
+        upcoming.add(part.records, part.generation)
         shards += [part.entry] if part.entry else upcoming.shards
     state = replace(
         found.state,

@@ -29,20 +29,20 @@ from memvec.types import Kind, Record
 
 
 def open_to_copy(path: str | Path) -> Store:
-    """Open the store at `path` to copy it. Raises FormatTooNewError also if the copy would lose something."""
+    """Open the store at `path` to copy it. Raises FormatTooNewError also if a copy would lose newer features."""
     store = Store.open(path)
     store.manifest.check_writable()
     return store
 
 
-def kept(versions: Sequence[StoredDocument]) -> list[StoredDocument]:
-    """Return the live versions and newer unfinished ones, of versions in order of their newest record."""
+def current(versions: Sequence[StoredDocument]) -> list[StoredDocument]:
+    """Return the live versions and newer unfinished ones. `versions` are in order of their newest record."""
     live = {stored.document.name: number for number, stored in enumerate(versions) if stored.usable}
     return [stored for number, stored in enumerate(versions) if number >= live.get(stored.document.name, 0)]
 
 
 def refs_of(stored: StoredDocument) -> tuple[RecordRef, ...]:
-    """Return every record of a version, those of an unfinished part too: its pack can go on with them."""
+    """Return every record of a version. Those of an unfinished part are included, so that its pack can go on."""
     return stored.records + stored.memory + stored.unjoined
 
 

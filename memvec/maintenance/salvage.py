@@ -1,7 +1,6 @@
 """Read damaged files of a store record by record: every record whose own digest matches is saved.
 
-`examine` says what can be saved of one shard, for `repair`. `SalvagedStore` is the store without its damaged records, for
-`unpack` and `verify`.
+`examine` reads one shard for `repair`. `SalvagedStore` is the store without its damaged records, for `unpack`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from memvec.types import Document, Kind, Problem, Record
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """What can be saved of a shard."""
+    """The records of a shard that can be saved, or the entry of an undamaged shard."""
 
     path: str
     entry: ShardEntry | None  # of an undamaged shard
@@ -42,7 +41,7 @@ class Salvaged:
 
 @dataclass(frozen=True, slots=True)
 class SalvagedKeys:
-    """What can be saved of a file of keys: all or nothing."""
+    """The entry of an undamaged file of keys, or its problem. Single keys are not saved."""
 
     path: str
     entry: KeysEntry | None  # of an undamaged file
@@ -125,7 +124,7 @@ class Broken:
 class _Damage:
     problem: Problem
     documents: tuple[Document, ...] = ()  # listed by the shard, unless all its records are sound
-    lost: bool = False  # nothing of the shard can be read, its list of documents neither
+    lost: bool = False  # neither a record nor the list of documents can be read
 
 
 class SalvagedStore(Store):
@@ -139,13 +138,13 @@ class SalvagedStore(Store):
 
     @property
     def lost(self) -> list[Problem]:
-        """The problems of shards of which nothing can be read."""
+        """The problems of shards that cannot be read at all."""
         self.versions()
         return [damage.problem for damage in self._damaged.values() if damage.lost]
 
     def broken(self) -> dict[str, Broken]:
         """Return documents by name whose newest version lost records to damage, or may have."""
-        versions = {(v.document.name, v.document.sha256): v for v in self.versions()}
+        versions = {v.version: v for v in self.versions()}
         live, removed = self.documents(), set(self.manifest.removed)
         found: dict[str, Broken] = {}
         for number, entry in enumerate(self.manifest.shards):
@@ -176,7 +175,7 @@ class SalvagedStore(Store):
                 ) from error
 
     def _read_shard(self, entry: ShardEntry) -> Shard:
-        return self._load_shard(entry)  # as a whole, since it may be damaged
+        return self._load_shard(entry)  # all of it, since it may be damaged
 
     def _load_shard(self, entry: ShardEntry) -> Shard:
         if entry.sha256 in self._left:
@@ -191,14 +190,14 @@ class SalvagedStore(Store):
         if part is not None and wrong is None and entry.sha256 in self._sound:
             return part
         records = [found for row in range(len(part or ())) if part and (found := _readable_record(part, row))]
-        whole = part is not None and len(records) == len(part)
-        if part is not None and whole and wrong is None:
+        sound = part is not None and len(records) == len(part)
+        if part is not None and sound and wrong is None:
             self._sound.add(entry.sha256)
             return part
         wrong = wrong or Problem(
             entry.path, "invalid_value", f"damage in {counted(len(part or ()) - len(records), 'record')}"
         )
-        listed = tuple(part.documents) if part is not None and not whole else ()
+        listed = tuple(part.documents) if part is not None and not sound else ()
         self._damaged[entry.sha256] = _Damage(wrong, listed, lost=part is None)
         # The sound records as a shard of their own: code that reads shards needs no other case.
         origin = self.manifest.fingerprint

@@ -1,4 +1,4 @@
-"""`calibrate`: measure how much text a vector of a model can carry, and at which cost. Presets of `pack` use the result.
+"""`calibrate`: measure how much text a vector of a model can carry, and the cost. Presets of `pack` use the result.
 
 A profile belongs to a fingerprint. For several numbers of nats per vector it has the tokens per vector and the token-steps
 per token on a sample. The package brings the profile of the default model.
@@ -48,16 +48,16 @@ class Point:
 
     nats_per_vector: float
     tokens_per_vector: float
-    token_steps: float  # for each token that came out of the vectors; padding and failed attempts included
+    token_steps: float  # for each token that the vectors give; padding and failed attempts included
     corrected: float  # share of tokens stored as corrections [0..1]
-    unsolved: float  # share of segments out of steps in their first attempt [0..1]
+    unsolved: float  # share of segments that ran out of steps in their first attempt [0..1]
     steps: int  # median of a segment
     most_steps: int  # of any segment
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The curve of a model. `points` are in order of nats per vector."""
+    """The points of a model, in order of nats per vector: its curve."""
 
     fingerprint: str  # its id
     model: str
@@ -131,7 +131,8 @@ def calibrate(
     folder, kind = resolve(model), pick_dtype(dtype, device)
     fast = load(folder, kind, device)
     exact = in_float32(fast, folder)
-    sources = sample(exact, texts or handbook(), segments)
+    texts = texts or handbook()
+    sources = sample(exact, texts, segments)
     usual, number = NATS_PER_DIMENSION * fast.width, count(1)
 
     def measured(changed: PackSettings) -> Point:
@@ -155,10 +156,10 @@ def calibrate(
         best,
         settings.segment_tokens,
         tuple(points),
-        ", ".join(texts or handbook()),
+        ", ".join(texts),
     )
     try:
-        _keep(profile)
+        _store(profile)
     except OSError as error:  # the result took minutes, so it is returned all the same
         enter(f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE", progress, watch)
     return profile
@@ -172,7 +173,7 @@ def sample(lm: FrozenLM, texts: Mapping[str, str], segments: int) -> list[Source
         for name, text in texts.items()
         for number, ids in enumerate(passages(lm, text, each, PASSAGE))
     ]
-    # One passage of each text before the next of any: a trial that ends early has some of every text.
+    # First one passage of each text, then the second of each: a trial that ends early has some of every text.
     return [Source(f"{name}-{number:03}", lm.decode(ids).encode()) for number, name, ids in sorted(rows)]
 
 
@@ -221,13 +222,7 @@ def profile_of(fingerprint: str) -> Profile | None:
             found = json.loads(file.read_text("utf-8"))
             if found.get("version") == VERSION and found["points"]:
                 return Profile(**found | {"points": tuple(Point(**point) for point in found["points"])})
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ):  # there is none, or it is damaged
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):  # the profile is missing or damaged
             continue
     return None
 
@@ -250,7 +245,7 @@ def _folder() -> Path:
     return cache_root() / "profiles"
 
 
-def _keep(profile: Profile) -> None:
+def _store(profile: Profile) -> None:
     file = _folder() / f"{profile.fingerprint}.json"
     files.make_folder(file.parent)
     files.write_atomically(file, (json.dumps(asdict(profile), indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The committer of a pack: finished records go into the store in shards of bounded size, with the keys of their texts."""
+"""Commit the finished records of a pack in shards of bounded size, with the keys of their texts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from memvec.identity.probe import numeric_probe
 from memvec.identity.verdict import OUTPUTS
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
-from memvec.packing.outstanding import Version
 from memvec.packing.reuse import Held
 from memvec.retrieval.embedders import Embeds, keys_of
 from memvec.settings import ContextSettings, PackSettings
+from memvec.store.documents import Version
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
 from memvec.types import Kind, Record
@@ -54,7 +54,7 @@ class Committer:
     def add(self, record: Record, text: str | None = None, copied: bool = False, more: bool = False) -> None:
         """Take a finished record. Commit if that fills a shard, or if it is time and no `more` follow at once.
 
-        A record that is added twice in a row counts once: an interrupt can come before its producer knows it was taken.
+        The same record twice in a row is added once: an interrupt can come before its producer knows it was taken.
         """
         with held_back():
             if record is self._newest:
@@ -85,7 +85,7 @@ class Committer:
         self._since = time.monotonic()
 
     def commit_through(self) -> None:
-        """Commit everything pending, also if Ctrl-C comes meanwhile."""
+        """Commit everything pending, even if Ctrl-C is pressed meanwhile."""
         while self.pending:
             with contextlib.suppress(KeyboardInterrupt):  # it came after a commit
                 self.commit()
@@ -96,24 +96,24 @@ class Committer:
             self._write(removed=set(self.store.manifest.removed) - set(versions))
 
     def describe(self, names: Iterable[str], meta: Mapping[str, str]) -> None:
-        """Store the metadata of documents, for those whose metadata changed."""
+        """Store `meta` for the documents whose metadata differs from it."""
         before = self.store.manifest.meta
         if said := {name: dict(meta) for name in names if dict(before.get(name, {})) != dict(meta)}:
             self._write(meta=said)
 
     def remember(self, lm: FrozenLM) -> None:
-        """Keep the model's probe with the next commit, if the store has none and the model is in float32."""
+        """Store the model's numeric probe with the next commit, if the store has none and the model is in float32."""
         state = self.store.manifest
         if lm.dtype == torch.float32 and not all(part in state.probe for part in OUTPUTS):
             self.transaction.explain(state.tensors, {**state.probe, **numeric_probe(lm)})
 
     def exact(self, texts: Collection[bytes], settings: PackSettings) -> dict[bytes, Record]:
-        """The exact records of this pack for texts, by their sha256."""
+        """The exact records that this pack made of texts, by the texts' sha256."""
         wanted, found = self._of(Kind.EXACT, texts)
         return found | (Held(self.store).exact(wanted, settings) if wanted else {})
 
     def context(self, texts: Collection[bytes], settings: ContextSettings, recipe: str) -> dict[bytes, Record]:
-        """The context records of this pack for texts, by their sha256."""
+        """The context records that this pack made of texts, by the texts' sha256."""
         wanted, found = self._of(Kind.CONTEXT, texts)
         return found | (Held(self.store).context(wanted, settings, recipe) if wanted else {})
 

@@ -1,4 +1,4 @@
-"""The context half of `pack`: windows of documents are distilled, and each memory is measured on held-out questions."""
+"""Make context records for `pack`: distil the windows of documents, and measure each memory on held-out questions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from memvec.lm.scoring import Row, embedded, sample, score
 from memvec.packing.commit import Committer
 from memvec.packing.exact import Models
 from memvec.packing.keywords import keyword_questions
-from memvec.packing.outstanding import Outstanding
+from memvec.packing.outstanding import Outstanding, factor_to_all
 from memvec.packing.plan import Window, lots, windows
 from memvec.packing.records import Made, context_record
 from memvec.packing.reuse import Held, moved
@@ -45,7 +45,7 @@ Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (
 
 
 class ContextRecords:
-    """Context records of the documents of which a store lacks a memory."""
+    """Makes context records of the documents that have no memory in the store yet."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class ContextRecords:
         self.again: dict[bytes, list[Window]] = {}  # windows of a text that is being distilled for another place
 
     def records(self) -> Iterator[Made]:
-        """Every record, as soon as it is finished."""
-        self.committer.commit()  # what this pack has made of the same documents is read from the store
+        """Yield every record as soon as it is finished."""
+        self.committer.commit()  # then the records that this pack made of the same documents can be read from the store
         todo = self._todo()
         first = next((lot for lot in todo if lot), None)
         yield from self._copies()
@@ -87,14 +87,10 @@ class ContextRecords:
             yield self.copies.pop(0)
 
     def _todo(self) -> Iterator[list[Window]]:
-        """The windows to be distilled, lot by lot."""
+        """Yield the windows to be distilled, lot by lot."""
         store, settings = self.committer.store, self.settings
         live = store.documents()  # an older version's memory is made again, so that it becomes the newest
-        known = {
-            (v.document.name, v.document.sha256): v
-            for v in store.versions()
-            if v.unfinished or live.get(v.document.name) is v
-        }
+        known = {v.version: v for v in store.versions() if v.unfinished or live.get(v.document.name) is v}
         held = Held(store) if self.reuse else None
         for lot in lots(self.outstanding.lacking(self.outstanding.memory)):
             todo, refused = windows(lot, known, self.models.fast, settings)
@@ -103,7 +99,7 @@ class ContextRecords:
             yield todo if self.questions or self.generate else self._not_held(todo, held)
 
     def _not_held(self, todo: Sequence[Window], held: Held | None) -> list[Window]:
-        """The windows to be distilled. Copies those that the store, or this pack, has."""
+        """Return the windows to be distilled. The others are copied from records of the store or of this pack."""
         places: dict[bytes, list[Window]] = {}
         for window in todo:
             places.setdefault(window.text_sha256, []).append(window)
@@ -142,7 +138,7 @@ class Distilling:
     def run(
         self, lots: Iterable[Sequence[Window]], documents: Gathered, progress: Progress, watch: Watch
     ) -> Iterator[tuple[Record, str]]:
-        """(record, text) of the windows in `lots`, as they are done. `documents` says how far the lots have come."""
+        """Yield (record, text) of each window in `lots` as it is done. `documents` counts the documents that were reached."""
         enter("asking what the texts say", progress, watch)
         prompts = [self._off_topic(template) for template in self.templates]
         unseen = [self._unseen_documents(template) for template in self.templates]
@@ -191,11 +187,10 @@ class Distilling:
             feed()
 
     def _expect(self, sizes: Sequence[int], documents: Gathered, progress: Progress) -> None:
-        """Set how far there is to go: windows, tokens and about how many positions each token takes."""
+        """Estimate the windows and tokens of the whole pack, and the positions that each token takes."""
         s, tokens = self.settings, sum(sizes)
-        whole = documents.reached == len(documents.entries)
-        share = 1.0 if whole else documents.bytes / max(1, documents.reached_bytes)
-        progress.segments, progress.tokens = round(len(sizes) * share), round(tokens * share)
+        factor = factor_to_all(documents)
+        progress.segments, progress.tokens = round(len(sizes) * factor), round(tokens * factor)
         rows = sum(map(parts, sizes)) * (s.question_rows + s.aside_rows)
         spans = s.span_share if s.span else 0.0
         progress.usual = s.steps * (spans + (1 + s.company) / s.ratio + rows * ROW_TOKENS / max(1, tokens))
@@ -220,7 +215,7 @@ class Distilling:
             return []
         prompts = off_topic.prompts()[:OFF_TOPIC][self.templates.index(template) :: len(self.templates)]
         asked = [question_row(self.lm.tokenizer, prompt, "-", template) for prompt in prompts]
-        heads = [row.ids[: row.start] for row in asked]  # without the answer that was put there to have one
+        heads = [row.ids[: row.start] for row in asked]  # without "-", which only fills the place of an answer
         before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)
         fronts = [torch.cat([before, embedded(self.lm, head[:-1])]) for head in heads]
         last = [head[-1] for head in heads]
@@ -229,7 +224,7 @@ class Distilling:
         return [Row((*head, *_until(said[1:], end)), len(head)) for head, said in zip(heads, drawn, strict=True)]
 
     def _unseen_documents(self, template: str) -> list[Row]:
-        """Questions about documents that nobody has: without them a memory answers whatever sounds like a question."""
+        """Questions about documents that no store holds. Without them a memory answers every question, off-topic ones too."""
         if not self.settings.aside_rows:
             return []
         return [question_row(self.lm.tokenizer, *pair, template) for pair in off_topic.unseen_documents()]
@@ -248,7 +243,7 @@ class Distilling:
         )
 
     def _measured(self, window: Window, done: Distilled, other: Tensor | None) -> Conditioning:
-        """Measure the rounded vectors on cloze questions. They did not learn from questions of this form."""
+        """Measure the rounded vectors on cloze questions. They were not trained on questions of this form."""
         memory = _tensor(done).to(self.lm.device)
         asked = cloze_questions(window.document.name, window.text, HELD_OUT, self.settings.seed)
         rows = [question_row(self.lm.tokenizer, q.question, q.answer) for q in asked]
@@ -285,7 +280,7 @@ def _copy(record: Record, window: Window) -> Made:
 
 
 def _other(name: str, latest: Sequence[tuple[str, Distilled]]) -> Tensor | None:
-    """The vectors of another document than `name`, if some are done."""
+    """The vectors of another document than `name`, or None if none is done."""
     found = next((done for other, done in latest if other != name), None)
     return None if found is None else _tensor(found)
 
@@ -295,5 +290,5 @@ def _tensor(done: Distilled) -> Tensor:
 
 
 def _until(ids: Sequence[int], end: int | None) -> Sequence[int]:
-    """Ids up to the first `end`, it included."""
+    """Ids up to and including the first `end`."""
     return ids[: ids.index(end) + 1] if end in ids else ids

@@ -1,4 +1,4 @@
-"""`estimate`: what a pack would make and how long it would take. It plans the pack and times one batch."""
+"""`estimate`: predict the records of a pack and its duration. It plans the pack and times one batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.outstanding import Outstanding
 from memvec.packing.pack import gathered, removed
-from memvec.packing.plan import lots, plan, tasks
+from memvec.packing.plan import lots, partial_content, plan, tasks
 from memvec.packing.reuse import Held
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
@@ -34,7 +34,7 @@ from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even
 from memvec.types import Identity
 
-TIMED_STEPS = 5  # the first is not counted, nor is the search for starts: it warms the allocator up
+TIMED_STEPS = 5  # the first step and the search for starts warm the allocator up and are not counted
 # Bytes of a store without its vectors. A record has its row, corrections and words. A store without records has its
 # manifest, with a digest of each of the model's tensors.
 RECORD_BYTES, STORE_BYTES, TENSOR_BYTES = 700, 5_000, 60
@@ -42,7 +42,7 @@ RECORD_BYTES, STORE_BYTES, TENSOR_BYTES = 700, 5_000, 60
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What `pack` would do. Records and vectors are counted before any refit."""
+    """The prediction of `estimate`. Records and vectors are counted before any refit."""
 
     documents: int
     unchanged: int  # of them, those that the store holds already
@@ -56,9 +56,7 @@ class Estimate:
     store_bytes: int  # that would be added
     profiled: bool  # by a profile of this model; else by the costs of the default model
     skipped: int  # inputs that cannot be read
-    reused: int = (
-        0  # of the records, those whose text the store, or this pack, has under another name or in another place
-    )
+    reused: int = 0  # of the records, copies of a text that the store or this pack has in another place
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
 
 
@@ -80,8 +78,7 @@ def estimate(
 ) -> Estimate:
     """Estimate what `pack` with these arguments would make and how long it would take. Nothing is written.
 
-    The estimate is for exact records. It takes the time of reading all documents, of one pass of the model over them and
-    of one batch.
+    The estimate is for exact records. It reads all documents, runs the model over them once, and times one batch.
 
     Args:
         sources: The files, folders and `Source`s to pack.
@@ -160,7 +157,7 @@ def estimate(
 
 
 def _opened(path: Path, documents: Gathered, identity: Identity, folder: Path) -> Store | None:
-    """The store, if there is one, as a pack would find it: with the versions that it would restore."""
+    """Open the store, if there is one, as a pack would: with the versions that it would restore."""
     if not Store.exists(path):
         return None
     opened = Transaction.open(path).store
@@ -172,7 +169,7 @@ def _opened(path: Path, documents: Gathered, identity: Identity, folder: Path) -
 
 @dataclass
 class _Counted:
-    """What the documents of a pack come to."""
+    """Sums over the documents of a pack."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (tokens, vectors) of each segment to be fitted
     first: list[Task] = field(default_factory=list)  # tasks of the first lots, to be timed
@@ -184,10 +181,10 @@ class _Counted:
 def _count(
     outstanding: Outstanding, store: Store | None, lm: FrozenLM, settings: PackSettings, reuse: bool
 ) -> _Counted:
-    """Plan every lot and count. Of a segment whose text an earlier lot has, a copy is counted."""
+    """Plan every lot and count. A segment with the text of an earlier lot counts as a copy."""
     counted = _Counted()
     held = Held(store) if store and reuse else None
-    partial = {(v.document.name, v.document.sha256): v for v in store.versions() if not v.complete} if store else {}
+    partial = partial_content(store) if store else {}
     vectors: dict[bytes, int] = {}  # by the text's sha256
     compress = raw.Compressor()
     for lot in lots(outstanding.lacking(outstanding.content)):
@@ -231,7 +228,7 @@ def _speeds(engine: FitEngine, exact: FrozenLM, some: Sequence[Task]) -> tuple[f
 
 
 def _of_whole_rows(token_steps: float, sizes: Sequence[tuple[int, int]], grown: int) -> float:
-    """Token-steps on a GPU, where every row is as long as the longest from the first step on; `token_steps` are a CPU's."""
+    """Token-steps on a GPU, from the `token_steps` on a CPU. On a GPU every row is as long as the longest at every step."""
     lengths = [row_length(*size) for size in sizes]
     not_shown = sum(n - shown_at(n, age, grown) for n, _ in sizes for age in range(grown))
     return (token_steps + not_shown) * even(max(lengths, default=0)) * len(lengths) / max(1, sum(lengths))

@@ -1,4 +1,4 @@
-"""The exact half of `pack`: lots are planned, segments fitted and certified. Each record is given out when it is finished."""
+"""Make exact and raw records for `pack`: plan lots, fit and certify segments, give out each record as it is finished."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from memvec.formats import raw
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
 from memvec.packing.commit import Committer
-from memvec.packing.outstanding import Outstanding
-from memvec.packing.plan import Plan, Unfit, Waiting, lots, plan, tasks
+from memvec.packing.outstanding import Outstanding, factor_to_all
+from memvec.packing.plan import Plan, Unfit, Waiting, lots, partial_content, plan, tasks
 from memvec.packing.records import Made, exact_record, raw_records
 from memvec.packing.reuse import Held, moved
 from memvec.progress import Progress, Watch, enter
@@ -31,7 +31,7 @@ GROWTH = 1.5  # vectors of a refit to those of the attempt before
 
 
 class Models(Protocol):
-    """A model that is loaded when it is asked for."""
+    """A model that is loaded at its first use."""
 
     @property
     def fast(self) -> FrozenLM:
@@ -43,7 +43,7 @@ class Models(Protocol):
 
 
 class ExactRecords:
-    """Exact and raw records of the documents whose content a store lacks."""
+    """Makes exact and raw records of the documents whose content the store lacks."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class ExactRecords:
         self.models, self.reuse = models, reuse
         self.progress, self.watch = progress, watch
         self.waiting: dict[int, Waiting] = {}  # segments being fitted, by task key
-        self.keys: dict[bytes, int] = {}  # the same: task key by the sha256 of the text
-        self.planned = 0  # segments so far
-        self.tokens = 0  # of them
+        self.task_keys: dict[bytes, int] = {}  # of these segments, by the sha256 of the text
+        self.planned = 0  # segments planned so far
+        self.tokens = 0  # of these segments
         self.left: Counter[str] = Counter()  # segments still to come, by document
         self.retired: list[Fitted] = []  # fitted, not yet certified
         self.ready: deque[Made] = deque()  # certified, not yet taken
@@ -69,7 +69,7 @@ class ExactRecords:
         self.begun = 0.0
 
     def records(self) -> Iterator[Made]:
-        """Every record, as soon as it is finished."""
+        """Yield every record as soon as it is finished."""
         coming = lots(self.outstanding.lacking(self.outstanding.content))
         first = next(coming, None)
         self.progress.documents_done = self.outstanding.documents.reached
@@ -77,7 +77,7 @@ class ExactRecords:
             return
         self.fast, self.exact = self.models.fast, self.models.exact
         store = self.committer.store
-        self.partial = {(v.document.name, v.document.sha256): v for v in store.versions() if not v.complete}
+        self.partial = partial_content(store)
         self.held = Held(store, self.exact) if self.reuse and store.manifest.shards else None
         self.engine = FitEngine(self.fast, self.settings)
         self.lots = chain(iter([first]), coming)
@@ -89,7 +89,7 @@ class ExactRecords:
         enter("fitting", self.progress, self.watch)
         self.begun = time.perf_counter()
         at_once = CERTIFY_AT_ONCE_GPU if self.fast.device.type == "cuda" else CERTIFY_AT_ONCE
-        while self.engine.queue:  # again when the last certificates sent segments back
+        while self.engine.queue:  # again if the last certificates sent segments back
             for batch in self.engine.run(self._tick):
                 self.retired += batch
                 if len(self.retired) >= at_once or self.committer.due:
@@ -100,13 +100,13 @@ class ExactRecords:
             yield from self._take()
 
     def rest(self) -> Iterator[Made]:
-        """After an interrupt: the records of what was certified, and of what was fitted and keeps to the correction cap."""
+        """After an interrupt: the records of certified segments, and of fitted ones that are within the correction cap."""
         yield from self._take()
-        self._certify(None)  # reached only with a model: without one nothing was fitted
+        self._certify(None)  # without a model nothing was fitted, so there is nothing to certify
         yield from self._take()
 
     def certified(self) -> Iterator[Made]:
-        """After a second interrupt: the records of what was certified."""
+        """After a second interrupt: the records of certified segments."""
         self.retired.clear()
         yield from self._take()
 
@@ -116,13 +116,13 @@ class ExactRecords:
         self.watch(self.progress)
 
     def _take(self) -> Iterator[Made]:
-        """Give out what is certified. A record leaves `ready` only when the next is asked for, so that none is lost."""
+        """Give out certified records. A record leaves `ready` only when the next is asked for, so that none is lost."""
         while self.ready:
             yield self.ready[0]
             self.ready.popleft()
 
     def _feed(self) -> Iterator[Made]:
-        """Plan lots until no slot that becomes free has to wait. Give out the records that need no fit."""
+        """Plan lots until the queue is long enough that no free slot waits. Give out the records that need no fit."""
         ahead = self.engine.most + self.engine.ahead
         while len(self.engine.queue) < ahead and (lot := next(self.lots, None)) is not None:
             made = plan(lot, self.partial, self.fast, self.settings, self.held, self._finished)
@@ -151,29 +151,28 @@ class ExactRecords:
         return self.committer.exact(texts, self.settings)
 
     def _queue(self, made: Plan) -> None:
-        """Have the segments of a plan fitted, but not those of a text that is being fitted already."""
+        """Queue the segments of a plan, except those of a text that is being fitted already."""
         fresh = []
         for item in made.waiting:
             self.left.update(document.name for document, _ in item.places)
-            if (key := self.keys.get(item.digest)) is not None:
+            if (key := self.task_keys.get(item.digest)) is not None:
                 first = self.waiting[key]
                 self.waiting[key] = dataclasses.replace(first, again=(*first.again, *item.places))
             else:
                 fresh.append(item)
         first_key = self.planned
         for place, item in enumerate(fresh):
-            self.waiting[first_key + place], self.keys[item.digest] = item, first_key + place
+            self.waiting[first_key + place], self.task_keys[item.digest] = item, first_key + place
         self.engine.add(tasks(fresh, self.fast.width, self.settings, first_key))
         self.planned += len(fresh)
         self.tokens += sum(len(item.segment.ids) for item in fresh)
 
     def _expect(self) -> None:
-        """Set how far there is to go, by the bytes of the documents that were not planned yet."""
+        """Estimate the segments and tokens of the whole pack, by the bytes of the documents that are not planned yet."""
         p, documents = self.progress, self.outstanding.documents
         p.documents_done = documents.reached - len(self.left)
-        whole = documents.reached == len(documents.entries)
-        share = 1.0 if whole else documents.bytes / max(1, documents.reached_bytes)
-        p.segments, p.tokens = round(self.planned * share), round(self.tokens * share)
+        factor = factor_to_all(documents)
+        p.segments, p.tokens = round(self.planned * factor), round(self.tokens * factor)
 
     def _certify(self, engine: FitEngine | None) -> None:
         """Certify every retired fit. Without an engine those over the correction cap are dropped."""
@@ -190,7 +189,7 @@ class ExactRecords:
             self.ready += [each._replace(more=True) for each in made[:-1]] + made[-1:]
 
     def _try_again(self, fitted: Fitted, engine: FitEngine) -> list[Made]:
-        """Send a segment back with more vectors, or with another start if their number is fixed; after the last it is raw."""
+        """Send a segment back with more vectors, or with another start if M is fixed. After the last refit it becomes raw."""
         task = fitted.task
         if task.attempt >= self.settings.refits:
             return self._done(fitted, None)
@@ -205,7 +204,7 @@ class ExactRecords:
     def _done(self, fitted: Fitted, certificate: Certificate | None) -> list[Made]:
         """The records of a finished segment, one for each of its places. Without a certificate they are raw."""
         task, cost, item = fitted.task, fitted.cost, self.waiting.pop(fitted.task.key)
-        del self.keys[item.digest]
+        del self.task_keys[item.digest]
         text, start = self.exact.decode(task.ids), item.segment.start
         data = text.encode()
         if certificate is None:

@@ -1,7 +1,7 @@
 """Questions made from a text by rule: a question word, some words around a fact, and the fact as the answer. Knows no model.
 
-The questions have no grammar. Memories answer the questions of people because the words vary: some are left out, moved,
-mixed with words from elsewhere in the text, or replaced by words of like meaning.
+The questions have no grammar. Their words vary, so that memories also answer the questions of people. Some words are left
+out, moved, mixed with words from elsewhere in the text, or replaced by words of similar meaning.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 from memvec.evaluation.questions import COMMON, MARKS, sentences, telling, telling_places
 
-Near = Callable[[str], Sequence[str]]  # words of like meaning, none when there are none
+Near = Callable[[str], Sequence[str]]  # other words of similar meaning, perhaps none
 
 MOST_ANSWER_WORDS = 6
-MOST_SENTENCE_WORDS = 40  # of a sentence that is an answer
-REWORDED = 0.4  # of the telling words of a question, where there are near ones
+MOST_SENTENCE_WORDS = 40  # in a sentence that is an answer
+REWORDED = 0.4  # share of the telling words that are replaced, if they have near ones
 ORDINARY = ("What", "Which", "What is", "What was", "What kind of", "How", "What did", "What does")
 NAMES = ("Who", "What", "Which", "What is the name of", "Who is", "Who was", "Which", "Whose")
 PLACES = ("Where", "Where", "In which place", "Where does", "Where is", "At what place")
@@ -33,9 +33,9 @@ DATED = re.compile(
 def keyword_questions(
     text: str, count: int, seed: int = 0, near: Near = lambda word: (), sentences_share: float = 0.0
 ) -> list[tuple[str, str]]:
-    """Up to `count` (question, answer) pairs, none twice. English question words.
+    """Make up to `count` different (question, answer) pairs, with English question words.
 
-    The answer is the fact, and in a share of them [0..1] the whole sentence that says it.
+    The answer is the fact, or in `sentences_share` of the pairs [0..1] the sentence that states it.
     """
     chance = random.Random(f"{seed} {text}")
     told = [words for words in sentences(text) if telling_places(words)]
@@ -59,7 +59,7 @@ def _question(words: list[str], elsewhere: list[str], chance: random.Random, nea
     if begin and words[begin - 1].lower() in ("a", "an", "the") and chance.random() < 0.3:
         answer = f"{words[begin - 1]} {answer}"
     asked = _stretch(words, begin, end, chance) if chance.random() < 0.3 else []
-    if not asked:  # an answer may be all there is in the stretch
+    if not asked:  # the stretch may hold the answer only
         asked = _some(words[:begin] + words[end:], chance, chance.randint(2, 6))
         if chance.random() < 0.4:
             asked = [*_some(elsewhere, chance, chance.randint(1, 2)), *asked]
@@ -68,7 +68,7 @@ def _question(words: list[str], elsewhere: list[str], chance: random.Random, nea
 
 
 def _phrase(words: Sequence[str], chance: random.Random) -> tuple[int, int]:
-    """(begin, end) of a run of words worth asking for that no mark or common word parts."""
+    """(begin, end) of some words to ask for. No mark stands between them, and the last is not a common word."""
     places = [p for p in range(len(words)) if words[p].strip(MARKS).lower() not in COMMON]
     named = telling_places(words)
     place = chance.choice(named if chance.random() < 0.6 or not places else places)
@@ -99,7 +99,7 @@ def _leads(answer: str, previous: str) -> Sequence[str]:
 
 
 def _stretch(words: Sequence[str], begin: int, end: int, chance: random.Random) -> list[str]:
-    """Words around the answer as they stand, perhaps to the sentence's ends."""
+    """Some words before and behind the answer, in their order."""
     before = words[max(0, begin - chance.choice((3, 5, 8))) : begin]
     return [*before, *words[end : end + chance.choice((0, 2, 4, 6))]]
 

@@ -1,4 +1,4 @@
-"""Which documents of a pack the store does not hold yet, and what zstd makes of them. Reads one document at a time."""
+"""Find the documents of a pack that the store lacks, and their size under zstd. Reads one document at a time."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Literal, NamedTuple
 
 from memvec.filesystem.sources import CHANGED, Entry, Gathered, LargeBinary, Source, UnfitError
 from memvec.formats import raw
+from memvec.store.documents import Version
 from memvec.store.store import Store
 from memvec.types import Document
 
 PackKind = Literal["exact", "context", "both"]
-Version = tuple[str, str]  # a document's name and the sha256 of its bytes
 
-SAMPLE_OVER = 64 * 1024**2  # bytes of a pack; of a larger one zstd compresses a sample
+SAMPLE_OVER = 64 * 1024**2  # bytes; of a larger pack only a sample is compressed
 PIECES, PIECE_BYTES = 16, 1024**2  # of the sample
 
 
 class Unpacked(NamedTuple):
-    """A document that was read and is not in the store, or not with all that is wanted."""
+    """A document that was read and that the store lacks, or holds without the wanted content or memory."""
 
     source: Source | LargeBinary
     document: Document
 
 
 class Baseline(NamedTuple):
-    """What zstd -19 makes of the documents of a pack as one stream."""
+    """The size of the documents of a pack as one zstd -19 stream."""
 
     of_bytes: int
     zstd_bytes: int
-    sampled: bool  # an estimate from a sample
+    sampled: bool  # is it estimated from a sample?
 
     def until(self, end: int) -> int:
         """The share of the first `end` bytes."""
@@ -48,19 +48,19 @@ class Outstanding:
         self.documents = documents
         self.seen: dict[str, str] = {}
         live = store.documents() if store else {}
-        content = {(name, stored.document.sha256) for name, stored in live.items() if stored.complete}
-        memory = {(name, stored.document.sha256) for name, stored in live.items() if stored.memory}
+        content = {stored.version for stored in live.values() if stored.complete}
+        memory = {stored.version for stored in live.values() if stored.memory}
         self.content, self.memory = content, memory  # versions whose content, or memory, the store holds
         self.held = {"exact": content, "context": memory, "both": content & memory}[kind]
         self.baseline = Baseline(0, 0, False)
 
     @property
     def unchanged(self) -> int:
-        """How many of the documents that were read are in the store already, with all that is wanted."""
+        """How many of the read documents the store holds already, with the wanted content and memory."""
         return len(self.seen.items() & self.held)
 
     def measure(self) -> None:
-        """Measure the baseline: of a pack up to `SAMPLE_OVER` bytes by reading all of it, of a larger one by a sample."""
+        """Measure the baseline. A pack of more than `SAMPLE_OVER` bytes is estimated from a sample."""
         if self.documents.bytes > SAMPLE_OVER:
             pieces = list(sample(self.documents.entries))
             ratio = raw.stream_size(pieces) / max(1, sum(map(len, pieces)))
@@ -77,7 +77,7 @@ class Outstanding:
                     self.seen[source.name] = source.sha256
                 else:
                     total += source.size
-                    with contextlib.suppress(UnfitError, OSError):  # its turn will show the same
+                    with contextlib.suppress(UnfitError, OSError):  # `lacking` reads it again and reports the error
                         yield from source.frames(raw.MAX_RAW_BYTES)
 
         size = raw.stream_size(pieces_of())
@@ -100,8 +100,14 @@ class Outstanding:
                 yield Unpacked(source, Document(source.name, source.size, source.sha256, share, tokens=0))
 
 
+def factor_to_all(documents: Gathered) -> float:
+    """Return the bytes of all documents as a multiple of the bytes that were reached. Progress is extrapolated by it."""
+    every = documents.reached == len(documents.entries)
+    return 1.0 if every else documents.bytes / max(1, documents.reached_bytes)
+
+
 def sample(entries: Sequence[Entry]) -> Iterator[bytes]:
-    """Pieces of the documents, evenly spaced over their bytes. Documents that cannot be read give none."""
+    """Yield pieces of the documents, evenly spaced over their bytes. Documents that cannot be read give none."""
     ends = list(accumulate(entry.size for entry in entries))
     total, number = ends[-1] if ends else 0, 0
     for piece in range(PIECES):
@@ -122,7 +128,7 @@ def sample(entries: Sequence[Entry]) -> Iterator[bytes]:
 
 
 def described(sources: Sequence[Source]) -> list[Document]:
-    """A `Document` for each source, with its share by length of one zstd -19 stream over all of them."""
+    """A `Document` for each source. Its zstd bytes are its share, by length, of one stream over all sources."""
     pack = Outstanding(Gathered(Entry(source.name, source.size, source) for source in sources), None, "exact")
     pack.measure()
     return [document for _, document in pack.lacking(())]

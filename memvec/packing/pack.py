@@ -31,12 +31,13 @@ from memvec.packing.calibrate import Preset, with_preset
 from memvec.packing.commit import Committer
 from memvec.packing.context import ContextRecords, Generate
 from memvec.packing.exact import ExactRecords
-from memvec.packing.outstanding import Outstanding, PackKind, Version
+from memvec.packing.outstanding import Outstanding, PackKind
 from memvec.packing.records import Made
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, check_embedder, maker
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store import catalogue
+from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.store.totals import summarise
@@ -75,17 +76,17 @@ def pack(
 ) -> PackReport:
     """Pack files, folders and `Source`s into a store. The store is made if it is not there.
 
-    Files are listed first and then read one at a time; finished records are committed while later files are still unread.
+    Files are listed first and then read one at a time. Finished records are committed while later files are still unread.
     A document that the store holds with the same bytes stays as it is. A changed one replaces the old version when it is
-    complete. A text that the store holds under another name is copied instead of fitted, if its record satisfies the
-    margin, the corrections and the number of vectors of `settings`.
+    complete. The record of a text that the store holds under another name is copied, and the text is not fitted. The copy
+    must satisfy `settings`: the margin, the corrections and the number of vectors.
 
     A file that cannot be read does not stop a pack: it is in `skipped` of the report. On the CPU, the same documents,
     settings and number of threads give the same vectors.
 
     Args:
-        sources: The files, folders and `Source`s to pack. A file is named by the last part of its path, a file in a folder
-            by its path in that folder.
+        sources: The files, folders and `Source`s to pack. The name of a file is the last part of its path. The name of a
+            file in a folder is its path in that folder.
         store: The store's folder.
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
         kind: "exact" makes records that give the bytes back; each is certified. "context" makes memories to condition
@@ -96,8 +97,8 @@ def pack(
         context: Settings of memories.
         questions: Questions with answers that memories learn from, beside the text itself.
         generate: A function of (text, count) that returns (question, answer) pairs for memories to learn from.
-        keys: The embedders whose keys are stored, for `search`. With an empty list the store has to be indexed first.
-        meta: Metadata of every document named, to filter by. It replaces earlier metadata; {} removes it.
+        keys: The embedders whose keys are stored, for `search`. Without any, `build_index` must run before a search.
+        meta: Metadata of all these documents, to filter by. It replaces earlier metadata; {} removes it.
         include: Patterns as in .gitignore (see `memvec.filesystem.names`). Only files that match are packed.
         exclude: Patterns. Files that match are left out, also files named in `sources`. Excluded folders are not entered.
         reuse: Copy records of the same text from the store. False fits every new document anew.
@@ -175,14 +176,14 @@ def pack(
 
 
 def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords, say: Callable[[str], None]) -> bool:
-    """Add the records of a pack to the store. Return whether Ctrl-C stopped it. Finished work is kept, also after an error."""
+    """Add the records of a pack to the store. Return whether Ctrl-C stopped it. Finished work is stored, even after an error."""
     try:
         for each in made:
             committer.add(*each)
         committer.commit()
     except KeyboardInterrupt:
         try:
-            say("stopping: keeping what was fitted (Ctrl-C again drops it)")
+            say("stopping: storing finished fits (Ctrl-C again drops them)")
             committer.commit()  # finished work first: the user may not wait long
             for each in exact.rest():
                 committer.add(*each)
@@ -193,7 +194,7 @@ def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords
         committer.commit_through()
         return True
     except Exception:
-        with contextlib.suppress(Exception):  # what ended the pack may well end this too
+        with contextlib.suppress(Exception):  # the same error may stop this commit too
             committer.commit()
         raise
     return False
@@ -207,7 +208,7 @@ def add(
     model: str | None = None,
     **options: Any,
 ) -> PackReport:
-    """Pack into a store that is there. Everything else is as in `pack`.
+    """Pack into an existing store. Everything else is as in `pack`.
 
     Args:
         sources: The files, folders and `Source`s to pack.
@@ -303,7 +304,7 @@ class _Models:
 
 
 def removed(store: Store, documents: Gathered) -> set[Version]:
-    """The versions that `rm` took out of the store and that this pack names."""
+    """The document versions of this pack that `rm` took out of the store."""
     gone = set(store.manifest.removed)
     named = {name for name, _ in gone}
     others = [name for name in documents.names if name not in named]

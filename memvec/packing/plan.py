@@ -1,8 +1,8 @@
-"""What a pack has to fit and to distil: documents in, segments and windows out. Works on one lot of documents at a time.
+"""Plan a pack: cut documents into segments to fit and windows to distil, one lot of documents at a time.
 
-A lot is some 128 KiB of text. Planning needs no more look-ahead than that: the first segments are fitted, and the first
-records committed, before later documents are read. Segments are ordered, and their surprisal is computed in batches,
-within a lot. So a pack that is one lot makes the same vectors as if it were planned as a whole.
+A lot is some 128 KiB of text. Its segments are fitted, and the first records committed, before later documents are read.
+Segments are ordered within a lot, and their surprisal is computed in batches within a lot. So a pack that is one lot makes
+the same vectors as if all documents were planned at once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from memvec.filesystem.plain_text import as_text
 from memvec.filesystem.sources import LargeBinary, Source
 from memvec.formats import raw
 from memvec.lm.frozen import FrozenLM
-from memvec.packing.outstanding import Unpacked, Version
+from memvec.packing.outstanding import Unpacked
 from memvec.packing.records import Made, each_raw_record
 from memvec.packing.reuse import Held, moved
 from memvec.settings import ContextSettings, PackSettings
-from memvec.store.store import StoredDocument
+from memvec.store.documents import Version
+from memvec.store.store import Store, StoredDocument
 from memvec.training.fit import Task
 from memvec.training.segments import MIN_TOKENS, Segment, cut, surprisal, tile, vectors_for
 from memvec.types import Document, Kind, RawReason, Record, Skipped
 
-SORTED_AT_ONCE = 64
+SORTED_AT_ONCE = 64  # tasks that are sorted by length together
 LOT_TEXT, LOT_BYTES = 128 * 1024, 16 * 1024**2  # a lot ends with the document that reaches either [bytes]
 
 Finished = Callable[[Collection[bytes]], Mapping[bytes, Record]]  # exact records by the sha256 of their texts
@@ -44,7 +45,7 @@ class Reading:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of it are in memory."""
+        """The bytes of it that are loaded."""
         return self.source.size if isinstance(self.source, Source) else 0
 
 
@@ -80,11 +81,13 @@ class Unfit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a pack will do with a lot."""
+    """The work of a pack on one lot."""
 
     raw: list[Unfit]
     waiting: list[Waiting]
-    reused: list[Made] = field(default_factory=list)  # copies of what the store holds under another name or place
+    reused: list[Made] = field(
+        default_factory=list
+    )  # copies of records that the store has under another name or in another place
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,11 @@ class Window:
     def text_sha256(self) -> bytes:
         """The sha256 of the text's bytes."""
         return hashlib.sha256(self.text.encode()).digest()
+
+
+def partial_content(store: Store) -> dict[Version, StoredDocument]:
+    """Return the versions whose content the store does not hold in full."""
+    return {stored.version: stored for stored in store.versions() if not stored.complete}
 
 
 def lots(documents: Iterable[Unpacked]) -> Iterator[list[Reading]]:
@@ -126,15 +134,15 @@ def plan(
 ) -> Plan:
     """Cut the documents of a lot into segments to be fitted.
 
-    Documents that are not text become raw records. Segments that an interrupted pack finished are left out. Those that
-    `held` has are copied, and those that this pack `finished` in an earlier lot. Of segments with the same text only one
-    is fitted.
+    Documents that are not text become raw records. Segments that an interrupted pack finished are left out. Segments in
+    `held`, and those that this pack `finished` in an earlier lot, are copied. Of segments with the same text only one is
+    fitted.
     """
-    whole = held.documents([r.source for r in lot if isinstance(r.source, Source)], settings) if held else {}
+    known_documents = held.documents([r.source for r in lot if isinstance(r.source, Source)], settings) if held else {}
     reused: list[Made] = []
     left = []
     for reading in lot:
-        if records := whole.get(reading.source.sha256):
+        if records := known_documents.get(reading.source.sha256):
             document = dataclasses.replace(reading.document, tokens=records[0].document.tokens)
             reused += [Made(record, _text(reading, record), True) for record in moved(records, document)]
         else:
@@ -150,7 +158,9 @@ def plan(
         else:
             places.setdefault(digest, []).append((document, segment))
     alone = [same[0][1].ids for same in places.values()]
-    own = surprisal(lm, alone, window=max(map(len, alone), default=1))  # again, now that each starts from nothing
+    own = surprisal(
+        lm, alone, window=max(map(len, alone), default=1)
+    )  # measured again, because a fit knows nothing before its segment
     waiting = [
         Waiting(*same[0], digest, sum(row), tuple((document, segment.start) for document, segment in same[1:]))
         for (digest, same), row in zip(places.items(), own, strict=True)
@@ -189,7 +199,7 @@ def _segments(
 def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings, first: int = 0) -> Iterator[Task]:
     """A fit task for each waiting segment. The keys are the places in the list, counted from `first`.
 
-    Segments of like length come together, within a few batches: less padding, and documents still end in order.
+    Segments of similar length come together, but only within a few batches. So documents still end in order.
     """
     made = [
         Task(first + place, item.segment.ids, vectors_for(item.nats, len(item.segment.ids), width, settings))
@@ -204,7 +214,7 @@ def windows(
 ) -> tuple[list[Window], list[Skipped]]:
     """(the windows still to be distilled, the documents that have no text to distil).
 
-    Memories and windows that `known` has of a document already are left out.
+    Windows with a context record in `known` are left out.
     """
     todo: list[Window] = []
     refused: list[Skipped] = []
@@ -216,7 +226,7 @@ def windows(
             why = (
                 "not valid UTF-8 text, or control characters"
                 if text is None
-                else "text of a few tokens, or that the tokenizer does not give back"
+                else "text of a few tokens, or text that the tokenizer changes"
             )
             refused.append(Skipped(document.name, f"{why}: it has no memory"))
             continue

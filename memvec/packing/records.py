@@ -22,9 +22,9 @@ class Made(NamedTuple):
     """A finished record, to be added to the store."""
 
     record: Record
-    text: str | None = None  # of a record that is not raw, to make keys of
-    copied: bool = False  # its text was in the store, or in this pack, already
-    more: bool = False  # further finished records follow at once: a commit can wait for them
+    text: str | None = None  # None if the record is raw; else keys are made of it
+    copied: bool = False  # is it a copy of a record of the store or of this pack?
+    more: bool = False  # do finished records follow at once? Then a commit waits for them
 
 
 def exact_record(
@@ -92,7 +92,7 @@ def raw_records(
     width: int,
     report: FitReport | None = None,
 ) -> list[Record]:
-    """Raw records over `data`, as many as the frame limit asks for; one even when it is empty."""
+    """Raw records of `data`, each within the frame limit. Empty data gives one record."""
     pieces = chunked(data, raw.MAX_RAW_BYTES) if data else [b""]
     return list(each_raw_record(document, start, pieces, tokens, reason, width, report))
 
@@ -107,7 +107,7 @@ def each_raw_record(
     report: FitReport | None = None,
     compress: Callable[[bytes], bytes] = raw.compress,
 ) -> Iterator[Record]:
-    """A raw record for each of the pieces, made when it is asked for: a long document is never in memory whole."""
+    """Yield a raw record for each piece. A long document is never loaded at once."""
     for number, piece in enumerate(pieces):
         yield Record(
             document=document,

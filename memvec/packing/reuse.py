@@ -1,4 +1,4 @@
-"""Copy records that a store holds for the texts of a pack, instead of fitting them again.
+"""Reuse the records of a store whose texts are packed again, instead of fitting these texts anew.
 
 A record gives its text back whatever document it is in. So the same text under another name, or at another place, can use
 the same vectors. Records of removed or replaced documents are copied too, until `compact` drops them. Their nats per
@@ -37,7 +37,7 @@ class Held:
 
     @cached_property
     def _complete(self) -> dict[str, list[StoredDocument]]:
-        """Every version with whole content, by the sha256 of its bytes."""
+        """Every version with complete content, by the sha256 of its bytes."""
         found: dict[str, list[StoredDocument]] = {}
         for stored in self.store.versions():
             if stored.complete:
@@ -73,7 +73,7 @@ class Held:
         }
 
     def _content(self, stored: StoredDocument, data: bytes) -> list[Record]:
-        """The records of a document whose bytes are `data`. None if one is damaged or holds another text."""
+        """The records of a document whose bytes are `data`. Empty if one is damaged or holds another text."""
         try:
             records = [self.store.record(ref) for ref in stored.records]
         except StoreDamagedError:
@@ -83,7 +83,7 @@ class Held:
         return records if same else []
 
     def _of(self, texts: Collection[bytes], kind: Kind) -> Iterable[Record]:
-        """The records of one kind for `texts`, the newest last. Damaged ones are left out."""
+        """Yield the records of one kind for `texts`, the newest last. Damaged ones are left out."""
         wanted = set(texts)
         for number, entry in enumerate(self.store.manifest.shards if wanted else ()):
             with self.store.explaining(entry):
@@ -109,13 +109,13 @@ class Held:
         )
         rows = iter(decode(self.lm, vectors, tokens, corrections) if exact else [])
         return [
-            text_is(record, text_bytes(self.lm, next(rows))) if record.kind == Kind.EXACT else _is_whole(record)
+            text_is(record, text_bytes(self.lm, next(rows))) if record.kind == Kind.EXACT else _is_undamaged(record)
             for record in records
         ]
 
 
 def acceptable(record: Record, settings: PackSettings) -> bool:
-    """Does the certificate of a record satisfy `settings`? Its nats per vector may be any."""
+    """Does the certificate of a record satisfy `settings`? It may have any nats per vector."""
     if record.kind == Kind.RAW:
         return True
     report, left = record.report, record.tokens - len(record.corrections)
@@ -128,11 +128,11 @@ def acceptable(record: Record, settings: PackSettings) -> bool:
 
 
 def moved(records: Iterable[Record], document: Document, by: int = 0) -> list[Record]:
-    """Copy `records` into another document, `by` bytes further on."""
+    """Return copies of `records` in another document, `by` bytes further on."""
     return [dataclasses.replace(record, document=document, start=record.start + by) for record in records]
 
 
-def _is_whole(record: Record) -> bool:
+def _is_undamaged(record: Record) -> bool:
     try:
         raw_bytes(record)
     except Refusal:

@@ -110,7 +110,7 @@ def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
         parts = [opened.keys(entry) for entry in entries]
         keyed = live & {text.tobytes() for part in parts for text in part.texts}
         kept = index_files.describe(opened.path / index_files.FOLDER, identity)
-        kept = kept if kept is not None and index_files.fits(kept, entries) and faiss_index.own(kept) else None
+        kept = kept if kept is not None and index_files.matches(kept, entries) and faiss_index.own(kept) else None
         out.append(
             IndexReport(
                 embedder=entries[0].embedder,
@@ -130,7 +130,7 @@ def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
     """Remove every kept index and return their number. Keys stay, so an index can be built again without a model."""
     with changing(store, lock_wait) as transaction:
         folder = transaction.path / index_files.FOLDER
-        found = index_files.kept(folder)
+        found = index_files.embedder_ids(folder)
         for embedder_id in found:
             faiss_index.drop(folder, embedder_id)
     return len(found)

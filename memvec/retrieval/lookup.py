@@ -19,7 +19,6 @@ from memvec.retrieval import faiss_index
 from memvec.retrieval.bm25 import TermIndex
 from memvec.retrieval.faiss_index import FLAT, VectorIndex
 from memvec.store import index_files
-from memvec.store.index_files import fits
 from memvec.store.problems import damaged
 from memvec.store.store import Store
 
@@ -38,7 +37,7 @@ class VectorLookup:
         self.kept: VectorIndex | None = None
         self._kept_rows: Rows = NONE  # for each key of the kept index, the row of its text or -1
         info = index_files.describe(store.path / index_files.FOLDER, entries[0].embedder_id) if entries else None
-        if info is not None and fits(info, entries):
+        if info is not None and index_files.matches(info, entries):
             self.kept = faiss_index.load(store.path / index_files.FOLDER, info)
         inside = set(info.keys) if info is not None and self.kept is not None else set()
         self._kept_numbers = np.full(self.count, -1, np.int64)

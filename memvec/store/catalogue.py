@@ -20,7 +20,7 @@ from memvec.formats import canonical, files
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.store.catalogue_build import COLUMNS, build
-from memvec.store.catalogue_file import Columns, Kept, Made, UnreliableError, encode
+from memvec.store.catalogue_file import Columns, InFile, InMemory, UnreliableError, encode
 from memvec.store.documents import RecordRef, StoredDocument
 from memvec.store.store import Store
 from memvec.types import Document
@@ -28,7 +28,7 @@ from memvec.types import Document
 T = TypeVar("T")
 
 FOLDER = "catalogue"
-LEAST_RECORDS = 4096  # below, reading the columns of the shards is as fast
+LEAST_RECORDS = 4096  # of a store with a catalogue; in a smaller one the columns of the shards are read as fast
 ROWS_AT_ONCE = 4096
 KEY_DIGITS = 16  # hex digits of a record's id in the catalogue
 
@@ -149,16 +149,16 @@ class _View(Sequence[Any]):
 
 
 def answer(store: Store, question: Callable[[Catalogue], T]) -> T:
-    """Ask the catalogue of a store: the file beside it, else one made from its shards.
+    """Ask the catalogue of a store: its catalogue file, or else one made from its shards.
 
     StoreDamagedError if a shard is missing or of another size, or is damaged and has to be read.
     """
     for entry in store.manifest.shards:
         store.check_there(entry)
     try:
-        return question(Catalogue(Kept(path_of(store), _state(store.manifest))))
-    except (UnreliableError, LookupError, TypeError):  # the latter two from contradicting values
-        return question(Catalogue(Made(build(store))))
+        return question(Catalogue(InFile(path_of(store), _state(store.manifest))))
+    except (UnreliableError, LookupError, TypeError):  # the latter two if its values contradict each other
+        return question(Catalogue(InMemory(build(store))))
 
 
 def refresh(store: Store) -> Path | None:
@@ -196,7 +196,7 @@ def document(store: Store, name: str) -> StoredDocument | None:
 
 
 def path_of(store: Store) -> Path:
-    """Return the path of the catalogue of the store's state. The file may not exist."""
+    """Return the path of the catalogue of this state of the store. The file may not exist."""
     return store.path / FOLDER / f"{_state(store.manifest)}.safetensors"
 
 
@@ -215,7 +215,7 @@ def _state(manifest: Manifest) -> str:
 
 def _usable(path: Path, store: Store) -> bool:
     try:
-        Kept(path, _state(store.manifest)).check()
+        InFile(path, _state(store.manifest)).check()
     except UnreliableError:
         return False
     return True

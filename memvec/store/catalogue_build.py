@@ -25,7 +25,7 @@ DOCUMENT_COLUMNS = {
     "tokens": "u8",
     "zstd_bytes": "u8",
     "complete": "u1",
-    "content": "u8",  # number of its content's records; those of its memory and of an unfinished memory follow
+    "content": "u8",  # records of its content; those of its memory, and then of an unfinished memory, follow them
     "memory": "u8",
     "record_offsets": "u8",
     "raw_records": "u8",
@@ -98,7 +98,7 @@ def _per_document(
     count: int,
     gains: Mapping[int, float],
 ) -> dict[str, Array]:
-    """Add up the records of each document. `table` and the `rank` of its documents ascend."""
+    """Add up the records of each document. `table` is in the order of `rank`, the numbers of its documents."""
     ends = np.searchsorted(rank, np.arange(count + 1))
     content, memory = table.section == CONTENT, table.section == MEMORY
 

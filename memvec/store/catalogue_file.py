@@ -35,7 +35,7 @@ class Columns(Protocol):
         """Rows `begin` to `end`. UnreliableError if they do not exist or are damaged."""
 
 
-class Made:
+class InMemory:
     """Columns in memory."""
 
     def __init__(self, columns: Mapping[str, Array]) -> None:
@@ -50,7 +50,7 @@ class Made:
         return self._columns[name][begin:end]
 
 
-class Kept:
+class InFile:
     """Columns in a file, read in blocks."""
 
     def __init__(self, path: Path, state: str) -> None:

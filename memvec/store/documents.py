@@ -9,6 +9,7 @@ from memvec.errors import NotFoundError
 from memvec.filesystem.names import no_document
 from memvec.types import Document
 
+Version = tuple[str, str]  # a document's name and the sha256 of its bytes
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
 
 
@@ -27,10 +28,15 @@ class StoredDocument:
     """A document version, the records of its content and those of its memory, each in order of bytes."""
 
     document: Document
-    records: tuple[RecordRef, ...]  # exact and raw records; if they leave a gap, all there are
+    records: tuple[RecordRef, ...]  # exact and raw records; with a gap, all of them
     complete: bool  # `records` cover the document without a gap
     memory: tuple[RecordRef, ...] = ()  # context records that cover the document without a gap, else none
     unjoined: tuple[RecordRef, ...] = ()  # context records that leave a gap
+
+    @property
+    def version(self) -> Version:
+        """The name and the sha256 of the document."""
+        return self.document.name, self.document.sha256
 
     @property
     def usable(self) -> bool:
@@ -46,8 +52,8 @@ class StoredDocument:
 def joined(size: int, starts: Sequence[int], lengths: Sequence[int]) -> tuple[list[int], bool]:
     """Choose from records, given in the order of their commits, those that cover bytes 0 to `size` without a gap.
 
-    Of several records with one start only the newest is used. The walk begins at byte 0 and takes the record that starts
-    where the last one ended: records of an interrupted pack with other settings may lie across.
+    Of several records with one start only the newest is used. The walk begins at byte 0. It takes the record that starts
+    where the last one ended: records of an interrupted pack with other settings may overlap.
 
     Returns:
         (places of the chosen records in order of bytes, True). When there is a gap, (places of the newest record of each
@@ -56,14 +62,16 @@ def joined(size: int, starts: Sequence[int], lengths: Sequence[int]) -> tuple[li
     newest = {start: place for place, start in enumerate(starts)}
     chosen: list[int] = []
     reached = 0
-    while (place := newest.get(reached)) is not None and place not in chosen[-1:]:  # one without bytes ends the walk
+    while (place := newest.get(reached)) is not None and place not in chosen[
+        -1:
+    ]:  # a record without bytes ends the walk
         chosen.append(place)
         reached += lengths[place]
     return (chosen, True) if chosen and reached == size else (list(newest.values()), False)
 
 
 def missing(name: str, unfinished: Collection[str], live: Iterable[str] = (), store: object = "") -> NotFoundError:
-    """Return the error for a document that is not live in the store at the path `store`: it is unfinished, or unknown."""
+    """Return the error for a document that is unfinished, or unknown in the store at the path `store`."""
     if name in unfinished:
         return NotFoundError(f"{name!r} is {INCOMPLETE}.")
     return no_document(name, live, store)

@@ -31,7 +31,7 @@ class IndexInfo:
 
 
 def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
-    """Read the description of an index of any program. None if there is none, or it cannot be read."""
+    """Read the description of an index, whichever program built it. None if it is missing or cannot be read."""
     try:
         value = json.loads(read_part(folder, embedder_id, "json", MOST_DESCRIBED))
         info = IndexInfo(**value | {"keys": tuple(value["keys"])})
@@ -42,12 +42,12 @@ def describe(folder: Path, embedder_id: str) -> IndexInfo | None:
         return None
 
 
-def fits(info: IndexInfo, entries: Sequence[KeysEntry]) -> bool:
+def matches(info: IndexInfo, entries: Sequence[KeysEntry]) -> bool:
     """Does the store still have all keys of the index?"""
     return bool(info.keys) and set(info.keys) <= {entry.sha256 for entry in entries}
 
 
-def kept(folder: Path) -> list[str]:
+def embedder_ids(folder: Path) -> list[str]:
     """Return the ids of all embedders with an index in the folder, built by any program."""
     if folder.is_symlink():  # files behind a link are not the store's
         return []

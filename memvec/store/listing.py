@@ -72,7 +72,7 @@ def list_documents(
 def listing(
     store: str | Path | Store, documents: str | Sequence[str] = (), limit: int | None = None
 ) -> tuple[list[DocumentRow], list[str]]:
-    """(result of `list_documents`, result of `incomplete_documents`), of one state of the store."""
+    """(result of `list_documents`, result of `incomplete_documents`) for one state of the store."""
     opened = _opened(store)
     rows, unfinished = answer(opened, lambda known: (_chosen(known, documents, limit), known.incomplete))
     meta = opened.manifest.meta

@@ -19,13 +19,9 @@ from memvec.store.store import Store
 from memvec.types import Problem
 
 LOCK_NAME = "LOCK"
-LONGEST_WAIT = 1_000_000  # seconds; systems differ in how long they can wait
-OWN_NAMES = (
-    LOCK_NAME,
-    "shards",
-    "keys",
-    "catalogue",
-)  # files that a killed first pack may leave, beside unfinished writes
+LONGEST_WAIT = 1_000_000  # seconds; some systems cannot wait longer
+# Files that a killed first pack may leave, beside unfinished writes.
+OWN_NAMES = (LOCK_NAME, "shards", "keys", "catalogue")
 
 
 @contextlib.contextmanager
@@ -126,7 +122,7 @@ def _refuse_foreign(path: Path) -> None:
     """Raise UsageError unless there is a store, an empty folder or nothing at `path`."""
     if Store.exists(path):
         return
-    paths.outside(Path(os.path.realpath(path)).parent, "store")  # inside another store it would become part of that
+    paths.outside(Path(os.path.realpath(path)).parent, "store")  # a store in another store would become part of it
     if not path.exists():
         return
     if not path.is_dir() or any(

@@ -17,7 +17,7 @@ def problem(location: str, error: Exception) -> Problem:
     """Return the problem that `error` found at `location`: one of PARSE_ERRORS, or a ReadError.
 
     Raises:
-        ReadError: `error` itself, when it is about this process and not about the file.
+        ReadError: `error` itself, if the fault is in this process and not in the file.
     """
     if not isinstance(error, ReadError):
         return Problem(location, _KINDS.get(code_of(error), "invalid_value"), str(error), code_of(error))

@@ -1,4 +1,4 @@
-"""All records of a store as columns, put together to the content and the memory of each document. Knows no model.
+"""Hold all records of a store as columns, and join them to the content and the memory of each document. Knows no model.
 
 Letters: n records, V document versions, k records in their places.
 """
@@ -14,11 +14,11 @@ import numpy as np
 
 from memvec.formats.container import Array
 from memvec.formats.shard import Shard
-from memvec.store.documents import RecordRef, StoredDocument, joined
+from memvec.store.documents import RecordRef, StoredDocument, Version, joined
 from memvec.types import Document, Kind
 
 CONTENT, MEMORY, UNJOINED = 0, 1, 2  # sections of a document's records
-MOST = 1 << 62  # of any count: sums of two are still numbers of 64 bits
+MOST = 1 << 62  # counts are below this, so that the sum of two fits in 64 bits
 _PLACES = ("version", "shard", "row", "kind", "start", "length")
 _COUNTS = ("reason", "tokens", "token_steps", "seconds", "vectors", "corrected", "id")
 
@@ -26,12 +26,12 @@ _COUNTS = ("reason", "tokens", "token_steps", "seconds", "vectors", "corrected",
 class Scan:
     """The records of a store in order of shards and rows, and their document versions. Removed versions are left out."""
 
-    def __init__(self, removed: Collection[tuple[str, str]], counts: bool) -> None:
-        """`counts`: read the columns that totals are made of too, and check that they can be added up."""
+    def __init__(self, removed: Collection[Version], counts: bool) -> None:
+        """With `counts`, also read the columns that totals are made of, and check that they can be added up."""
         self.versions: list[Document] = []
         self._removed, self._counts = set(removed), counts
-        self._numbers: dict[tuple[str, str], int] = {}  # of versions, by name and sha256
-        self._parts: list[dict[str, Array]] = []  # a shard each
+        self._numbers: dict[Version, int] = {}  # places in `versions`
+        self._parts: list[dict[str, Array]] = []  # one for each shard
 
     @cached_property
     def columns(self) -> dict[str, Array]:
@@ -44,7 +44,9 @@ class Scan:
     def newest(self) -> Array:
         """Versions in order of their newest record (V,)."""
         last = np.zeros(len(self.versions), np.int64)
-        last[self.columns["version"]] = np.arange(len(self.columns["version"]))  # of equal places the last one stays
+        last[self.columns["version"]] = np.arange(
+            len(self.columns["version"])
+        )  # of several records of a version the last one stays
         return np.argsort(last)
 
     def add(self, number: int, part: Shard) -> None:
@@ -81,8 +83,8 @@ class Scan:
         bounds = [*begins.tolist(), len(records)]
         for number, begin, end in zip(found.tolist(), bounds, bounds[1:], strict=False):
             version, context = divmod(number, 2)
-            chosen, whole = joined(self.versions[version].bytes, starts[begin:end], lengths[begin:end])
-            yield version, bool(context), [records[begin + place] for place in chosen], whole
+            chosen, complete = joined(self.versions[version].bytes, starts[begin:end], lengths[begin:end])
+            yield version, bool(context), [records[begin + place] for place in chosen], complete
 
     def documents(self) -> list[StoredDocument]:
         """Every version with its records, in order of its newest record."""
@@ -90,12 +92,12 @@ class Scan:
         memory: dict[int, tuple[RecordRef, ...]] = {}
         unjoined: dict[int, tuple[RecordRef, ...]] = {}
         columns = [self.columns[name].tolist() for name in ("shard", "row", "start", "length")]
-        for version, context, records, whole in self.groups():
+        for version, context, records, complete in self.groups():
             refs = tuple(RecordRef(*(column[record] for column in columns)) for record in records)
             if context:
-                (memory if whole else unjoined)[version] = refs
+                (memory if complete else unjoined)[version] = refs
             else:
-                content[version] = refs, whole
+                content[version] = refs, complete
         return [
             StoredDocument(self.versions[n], *content.get(n, ((), False)), memory.get(n, ()), unjoined.get(n, ()))
             for n in self.newest.tolist()
@@ -115,7 +117,7 @@ class Placed:
     place: Array
 
     def where(self, chosen: Array) -> Placed:
-        """Those that are `chosen`, by mask or number."""
+        """The `chosen` ones of them, by mask or number."""
         return Placed(self.record[chosen], self.version[chosen], self.section[chosen], self.place[chosen])
 
 
@@ -123,9 +125,9 @@ def place(scan: Scan) -> Placed:
     """Put the records of a scan in their documents, as columns."""
     every: list[int] = []
     groups: list[tuple[int, int, int, int]] = []  # (version, section, records, first place)
-    for version, context, records, whole in scan.groups():
-        section = (MEMORY if whole else UNJOINED) if context else CONTENT
-        groups.append((version, section, len(records), 0 if whole or context else -len(records)))
+    for version, context, records, complete in scan.groups():
+        section = (MEMORY if complete else UNJOINED) if context else CONTENT
+        groups.append((version, section, len(records), 0 if complete or context else -len(records)))
         every += records
     versions, sections, sizes, firsts = np.array(groups, np.int64).reshape(-1, 4).T
     begins = np.cumsum(sizes) - sizes

@@ -21,7 +21,7 @@ from memvec.types import Kind, PackReport, RawReason
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of the records of memories, by number in the scan. Records it was not measured of are absent."""
+    """Gain and harm of the records of memories, by number in the scan. Records without a measurement are absent."""
 
     gain: Mapping[int, float]  # share of the text's gain [1]
     harm: Mapping[int, float]  # [nats per token]
@@ -30,7 +30,7 @@ class Measured:
 def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float | None = None) -> PackReport:
     """Return totals of `documents`. `seconds` is how long the pack took, by default the sum of their fits."""
     scan = store.scan(counts=True)
-    keys = {(stored.document.name, stored.document.sha256) for stored in documents}
+    keys = {stored.version for stored in documents}
     chosen = np.array([(version.name, version.sha256) in keys for version in scan.versions], bool)
     placed = place(scan)
     placed = placed.where(chosen[placed.version])
@@ -39,7 +39,7 @@ def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float 
 
 
 def report(store: Store, sums: Mapping[str, Any]) -> PackReport:
-    """Return the report of `totals`; some of its fields follow from others or from the manifest."""
+    """Return the report of `totals`. Some of its fields follow from others or from the manifest."""
     origin, vectors = store.manifest.fingerprint, sums["vectors"]
     derived = {
         "tokens_per_vector": round(sums["fitted_tokens"] / vectors, 3) if vectors else 0.0,
@@ -92,7 +92,7 @@ def totals(scan: Scan, placed: Placed, chosen: Array, measures: Measured) -> dic
 
 
 def measured(store: Store, scan: Scan, placed: Placed) -> Measured:
-    """Read what was measured of the memories among the `placed` records. StoreDamagedError names a damaged record."""
+    """Read gain and harm of the memories among the `placed` records. StoreDamagedError names a damaged record."""
     gain: dict[int, float] = {}
     harm: dict[int, float] = {}
     for record in np.sort(placed.record[placed.section == MEMORY]).tolist():
@@ -106,6 +106,6 @@ def measured(store: Store, scan: Scan, placed: Placed) -> Measured:
 
 
 def mean(weighted: Sequence[tuple[float, int]]) -> float | None:
-    """Return the mean of (value, weight), the same in any order; None without any."""
+    """Return the mean of (value, weight) pairs, the same in any order. None if there are none."""
     weight = sum(w for _, w in weighted)
     return round(math.fsum(value * w for value, w in weighted) / weight, 4) if weight else None

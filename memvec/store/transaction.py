@@ -17,14 +17,15 @@ from memvec.formats import files, manifest, shard
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
+from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import Store
 from memvec.types import Kind, Record
 
 Entry = TypeVar("Entry", ShardEntry, KeysEntry)
 
-SHARD_RECORDS, SHARD_BYTES = 1024, 256 * 1024 * 1024  # most in one shard; a larger single record gets its own
-KEYS_TEXTS = 65_536  # most in one new file of keys
+SHARD_RECORDS, SHARD_BYTES = 1024, 256 * 1024 * 1024  # most in one shard; a larger record gets a shard of its own
+KEYS_TEXTS = 65_536  # most texts in one new file of keys
 
 
 class Transaction:
@@ -34,7 +35,7 @@ class Transaction:
     """
 
     def __init__(self, store: Store) -> None:
-        """Raises FormatTooNewError when a newer memvec made the store and a change would lose something."""
+        """Raises FormatTooNewError if a newer memvec made the store and a change would lose something."""
         store.manifest.check_writable()
         self.store = store
 
@@ -62,7 +63,7 @@ class Transaction:
         tool: str = "",
         keys: Sequence[Keys] = (),
         meta: Mapping[str, Mapping[str, str]] | None = None,
-        removed: Iterable[tuple[str, str]] | None = None,
+        removed: Iterable[Version] | None = None,
     ) -> None:
         """Add `records`, `keys` and `meta` to the store: all of them or none. They are on disk on return.
 
@@ -71,8 +72,8 @@ class Transaction:
             tool: Name and version of the writer.
             keys: Keys of the records' texts, one file each.
             meta: Metadata by document name. It replaces the earlier metadata of these documents.
-            removed: (name, sha256) of the removed document versions, in place of the earlier ones. Versions of `records`
-                are taken out of them. Default: as before.
+            removed: The removed document versions, in place of the earlier ones. Versions of `records` are taken out of
+                them. Default: as before.
 
         Raises:
             WriteError: The store is as it was.
@@ -80,7 +81,7 @@ class Transaction:
         state = self.store.manifest
         entry = self.write(*shard_file(state, records, state.generation + 1)) if records else None
         entries = [self.write(*keys_file(part)) for part in keys]
-        # In the same manifest as the shard: no reader that lacks the kind ever meets it.
+        # In the same manifest as the shard, so that a reader that does not know the kind refuses the store.
         required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
         gone = set(state.removed if removed is None else removed)
         gone -= {(record.document.name, record.document.sha256) for record in records}
@@ -94,12 +95,12 @@ class Transaction:
         return entry
 
     def switch(self, state: Manifest) -> None:
-        """Replace the manifest by `state`, whose files are all on disk. Raises WriteError; the store is as it was then."""
+        """Replace the manifest by `state`, whose files are all on disk. After a WriteError the store is as it was."""
         files.write_atomically(self.path / manifest.FILE_NAME, manifest.encode(state))
         self.store = Store(self.path, state)
 
     def explain(self, tensors: Mapping[str, str], probe: Mapping[str, Any]) -> None:
-        """Say more about the model in the manifest of the next commit: digests of its tensors, and its probe."""
+        """Put digests of the model's tensors, and its numeric probe, into the manifest of the next commit."""
         self.store = Store(self.path, replace(self.store.manifest, tensors=tensors, probe=probe))
 
 

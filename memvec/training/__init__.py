@@ -1,6 +1,6 @@
 """Optimise vectors of many texts at once against a frozen model.
 
-A task is a segment or a window that waits for its vectors. A frozen value, it carries what it needs and no result.
+A task is a segment or a window that waits for its vectors. It is a frozen value without a result.
 
 A slot is the place of one task in a batch. When its fit is done, the next task takes it.
 

@@ -1,6 +1,6 @@
 """Segments that are fitted together: their vectors, and one step of all of them.
 
-Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM rows of vectors, in order of the slots.
+Letters: B slots, M vectors, D width, N tokens, T targets of all rows. R = ΣM rows of vectors, in order of the slots.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from memvec.training.layout import Layout, lay_out
 from memvec.types import Vectors
 
 MOMENTUM = 0.8  # Adam's first beta
-# Margins are measured in the fit's dtype, and bfloat16 logits come in steps of 1/8. So a fit asks for more than certifying.
+# Margins are measured in the fit's dtype, and bfloat16 logits come in steps of 1/8. So a fit asks for a larger margin.
 MARGIN_RESERVE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How many tokens of a text a slot's vectors miss."""
+    """The number of tokens of a text that a slot's vectors miss."""
 
     wrong: int  # tokens that come out wrong
     thin: int  # tokens that come out wrong or under margin
@@ -56,7 +56,7 @@ class Batch(Protocol):
     def step(self, shown: Sequence[int]) -> list[Score]:
         """Measure each slot on the first `shown` tokens of its text, then take a step. The scores are from before the step.
 
-        The measured vectors of a slot that shows its whole text are kept if they are its best so far.
+        A slot that shows its complete text stores the measured vectors if they are its best so far.
         """
 
     def restart(self, slot: int, start: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a task has cost."""
+"""The work spent on a task."""
 
 from __future__ import annotations
 

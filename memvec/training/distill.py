@@ -1,9 +1,9 @@
 """Distil context vectors of many documents at once, until a frozen LM answers behind them as it does behind the text.
 
 The teacher is the LM behind the text. The student is the same LM behind M vectors. The loss is the divergence between
-their next tokens. Rows are questions about the text, with right answers mixed into the teacher's, and if wanted spans of
-the text asked for by their first words. Some rows have nothing to do with the text: their teacher has not seen it
-(Caccia et al. 2025 and Eyuboglu et al. 2025 distil adapters and caches so; docs/LOG.md has the worth of each part).
+their next tokens. Rows are questions about the text, with right answers mixed into the teacher's. If wanted, they are also
+spans of the text, each asked for by its first token. Some rows are not about the text, and their teacher has not seen it.
+Caccia et al. 2025 and Eyuboglu et al. 2025 distil adapters and caches in this way. docs/LOG.md has the worth of each part.
 
 Letters: B slots, M vectors, D width, N tokens, R rows, T scored tokens, K likeliest tokens kept of a teacher.
 """
@@ -32,11 +32,11 @@ from memvec.training.lessons import Lesson, LossMix, span_phases, teach
 from memvec.training.segments import surprisal
 from memvec.types import Vectors
 
-PART_TOKENS = 150  # tokens of a part; settings count rows for each part of a text
+PART_TOKENS = 150  # tokens of a part; the settings give the number of rows for each part of a text
 SPAN_WITHOUT_QUESTIONS = 16  # tokens
 ROW_TOKENS = 31  # tokens that a row takes on average, padding included; only for estimates
 OTHER_DOCUMENTS = 0.5  # share of unrelated rows that are about other documents, if there are any; the rest is off-topic
-QUESTIONS_FOR_OTHERS = 32  # questions about a document that other documents' memories are asked too
+QUESTIONS_FOR_OTHERS = 32  # questions about a document that memories of other documents are asked too
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _Slot:
     phases: list[list[int]]  # spans of the lesson that together cover the text, one list for each phase
     lesson: Lesson  # the spans
     questions: list[Lesson]  # for each prompt prefix
-    unread: list[Lesson]  # some of the same questions, answered without the text; other memories should not change them
+    unread: list[Lesson]  # some of the same questions, answered without the text, for memories of other documents
     chance: random.Random
     cost: Cost
     age: int = 0
@@ -91,14 +91,14 @@ class _Slot:
 
 
 def parts(tokens: int) -> int:
-    """Parts in a text of N tokens. A step asks so many times the rows that the settings ask for."""
+    """Parts in a text of N tokens. A step asks the rows of the settings once for each part."""
     return max(1, round(tokens / PART_TOKENS))
 
 
 def start(lm: FrozenLM, ids: Sequence[int], vectors: int) -> Tensor:
     """Starting vectors (M, D) float32: the embeddings of the M tokens with the highest surprisal, in their order.
 
-    Untrained they are worth .25 of the text at ratio 4, while means of windows do harm (docs/LOG.md).
+    Untrained, their gain is .25 at ratio 4, while the means of windows do harm (docs/LOG.md).
     """
     (nats,) = surprisal(lm, [ids])
     told = sorted(sorted(range(len(ids)), key=lambda place: -nats[place])[:vectors])
@@ -116,7 +116,7 @@ class DistilEngine:
         off_topic: Sequence[Sequence[Row]] = (),
         unseen_documents: Sequence[Sequence[Row]] = (),
     ) -> None:
-        """Prepare to distil memories that stand behind one of `prompt_prefixes`.
+        """Prepare to distil memories that will stand behind any of `prompt_prefixes`.
 
         Args:
             lm: The frozen LM.
@@ -169,7 +169,7 @@ class DistilEngine:
     def _open(self, task: DistilTask) -> _Slot:
         """A slot for a task: all rows it may be asked, with the teacher's answers."""
         begun, s = time.perf_counter(), self.settings
-        # No questions are made from some texts, such as those without spaces. Then spans are asked for.
+        # From some texts, such as those without spaces, no questions are made. Then spans are asked for.
         span = s.span or (0 if any(task.questions) else SPAN_WITHOUT_QUESTIONS)
         spans, phases = span_phases(len(task.ids), span, s.stride)
         text = self.lm.embed(torch.tensor(task.ids, device=self.lm.device))
@@ -258,14 +258,14 @@ class DistilEngine:
         return others, off_topic
 
     def _prefixes(self, vectors: Tensor, before: Tensor, distractors: Sequence[int | None]) -> list[Tensor]:
-        """The prompt prefix `before` (P, D) and a slot's vectors, for each slot; a distractor's stand before or behind them."""
+        """For each slot, the prompt prefix `before` (P, D) and its vectors. Those of a distractor stand before or behind them."""
         pieces = torch.split(vectors, [slot.task.vectors for slot in self.slots])
         out = []
         for slot, piece, other in zip(self.slots, pieces, distractors, strict=True):
-            parts = [piece]
+            memories = [piece]
             if other is not None:
-                parts.insert(slot.chance.randrange(2), pieces[other].detach())
-            out.append(torch.cat([before, *(part.to(before.dtype) for part in parts)]))
+                memories.insert(slot.chance.randrange(2), pieces[other].detach())
+            out.append(torch.cat([before, *(memory.to(before.dtype) for memory in memories)]))
         return out
 
     def _rates(self) -> Tensor:

@@ -1,10 +1,10 @@
 """The fit engine: optimise the vectors of many segments at once. When a slot is done, the next segment takes its place.
 
-The first vector is the anchor, the embedding of BOS, because a model's first position is its attention sink and can carry
-little. The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9, and a learning rate
-of 5 instead of .01, cooled to 1 in 60 steps. A fit starts from the best of six starts, which are 20 times as large. It
-starts on the first part of its text and sees all of it after 24 steps. If half of these steps got it nowhere, it starts
-once more (docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
+The first vector is the anchor, the embedding of BOS. A model's first position is its attention sink and can carry little.
+The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9. The learning rate is 5
+instead of .01, cooled to 1 in 60 steps. A fit starts from the best of six starts, which are 20 times as large. It starts
+on the first part of its text and sees all of it after 24 steps. If half of these steps got it nowhere, it starts once more
+(docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from memvec.types import Vectors
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
 MOST_SLOTS_GPU = 512
 WITHOUT_GRADIENT = 8  # positions without gradient that take the memory of one in a step, which stores activations
-AHEAD_GPU = 64  # tasks whose starts are found at once; one by one, each would make the whole batch wait
+AHEAD_GPU = 64  # tasks whose starts are found together; one by one, each would make all slots wait
 MEMORY = 2 * 1024**3  # bytes for activations on a CPU
 SHARE_OF_GPU = 0.4  # share of a GPU's free memory for activations; certifying and finding starts use the rest
 FIRST_SHARE = 0.3  # share of its text that a fit starts on
 LEAST_SHOWN = 8  # least tokens that it starts on
 GROW_EVERY = 4  # steps after which it sees more of its text; each time the batch is laid out again
-LOST = 0.7  # a fit starts again if halfway through the growth more than this share of its tokens is wrong
+LOST = 0.7  # a fit starts again if more than this share of its tokens is wrong halfway through the growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ class FitEngine:
         return sum(costs)
 
     def _fixed(self, task: Task) -> int:
-        """How many of its vectors are not trained: the anchor, if there are other vectors to carry the text."""
+        """How many vectors of a task are not trained: the anchor, if there are other vectors to carry the text."""
         return len(self.lm.anchor) if self.settings.anchor and task.vectors > 1 else 0
 
     def _fitting(self, waiting: Iterable[Task]) -> int:
-        """How many of these fit in, if all rows are as long as the longest. One alone always fits."""
+        """How many of these tasks have room, if all rows are as long as the longest. One alone always has."""
         rows, longest = len(self.slots), max((slot.task.vectors + len(slot.task.ids) for slot in self.slots), default=0)
         for task in waiting:
             longest = max(longest, task.vectors + len(task.ids))
@@ -231,7 +231,7 @@ def shown_at(tokens: int, age: int, grown: int) -> int:
 
 
 def memory_of(lm: FrozenLM) -> int:
-    """Bytes for activations if the settings give no limit. The cost of a recurrent model's states is unknown: it gets MEMORY."""
+    """Bytes for activations if the settings give no limit. A recurrent model gets MEMORY: the cost of its states is unknown."""
     return MEMORY if lm.device.type != "cuda" or lm.recurrent else int(SHARE_OF_GPU * free_bytes(lm.device))
 
 

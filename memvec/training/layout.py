@@ -1,8 +1,8 @@
 """Lay out the texts of a batch. Texts of similar length share a pass, because padding costs as much as text.
 
-Letters: B slots, M vectors, N tokens, D width, L positions of a row, R = ΣM rows of vectors, T = ΣN targets. A row is
-[v_1 … v_M, t_1 … t_{N-1}] with padding on the right, which a causal model never sees; position M-1+i predicts t_{i+1},
-so the first token comes from the vectors too.
+A row is [v_1 … v_M, t_1 … t_{N-1}] with padding on the right, which a causal model never sees. Position M-1+i predicts
+t_{i+1}, so the first token comes from the vectors too. Letters: B slots, M vectors, N tokens, D width, L positions of a
+row. R = ΣM rows of vectors, T = ΣN targets.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def lay_out(lm: FrozenLM, texts: Sequence[Sequence[int]], vectors: Sequence[int]
 
     def laid(group: Sequence[int]) -> Pass:
         length = lengths[group[0]]
-        read: list[int] = []  # tokens, and their positions in the base
-        spots: list[int] = []
+        read: list[int] = []  # tokens
+        spots: list[int] = []  # their positions in the base
         rows: list[int] = []
         places: list[int] = []
         outputs: list[int] = []

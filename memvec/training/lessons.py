@@ -1,4 +1,4 @@
-"""The teacher's answers to rows, computed once: those of the frozen LM behind the text, mixed with known right answers.
+"""Compute the teacher's answers to rows once: those of the frozen LM behind the text, mixed with the right answers.
 
 Letters: N tokens, T scored tokens, K likeliest tokens kept of a teacher, P positions, D width.
 """
@@ -29,7 +29,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class LossMix:
-    """How much of a target is the right answer instead of the teacher's, and how much each token weighs in the loss."""
+    """The share of the right answer in a target, beside the teacher's, and the weight of each token in the loss."""
 
     truth: float = 0.0  # share of the right token in the target [0..1]; 0 is the teacher alone
     first_truth: float | None = None  # the same for an answer's first token; None: as for the others
@@ -41,7 +41,10 @@ PLAIN = LossMix()
 
 
 def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], mix: LossMix = PLAIN) -> Lesson:
-    """Run the LM behind a prefix (P, D) over rows. Return its answers at the scored tokens; questions are scored if they weigh."""
+    """Run the LM behind a prefix (P, D) over rows, and return its answers at the scored tokens.
+
+    The tokens of questions are scored too if `mix` gives them a weight.
+    """
     answers: list[TeacherPass] = []
     asked = [Row(row.ids, 1) for row in rows] if mix.question_weight else list(rows)
     before = [row.start - one.start for row, one in zip(rows, asked, strict=True)]  # scored tokens of the question
@@ -74,7 +77,7 @@ def corrected(said: TeacherPass, right: Tensor, truth: Tensor) -> TeacherPass:
     ids, odds = said.ids.clone(), said.log_probs.exp() * (1 - truth)
     there = ids == right[:, None]
     missing = ~there.any(1) & (truth[:, 0] > 0)
-    ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the replaced token's mass goes to the rest
+    ids[missing, -1], odds[missing, -1] = right[missing], 0.0  # the probability of the replaced token goes to the rest
     odds += truth * (ids == right[:, None])
     return TeacherPass(ids, odds.clamp(min=1e-9).log())
 

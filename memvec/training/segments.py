@@ -89,7 +89,10 @@ def _tile(
 
 
 def vectors_for(nats: float, tokens: int, width: int, settings: PackSettings) -> int:
-    """M for the first fit of a segment: an anchor and as many as its nats ask for, at most one a token, unless M is set."""
+    """M for the first fit of a segment, unless the settings fix it.
+
+    It is the anchor and a vector for each budget of nats, at most one a token.
+    """
     return settings.vectors or settings.anchor + max(1, min(tokens, math.ceil(nats / settings.budget(width))))
 
 
@@ -100,14 +103,14 @@ def _furthest(at: int, total: Sequence[float], budget: float, cap: int) -> int:
     while end > at + MIN_TOKENS and total[end] - total[at] > budget:
         end -= 1
     rest = tokens - at
-    # A rest that is a segment and a bit is halved, because very short segments cost many vectors a token.
+    # A rest of up to one and a half segments is halved, because very short segments cost many vectors a token.
     return end if end == tokens or rest >= 1.5 * (end - at) else at + math.ceil(rest / 2)
 
 
 def _best_piece(
     text: str, char: int, ids: Sequence[int], at: int, end: int, decode: Callable[[Sequence[int]], str]
 ) -> tuple[int, str] | None:
-    """(stop, words) of the best cut at or before `end`: at a line end, else a sentence end, else the last that fits."""
+    """(stop, words) of the best cut at or before `end`: a line end, else a sentence end, else the last possible one."""
     if end == len(ids):
         words = decode(ids[at:end])
         return (end, words) if text[char:] == words else None
@@ -121,7 +124,7 @@ def _best_piece(
         if (
             not words
             or not text.startswith(words, char)
-            or not _whole(text, char, words, decode(ids[stop : stop + 16]))
+            or not _ends_a_character(text, char, words, decode(ids[stop : stop + 16]))
         ):
             continue
         rank = 2 if words.endswith("\n") else int(words.rstrip(" \"'”’)»").endswith(SENTENCE_ENDS))
@@ -132,6 +135,6 @@ def _best_piece(
     return best[1:] if best else None
 
 
-def _whole(text: str, char: int, words: str, following: str) -> bool:
+def _ends_a_character(text: str, char: int, words: str, following: str) -> bool:
     # U+FFFD at the end is half a character, unless the text has one there. Then the following text joins on.
     return not words.endswith("\ufffd") or text.startswith(words + following.rstrip("\ufffd"), char)

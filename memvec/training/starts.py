@@ -1,4 +1,4 @@
-"""Find the start of a fit: the random start behind which the text has the least surprisal, and the next best in reserve.
+"""Find the start of a fit: of several random starts, the one behind which the text has the least surprisal.
 
 The steps of a fit depend more on its start than on its text. The surprisal of the text's first tokens behind a start
 predicts them (docs/LOG.md). K starts, M vectors, D width.
@@ -16,9 +16,9 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 from memvec.training.layout import lay_out, row_length
 
-NORM = 20  # standard deviations of tokens' embeddings in an element of a start; fits end at such norms
+NORM = 20  # standard deviation of a start's elements, in those of token embeddings; fits end at such norms
 TRIED = 6  # starts tried for each fit
-A_LOOK = 3  # tries that cost as much as a step, because they have no backward pass
+TRIES_A_STEP = 3  # tries that cost as much as a step, because they have no backward pass
 TEXTS_AT_ONCE = 16  # texts whose starts are tried together
 
 
@@ -27,11 +27,11 @@ def scale_of(lm: FrozenLM) -> Tensor:
     return lm.table.float().std() * NORM
 
 
-def draw(scale: Tensor, shape: tuple[int, int], ids: Sequence[int], salt: str, count: int = TRIED) -> Tensor:
-    """Draw starts (K, *shape) float32 of (M, D). They depend on `ids` and the salt only, and not on other texts of a batch."""
+def draw(scale: Tensor, shape: tuple[int, int], ids: Sequence[int], salt: str) -> Tensor:
+    """Draw K = TRIED starts (K, *shape) float32 of (M, D). They depend on `ids` and `salt`, not on other texts of a batch."""
     digest = hashlib.sha256(f"{salt} {' '.join(map(str, ids))}".encode()).digest()
     chance = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # torch takes 63 bits
-    return torch.randn(count, *shape, generator=chance).to(scale.device) * scale
+    return torch.randn(TRIED, *shape, generator=chance).to(scale.device) * scale
 
 
 @torch.inference_mode()
@@ -46,6 +46,6 @@ def ranked(lm: FrozenLM, starts: Sequence[Tensor], texts: Sequence[Sequence[int]
     return [some[part.argsort(stable=True)] for some, part in zip(starts, parts, strict=True)]
 
 
-def look_cost(tokens: int, vectors: int, count: int = TRIED) -> int:
+def look_cost(tokens: int, vectors: int) -> int:
     """Token-steps of ranking starts for N = `tokens`. A try counts as a third of a step."""
-    return count * row_length(tokens, vectors) // A_LOOK
+    return TRIED * row_length(tokens, vectors) // TRIES_A_STEP

@@ -1,8 +1,9 @@
 """Segments that are fitted together on a GPU. Shapes stay the same, so that a step is one CUDA graph.
 
 A step of a small batch has thousands of kernels, and launching them one by one takes longer than running them. So rows
-are padded to one length, each slot stays in its row, and a free row takes the next slot. Letters: B rows, L positions, W vectors of the
-row with the most, M of one row, D width, N tokens. Position M-1+i of a row predicts its token i+1, as in `layout`.
+are padded to one length, each slot stays in its row, and a free row takes the next slot. Position M-1+i of a row predicts
+its token i+1, as in `layout`. Letters: B rows, L positions, W vectors of the row with the most, M of one row, D width,
+N tokens.
 """
 
 from __future__ import annotations
@@ -74,17 +75,17 @@ class StaticBatch:
         before, adam = {name: getattr(self, name) for name in names}, self._adam
         live = torch.tensor(self._rows, dtype=torch.long, device=self.lm.device)
         self._allocate(wanted, longest, most)
-        n, kept_vectors = len(self._rows), min(vectors, most)
+        n, shared = len(self._rows), min(vectors, most)
         self._rows, self._free = list(range(n)), list(range(n, wanted))[::-1]
         if not n:
             return
         for name, old in before.items():
-            new, kept = getattr(self, name), old[live]
-            inside = tuple(slice(min(sizes)) for sizes in zip(kept.shape, new.shape, strict=True))
-            new[inside] = kept[inside]
+            new, moved = getattr(self, name), old[live]
+            inside = tuple(slice(min(sizes)) for sizes in zip(moved.shape, new.shape, strict=True))
+            new[inside] = moved[inside]
         for name in SlotAdam.STATES:
-            kept = getattr(adam, name).view(rows, vectors, -1)[live, :kept_vectors]
-            getattr(self._adam, name).view(wanted, most, -1)[:n, :kept_vectors] = kept
+            moved = getattr(adam, name).view(rows, vectors, -1)[live, :shared]
+            getattr(self._adam, name).view(wanted, most, -1)[:n, :shared] = moved
 
     def add(self, ids: Sequence[int], start: Tensor, fixed: int) -> None:
         """See Batch."""
@@ -117,7 +118,7 @@ class StaticBatch:
         return [known[row] for row in self._rows]
 
     def _run(self) -> None:
-        """Take a step. The first of a shape runs kernel by kernel, which allocates what a graph needs. Later ones are the graph."""
+        """Take a step. The first of a shape runs kernel by kernel and allocates memory for the graph of later ones."""
         fused = self.lm.fused
         if self._ran is not fused.ready:
             self._graph = None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memvec.checkpoints import cache as identity_cache
-from memvec.checkpoints.cache import kept
+from memvec.checkpoints.cache import cached
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def made(folder: Path) -> Callable[..., int]:
         return {"weights": (folder / "a.safetensors").read_bytes().decode(), "list": [1, 2.5, None]}
 
     def ask(version: str = "1") -> int:
-        assert kept(folder, version, make) == make() and calls.pop()
+        assert cached(folder, version, make) == make() and calls.pop()
         return len(calls)
 
     return ask
@@ -104,7 +104,7 @@ def test_nothing_is_kept_of_files_that_changed_meanwhile(folder: Path, tmp_path:
         (folder / "a.safetensors").write_bytes(b"of another writer")
         return {}
 
-    kept(folder, "1", make)
+    cached(folder, "1", make)
     assert not (tmp_path / "cache").exists()
 
 
@@ -120,7 +120,7 @@ def test_without_a_place_to_keep_it_this_process_remembers(
 
 def test_many_writers_leave_one_whole_entry(folder: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda n: kept(folder, "1", lambda: {"n": "x" * 5000}), range(32)))
+        found = list(threads.map(lambda n: cached(folder, "1", lambda: {"n": "x" * 5000}), range(32)))
     assert all(value == {"n": "x" * 5000} for value in found)
     (file,) = entries(tmp_path)
     assert json.loads(file.read_bytes())["entry"]["value"] == {"n": "x" * 5000}
@@ -132,8 +132,8 @@ def test_the_oldest_entries_go(folder: Path, tmp_path: Path, monkeypatch: pytest
         other = tmp_path / name
         other.mkdir()
         (other / "config.json").write_text(name)
-        kept(other, "1", dict)
+        cached(other, "1", dict)
         for file in entries(tmp_path):  # dates of one tick could not be told apart
             os.utime(file, ns=(0, file.stat().st_mtime_ns - 10**9))
     assert len(entries(tmp_path)) == 2
-    assert kept(tmp_path / "c", "1", lambda: pytest.fail("the newest is there")) == {}
+    assert cached(tmp_path / "c", "1", lambda: pytest.fail("the newest is there")) == {}

@@ -23,6 +23,16 @@ class TestDevice:
         with pytest.raises(UsageError, match="device 'nowhere' cannot be used"):
             pick_device("nowhere")
 
+    def test_an_error_without_a_message(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The error names the class instead."""
+
+        def failing(*_: Any, **__: Any) -> None:
+            raise AssertionError
+
+        monkeypatch.setattr(torch, "ones", failing)
+        with pytest.raises(UsageError, match=r"cannot be used here \(AssertionError\)"):
+            pick_device("xpu")
+
     def test_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A device without free memory is no unknown device."""
 

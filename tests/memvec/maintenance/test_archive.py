@@ -67,6 +67,9 @@ def test_nothing_is_overwritten(full: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         memvec.export_store(full, tmp_path / "f")
     memvec.export_store(full, tmp_path / "f", overwrite=True)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=r"folder' is no regular file\. Pass another path\."):
+        memvec.export_store(full, tmp_path / "folder", overwrite=True)
     with pytest.raises(UsageError, match=r"exists. Import into a new one"):
         memvec.import_store(tmp_path / "f", full)
     with pytest.raises(NotFoundError):
