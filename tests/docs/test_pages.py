@@ -207,7 +207,7 @@ def test_every_command_and_option_exists(page: Path) -> None:
 
 
 FOREIGN = {  # options of other programs
-    "--no-deps", "--enable-prompt-embeds", "--no-enable-prefix-caching", "--disable-radix-cache",
+    "--no-deps", "--enable-prompt-embeds", "--no-enable-prefix-caching", "--disable-radix-cache", "--index-url",
 }  # fmt: skip
 
 

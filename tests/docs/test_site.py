@@ -126,6 +126,14 @@ def test_examples_of_docstrings_are_shown_as_code(site: Path) -> None:
     assert shown("Example:\n    >>> 1\n    1\n") == "Examples:\n    >>> 1\n    1\n"
 
 
+def test_a_constant_as_a_default_is_shown_as_its_value(site: Path) -> None:
+    from docstring_examples import valued
+
+    assert valued("DEFAULT_MODEL", "memvec.packing.pack") == "'smollm2-135m'"
+    assert valued("None", "memvec.packing.pack") == "None" and valued("unwatched", "memvec.packing.pack") == "unwatched"
+    assert "DEFAULT_MODEL" not in (site / "reference" / "api.html").read_text("utf-8")
+
+
 def test_the_command_page_has_every_command(site: Path) -> None:
     """Also those of a group, and no marker of click's."""
     commands = program.list_commands(click.Context(program))
