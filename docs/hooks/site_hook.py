@@ -13,6 +13,7 @@ import figures
 import reference
 import result_tables
 import safety_tables
+from command_page import with_required
 from json_output import json_output
 
 PICTURES = "results/pictures"
@@ -61,5 +62,5 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """mkdocs-click shows click's marker for "no default"; leave the cell empty."""
-    return html.replace("<code>Sentinel.UNSET</code>", "") if page.file.src_uri == "reference/cli.md" else html
+    """Say on the page of commands which options are required."""
+    return with_required(html) if page.file.src_uri == "reference/cli.md" else html

@@ -126,6 +126,14 @@ def test_examples_of_docstrings_are_shown_as_code(site: Path) -> None:
     assert shown("Example:\n    >>> 1\n    1\n") == "Examples:\n    >>> 1\n    1\n"
 
 
+def test_a_constant_as_a_default_is_shown_as_its_value(site: Path) -> None:
+    from docstring_examples import valued
+
+    assert valued("DEFAULT_MODEL", "memvec.packing.pack") == "'smollm2-135m'"
+    assert valued("None", "memvec.packing.pack") == "None" and valued("unwatched", "memvec.packing.pack") == "unwatched"
+    assert "DEFAULT_MODEL" not in (site / "reference" / "api.html").read_text("utf-8")
+
+
 def test_the_command_page_has_every_command(site: Path) -> None:
     """Also those of a group, and no marker of click's."""
     commands = program.list_commands(click.Context(program))
@@ -133,7 +141,17 @@ def test_the_command_page_has_every_command(site: Path) -> None:
     ids = Loaded(text).ids
     assert {f"memvec-{name}" for name in commands} <= ids, sorted(ids)
     assert "memvec-index-build" in ids
-    assert "--dry-run" in text and "Sentinel" not in text
+    assert "--dry-run" in text and "Sentinel" not in text and "<td>None</td>" not in text
+
+
+def test_the_command_page_says_what_is_required(site: Path) -> None:
+    """`-o` of `pack` is, `-o` of `unpack` is not."""
+    text = (site / "reference" / "cli.html").read_text("utf-8")
+    for name, needed in (("pack", True), ("unpack", False)):
+        section = re.search(rf'<h3 id="memvec-{name}">.*?(?=<h3)', text, re.DOTALL)
+        assert section
+        row = re.search(r"<tr>\s*<td><code>-o</code>.*?</tr>", section[0], re.DOTALL)
+        assert row and ("<em>required</em>" in row[0]) is needed
 
 
 def test_no_placeholder_is_left(site: Path) -> None:
