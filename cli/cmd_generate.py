@@ -19,7 +19,7 @@ from memvec.filesystem.plain_text import printable
 if TYPE_CHECKING:
     from memvec.memory.generate import Arm
 
-NOTHING_FOUND = "nothing fits"
+NOTHING_FOUND = "nothing matches"
 HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
 
 

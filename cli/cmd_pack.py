@@ -86,9 +86,7 @@ def pack_options(model: str | None) -> Callable[[F], F]:
             help="For memories: learn from these too: JSON lines {document, question, answer}.",
         ),
         options.seed,
-        click.option(
-            "--memory", type=float, help="GiB for activations. [default: 2; on a GPU most of the free memory]"
-        ),
+        click.option("--memory", type=float, help="GiB for activations. [default: 2; on a GPU 40 % of what is free]"),
         options.device,
         options.dtype,
         options.lock_wait,

@@ -83,7 +83,7 @@ def _values(hit: Hit) -> dict[str, object]:
 
 def _table(hits: Sequence[Hit], decoded: bool) -> str:
     if not hits:
-        return "nothing fits"
+        return "nothing matches"
     rows: list[tuple[str, ...]] = [("score", "document", "bytes", "record", *["text"] * decoded)]
     for hit in hits:
         span = f"{hit.start:,}–{hit.start + hit.length:,}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memvec.cli.tables import clock, facts, optional, table
+from memvec.errors import counted
 from memvec.filesystem.plain_text import printable
 from memvec.types import PackReport
 
@@ -19,7 +20,7 @@ def totals(r: PackReport) -> str:
         ("documents", f"{r.documents:,}" + (f" ({r.unchanged:,} unchanged)" if r.unchanged else "")),
         ("records", f"{r.records:,} ({r.raw_records:,} raw)" + _copied(r.reused)),
         ("tokens", f"{r.source_tokens:,}, of which {r.fitted_tokens:,} in vectors"),
-        ("corrections", f"{r.corrected_tokens:,} tokens ({corrected:.1%} of those in vectors)"),
+        ("corrections", f"{counted(r.corrected_tokens, 'token')} ({corrected:.1%} of those in vectors)"),
         ("vectors", f"{r.vectors:,} ({r.tokens_per_vector:.2f} tokens each)"),
         ("cost", f"{r.token_steps:,} token-steps{_per_token(r)}, {clock(r.seconds)}"),
         ("model", f"{printable(r.model)} (fingerprint {r.fingerprint})"),
@@ -47,7 +48,7 @@ def estimated(e: Estimate) -> str:
         ("size", f"{e.store_bytes:,} bytes; vectors are larger than the text, for bytes use zstd"),
     ]
     if e.skipped:
-        rows.append(("skipped", f"{e.skipped:,} inputs that cannot be read"))
+        rows.append(("skipped", f"{counted(e.skipped, 'input')} that cannot be read"))
     return f"nothing was written; a pack would make\n{facts(rows)}"
 
 

@@ -52,7 +52,7 @@ class Runtime:
         store: The store.
         model: The model by name, folder, GGUF file or hub id; by default the one the store names.
         device: Torch device; by default CUDA where there is one.
-        batch: Records decoded at once; by default 16, on a GPU as many as fit.
+        batch: Records decoded at once; by default 16, on a GPU 1,024.
         watch: Called with a `Progress` now and then.
         allow: How far the model may be from the one that packed the store.
 
@@ -162,7 +162,7 @@ def open_runtime(
         path: The store.
         model: The model by name, folder, GGUF file or hub id; by default the one the store names.
         device: Torch device; by default CUDA where there is one.
-        batch: Records decoded at once; by default 16, on a GPU as many as fit.
+        batch: Records decoded at once; by default 16, on a GPU 1,024.
         watch: Called with a `Progress` now and then.
 
     Returns:

@@ -81,8 +81,8 @@ def pack(
     complete. The record of a text that the store holds under another name is copied, and the text is not fitted. The copy
     must satisfy `settings`: the margin, the corrections and the number of vectors.
 
-    A file that cannot be read does not stop a pack: it is in `skipped` of the report. On the CPU, the same documents,
-    settings and number of threads give the same vectors.
+    A file that cannot be read does not stop a pack: it is in `skipped` of the report. On one
+    thread of a CPU, the same documents and settings give the same vectors.
 
     Args:
         sources: The files, folders and `Source`s to pack. The name of a file is the last part of its path. The name of a

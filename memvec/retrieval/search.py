@@ -243,7 +243,7 @@ def retrieve(
     min_score: float | Literal["auto"] | None = "auto",
     **opening: Unpack[Opening],
 ) -> tuple[str, ...]:
-    """Up to `count` documents that fit a query, best first; none when nothing fits.
+    """Up to `count` documents that match a query, best first; none if nothing matches.
 
     `memories`: only documents that have one. Raises as `search`.
     """
