@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memvec.causes import first_line
 from memvec.errors import UsageError
 from memvec.filesystem.cache_folder import cache_root
 from memvec.formats import canonical, files
@@ -205,8 +206,7 @@ def _mark(info: IndexInfo) -> Path:
 
 def _first(error: Exception) -> str:
     """The first line of what FAISS says, without the place in its sources."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^Error in .* at \S+:\d+: (Error: '.*' failed: )?", "", line)[:120]
+    return re.sub(r"^Error in .* at \S+:\d+: (Error: '.*' failed: )?", "", first_line(error, 1000))[:120]
 
 
 @contextlib.contextmanager
