@@ -73,7 +73,8 @@ class VectorLookup:
         found = [NONE]
         for part, numbers in ((self.kept, self._kept_rows), (self.rest, self._rest_rows)):
             if part is not None:
-                mask = (numbers >= 0) & allowed[numbers]
+                mask = numbers >= 0
+                mask[mask] = allowed[numbers[mask]]
                 if mask.any():
                     near, _ = part.search(query.values[0].astype(np.float32), count, mask)
                     found.append(numbers[near])
