@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from memvec.types import PackReport, Problem, UnpackReport
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, as a message says it: "1 record", "2,000 records"."""
-    return f"{number:,} {noun}" + "s" * (number != 1)
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, as a message says it: "1 record", "2,000 records". Pass a `plural` that is irregular."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class MemvecError(Copyable, Exception):
@@ -253,7 +253,7 @@ class OutOfMemoryError(MemvecError, MemoryError):
         said = f" ({self.reason})" if self.reason else ""
         super().__init__(
             f"not enough memory to {what}{said}. Use less: a smaller batch, memory or model, or dtype='bfloat16'. "
-            "memvec.unload() frees the models that are kept loaded."
+            "memvec.unload() frees the models that stay loaded."
         )
 
 

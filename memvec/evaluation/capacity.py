@@ -19,7 +19,7 @@ import torch
 from memvec.arguments import LARGEST_SEED, checked, instance
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import measure
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.evaluation.capacity_report import Capacity, Held, Stage
 from memvec.evaluation.samples import passages
 from memvec.evaluation.samples import random_words as drawn_words
@@ -144,7 +144,7 @@ def capacity(
         if random_words:
             chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
         try:
-            enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
+            enter(f"filling {counted(m, 'vector')}", progress, watch)
             filling = _Filling(fast, exact, m, settings)
             held += filling.run(chosen, progress, watch)
             finished = not filling.stopped

@@ -24,7 +24,7 @@ from difflib import get_close_matches
 
 from pathspec import GitIgnoreSpec
 
-from memvec.errors import NotFoundError, UsageError
+from memvec.errors import NotFoundError, UsageError, counted
 from memvec.filesystem.brackets import marked, unmarked
 
 LOOKED_AT = 10_000  # most names that are searched for near misses
@@ -112,7 +112,7 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
             chosen -= found
         else:
             chosen |= found
-        count = f"{len(found):,} document{'s' * (len(found) != 1)}"
+        count = counted(len(found), "document")
         rules.append(f"{text}: pattern, {count}{' taken out' * text.startswith('!')}")
     if not chosen:
         raise NotFoundError(f"{', '.join(map(repr, asked))} choose no document: all of them are taken out again.")

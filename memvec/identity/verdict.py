@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from memvec.checkpoints.traits import PROBES, vocabulary_of
-from memvec.errors import FingerprintError
+from memvec.errors import FingerprintError, counted
 from memvec.formats.manifest import Manifest
 from memvec.types import Identity
 
@@ -150,8 +150,7 @@ def _hints(stored: Identity, found: Identity, vocabulary: Mapping[str, int]) -> 
         first = dict(sorted(vocabulary.items(), key=lambda pair: pair[1])[:mine])
         if first and other > mine and vocabulary_of(first) == stored.fingerprint.vocabulary:
             added = [f"{token!r} ({number})" for token, number in vocabulary.items() if token not in first]
-            count = "1 token" if len(added) == 1 else f"{len(added)} tokens"
-            yield f"the model's tokenizer has {count} more: {', '.join(added[:SHOWN_TOKENS])}"
+            yield f"the model's tokenizer has {counted(len(added), 'token')} more: {', '.join(added[:SHOWN_TOKENS])}"
         else:
             yield f"the store's tokenizer has {mine} tokens, the model's has {other}"
     ours, theirs = stored.probe.get("pieces"), found.probe.get("pieces")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def settle(model: Any, given: Mapping[str, Any], length: int, pad: int) -> dict[
             changed[f"{kind}_new_tokens"] = limit - length if kind == "max" else max(0, limit - length)
     if changed.get("max_new_tokens", 1) < 1:
         raise UsageError(
-            f"max_length is {limits['max']} and the prompt has {length} ids, so there is no room for an answer. "
+            f"max_length is {limits['max']} and the prompt has {counted(length, 'id')}, so there is no room for an answer. "
             "Pass a larger max_length, or max_new_tokens."
         )
     if resolve(model, given, "pad_token_id") is None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.identity.fingerprint import check_model
 from memvec.lm.adapters import unwrapped
 from memvec.memory import options
@@ -196,7 +196,8 @@ def prompts_with(
     if memories is None or is_memory(memories):
         given *= len(texts)
     if len(given) != len(texts):
-        raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
+        found = f"{counted(len(given), 'memory', 'memories')} for {counted(len(texts), 'prompt')}"
+        raise UsageError(f"{found}. Pass one, or one for each.")
     owners = Owners.of(tokenizer, given, allow_adapters) if check else None
     if owners is not None:
         owners.check(model)
