@@ -71,7 +71,7 @@ class Fingerprint:
     embedding: str  # the same for the input-embedding tensor alone
     architecture: Mapping[str, Any]  # fields of the configuration that change what the model computes
     vocabulary: str  # sha256 over sorted (token, id)
-    probe: str  # sha256 over the ids of fixed probe strings
+    probe: str  # sha256 over the ids of the tokenizer strings
     width: int  # D
     source: str = field(default="", compare=False)  # where the model came from; not compared
 
@@ -103,6 +103,11 @@ class Identity:
     fingerprint: Fingerprint
     tensors: Mapping[str, str] = field(default_factory=dict)  # {name: first digits of the digest} of the checkpoint
     probe: Mapping[str, Any] = field(default_factory=dict)  # traits of the files and outputs of the model; SPEC §4.3
+
+    @classmethod
+    def of(cls, model: Fingerprint | Identity) -> Identity:
+        """An identity as it is, or one that is only a fingerprint."""
+        return model if isinstance(model, Identity) else cls(model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,7 @@ class PackReport:
     Fields are about exact and raw records, if they do not name context records.
     """
 
-    documents: int  # with whole content or a whole memory
+    documents: int  # with complete content or a complete memory
     records: int
     raw_records: int
     source_bytes: int
