@@ -24,7 +24,7 @@ from memvec.maintenance.repair import RepairReport
 def command(store: str, yes: bool, model: str | None, lock_wait: float, output: Output) -> None:
     """Repair a damaged store.
 
-    Keeps every record whose bytes are unchanged, and moves damaged files to damaged/. Deletes nothing. Exit 0 if the
+    Saves every record whose bytes are unchanged, and moves damaged files to damaged/. Deletes nothing. Exit 0 if the
     store is repaired or has no damage, 3 if it has damage and --yes is missing.
     """
     from memvec.maintenance.repair import repair

@@ -11,7 +11,7 @@ from memvec.errors import counted
 if TYPE_CHECKING:
     from memvec.evaluation.evaluate import Evaluation
 
-LEGEND = "gain: share of the text's benefit for the right answers; 1 is as good as the text, 0 is no help"
+LEGEND = "gain: share of the text's help on right answers; 1 is as good as the text, 0 is no help"
 
 
 def evaluation(e: Evaluation) -> str:

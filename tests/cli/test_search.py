@@ -24,9 +24,9 @@ class TestSearch:
         assert code == 0 and "prose.txt" in out and "wife" in out
 
     def test_nothing(self, packed: Path, call: Any) -> None:
-        """It says when nothing fits."""
+        """It says when nothing matches."""
         code, out, _ = call("search", packed, "Suggest a healthy breakfast.", "--min-score", "auto")
-        assert (code, out) == (0, "nothing fits\n")
+        assert (code, out) == (0, "nothing matches\n")
         code, out, _ = call("search", packed, "wife", "--doc", "deep/*", "--json")
         assert {hit["document"] for hit in json.loads(out)["hits"]} <= {"deep/er/unseen.txt"}
 
@@ -36,7 +36,7 @@ class TestSearch:
         store = tmp_path / "s"
         assert call("pack", tmp_path / "a.txt", "-o", store, "-m", tiny, "--meta", "by=Jane", "-q")[0] == 0
         assert json.loads(call("show", store, "a.txt", "--json")[1])["meta"] == {"by": "Jane"}
-        assert call("search", store, "?", "--where", "by=Tom")[1] == "nothing fits\n"
+        assert call("search", store, "?", "--where", "by=Tom")[1] == "nothing matches\n"
         bare = tmp_path / "bare"
         assert call("pack", tmp_path / "a.txt", "-o", bare, "-m", tiny, "--keys", "none", "-q")[0] == 0
         assert call("index", "info", bare)[1] == "no keys\n" and call("search", bare, "?")[0] == 6
@@ -87,4 +87,4 @@ class TestRetrieve:
         assert code == 0 and out.splitlines()[-1] == "from prose.txt"
         code, out, _ = call("generate", remembering, "Suggest a healthy breakfast.", "--retrieve", 2, "--json")
         value = json.loads(out)
-        assert code == 0 and (value["documents"], value["text"], value["missing"]) == ([], None, "nothing fits")
+        assert code == 0 and (value["documents"], value["text"], value["missing"]) == ([], None, "nothing matches")
