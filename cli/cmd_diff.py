@@ -34,7 +34,7 @@ SHOWN = 5  # fields and tensors; --json has all
 def command(store: str, model: str, no_probe: bool, device: str | None, output: Output) -> None:
     """Compare a model with the one a store was packed with.
 
-    Says what the difference allows. Exit 0 if MODEL is expected to decode the records of STORE, else 4.
+    Prints a verdict and the uses that it allows. Exit 0 if MODEL is expected to decode the records of STORE, else 4.
     """
     from memvec.identity.diff import diff
 

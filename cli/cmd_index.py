@@ -81,6 +81,6 @@ def _table(found: Sequence[IndexReport]) -> str:
     rows = [("embedder", "texts", "without a key", "dimensions", "index")]
     for one in found:
         width = f"{one.width:,}" if one.width else "words"
-        index = f"kept as {one.factory}" if one.factory else "made at each search"
+        index = f"stored as {one.factory}" if one.factory else "made at each search"
         rows.append((printable(one.embedder), f"{one.texts:,}", f"{one.missing:,}", width, printable(index)))
     return table(rows, "lrrrl") if found else ""

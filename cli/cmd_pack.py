@@ -145,7 +145,7 @@ def run_pack(
     output: Output,
     **more: Any,
 ) -> None:
-    """Run `pack` with what the command line says, and print the report."""
+    """Run `pack` with the arguments of the command line, and print the report."""
     if preset and (both := [name for name in ("nats_per_vector", "learning_rate") if more[name] is not None]):
         raise UsageError(f"--preset sets --{both[0].replace('_', '-')} too. Pass one of them.")
     if memory is not None and not 0 < memory < math.inf:

@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Check a store for damage.
 
-    Compares every file, digest and record with what was written; this needs no model. With --decode it also decodes every
+    Compares every file and record with its digest; this needs no model. With --decode it also decodes every
     record with the model on this machine. Exit 0 if all is well, 3 if the store is damaged, 5 if a record decodes to
     other bytes.
     """

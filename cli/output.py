@@ -17,7 +17,7 @@ from memvec.errors import WriteError
 from memvec.filesystem.plain_text import printable
 from memvec.progress import Progress
 
-SCHEMA = "memvec.cli/1"  # the version of what --json prints; cli/schemas/ describes it
+SCHEMA = "memvec.cli/1"  # the version of the objects of --json; cli/schemas/ describes them
 NOTHING_FOUND = "nothing matches"  # of a search without hits
 REDRAW_SECONDS = 0.2  # between two drawings on a terminal
 LINE_SECONDS = 20.0  # between two lines where standard error is no terminal

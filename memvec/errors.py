@@ -215,7 +215,7 @@ class StoreChangedError(StoreLockedError):
 
 
 class WriteError(MemvecError, OSError):
-    """The system refused to write. `path` is the file or folder, `reason` what the system said."""
+    """The system refused to write. `path` is the file or folder, `reason` the message of the system."""
 
     exit_code = 10
 
@@ -228,7 +228,7 @@ class WriteError(MemvecError, OSError):
 
 
 class ReadError(MemvecError, OSError):
-    """The system refused to read. `path` is the file or folder, `reason` what the system said.
+    """The system refused to read. `path` is the file or folder, `reason` the message of the system.
 
     Raised for anything but a missing file: no permission, a failing disk, too many open files, a loop of links.
     """
@@ -244,7 +244,7 @@ class ReadError(MemvecError, OSError):
 
 
 class OutOfMemoryError(MemvecError, MemoryError):
-    """The memory of the machine or the GPU is used up. `what` could not be done, `reason` is what torch said."""
+    """The memory of the machine or the GPU is used up. `what` names the work, `reason` is the message of torch."""
 
     exit_code = 11
 
@@ -265,7 +265,7 @@ class PartialError(MemvecError):
     def __init__(
         self, skipped: Sequence[tuple[str, str]], report: PackReport | UnpackReport | None = None, rest: str = ""
     ) -> None:
-        """`rest` says what was done with the other inputs. The default is that they were packed, or that there were none."""
+        """`rest` is a sentence on the other inputs. The default says that they were packed, or that there were none."""
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
@@ -285,9 +285,9 @@ class InterruptedPackError(MemvecError):
 
     def __init__(self, report: PackReport, finished: int) -> None:
         self.report, self.finished = report, finished
-        kept = (
+        done = (
             f"the store has {counted(finished, 'finished record')} of this run"
             if finished
             else "nothing was finished yet"
         )
-        super().__init__(f"interrupted; {kept}. Run the same command again to go on.")
+        super().__init__(f"interrupted; {done}. Run the same command again to go on.")

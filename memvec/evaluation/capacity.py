@@ -1,9 +1,9 @@
 """`capacity`: measure how long a text one, two, … vectors can hold.
 
 These are the measurements of Kuratov et al. 2025, with a decoder that runs freely and gets the corrections that a pack
-would store: at most 3 % of the tokens. The beginning of a text is fitted. If the vectors hold it, the next fit goes on from
-them with a longer beginning, else with the same or a shorter one, until the steps are used up. Fits are chaotic, so several
-may start, from other noise and with beginnings a little shorter and longer. The most promising one goes on.
+would store: at most 3 % of the tokens. The beginning of a text is fitted. The next fit goes on from its vectors: with a
+longer beginning if the vectors hold this one, else with the same or a shorter one. It ends when the steps are used up. Fits
+are chaotic, so several may start from other noise, with shorter and longer beginnings. The most promising one goes on.
 Letters: M vectors, D width, N tokens, V vocabulary.
 """
 
@@ -200,7 +200,7 @@ class _Filling:
         )  # fmt: skip
         self.first = FitEngine(fast, fit)
         going_on = replace(fit, learning_rate=GOING_ON * rate, last_rate=LAST_RATE / GOING_ON)
-        self.later = FitEngine(fast, going_on)  # a higher rate would lose what is held
+        self.later = FitEngine(fast, going_on)  # a higher rate would lose the tokens that are held
         self.budget = FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed
 

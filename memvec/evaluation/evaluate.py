@@ -116,8 +116,8 @@ def evaluate(
         questions: `Question`s, or a file of JSON lines with document, question and answer.
         texts: The bytes of the documents by name. By default they are decoded from the store's exact records.
         exact: A store whose exact vectors serve as a control. By default `store`, if it has them.
-        template: How questions are asked: "chat" by the model's chat template, "text" as `Question: … Answer: …`,
-            "auto" as chat if there is a template, "plain" as they are.
+        template: The form of the questions. "chat": the model's chat template. "text": `Question: … Answer: …`. "auto":
+            chat if the model has a template, else text. "plain": the question alone.
         off_topic: Measure also the harm of memories to prompts on other subjects. This takes most of the time.
         seed: The seed of the controls that are drawn at random.
         **opening: As in `memvec.open`: model, device, batch, watch.

@@ -78,7 +78,7 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
     """Choose documents by exact name or by pattern.
 
     Args:
-        asked: Names and patterns. None means every document.
+        asked: Names and patterns. Without any, every document is chosen.
         known: All names.
         removed: Only for a verb that removes: the names that were removed before. These and plain words are not patterns,
             so `rm notes` never removes `sub/notes`, not even the second time.

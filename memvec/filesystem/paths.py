@@ -33,7 +33,7 @@ def keepable(value: str, name: str) -> str:
 def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[str] | None = None) -> Path:
     """Return `target` as a path where an output may be written: in no store, neither `store` nor any other.
 
-    Links are followed. Folders are compared by what the file system says, so that letter case does not matter.
+    Links are followed. The file system compares folders, so letter case does not matter if it ignores case.
 
     Args:
         target: The file or folder to be written.

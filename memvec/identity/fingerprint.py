@@ -1,4 +1,4 @@
-"""Compare models with a fingerprint: a checkpoint by its files, and a loaded model by what is in memory.
+"""Compare models with a fingerprint: a checkpoint by its files, and a loaded model by its parameters in memory.
 
 `fingerprint` and `identify` read the files of a checkpoint. `check_identity` compares two identities. `check_model` compares
 a model that was loaded by other code; `weights` and `vocabularies` do its parts. `match` finds and loads a store's model.
@@ -132,7 +132,7 @@ def _look_at_weights(model: Any, known: Identity) -> None:
 
     expected, folder, of_files = known.fingerprint, _folder_of(model), None
     if folder is not None:
-        with contextlib.suppress(MemvecError):  # the folder may hold no checkpoint any more
+        with contextlib.suppress(MemvecError):  # the folder may no longer hold a checkpoint
             of_files = fingerprint_folder(folder)
     same_files = of_files is not None and (of_files.weights, of_files.embedding) == (
         expected.weights,

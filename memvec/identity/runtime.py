@@ -45,7 +45,7 @@ class Opening(Running, total=False):
 class Runtime:
     """An opened store with its model, which is loaded at the first use and stays loaded. `memvec.open` makes it.
 
-    A Runtime is also a path: `memvec.info(runtime)` reads the same store. It keeps its model in memory, also after
+    A Runtime is also a path: `memvec.info(runtime)` reads the same store. Its model stays in memory, also after
     `memvec.unload()`. Threads may share it.
 
     Args:
@@ -123,15 +123,15 @@ class Runtime:
         enter(stage, Progress(), self.watch)
 
     def store_part(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, made the first time and cached until `refresh`."""
+        """Call `make` the first time, and cache its result until `refresh`."""
         return _once(self._of_store, key, make)
 
     def model_part(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, made the first time and cached."""
+        """Call `make` the first time, and cache its result."""
         return _once(self._of_model, key, make)
 
     def refresh(self) -> None:
-        """Read the store again, with what was committed since. The model stays loaded."""
+        """Read the newest generation of the store. The model stays loaded."""
         self.store = Store.open(self.store.path)
         self._of_store = {}
 

@@ -32,7 +32,7 @@ class Verdict(Enum):
 
     @property
     def allows(self) -> str:
-        """In words, what the store can be used for with this model."""
+        """The uses of the store with this model, in words."""
         return {
             Verdict.IDENTICAL: "decoding and conditioning",
             Verdict.PRECISION: "decoding with memvec.unpack(…, allow='precision'), which verifies every record",

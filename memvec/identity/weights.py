@@ -139,7 +139,7 @@ def unproven(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> tu
     every = ("weights", "embedding")
     apart: dict[int, tuple[str, Tensor]] = {}
     for name, value in parameters(model):
-        apart.setdefault(_address(value), (name, value))  # a checkpoint may keep tied tensors once or twice
+        apart.setdefault(_address(value), (name, value))  # a checkpoint may hold tied tensors once or twice
     if any(value.is_meta or not _plain(value) for _, value in apart.values()):
         return every
     tokens = expected.architecture.get("vocab_size")
@@ -173,7 +173,7 @@ def parameters(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _outside(model: Any) -> dict[str, Callable[[], Tensor]]:
-    """Functions that read the parameters which accelerate keeps outside a model until they are used, by name."""
+    """Functions that read the parameters which accelerate holds outside a model until they are used, by name."""
     found: dict[str, Callable[[], Tensor]] = {}
     for prefix, module in model.named_modules():
         hook = getattr(module, "_hf_hook", None)

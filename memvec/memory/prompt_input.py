@@ -1,4 +1,4 @@
-"""Check prompts that callers pass, and make one list of them. Errors say what to pass instead."""
+"""Check prompts that callers pass, and make one list of them. Errors name the accepted forms."""
 
 from __future__ import annotations
 

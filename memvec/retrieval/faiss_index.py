@@ -1,7 +1,7 @@
 """Find vector keys with FAISS: by a scan in small stores, by an index in a file in large ones.
 
 The file can be deleted at any time. It is not used if it does not match the keys. FAISS crashes on some damaged files, so
-memvec reads only files that were written with the same cache folder: other users build their own with `index build`.
+memvec reads only files that were written with the same cache folder. Other users build their own with `index build`.
 Letters: n texts, W width of a key, K neighbours.
 """
 

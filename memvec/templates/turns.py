@@ -62,7 +62,7 @@ class Turns:
         if not every:
             raise UsageError(
                 "the start of the user's message was not found in these ids, which hold other parts of a chat: it was cut "
-                "off, or there is none. Pass the whole chat, or messages to memory.generate_kwargs."
+                "off, or there is none. Pass the complete chat, or messages to memory.generate_kwargs."
             )
         place = (known or every)[0]
         # Two users' headers with no assistant's between them: one of them is in a message.
@@ -169,7 +169,7 @@ def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
     if closed is not None and ANSWER in closed:  # the end of an answer at the end of a chat
         rest = made.speller.spell(closed)[len(made.speller.spell(_through(closed, ANSWER))) :]
     complete = header = between[len(_common_start(between, rest)) :]
-    while header not in alone:  # the first turn may lack what the template writes between turns
+    while header not in alone:  # the first turn may lack a text that the template writes between turns
         header = header[1:]
     cut = complete[: len(complete) - len(header)]
     if 2 * len(header.strip(SPACES)) < len(complete.strip(SPACES)) or (cut[-1:].isalnum() and header[:1].isalnum()):
