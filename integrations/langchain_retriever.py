@@ -35,8 +35,8 @@ OPTIONS = ("k", "documents", "min_score", "where", "decode")
 class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
     """Finds records of a store. A document has the decoded, verified text of a record, and its source as metadata.
 
-    The fields `k`, `documents`, `min_score`, `where` and `decode` can also be passed to `invoke` for one query, or in
-    `search_kwargs`, as for other retrievers of LangChain. Threads may share a retriever. Without `decode` the text is empty
+    `invoke` also takes the fields `k`, `documents`, `min_score`, `where` and `decode` for one query. `search_kwargs` may hold
+    them for all queries, as in other retrievers of LangChain. Threads may share a retriever. Without `decode` the text is empty
     and no model runs, which is enough if the prompt gets the memory. The store is read when the retriever is made. Make
     another one to search documents that were packed later.
     """

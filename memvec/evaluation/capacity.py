@@ -1,8 +1,8 @@
 """`capacity`: measure how long a text one, two, … vectors can hold.
 
 These are the measurements of Kuratov et al. 2025, with a decoder that runs freely and gets the corrections that a pack
-would store: at most 3 % of the tokens. The beginning of a text is fitted. The next fit goes on from its vectors: with a
-longer beginning if the vectors hold this one, else with the same or a shorter one. It ends when the steps are used up. Fits
+would store: at most 3 % of the tokens. The beginning of a text is fitted. The next fit goes on from its vectors. If they
+hold this beginning, it takes a longer one, else the same or a shorter one. The last fit ends when the steps are used up. Fits
 are chaotic, so several may start from other noise, with shorter and longer beginnings. The most promising one goes on.
 Letters: M vectors, D width, N tokens, V vocabulary.
 """
