@@ -14,7 +14,7 @@ from memvec.cli.options import common, examples
     "add",
     epilog=examples("memvec add new.txt -o notes.memvec", "memvec add notes/ -o notes.memvec --exclude '*.log'"),
 )
-@pack_options(None)
+@pack_options(None, "Store folder to add to.")
 @common
 def command(**given: Any) -> None:
     """Pack files and folders into an existing store.

@@ -13,7 +13,7 @@ from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
 from memvec.cli.tables import facts
-from memvec.errors import FingerprintError
+from memvec.errors import FingerprintError, counted
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SHOWN = 5  # fields and tensors; --json has all
 def command(store: str, model: str, no_probe: bool, device: str | None, output: Output) -> None:
     """Compare a model with the one a store was packed with.
 
-    Says what the difference allows. Exit 0 if MODEL is expected to decode the records of STORE, else 4.
+    Prints a verdict and the uses that it allows. Exit 0 if MODEL is expected to decode the records of STORE, else 4.
     """
     from memvec.identity.diff import diff
 
@@ -62,10 +62,10 @@ def _rows(made: Comparison) -> Iterator[tuple[str, str]]:
     for field, mine, other in made.differences[:SHOWN]:
         yield "field", f"{field}: store has {mine}, model has {other}"
     if len(made.differences) > SHOWN:
-        yield "", f"and {len(made.differences) - SHOWN} more fields"
+        yield "", f"and {counted(len(made.differences) - SHOWN, 'more field')}"
     for name in made.tensors[:SHOWN]:
         yield "tensor", name
     if len(made.tensors) > SHOWN:
-        yield "", f"and {len(made.tensors) - SHOWN} more tensors"
+        yield "", f"and {counted(len(made.tensors) - SHOWN, 'more tensor')}"
     for hint in made.hints:
         yield "tokenizer", hint

@@ -38,8 +38,8 @@ def command(
 ) -> None:
     """Measure memories with questions.
 
-    Prints the gain: the share of the text's benefit that a memory keeps. Controls stand beside it: another document's
-    memory, noise, exact vectors, a text cut to the same number of positions.
+    Prints the gain: the share of the text's help that a memory gives. Controls stand beside it: another document's memory,
+    noise, exact vectors, and a text cut to the same number of positions.
     """
     from memvec.evaluation.evaluate import evaluate
 

@@ -97,7 +97,9 @@ def command(
         "vectors": len(memory),
         "bytes": size(Path(path)),
     }
-    text = f"{len(memory):,} vectors of {', '.join(documents)} as {target} in {path} ({result['bytes']:,} bytes)"
+    text = (
+        f"{counted(len(memory), 'vector')} of {', '.join(documents)} as {target} in {path} ({result['bytes']:,} bytes)"
+    )
     output.result(result, f"{printable(text)}\n{NOTES[target]}", notice=True)
 
 

@@ -21,8 +21,8 @@ from memvec.filesystem.plain_text import printable
 def command(store: str, dry_run: bool, lock_wait: float, output: Output) -> None:
     """Delete files that the store no longer references.
 
-    These are files of before `compact`, or of a command that was killed. A program that still reads them gets exit code 7
-    and has to start again. Files of other programs stay.
+    These are files that `compact` replaced, or that a killed command left. A program that still reads them ends with exit
+    code 7 and has to start again. Files of other programs stay.
     """
     from memvec.maintenance.gc import gc
 

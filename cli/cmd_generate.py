@@ -10,7 +10,7 @@ import click
 
 from memvec.cli import options
 from memvec.cli.options import common, examples
-from memvec.cli.output import Output, print_json
+from memvec.cli.output import NOTHING_FOUND, Output, print_json
 from memvec.cli.streams import emit
 from memvec.cli.tables import table
 from memvec.errors import UsageError, counted
@@ -19,7 +19,6 @@ from memvec.filesystem.plain_text import printable
 if TYPE_CHECKING:
     from memvec.memory.generate import Arm
 
-NOTHING_FOUND = "nothing matches"
 HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
 
 
@@ -74,8 +73,8 @@ def command(
     The documents stand in front as context vectors or as text. No answer is verified.
     """
     from memvec.identity.runtime import open_runtime
-    from memvec.memory import generate as generation
-    from memvec.retrieval import search as searching
+    from memvec.memory import generate as answers
+    from memvec.retrieval.search import retrieve as find
 
     if bool(documents) == bool(retrieve):
         raise UsageError("expected documents by --id, or --retrieve N to find them. Pass one of the two.")
@@ -87,17 +86,17 @@ def command(
         raise UsageError("--compare uses both vectors and text. Leave --as out.")
     runtime = open_runtime(store, model=settings.pop("model"), device=settings.pop("device"), watch=output.watch)
     if retrieve:
-        _ = runtime.lm  # loaded first: searching takes the tokenizer and the embedding table from it
-        documents = searching.retrieve(runtime, prompt or "", retrieve, memories=using == "vectors")
+        _ = runtime.lm  # loaded first: the search takes the tokenizer and the embedding table from it
+        documents = find(runtime, prompt or "", retrieve, memories=using == "vectors")
         if not documents:
             output.result({"text": None, "documents": [], "missing": NOTHING_FOUND}, NOTHING_FOUND)
             return
     if compare:
-        arms = generation.compare(runtime, prompt or "", documents, answer=answer, **settings)
+        arms = answers.compare(runtime, prompt or "", documents, answer=answer, **settings)
         value = {"prompt": prompt, "answer": answer, "arms": [asdict(arm) for arm in arms]}
         output.result(value, lambda: _comparison(arms))
         return
-    made = generation.generate(runtime, prompt, documents, using=using, **settings)  # type: ignore[arg-type]
+    made = answers.generate(runtime, prompt, documents, using=using, **settings)  # type: ignore[arg-type]
     output.clear()
     if using == "decode" and not output.quiet:
         output.note(

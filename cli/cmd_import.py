@@ -19,7 +19,7 @@ from memvec.errors import counted
 def command(file: str, store: str, output: Output) -> None:
     """Make a store from a file that export wrote.
 
-    The whole file is checked first.
+    The complete file is checked first.
     """
     from memvec.maintenance.archive import import_store
 

@@ -12,6 +12,7 @@ from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
 from memvec.cli.tables import table
+from memvec.errors import counted
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
@@ -73,15 +74,13 @@ def drop(store: str, lock_wait: float, output: Output) -> None:
     from memvec.retrieval.build import drop_index
 
     count = drop_index(store, lock_wait=lock_wait)
-    output.result(
-        {"dropped": count}, f"dropped {count} {'index' if count == 1 else 'indexes'}; the keys stay", notice=True
-    )
+    output.result({"dropped": count}, f"dropped {counted(count, 'index', 'indexes')}; the keys stay", notice=True)
 
 
 def _table(found: Sequence[IndexReport]) -> str:
     rows = [("embedder", "texts", "without a key", "dimensions", "index")]
     for one in found:
         width = f"{one.width:,}" if one.width else "words"
-        kept = f"kept as {one.factory}" if one.factory else "made at each search"
-        rows.append((printable(one.embedder), f"{one.texts:,}", f"{one.missing:,}", width, printable(kept)))
+        index = f"stored as {one.factory}" if one.factory else "made at each search"
+        rows.append((printable(one.embedder), f"{one.texts:,}", f"{one.missing:,}", width, printable(index)))
     return table(rows, "lrrrl") if found else ""

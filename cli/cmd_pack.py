@@ -32,11 +32,11 @@ def _number(flag: str, default: float, text: str) -> Callable[[F], F]:
     return click.option(flag, type=type(default), default=default, show_default=True, help=text)
 
 
-def pack_options(model: str | None) -> Callable[[F], F]:
-    """All arguments and options of `pack` and `add`. `model` is the default of -m."""
+def pack_options(model: str | None, store: str) -> Callable[[F], F]:
+    """All arguments and options of `pack` and `add`: the default `model` of -m, and the help text of -o."""
     every = [
         click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
-        options.output_store("Store folder to make or add to."),
+        options.output_store(store),
         options.model(model),
         click.option(
             "--kind",
@@ -103,7 +103,7 @@ def pack_options(model: str | None) -> Callable[[F], F]:
         "cat letter.txt | memvec pack - --name letter.txt -o notes.memvec",
     ),
 )
-@pack_options(DEFAULT_MODEL)
+@pack_options(DEFAULT_MODEL, "Store folder to make or add to.")
 @common
 def command(**given: Any) -> None:
     """Pack files and folders into a store.

@@ -10,7 +10,7 @@ from click.exceptions import Exit
 from memvec.cli import options
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
-from memvec.errors import StoreDamagedError
+from memvec.errors import StoreDamagedError, counted
 from memvec.filesystem.plain_text import printable
 from memvec.maintenance.repair import RepairReport
 
@@ -24,7 +24,7 @@ from memvec.maintenance.repair import RepairReport
 def command(store: str, yes: bool, model: str | None, lock_wait: float, output: Output) -> None:
     """Repair a damaged store.
 
-    Keeps every record whose bytes are unchanged, and moves damaged files to damaged/. Deletes nothing. Exit 0 if the
+    Saves every record whose bytes are unchanged, and moves damaged files to damaged/. Deletes nothing. Exit 0 if the
     store is repaired or has no damage, 3 if it has damage and --yes is missing.
     """
     from memvec.maintenance.repair import repair
@@ -37,7 +37,7 @@ def command(store: str, yes: bool, model: str | None, lock_wait: float, output: 
 
 def _lines(report: RepairReport, store: str) -> list[str]:
     if report.ok:
-        return [f"nothing to repair: {report.shards:,} shards are undamaged"]
+        return [f"nothing to repair: {counted(report.shards, 'undamaged shard')}"]
     lines = [f"{printable(p.location)}: {p.message} ({p.kind})" for p in report.problems]
     done = "" if report.repaired else "would be "
     if report.manifest_rebuilt:

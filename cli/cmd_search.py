@@ -10,7 +10,7 @@ import click
 
 from memvec.cli import options
 from memvec.cli.options import common, examples
-from memvec.cli.output import Output
+from memvec.cli.output import NOTHING_FOUND, Output
 from memvec.cli.tables import table
 from memvec.errors import UsageError
 from memvec.filesystem.plain_text import printable
@@ -83,7 +83,7 @@ def _values(hit: Hit) -> dict[str, object]:
 
 def _table(hits: Sequence[Hit], decoded: bool) -> str:
     if not hits:
-        return "nothing matches"
+        return NOTHING_FOUND
     rows: list[tuple[str, ...]] = [("score", "document", "bytes", "record", *["text"] * decoded)]
     for hit in hits:
         span = f"{hit.start:,}–{hit.start + hit.length:,}"

@@ -108,7 +108,7 @@ def command(
 
 def _text(report: UnpackReport, folder: str) -> str:
     done = f"unpacked {counted(report.documents, 'document')} ({report.bytes:,} bytes) into {folder} in {clock(report.seconds)}"
-    again = f"; {report.escalated:,} records had to be decoded again" if report.escalated else ""
+    again = f"; {counted(report.escalated, 'record')} had to be decoded again" if report.escalated else ""
     partial = f"\n{len(report.partial) // 2:,} more in part, as NAME.partial" if report.partial else ""
     renamed = "".join(f"\n{printable(name)} is in {printable(file)}" for name, file in report.renamed.items())
     verified = ", each verified" if report.documents else ""

@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Check a store for damage.
 
-    Compares every file, digest and record with what was written; this needs no model. With --decode it also decodes every
+    Compares every file and record with its digest; this needs no model. With --decode it also decodes every
     record with the model on this machine. Exit 0 if all is well, 3 if the store is damaged, 5 if a record decodes to
     other bytes.
     """
@@ -68,7 +68,9 @@ def command(
 def _text(report: VerifyReport, decode: bool) -> str:
     lines = [f"{printable(p.location)}: {p.message} ({p.code})" for p in report.problems]
     how = (
-        f"{report.decoded:,} of {report.records:,} records decoded" if decode else "digests and structure, not decoded"
+        f"{report.decoded:,} of {counted(report.records, 'record')} decoded"
+        if decode
+        else "digests and structure, not decoded"
     )
     if decode and report.context_records:
         how += f", {report.context_records:,} are context records, which do not decode"
@@ -78,10 +80,10 @@ def _text(report: VerifyReport, decode: bool) -> str:
         lines += [f"{begun}: {counts} ({how}) in {clock(report.seconds)}"]
     if report.partial:
         left = report.decodable - report.decoded if decode else 0
-        looked = f"the digests of {report.checked:,} of {report.records:,} records were compared"
+        looked = f"the digests of {report.checked:,} of {counted(report.records, 'record')} were compared"
         lines += [f"partial: {looked}" + (f"; {left:,} were not decoded" if left else "")]
     if report.escalated:
-        lines += [f"{report.escalated:,} records came out right only when they were decoded again, alone or on the CPU"]
+        lines += [f"{counted(report.escalated, 'record')} came out right only when decoded again, alone or on the CPU"]
     lines += [f"incomplete, from an interrupted pack: {printable(name)}" for name in report.incomplete]
     if decode and not report.ok and not report.decoded:
         lines.append("nothing was decoded, because the store is damaged")

@@ -1,4 +1,4 @@
-"""The targets of `export --to`: what each writes for another program."""
+"""The targets of `export --to`: each writes memories in the form of another program."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from memvec.templates.template import Template
 
 STORE = "store"
-# What the user should know about the file, by target.
+# Advice on the file, by target.
 NOTES = {
-    STORE: "one safetensors file with the whole store; `memvec import` makes a store from it",
+    STORE: "one safetensors file with the complete store; `memvec import` makes a store from it",
     "peft-prompt": "use one row at a time: PEFT pads batches of prompt tuning wrongly",
     "peft-prefix": "give the model only the tokens after the memory; left-padded batches work",
     "peft-cartridge": "give the model only the tokens after the memory; left-padded batches work",
     "vllm": "POST it to /v1/completions of a server with --enable-prompt-embeds; such a server must serve trusted clients only",
     "vllm-chat": "POST it to /v1/chat/completions of a server with --enable-prompt-embeds; such a server must serve trusted "
     "clients only",
-    "npy": "the whole prompt as float32 (positions, width)",
+    "npy": "the complete prompt as float32 (positions, width)",
 }
 
 
@@ -53,7 +53,7 @@ def check(target: str, path: Path, prompt: str | None, bare: bool, overwrite: bo
     if adapter and prompt is not None:
         raise UsageError(f"{target} holds no prompt: the model gets it later. Leave --prompt out.")
     if not adapter and not prompt:
-        raise UsageError(f"{target} is a whole prompt, expected the user's words. Pass --prompt.")
+        raise UsageError(f"{target} is a complete prompt, expected the user's words. Pass --prompt.")
     if bare and target != "peft-prompt":
         raise UsageError("--bare is for peft-prompt. Leave it out.")
     if not adapter and path.is_dir():

@@ -10,13 +10,11 @@ import click
 
 # Arguments of functions that commands name otherwise: the command's own names, in order of preference.
 NAMES = {
-    "output": ("folder", "path", "target", "store"),
+    "output": ("folder", "path", "store"),
     "path": ("path", "folder"),
     "folder": ("folder", "path"),
     "steps": ("distil_steps", "steps"),
-    "embedders": ("embedder", "keys"),
     "k": ("k", "retrieve"),
-    "passages": ("count",),
 }
 # Functions whose command has another name.
 COMMANDS = {"documents": "list", "build_index": "index build", "drop_index": "index drop", "index_info": "index info"}

@@ -1,4 +1,4 @@
-"""What a command answers: its result or one JSON object on standard output, messages and progress on standard error."""
+"""The answer of a command: a result or one JSON object on standard output, messages and progress on standard error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from memvec.errors import WriteError
 from memvec.filesystem.plain_text import printable
 from memvec.progress import Progress
 
-SCHEMA = "memvec.cli/1"  # the version of what --json prints; cli/schemas/ describes it
+SCHEMA = "memvec.cli/1"  # the version of the objects of --json; cli/schemas/ describes them
+NOTHING_FOUND = "nothing matches"  # of a search without hits
 REDRAW_SECONDS = 0.2  # between two drawings on a terminal
 LINE_SECONDS = 20.0  # between two lines where standard error is no terminal
 
@@ -33,7 +34,7 @@ class Call:
 
 @dataclass(slots=True)
 class Output:
-    """The form of answer that the user asked for by --json, -q and --no-progress."""
+    """The form of the answer, as --json, -q and --no-progress ask for it."""
 
     as_json: bool = False
     quiet: bool = False

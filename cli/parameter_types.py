@@ -56,9 +56,7 @@ class NameType(_Type):
 PATH, TEXT, NAME = PathType(), TextType(), NameType()
 
 # Parameters by name. Every other string parameter is a NAME, so a new one is checked too.
-PATHS = frozenset(
-    ["store", "stores", "sources", "file", "folder", "path", "target", "questions", "texts", "exact", "plot"]
-)
+PATHS = frozenset(["store", "stores", "sources", "file", "folder", "path", "questions", "texts", "exact", "plot"])
 TEXTS = frozenset({"prompt", "query", "answer"})
 
 

@@ -11,7 +11,7 @@ from memvec.errors import counted
 if TYPE_CHECKING:
     from memvec.evaluation.evaluate import Evaluation
 
-LEGEND = "gain: share of the text's benefit for the right answers; 1 is as good as the text, 0 is no help"
+LEGEND = "gain: share of the text's help on right answers; 1 is as good as the text, 0 is no help"
 
 
 def evaluation(e: Evaluation) -> str:
@@ -39,7 +39,7 @@ def _gains(e: Evaluation) -> str:
             *((f"text, {name}", value, name) for name, value in e.text_at_equal_positions.items()),
             *((f"{count} memories", value, count) for count, value in e.company.items()),
             ("nothing", 0.0, "none"),
-            ("the whole text", 1.0, "text"),
+            ("the complete text", 1.0, "text"),
         )
         if value is not None
     ]
@@ -76,7 +76,7 @@ def _costs(e: Evaluation) -> str:
 
 
 def _front(name: str) -> str:
-    return {"none": "nothing", "text": "the whole text", "memory": "the memory"}[name]
+    return {"none": "nothing", "text": "the complete text", "memory": "the memory"}[name]
 
 
 def _nll(e: Evaluation, name: str) -> str:

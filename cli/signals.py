@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP do what Ctrl-C does: finished work is kept. A second one ends the program at once."""
+"""SIGTERM and SIGHUP do the same as Ctrl-C: finished work stays. A second one ends the program at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _arrived: list[int] = []
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal asked the program to stop. Verbs that keep finished work on Ctrl-C keep it now too."""
+    """A signal asked the program to stop. Verbs save finished work as on Ctrl-C."""
 
 
 def listen() -> None:
@@ -27,7 +27,7 @@ def exit_code() -> int:
 
 
 def interrupted() -> str:
-    """What interrupted the command, in words."""
+    """The message of an interrupted command, with the signal that stopped it."""
     return f"interrupted by {signal.Signals(_arrived[-1]).name}" if _arrived else "interrupted"
 
 

@@ -1,7 +1,7 @@
 """Standard input, output and error of the program. Everything that a command prints goes through `emit`.
 
-A write to a stream may take only a part: a full disk, a limit on the size of files, a pipe that does not block. Python
-hides that behind a buffer, unless PYTHONUNBUFFERED is set, and a failure of the last flush comes after the exit code.
+A stream may take only a part of a write: the disk is full, or a pipe does not block. Python hides that behind a buffer,
+unless PYTHONUNBUFFERED is set, and a failure of the last flush comes after the exit code.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def prepare() -> None:
 def emit(data: str | bytes, *, err: bool = False) -> None:
     """Write all of `data` to standard output, or to standard error, before this returns.
 
-    Nothing is raised for standard error: a message that cannot be shown must not change what the command does.
+    Nothing is raised for standard error: a message that cannot be shown must not change the result of the command.
 
     Raises:
         WriteError: Standard output cannot be written.
@@ -160,7 +160,7 @@ def _text(number: int, old: TextIO | None) -> TextIO:
 def _put(stream: TextIO | None, data: str | bytes) -> None:
     if stream is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    stream.flush()  # what somebody else printed comes first
+    stream.flush()  # the output of other code comes first
     binary: BinaryIO | None = getattr(stream, "buffer", None)
     if binary is not None:
         if isinstance(data, str):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DEFAULT_WIDTH = 80  # where neither COLUMNS nor the terminal says it
-UNLIMITED = 1 << 20  # rows; the height of what is rendered never matters
+UNLIMITED = 1 << 20  # rows; the height never matters
 
 
 def columns(*, err: bool = False) -> int:

@@ -6,11 +6,11 @@ python examples/chat_with_a_document.py STORE DOCUMENT [QUESTION ...]     (the s
 import sys
 
 import memvec
-from memvec.identity.match import load_lm
 
 store, document, *questions = sys.argv[1:]
-memory = memvec.load_memory(store, document)
-lm = load_lm(memory.fingerprint)  # any transformers model and tokenizer with this fingerprint will do
+runtime = memvec.open(store)
+memory = memvec.load_memory(runtime, document)
+lm = runtime.lm  # any transformers model and tokenizer with the store's fingerprint will do
 cached = memory.as_cache(lm.model, lm.tokenizer)
 print(f"{document}: {len(memory)} positions, {cached.bytes:,} bytes of cache")
 

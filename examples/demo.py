@@ -24,7 +24,7 @@ def memvec(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Run every step, and say at the end what was done."""
+    """Run every step, and sum them up at the end."""
     begun = time.monotonic()
     model = ["-m", sys.argv[1]] if len(sys.argv) > 1 else []
     shutil.rmtree(OUT, ignore_errors=True)
@@ -43,7 +43,7 @@ def main() -> None:
     memvec("info", store)
     memvec("search", store, QUESTION, "-k", "2", "--decode")
     print(
-        "\nNow one page as a memory: vectors that stand in a prompt where its text would, at a quarter of the positions"
+        "\nNow one page as a memory: its vectors take a quarter of the positions that its text would take in a prompt"
     )
     memvec("pack", str(SAMPLE / PAGE), "-o", store, "--kind", "context", *model)
     memvec("generate", store, QUESTION, "--id", PAGE, "--compare")

@@ -13,24 +13,23 @@ import torch
 from peft import PeftModel
 
 import memvec
-from memvec.identity.match import load_lm
 from memvec.integrations.peft_adapter import export_prefix_tuning, export_prompt_tuning, import_prompt_tuning
 from memvec.templates.template import frame
 
-# PEFT's own: it asks transformers for an old name, and says at each step that padded prompt tuning goes wrong.
+# Warnings of PEFT: it asks transformers for an old name, and says at each step that padded prompt tuning goes wrong.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing|Position ids are not supported")
 
 store, document = sys.argv[1:3]
 prompt = sys.argv[3] if len(sys.argv) > 3 else "What is this about?"
-memory = memvec.load_memory(store, document)
-lm = load_lm(memory.fingerprint, sys.argv[4] if len(sys.argv) > 4 else None)
+runtime = memvec.open(store, model=sys.argv[4] if len(sys.argv) > 4 else None)
+memory, lm = memvec.load_memory(runtime, document), runtime.lm
 
 made = memory.generate_kwargs(lm.model, lm.tokenizer, prompt)
 new = lm.model.generate(**made, max_new_tokens=32, do_sample=False)[0, made["input_ids"].shape[1] :]
-by_hook = lm.tokenizer.decode(new, skip_special_tokens=True)
-print("hook:", by_hook)
+with_memvec = lm.tokenizer.decode(new, skip_special_tokens=True)
+print("memvec:", with_memvec)
 
-around = frame(lm.tokenizer, prompt)  # what comes before a memory goes into the adapter, the rest to the model
+around = frame(lm.tokenizer, prompt)  # the tokens before a memory go into the adapter, the others to the model
 with tempfile.TemporaryDirectory() as folder:
     adapters = {
         "PROMPT_TUNING": export_prompt_tuning(memory, f"{folder}/vectors", lm.model, lm.tokenizer, around.before),
@@ -43,7 +42,7 @@ with tempfile.TemporaryDirectory() as folder:
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, pad_token_id=0
         )
         new = out[0, len(around.after) :]
-        same = lm.tokenizer.decode(new, skip_special_tokens=True) == by_hook
+        same = lm.tokenizer.decode(new, skip_special_tokens=True) == with_memvec
         size = sum(file.stat().st_size for file in path.iterdir())
         print(f"{kind}: {size:,} bytes, same answer: {same}")
     back = import_prompt_tuning(adapters["PROMPT_TUNING"])

@@ -23,11 +23,12 @@ asked = [
 with tempfile.TemporaryDirectory() as folder:
     store = f"{folder}/notes.memvec"
     memvec.pack([memvec.Source("ferry.txt", text.encode())], store, model=model, kind="context")
-    memory = memvec.load_memory(store, "ferry.txt")
+    runtime = memvec.open(store)  # finds and loads the model once for all calls
+    memory = memvec.load_memory(runtime, "ferry.txt")
     print(f"{len(memory)} vectors in front of the prompt")
-    for arm in memvec.compare(store, asked[0].question, "ferry.txt"):
+    for arm in memvec.compare(runtime, asked[0].question, "ferry.txt"):
         print(f"{arm.name:>8}: {arm.missing or f'{arm.positions} positions, says {arm.text!r}'}")
-    found = memvec.evaluate(store, asked, texts={"ferry.txt": text.encode()})
+    found = memvec.evaluate(runtime, asked, texts={"ferry.txt": text.encode()})
     print(
         "nats per token of the right answers:", {name: round(found.nll[name], 2) for name in ("none", "memory", "text")}
     )

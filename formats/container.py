@@ -100,8 +100,8 @@ def _check_layout(entries: Mapping[str, Any], size: int) -> None:
     """Refuse unless every entry is well formed and the tensors fill `size` bytes without gap or overlap."""
     spans = []
     for name, entry in entries.items():
-        whole = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
-        if not whole or not isinstance(entry["dtype"], str) or not _naturals(entry["shape"]):
+        complete = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
+        if not complete or not isinstance(entry["dtype"], str) or not _naturals(entry["shape"]):
             raise Refusal("bad-tensor", f"tensor {name[:80]!r}: its entry is malformed")
         offsets = entry["data_offsets"]
         if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:

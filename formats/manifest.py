@@ -148,7 +148,7 @@ def encode(manifest: Manifest) -> bytes:
     if len(data) > limits.MANIFEST_BYTES:  # no reader would accept it; the generation before stays
         raise UsageError(
             f"the store's manifest would be {len(data):,} bytes, at most {limits.MANIFEST_BYTES:,} are read. "
-            "Begin another store, or say less of documents."
+            "Begin another store, or pass less metadata of documents."
         )
     return data
 
@@ -208,7 +208,7 @@ def _removed(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         raise fields.bad("removed: expected pairs of strings only")
     found = tuple((name, digest) for name, digest in pairs)
     for _, digest in found:
-        fields.digest(digest, "what was removed")
+        fields.digest(digest, "a removed version")
     if any(later <= earlier for earlier, later in pairwise(found)):
         raise Refusal("not-ascending", "the removed versions do not ascend")
     if bool(found) != (REMOVED in body["features"]["required"]):

@@ -259,12 +259,12 @@ def _check_parts(kind: Kind, reason: RawReason, tokens: int, sizes: tuple[int, i
     """Refuse a record without exactly the parts of its kind. `sizes` are of vectors, corrections, payload. SPEC §5.1."""
     vectors, pairs, payload = sizes
     if kind == Kind.RAW:
-        whole = not vectors and not pairs and payload > 0 and reason != RawReason.NONE
+        complete = not vectors and not pairs and payload > 0 and reason != RawReason.NONE
     else:
         # A context record does not decode, so it has no corrections. Its payload is its report.
         own = not pairs and payload > 0 if kind == Kind.CONTEXT else not payload
-        whole = vectors > 0 < tokens and own and reason == RawReason.NONE
-    if not whole:
+        complete = vectors > 0 < tokens and own and reason == RawReason.NONE
+    if not complete:
         raise Refusal("mixed-parts", f"it is {kind.name.lower()} but lacks a part or mixes in one of another kind")
 
 

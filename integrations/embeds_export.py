@@ -6,7 +6,7 @@ apply no template to embeddings. The engine must run the model that the memory b
 Known limits of the engines:
 - vLLM's server needs `--enable-prompt-embeds`, offline `LLM(…, enable_prompt_embeds=True)`. The server reads the tensors
   with torch's own loader, which has been attacked through them (CVE-2025-62164): accept trusted clients only.
-- vLLM's prefix cache has mixed up prompts of ids and embeddings (vllm#56655, open when this was written): disable it with
+- vLLM's prefix cache has mixed up prompts of ids and embeddings (vllm#56655, open when this was written). Disable it with
   `--no-enable-prefix-caching` for chats, or send complete prompts.
 - SGLang takes `input_embeds` (nested lists) with `--disable-radix-cache`. llama.cpp takes them as `llama_batch.embd` from C,
   not from its server. `save_npy` writes a file for both.
@@ -87,9 +87,8 @@ def vllm_chat_messages(
     """Make `messages` for /v1/chat/completions of a vLLM server with --enable-prompt-embeds. UsageError.
 
     The server must support content parts of this type (vllm#40720, April 2026). Only the memory is sent as embeddings,
-    (M, D); the question follows as text, and the server applies the template. The server joins the parts of a message with
-    a line end if its `content_format`, which it logs at the first chat, is "string", and with nothing if it is "openai".
-    The prompt is the same as memvec's if the tokenizer splits at the blank line behind the memory. It does not if `prompt`
+    (M, D); the question follows as text, and the server applies the template. The server logs its `content_format` at the
+    first chat. If that is "string", it joins the parts of a message with a line end, if "openai", with nothing. The prompt is the same as memvec's if the tokenizer splits at the blank line behind the memory. It does not if `prompt`
     begins with a line end.
     """
     words = SEPARATOR.removeprefix(JOINED_BY[content_format]) + prompt
@@ -127,5 +126,5 @@ def encode_tensor(embeds: Tensor) -> str:
             f"{', '.join(str(d).removeprefix('torch.') for d in DTYPES)}."
         )
     buffer = io.BytesIO()
-    torch.save(embeds.detach().cpu().clone(), buffer)  # a clone: a view would carry the whole storage behind it
+    torch.save(embeds.detach().cpu().clone(), buffer)  # a clone: a view would carry the complete storage behind it
     return base64.b64encode(buffer.getvalue()).decode()

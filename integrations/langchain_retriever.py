@@ -35,8 +35,8 @@ OPTIONS = ("k", "documents", "min_score", "where", "decode")
 class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
     """Finds records of a store. A document has the decoded, verified text of a record, and its source as metadata.
 
-    The fields `k`, `documents`, `min_score`, `where` and `decode` can also be passed to `invoke` for one query, or in
-    `search_kwargs`, as for other retrievers of LangChain. Threads may share a retriever. Without `decode` the text is empty
+    `invoke` also takes the fields `k`, `documents`, `min_score`, `where` and `decode` for one query. `search_kwargs` may hold
+    them for all queries, as in other retrievers of LangChain. Threads may share a retriever. Without `decode` the text is empty
     and no model runs, which is enough if the prompt gets the memory. The store is read when the retriever is made. Make
     another one to search documents that were packed later.
     """
@@ -67,7 +67,7 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
         return made
 
     def _read(self) -> tuple[Runtime, Searcher]:
-        """The opened store and its keys, read again where a copy was given another store."""
+        """The opened store and its keys, read again if a copy has another store."""
         key = str(self.store), self.embedder, self.model
         with loading_alone():  # threads that come first wait for one of them
             if self._opened is None or self._opened[0] != key:
@@ -86,8 +86,7 @@ class MemvecRetriever(BaseRetriever):  # type: ignore[misc]
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun | None = None, **given: Any
     ) -> list[Document]:
         asked, (runtime, searcher) = self._options(given), self._read()
-        names = (asked["documents"],) if isinstance(asked["documents"], str) else tuple(asked["documents"])
-        hits = searcher.search(query, asked["k"], names, asked["min_score"], asked["where"])
+        hits = searcher.search(query, asked["k"], asked["documents"], asked["min_score"], asked["where"])
         if asked["decode"] and hits:
             hits = with_text(runtime, hits)
         return [

@@ -8,7 +8,7 @@ the documents. `PeftModel.from_pretrained(model, folder)` loads it. Nothing is t
 | PROMPT_TUNING | wrong: PEFT drops the positions of padded rows. One row at a time, or rows of one length | D floats |
 | PREFIX_TUNING, CARTRIDGE | right with left padding, except for models with sliding windows: these count the padding | 2 · layers · key/value width floats |
 
-PEFT puts an adapter before the whole prompt; memvec puts a memory behind BOS and the chat template's first words. So the
+PEFT puts an adapter before the complete prompt; memvec puts a memory behind BOS and the chat template's first words. So the
 tokens before the memory go into the adapter (`before`), and the model gets only the tokens after it:
 `frame(tokenizer, prompt).after` of `memvec.templates.template`. All rows of a batch have the same memory.
 
@@ -189,9 +189,9 @@ def _origin(memory: Memory, before: Sequence[int]) -> dict[str, Any]:
 
 
 def _note(memory: Memory, before: Sequence[int]) -> str:
-    """A note on the memory, for an adapter that PEFT saves again: PEFT keeps only the configuration.
+    """A note on the memory, for an adapter that PEFT saves again: PEFT then saves only the configuration.
 
-    The note is in a field that PEFT keeps and reads only to initialise an adapter with a text.
+    The note is in a field that PEFT reads only to initialise an adapter with a text.
     """
     return json.dumps({"format": ORIGIN_FORMAT, "before": len(before), "fingerprint": memory.fingerprint.id})
 

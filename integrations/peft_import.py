@@ -1,4 +1,4 @@
-"""PEFT's PROMPT_TUNING adapter folders as memories. The way out is in `peft_adapter`."""
+"""PEFT's PROMPT_TUNING adapter folders as memories. `peft_adapter` exports."""
 
 from __future__ import annotations
 

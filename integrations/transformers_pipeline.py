@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, TextGenerationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils.chat_template_utils import Chat
 
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.identity.fingerprint import check_model
 from memvec.lm.adapters import unwrapped
 from memvec.memory.attach import mask_of, own_ids
@@ -60,7 +60,8 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
             prompts = _as_list(text_inputs)
             if len(prompts) != len(memories):
                 raise UsageError(
-                    f"{len(memories)} memories for {len(prompts)} prompts. Pass one, or a list of prompts and one for each."
+                    f"{counted(len(memories), 'memory', 'memories')} for {counted(len(prompts), 'prompt')}. "
+                    "Pass one, or a list of prompts and one for each."
                 )
             text_inputs = [_Row(prompt, own) for prompt, own in zip(prompts, memories, strict=True)]
             options = {**options, "memory": None}
@@ -104,7 +105,7 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
         )
         made = embed(
             self.model,
-            [(Frame((), own), None) if kept is None else (place, tensor(kept)) for place, own, kept in rows],
+            [(Frame((), ids), None) if own is None else (place, tensor(own)) for place, ids, own in rows],
             pad_id(self.tokenizer),
         ).generate_kwargs()
         inputs = {**model_inputs, "attention_mask": made["attention_mask"]}

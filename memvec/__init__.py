@@ -1,8 +1,8 @@
 """memvec: memory vectors for frozen language models.
 
 A frozen causal language model can be made to emit a text by a few trained vectors put in front of it. `memvec.pack`
-turns documents into such vectors, `memvec.unpack` gives the documents back byte for byte, `memvec.verify` says whether
-they still can be. A vector is larger than the text it holds: what is saved is context, prefill and cache, not bytes.
+turns documents into such vectors, `memvec.unpack` gives the documents back byte for byte, `memvec.verify` checks
+that it still can. A vector is larger than the text it holds: it saves context, prefill and cache, not bytes.
 
     memvec.pack(["letters/"], "letters.memvec")
     memvec.unpack("letters.memvec", "out/")

@@ -1,7 +1,7 @@
 """Checks of arguments. In all public functions a parameter of one name follows one rule, checked before any work.
 
-A rule takes the name of an argument and its value and returns the value to use. It raises UsageError, which says what
-was expected and what was found. A function has its arguments checked by `@checked()`.
+A rule takes the name of an argument and its value and returns the value to use. It raises UsageError with
+the expected and the found value. A function has its arguments checked by `@checked()`.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ def checked(**own: Rule) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def _work(name: str) -> str:
-    """What a function does, in words, from its qualified name."""
+    """The work of a function in words, from its qualified name."""
     *_, owner, own = ["", *name.split(".")]
     return f"make a {owner}" if own == "__init__" else own.replace("_", " ").strip()
 

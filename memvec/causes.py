@@ -77,5 +77,5 @@ def reading_checkpoint(where: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0][:200] if str(error) else ""
         raise NotFoundError(
             f"{str(where)!r} cannot be read as a model: {type(error).__name__}: {reason}. Expected config.json, "
-            "tokenizer files and safetensors, or a whole GGUF file of an architecture that transformers reads."
+            "tokenizer files and safetensors, or a complete GGUF file of an architecture that transformers reads."
         ) from error

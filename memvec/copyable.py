@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# What OSError and ImportError keep outside __dict__.
+# Attributes that OSError and ImportError hold outside __dict__.
 _SLOTS = ("errno", "strerror", "filename", "filename2", "name", "path", "msg")
 
 
@@ -16,9 +16,9 @@ class Copyable(BaseException):
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How copy.copy, copy.deepcopy and process pools make the same error again."""
-        kept = {name: getattr(self, name) for name in _SLOTS if getattr(self, name, None) is not None}
-        return _again, (type(self), self.args), {**kept, **self.__dict__}
+        """The recipe by which copy.copy, copy.deepcopy and process pools make the same error again."""
+        slots = {name: getattr(self, name) for name in _SLOTS if getattr(self, name, None) is not None}
+        return _again, (type(self), self.args), {**slots, **self.__dict__}
 
 
 def _again(cls: type[Copyable], args: tuple[Any, ...]) -> Copyable:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from memvec.types import PackReport, Problem, UnpackReport
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, as a message says it: "1 record", "2,000 records"."""
-    return f"{number:,} {noun}" + "s" * (number != 1)
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, as a message says it: "1 record", "2,000 records". Pass a `plural` that is irregular."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class MemvecError(Copyable, Exception):
@@ -215,7 +215,7 @@ class StoreChangedError(StoreLockedError):
 
 
 class WriteError(MemvecError, OSError):
-    """The system refused to write. `path` is the file or folder, `reason` what the system said."""
+    """The system refused to write. `path` is the file or folder, `reason` the message of the system."""
 
     exit_code = 10
 
@@ -228,7 +228,7 @@ class WriteError(MemvecError, OSError):
 
 
 class ReadError(MemvecError, OSError):
-    """The system refused to read. `path` is the file or folder, `reason` what the system said.
+    """The system refused to read. `path` is the file or folder, `reason` the message of the system.
 
     Raised for anything but a missing file: no permission, a failing disk, too many open files, a loop of links.
     """
@@ -244,7 +244,7 @@ class ReadError(MemvecError, OSError):
 
 
 class OutOfMemoryError(MemvecError, MemoryError):
-    """The memory of the machine or the GPU is used up. `what` could not be done, `reason` is what torch said."""
+    """The memory of the machine or the GPU is used up. `what` names the work, `reason` is the message of torch."""
 
     exit_code = 11
 
@@ -253,7 +253,7 @@ class OutOfMemoryError(MemvecError, MemoryError):
         said = f" ({self.reason})" if self.reason else ""
         super().__init__(
             f"not enough memory to {what}{said}. Use less: a smaller batch, memory or model, or dtype='bfloat16'. "
-            "memvec.unload() frees the models that are kept loaded."
+            "memvec.unload() frees the models that stay loaded."
         )
 
 
@@ -265,7 +265,7 @@ class PartialError(MemvecError):
     def __init__(
         self, skipped: Sequence[tuple[str, str]], report: PackReport | UnpackReport | None = None, rest: str = ""
     ) -> None:
-        """`rest` says what was done with the other inputs. The default is that they were packed, or that there were none."""
+        """`rest` is a sentence on the other inputs. The default says that they were packed, or that there were none."""
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
@@ -285,9 +285,9 @@ class InterruptedPackError(MemvecError):
 
     def __init__(self, report: PackReport, finished: int) -> None:
         self.report, self.finished = report, finished
-        kept = (
+        done = (
             f"the store has {counted(finished, 'finished record')} of this run"
             if finished
             else "nothing was finished yet"
         )
-        super().__init__(f"interrupted; {kept}. Run the same command again to go on.")
+        super().__init__(f"interrupted; {done}. Run the same command again to go on.")

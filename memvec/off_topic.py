@@ -1,4 +1,4 @@
-"""Prompts on subjects of no document. Training keeps their answers as they are, and evaluation measures the harm to them."""
+"""Prompts on subjects of no document. Training leaves their answers as they are, and evaluation measures the harm to them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ USUAL_TOKEN_STEPS = 45.0  # token-steps of a fitted token on the default model, 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a call is. Every call of `watch` gets the same object."""
+    """The progress of a call. Every call of `watch` gets the same object."""
 
     stage: str = "starting"
     documents: int = 0
@@ -22,7 +22,7 @@ class Progress:
     tokens_done: int = 0
     token_steps: int = 0  # positions run forward and backward so far
     seconds: float = 0.0  # spent so far
-    usual: float = USUAL_TOKEN_STEPS  # positions a token is expected to take
+    usual: float = USUAL_TOKEN_STEPS  # token-steps that a token is expected to take
 
     @property
     def tokens_per_second(self) -> float:

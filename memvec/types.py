@@ -71,7 +71,7 @@ class Fingerprint:
     embedding: str  # the same for the input-embedding tensor alone
     architecture: Mapping[str, Any]  # fields of the configuration that change what the model computes
     vocabulary: str  # sha256 over sorted (token, id)
-    probe: str  # sha256 over the ids of fixed probe strings
+    probe: str  # sha256 over the ids of the tokenizer strings
     width: int  # D
     source: str = field(default="", compare=False)  # where the model came from; not compared
 
@@ -104,6 +104,11 @@ class Identity:
     tensors: Mapping[str, str] = field(default_factory=dict)  # {name: first digits of the digest} of the checkpoint
     probe: Mapping[str, Any] = field(default_factory=dict)  # traits of the files and outputs of the model; SPEC §4.3
 
+    @classmethod
+    def of(cls, model: Fingerprint | Identity) -> Identity:
+        """An identity as it is, or one that is only a fingerprint."""
+        return model if isinstance(model, Identity) else cls(model)
+
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
@@ -111,7 +116,7 @@ class FitReport:
 
     steps: int = 0  # optimiser steps, refits included
     token_steps: int = 0  # token positions run forward and backward, padding and refits included
-    nats_before: float = 0.0  # surprisal of the segment without vectors [nats, whole segment]
+    nats_before: float = 0.0  # surprisal of the complete segment without vectors [nats]
     nats_after: float = 0.0  # the same with vectors
     corrected_wrong: int = 0  # tokens stored because decoding would be wrong
     corrected_margin: int = 0  # tokens stored because the margin was under the threshold
@@ -139,7 +144,7 @@ class Document:
 class Conditioning:
     """How well the vectors of a context record replace their text, measured on held-out rows when they were made.
 
-    A gain is the surprisal that something in front saves, as a share of what the text saves.
+    A gain is the surprisal that something in front saves, divided by the surprisal that the text saves.
     """
 
     # Of the vectors: 1 is as good as the text, 0 as nothing [1]. None if the text itself saves the model less than 0.1
@@ -202,7 +207,7 @@ class PackReport:
     Fields are about exact and raw records, if they do not name context records.
     """
 
-    documents: int  # with whole content or a whole memory
+    documents: int  # with complete content or a complete memory
     records: int
     raw_records: int
     source_bytes: int
@@ -231,4 +236,4 @@ class PackReport:
     reused: int = 0  # records copied because the same text was in the store, or in this pack, under another name
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
     skipped: tuple[Skipped, ...] = ()  # inputs that could not be read, or that have no memory; all others were packed
-    zstd_sampled: bool = False  # zstd_bytes of what this pack read is an estimate from a sample
+    zstd_sampled: bool = False  # this pack estimated zstd_bytes of its documents from a sample

@@ -24,7 +24,7 @@ from memvec.errors import (
     counted,
 )
 from memvec.filesystem.collisions import file_names
-from memvec.filesystem.document_writer import Landing
+from memvec.filesystem.document_writer import DocumentWriter
 from memvec.filesystem.names import select as select_names
 from memvec.filesystem.names import several
 from memvec.filesystem.paths import outside
@@ -100,10 +100,10 @@ def unpack(
     _check_free(folder, list(placed.values()), overwrite)
     reader = _reader(store, chosen, allow, opening)
     partial, skipped = list[str](), list(chosen.skipped)
-    with Landing(folder, placed, skip=on_error != "fail") as landing:
+    with DocumentWriter(folder, placed, skip=on_error != "fail") as writer:
         for restored in _restore(reader, chosen, on_error):
             if restored.data is not None:
-                landing.add(restored.document, restored.data)
+                writer.add(restored.document, restored.data)
                 continue
             why = str(restored.error)
             if on_error == "partial":
@@ -112,8 +112,8 @@ def unpack(
                 partial += made
                 why = f"{why} {said}"
             skipped.append((restored.document.name, why))
-        written = landing.finish()
-    skipped += landing.refused
+        written = writer.finish()
+    skipped += writer.refused
     report = UnpackReport(
         documents=len(written),
         bytes=sum(document.bytes for document in written),

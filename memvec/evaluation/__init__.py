@@ -1,6 +1,6 @@
 """Measure how much text vectors hold, and how well memories answer questions.
 
 Capacity is the longest beginning of a text that M vectors hold exactly.
-A control stands in front of a question in place of the memory: nothing, noise, another memory, a part of the text.
-The gain of a memory is its share of what the text itself is worth to the model. Harm is what it costs other prompts.
+An arm is a thing in front of a question: the memory, the text, nothing, or a control such as noise or another memory.
+The gain of a memory is the share of the text's help that it gives. Harm is its cost on prompts about other things.
 """

@@ -1,4 +1,4 @@
-"""Find right answers in what the LM says. A user sees this measure, where surprisal only scores given answers.
+"""Find right answers in the lines that the LM generates. Users see those lines. Surprisal scores only given answers.
 
 Letters: P positions, D width.
 """
@@ -18,15 +18,14 @@ from memvec.retrieval.bm25 import UNSPACED
 NEW_TOKENS = 32
 TOGETHER = 24  # most prompts at once; fewer if memory allows no more
 
-Prompt = tuple[Tensor, Row, str]  # what is in front (P, D), a question's row, the right answer
+Prompt = tuple[Tensor, Row, str]  # the arm in front (P, D), a question's row, the right answer
 
 
 def right(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[bool]:
     """Generate one line for each prompt, greedily. Does the line hold the right answer?"""
     lengths = [len(prefix) + row.start for prefix, row, _ in prompts]
-    order = sorted(
-        range(len(prompts)), key=lengths.__getitem__, reverse=True
-    )  # the longest first: its length bounds its batch
+    # The longest first: its length bounds its batch.
+    order = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)
     found: dict[int, bool] = {}
     while len(found) < len(prompts):
         longest = lengths[order[len(found)]] + NEW_TOKENS

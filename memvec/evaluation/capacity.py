@@ -1,9 +1,9 @@
 """`capacity`: measure how long a text one, two, … vectors can hold.
 
 These are the measurements of Kuratov et al. 2025, with a decoder that runs freely and gets the corrections that a pack
-would store: at most 3 % of the tokens. The beginning of a text is fitted. If the vectors hold it, the next fit goes on from
-them with a longer beginning, else with the same or a shorter one, until the steps are used up. Fits are chaotic, so several
-may start, from other noise and with beginnings a little shorter and longer. The most promising one goes on.
+would store: at most 3 % of the tokens. The beginning of a text is fitted. The next fit goes on from its vectors. If they
+hold this beginning, it takes a longer one, else the same or a shorter one. The last fit ends when the steps are used up. Fits
+are chaotic, so several may start from other noise, with shorter and longer beginnings. The most promising one goes on.
 Letters: M vectors, D width, N tokens, V vocabulary.
 """
 
@@ -19,7 +19,7 @@ import torch
 from memvec.arguments import LARGEST_SEED, checked, instance
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.decoding.greedy import measure
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.evaluation.capacity_report import Capacity, Held, Stage
 from memvec.evaluation.samples import passages
 from memvec.evaluation.samples import random_words as drawn_words
@@ -38,7 +38,7 @@ FAR_OFF = 0.08  # with a larger share of wrong tokens, fitting the same beginnin
 A_WRONG_ONE = 2  # tokens to shorten a beginning by, for each wrong token
 SPREAD = 0.2  # first beginnings of several starts are shorter and longer by up to this share
 FIRST = 5.5  # nats of the first beginning, in budgets of a pack: some 420 nats for a vector of width 576
-GROWTH = 0.5  # share of the first stage's steps in which the shown part grows to the whole beginning
+GROWTH = 0.5  # share of the first stage's steps in which the shown part grows to the complete beginning
 LAST_RATE = 0.04  # the last learning rate of a stage, as a share of the first stage's first
 GOING_ON = 0.24  # the first learning rate of later stages, as a share of the same
 MOST_TOKENS = 384  # most tokens of a text for each vector
@@ -50,11 +50,11 @@ class CapacitySettings:
     """Settings of `memvec.capacity`: how much work goes into each text.
 
     Attributes:
-        steps, stage, learning_rate: How long a text is fitted.
-        starts: How many fits of a text begin.
-        grow: How its beginnings grow.
-        corrected, anchor: What a pack does too.
-        seed: The start of all random numbers.
+        steps, stage, learning_rate: The work on a text.
+        starts: The number of fits that begin for a text.
+        grow: The growth of its beginnings.
+        corrected, anchor: The corrections and the anchor, as in a pack.
+        seed: The seed of all random numbers.
 
     Raises:
         UsageError: A value is out of its range or of another type.
@@ -100,10 +100,10 @@ def capacity(
     possible. Ctrl-C ends the measurement and returns the figures so far, once the first beginnings are fitted.
 
     Args:
-        texts: Texts by name, long enough to take passages from. A passage that is held whole is marked `exhausted`.
+        texts: Texts by name, long enough to take passages from. A passage that the vectors hold completely is marked `exhausted`.
         vectors: The numbers of vectors to measure.
         count: Passages of each text.
-        random_words: Measure also texts of random words, of which the model can predict nothing.
+        random_words: Measure also texts of random words, which the model cannot predict.
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
         settings: How much work goes into each text.
         device: Torch device. By default CUDA if there is one.
@@ -144,11 +144,11 @@ def capacity(
         if random_words:
             chosen += [(RANDOM, ids) for ids in drawn_words(exact, count, most, settings.seed)]
         try:
-            enter(f"filling {m} vector{'s' * (m > 1)}", progress, watch)
+            enter(f"filling {counted(m, 'vector')}", progress, watch)
             filling = _Filling(fast, exact, m, settings)
             held += filling.run(chosen, progress, watch)
             finished = not filling.stopped
-        except KeyboardInterrupt:  # keep the results of hours
+        except KeyboardInterrupt:  # the results of hours are not lost
             if not held:
                 raise
             finished = False
@@ -191,9 +191,8 @@ class _Filling:
         self.stopped = False  # by Ctrl-C
         self.rows = vectors + len(fast.anchor) * settings.anchor
         rate = settings.learning_rate
-        stage = math.ceil(
-            settings.steps / math.ceil(settings.steps / settings.stage)
-        )  # so that the stages are of equal length
+        # So that the stages are of equal length.
+        stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))
         # Only the argmax decides, so no margin is needed beyond the engine's own reserve. A fit stops at half its cap.
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
@@ -201,12 +200,12 @@ class _Filling:
         )  # fmt: skip
         self.first = FitEngine(fast, fit)
         going_on = replace(fit, learning_rate=GOING_ON * rate, last_rate=LAST_RATE / GOING_ON)
-        self.later = FitEngine(fast, going_on)  # a higher rate would lose what is held
+        self.later = FitEngine(fast, going_on)  # a higher rate would lose the tokens that are held
         self.budget = FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed
 
     def run(self, chosen: Sequence[tuple[str, tuple[int, ...]]], progress: Progress, watch: Watch) -> list[Held]:
-        """Fit each (source, ids) and return the part that is held."""
+        """Fit each (source, ids). Return the part of each that the vectors hold."""
         trials = [_Trial(source, ids) for source, ids in chosen]
         progress.documents, progress.documents_done = len(trials), 0
         for number, trial in enumerate(trials):

@@ -33,14 +33,14 @@ class Held:
     steps: int  # optimiser steps of the fit that went on
     token_steps: int  # of all starts, as are the seconds
     seconds: float
-    exhausted: bool  # the whole text was held, so a longer one might be too
+    exhausted: bool  # the vectors held the complete text, and may hold a longer one
     stages: tuple[Stage, ...] = ()  # of the fit that went on, in order
     others: tuple[Stage, ...] = ()  # of the starts that did not go on
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The whole measurement; `held` has one entry for each text and number of vectors."""
+    """The complete measurement; `held` has one entry for each text and number of vectors."""
 
     model: str
     anchored: bool  # the vectors stood behind the embedding of the model's BOS token
@@ -67,7 +67,7 @@ class Summary:
     bits_spread: float
     utilisation: float  # gain as a share of the bound [0..1]
     scaling: float | None  # tokens / (M · tokens of one vector); None if one vector was not measured
-    exhausted: int  # texts that were held whole
+    exhausted: int  # texts that the vectors held completely
 
 
 def summaries(found: Capacity) -> list[Summary]:

@@ -1,4 +1,4 @@
-"""The arms of an evaluation: what stands in front of a question. The memory, its controls, and the text cut to its length.
+"""The arms of an evaluation, each put in front of a question: the memory, its controls, and the text cut to its length.
 
 Letters: M vectors, N tokens, D width.
 """
@@ -17,7 +17,7 @@ EQUAL_POSITIONS = ("first", "last", "sentences")  # arms of text that take as ma
 
 
 def text_arms(lm: FrozenLM, text: str, positions: int) -> dict[str, Tensor]:
-    """Embeddings of the whole text, and of M positions of it: the first, the last, and evenly spaced sentences."""
+    """Embeddings of the complete text, and of M positions of it: the first, the last, and evenly spaced sentences."""
     ids = lm.encode(text)
     return {
         "text": embedded(lm, ids),
@@ -41,7 +41,7 @@ def control_arms(
 
 
 def spaced_sentences(lm: FrozenLM, text: str, positions: int) -> list[int]:
-    """Token ids of as many whole sentences as fit in `positions`, evenly spaced over the text, in order."""
+    """Token ids of as many complete sentences as `positions` allow, evenly spaced over the text, in order."""
     sentences = [lm.encode(s) for s in re.findall(r"[^.!?]+[.!?]*\s*", text)]
     chosen: list[int] = []
     for count in range(len(sentences), 0, -1):

@@ -1,4 +1,4 @@
-"""Measure what a memory saves against its text: positions, prefill time and cache bytes. Letters: L positions, D width."""
+"""Measure the savings of a memory against its text: positions, prefill time and cache bytes. Letters: L positions, D width."""
 
 from __future__ import annotations
 

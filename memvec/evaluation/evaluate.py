@@ -71,11 +71,11 @@ class Evaluation:
     company: Mapping[str, float | None]  # with 2, 4 and 8 memories in front, the right one among them
     harm: float | None  # off-topic surprisal with the memory, above that with the text [nats per token]
     off_topic: OffTopic | None
-    nll: Mapping[str, float | None]  # of the answers by what is in front [nats per token]
+    nll: Mapping[str, float | None]  # of the answers by the arm in front [nats per token]
     answered: Mapping[str, float]  # share of questions answered rightly, greedily, by none, text, memory [0..1]
-    documents: int  # that are in the figures above
+    documents: int  # measured in the figures above
     questions: int
-    skipped: int  # documents left out: their text helps the model by less than 0.1 nats per token
+    skipped: int  # documents left out, because their text helps the model by less than 0.1 nats per token
     template: str
     costs: Costs
     by_document: Mapping[str, float | None] = field(default_factory=dict)
@@ -84,14 +84,14 @@ class Evaluation:
 
 @dataclass(slots=True)
 class _Subject:
-    """A document with its memory and its questions, as they are measured."""
+    """A document with its text, its memory and its questions."""
 
     name: str
     text: str
     memory: Tensor  # (M, D)
     exact: Tensor | None
     rows: list[Row]
-    answers: list[str]  # right ones
+    answers: list[str]  # the right answers, in the order of `rows`
 
 
 @checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice(*get_args(Template), "plain"))
@@ -116,9 +116,9 @@ def evaluate(
         questions: `Question`s, or a file of JSON lines with document, question and answer.
         texts: The bytes of the documents by name. By default they are decoded from the store's exact records.
         exact: A store whose exact vectors serve as a control. By default `store`, if it has them.
-        template: How questions are asked: "chat" by the model's chat template, "text" as `Question: … Answer: …`,
-            "auto" as chat if there is a template, "plain" as they are.
-        off_topic: Measure too what memories do to prompts on other subjects. This takes most of the time.
+        template: The form of the questions. "chat": the model's chat template. "text": `Question: … Answer: …`. "auto":
+            chat if the model has a template, else text. "plain": the question alone.
+        off_topic: Measure also the harm of memories to prompts on other subjects. This takes most of the time.
         seed: The seed of the controls that are drawn at random.
         **opening: As in `memvec.open`: model, device, batch, watch.
 
@@ -176,23 +176,22 @@ def evaluate(
 
 
 class _Trial:
-    """The questions about every document, asked with each thing in front, and the sums of the surprisal."""
+    """The questions about every document, asked with each arm in front, and the sums of the surprisal."""
 
     def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, off_topic: bool, seed: int) -> None:
         self.lm, self.subjects, self.template, self.off_topic = lm, subjects, template, off_topic
         self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
         self.chance, self.seed = random.Random(seed), seed
         self.sums: list[Sums] = []
-        self.prompts: list[
-            tuple[str, Sums, Prompt]
-        ] = []  # (what is in front, sums of the document, prompt), to be answered at the end
+        # (name of the arm in front, sums of the document, prompt), to be answered at the end
+        self.prompts: list[tuple[str, Sums, Prompt]] = []
         self.aside: list[Sums] = []  # of off-topic passages
-        self.right: Counter[str] = Counter()  # off-topic choices answered rightly, by what is in front
+        self.right: Counter[str] = Counter()  # off-topic choices answered rightly, by the arm in front
         self.tried = 0
         self.alone: dict[Row, float] = {}  # nats of off-topic rows with nothing in front, which no document changes
 
     def ask(self, number: int, subject: _Subject) -> None:
-        """Ask the questions about one document with each thing in front."""
+        """Ask the questions about one document with each arm in front."""
         others = [s for i, s in enumerate(self.subjects) if i != number]
         other = self.chance.choice(others) if others else None
         arms = {"none": subject.memory[:0], **text_arms(self.lm, subject.text, len(subject.memory))}
@@ -248,9 +247,9 @@ class _Trial:
 
     def report(self, write_seconds: float | None) -> Evaluation:
         """The result over all documents."""
-        counted = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
-        sums = [pair[1] for pair in counted]
-        questions = sum(len(s.rows) for s, _ in counted)
+        usable = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
+        sums = [pair[1] for pair in usable]
+        questions = sum(len(s.rows) for s, _ in usable)
         low, high = interval(sums, "memory") or (None, None)
         aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS} if self.off_topic else None
         arms = list(dict.fromkeys(name for s in sums for name in s.nats))
@@ -275,15 +274,15 @@ class _Trial:
             skipped=len(self.subjects) - len(sums),
             template=self.template,
             costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], write_seconds),
-            by_document={s.name: share([one], "memory") for s, one in counted},
+            by_document={s.name: share([one], "memory") for s, one in usable},
         )
 
     def _answered(self) -> Counter[str]:
-        """How many questions were answered rightly with each thing in front. All are asked in one go, which is faster."""
-        counted = [(name, prompt) for name, sums, prompt in self.prompts if sums.usable]
-        found = right(self.lm, [prompt for _, prompt in counted])
-        rights = Counter({name: 0 for name, _ in counted})
-        rights.update(name for (name, _), one in zip(counted, found, strict=True) if one)
+        """Count the questions answered rightly, by the arm in front. All are asked at once, which is faster."""
+        asked = [(name, prompt) for name, sums, prompt in self.prompts if sums.usable]
+        found = right(self.lm, [prompt for _, prompt in asked])
+        rights = Counter({name: 0 for name, _ in asked})
+        rights.update(name for (name, _), one in zip(asked, found, strict=True) if one)
         return rights
 
     def _query(self, subject: _Subject) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -309,7 +308,7 @@ def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] |
 
 
 def _has_exact(store: Store, document: Document) -> bool:
-    """Does the store have this version of the document, whole and in exact records only?"""
+    """Does the store have this version of the document, complete and in exact records only?"""
     stored = store.documents().get(document.name)
     if stored is None or stored.document.sha256 != document.sha256 or not stored.complete:
         return False

@@ -27,8 +27,8 @@ def share(documents: Sequence[Sums], arm: str) -> float | None:
     """(none − arm) / (none − text), summed over all documents that have the arm. 1 is as good as the text."""
     having = [d for d in documents if arm in d.nats]
     saved = sum(d.nats["none"] - d.nats[arm] for d in having)
-    whole = sum(d.nats["none"] - d.nats["text"] for d in having)
-    return saved / whole if whole > 0 else None
+    possible = sum(d.nats["none"] - d.nats["text"] for d in having)
+    return saved / possible if possible > 0 else None
 
 
 def interval(documents: Sequence[Sums], arm: str, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:

@@ -140,7 +140,7 @@ def telling_places(words: Sequence[str]) -> list[int]:
 
 
 def cloze_questions(document: str, text: str, count: int, seed: int = 0) -> list[Question]:
-    """Up to `count` questions, each a sentence of the text with a blank for a name, a number or a long word. No two are the same."""
+    """Up to `count` questions, each a sentence of the text with a blank for a name, a number or a long word. No two have the same blank."""
     chance = random.Random(f"{seed} {document} {text}")
     told = sentences(text)
     places = [(number, place) for number, words in enumerate(told) for place in telling_places(words)]

@@ -1,4 +1,4 @@
-"""The cache folder, for files that memvec can make again, and the temporary folder that is used if it cannot be."""
+"""The cache folder, for files that memvec can make again, and a temporary folder in its place if it cannot be used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def temporary_root() -> Path:
     """A folder for temporary files. All processes of a user share it, unless another user could have written to it."""
     try:
         base = _base()
-    except FileNotFoundError:  # no folder for temporary files can be written to
+    except FileNotFoundError:  # the system has no folder for temporary files that can be written to
         return NOWHERE
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = base / f"memvec-{user}"

@@ -15,7 +15,7 @@ from memvec.formats import files
 
 
 def file_names(folder: Path, names: Sequence[str], rename: bool) -> dict[str, str]:
-    """Return the file of each document below `folder`: its name, or another one if the name is taken for a second document's.
+    """Return the file of each document below `folder`: its own name, or another one if two documents would share a file.
 
     The file system is asked by writing empty files, only for names that differ in case, composition or dots at the end.
 
@@ -50,7 +50,7 @@ def _folders(names: Iterable[str]) -> set[str]:
 
 
 def _colliding(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """{name: an earlier name that is the same file}, for documents that collide with another one or with a folder."""
+    """{name: an earlier name that is the same file}, for documents that collide with a document or a folder."""
     groups: dict[str, list[str]] = {}
     for path in (*sorted(_folders(names)), *sorted(names)):  # folders first, because they keep their names
         groups.setdefault(_key(path), []).append(path)

@@ -24,7 +24,7 @@ from memvec.formats import files
 from memvec.formats.refusal import Refusal
 from memvec.types import Document
 
-FILES_AT_ONCE, BYTES_AT_ONCE, SECONDS_AT_ONCE = 1024, 1 << 26, 2.0  # so much is collected before it is flushed
+FILES_AT_ONCE, BYTES_AT_ONCE, SECONDS_AT_ONCE = 1024, 1 << 26, 2.0  # limits of the documents that wait for a flush
 FLUSHES = 16  # threads that flush: a journalling file system joins waiting flushes into one write
 PIECE = 1 << 22  # bytes that are read back at once
 # Errors that concern one name. Any other, such as a full disk, would hit the next document as well.
@@ -54,29 +54,29 @@ class _Waiting:
     scratch: Path
 
 
-class Landing:
-    """Documents on their way into a folder. A context manager: after an error, verified documents still get their names."""
+class DocumentWriter:
+    """Writes documents below a folder. A context manager: after an error, verified documents still get their names."""
 
     def __init__(self, folder: Path, names: Mapping[str, str], skip: bool = False) -> None:
         """`names` maps documents to files. With `skip` a document is left out if the system refuses its name."""
         self.folder, self.names, self.skip = folder, names, skip
         self.refused: list[tuple[str, str]] = []  # (name, why) of documents that are not there
-        self._landed: list[Document] = []
+        self._named: list[Document] = []
         self._waiting: list[_Waiting] = []
         self._bytes, self._since, self._count = 0, time.monotonic(), 0
         self._staging: Path | None = None
         self._folders: set[Path] = set()  # that have new entries
 
-    def __enter__(self) -> Landing:  # noqa: PYI034 (typing.Self is of Python 3.11)
+    def __enter__(self) -> DocumentWriter:  # noqa: PYI034 (typing.Self is of Python 3.11)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is not None:  # what was verified before is kept, as far as the system allows
+            if error is not None:  # documents that were verified before are written, as far as the system allows
                 with contextlib.suppress(OSError):
-                    self._land()
+                    self._flush()
                     self._sync()
         finally:
             if self._staging is not None:
@@ -98,14 +98,14 @@ class Landing:
         self._bytes += len(data)
         late = time.monotonic() - self._since > SECONDS_AT_ONCE
         if late or len(self._waiting) >= FILES_AT_ONCE or self._bytes >= BYTES_AT_ONCE:
-            self._land()
+            self._flush()
 
     def finish(self) -> list[Document]:
         """Finish all and return the documents that were read back from disk by their names. WriteError."""
-        self._land()
+        self._flush()
         self._sync()
         right = []
-        for document in self._landed:
+        for document in self._named:
             why = _read_back(self.folder, self.names[document.name], document)
             if why is None:
                 right.append(document)
@@ -123,7 +123,7 @@ class Landing:
             raise files.write_error(self.folder, error) from error
         return staging
 
-    def _land(self) -> None:
+    def _flush(self) -> None:
         """Flush the waiting documents, then rename each. WriteError, raised after all were tried."""
         waiting, self._waiting, self._bytes, self._since = self._waiting, [], 0, time.monotonic()
         flushed = _each(files.flush, [one.scratch for one in waiting])
@@ -142,7 +142,7 @@ class Landing:
                     first = first or stopping
                 continue
             self._folders.add(target.parent)
-            self._landed.append(one.document)
+            self._named.append(one.document)
         if first is not None:
             raise first
 

@@ -24,7 +24,7 @@ from difflib import get_close_matches
 
 from pathspec import GitIgnoreSpec
 
-from memvec.errors import NotFoundError, UsageError
+from memvec.errors import NotFoundError, UsageError, counted
 from memvec.filesystem.brackets import marked, unmarked
 
 LOOKED_AT = 10_000  # most names that are searched for near misses
@@ -35,7 +35,7 @@ class Patterns:
     """Patterns in their order. They note which of them have matched something."""
 
     def __init__(self, patterns: str | Sequence[str], what: str = "pattern") -> None:
-        """`what` is the argument that the patterns come from, for errors. UsageError for an empty or a broken one."""
+        """`what` names the argument in errors. UsageError for an empty or a broken pattern."""
         self.patterns = several(patterns)
         self._rules = [_compiled(pattern, what) for pattern in self.patterns]
         self._used = [False] * len(self.patterns)
@@ -48,7 +48,7 @@ class Patterns:
         return self._last(name, folder, through_folders=True)
 
     def ignore(self, name: str, folder: bool = False) -> bool:
-        """Would git ignore it, if it does not ignore the folder it is in? Notes which of the patterns matched."""
+        """Would git ignore a file or folder whose folder it does not ignore? Notes which of the patterns matched."""
         return self._last(name, folder, through_folders=False)
 
     def _last(self, name: str, folder: bool, through_folders: bool) -> bool:
@@ -78,7 +78,7 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
     """Choose documents by exact name or by pattern.
 
     Args:
-        asked: Names and patterns. None means every document.
+        asked: Names and patterns. Without any, every document is chosen.
         known: All names.
         removed: Only for a verb that removes: the names that were removed before. These and plain words are not patterns,
             so `rm notes` never removes `sub/notes`, not even the second time.
@@ -107,12 +107,14 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
             raise _not_found(text, names, removed)
         if text.startswith("!"):
             if not chosen:
-                raise UsageError(f"{text!r} only takes documents out. Give what it takes them from first, such as '*'.")
+                raise UsageError(
+                    f"{text!r} only takes documents out. Pass a pattern that takes them in first, such as '*'."
+                )
             found &= chosen
             chosen -= found
         else:
             chosen |= found
-        count = f"{len(found):,} document{'s' * (len(found) != 1)}"
+        count = counted(len(found), "document")
         rules.append(f"{text}: pattern, {count}{' taken out' * text.startswith('!')}")
     if not chosen:
         raise NotFoundError(f"{', '.join(map(repr, asked))} choose no document: all of them are taken out again.")
@@ -120,7 +122,7 @@ def select(asked: str | Sequence[str], known: Collection[str], removed: Collecti
 
 
 def several(given: str | Sequence[str]) -> tuple[str, ...]:
-    """The strings of an argument that takes one or several. A lone string is not split into characters."""
+    """Make a tuple of one string or several. A lone string is not split into characters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 

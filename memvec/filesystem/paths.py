@@ -1,4 +1,4 @@
-"""Paths that callers give: those that a store can keep, and outputs, which are never inside a store."""
+"""Check paths that callers pass: those that are written into a store, and outputs, which are never inside a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARDS = f"shards/{'?' * 64}.safetensors"  # named by their digests
 
 
 def keepable(value: str, name: str) -> str:
-    """Return `value`, a path that a store can keep.
+    """Return `value`, a path that can be written into a store.
 
     Raises:
         UsageError: `value` is not UTF-8. Python marks the bytes of such a path by lone surrogates.
@@ -24,7 +24,7 @@ def keepable(value: str, name: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            f"{name} is {value!r}, a path that is not UTF-8, and the store would have to keep it. Rename the folder, or "
+            f"{name} is {value!r}, a path that is not UTF-8, so it cannot be written into the store. Rename the folder, or "
             "make a link to it whose path is UTF-8."
         ) from error
     return value
@@ -33,7 +33,7 @@ def keepable(value: str, name: str) -> str:
 def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[str] | None = None) -> Path:
     """Return `target` as a path where an output may be written: in no store, neither `store` nor any other.
 
-    Links are followed. Folders are compared by what the file system says, so that letter case does not matter.
+    Links are followed. The file system compares folders, so letter case does not matter if it ignores case.
 
     Args:
         target: The file or folder to be written.
@@ -57,7 +57,7 @@ def outside(target: str | os.PathLike[str], name: str, store: str | os.PathLike[
 
 
 def is_store(folder: Path) -> bool:
-    """Is `folder` a store, whole or damaged? It has the manifest of one, or shards."""
+    """Is `folder` a store, damaged or not? It has the manifest of one, or shards."""
     try:
         if files.read(folder, FILE_NAME, len(HEAD)) == HEAD:
             return True

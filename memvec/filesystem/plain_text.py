@@ -1,4 +1,4 @@
-"""Plain text: which bytes are text that vectors can carry, and how a name is shown in a message or on a terminal."""
+"""Tell text that vectors can carry from other bytes, and make names safe to show in messages and on terminals."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def may_be_text(beginning: bytes) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name with control characters and bytes that are no UTF-8 escaped, so that it cannot steer a terminal."""
+    """Escape control characters and bytes that are not UTF-8 in a name, so that it cannot steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -1,4 +1,4 @@
-"""Which files a pack reads, and under which names. Knows no model and no store."""
+"""Find the files that a pack reads, and name their documents. Knows no model and no store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from memvec.types import Skipped
 
 TRIES = 3  # readings of a file that another process writes to
 MOST_UNSIZED = 16 * 1024**2  # most bytes of a file that states a length of 0, such as those in /proc
-LARGE = 64 * 1024**2  # bytes; a longer file is not read whole unless it may be text
+LARGE = 64 * 1024**2  # bytes; a longer file is read at once only if it may be text
 CHANGED = "it changed while it was packed"
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """The number of its bytes."""
         return len(self.data)
 
     def frames(self, size: int) -> Iterator[bytes]:
@@ -129,7 +129,7 @@ class Gathered:
         self.skipped = list(skipped)  # inputs that cannot be read; reading adds to them
         self.unmatched = tuple(unmatched)  # patterns that matched no file and no folder
         self.bytes = sum(entry.size for entry in self.entries)
-        self.reached = self.reached_bytes = 0  # documents, and their bytes, that the reading under way has come to
+        self.reached = self.reached_bytes = 0  # documents, and their bytes, that the current reading has reached
         self.failed: set[str] = set()  # names of listed documents that could not be read
 
     def __iter__(self) -> Iterator[Source | LargeBinary]:
@@ -164,7 +164,7 @@ class Gathered:
 
 
 class UnfitError(Exception):
-    """A file that no pack reads. The message says why."""
+    """A file that a pack cannot read. The message says why."""
 
 
 def gather(
@@ -214,7 +214,7 @@ def read_file(path: Path) -> bytes:
 
 
 class _Gathering:
-    """The inputs of a pack as they are listed."""
+    """Lists the inputs of a pack."""
 
     def __init__(self, include: Patterns, exclude: Patterns, store: Path | None) -> None:
         self.include, self.exclude = include, exclude
@@ -353,7 +353,7 @@ def reason_of(error: Exception, path: Path | Source) -> str:
     if isinstance(error, FileNotFoundError):
         return "a link that leads nowhere" if isinstance(path, Path) and path.is_symlink() else "it is gone"
     if isinstance(error, MemoryError):
-        return "it is too large for the memory"
+        return "it is too large for the machine's memory"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)

@@ -1,4 +1,4 @@
-"""`diff`: how far a model is from the one a store was packed with."""
+"""`diff`: tell how far a model is from the one a store was packed with."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ def diff(
     Args:
         store: The store, or what `memvec.open` returns.
         model: The other model by name, folder, GGUF file or hub id.
-        probe: Load the model and compare its answers, where nothing but its weights differ and the store holds the
-            answers of its own model.
+        probe: Load the model and compare its answers, if only its weights differ and the store holds a numeric probe.
         **opening: As in `memvec.open`: device, watch.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Compare models with a fingerprint: a checkpoint by its files, and a loaded model by what is in memory.
+"""Compare models with a fingerprint: a checkpoint by its files, and a loaded model by its parameters in memory.
 
 `fingerprint` and `identify` read the files of a checkpoint. `check_identity` compares two identities. `check_model` compares
 a model that was loaded by other code; `weights` and `vocabularies` do its parts. `match` finds and loads a store's model.
@@ -30,7 +30,7 @@ def fingerprint(model: str = DEFAULT_MODEL, notify: Notify = silent) -> Fingerpr
 
     Args:
         model: A known name, a folder, a GGUF file or a hub id.
-        notify: Told what takes long.
+        notify: Called with the name of each stage that takes long.
 
     Returns:
         The fingerprint. Two models with the same one give the same answers.
@@ -83,7 +83,7 @@ def check_model(model: Any, tokenizer: Any, expected: Fingerprint | Identity, *,
     Args:
         model: A transformers model, also inside PEFT's, torch.compile's or DataParallel's wrappers.
         tokenizer: Its tokenizer.
-        expected: The model the vectors belong to. An identity with a store's probe recognises more models than a fingerprint.
+        expected: The model the vectors belong to. An identity with a numeric probe recognises more models.
         allow_adapters: Take a model with active adapters whose weights below them are right.
 
     Raises:
@@ -92,7 +92,7 @@ def check_model(model: Any, tokenizer: Any, expected: Fingerprint | Identity, *,
     from memvec.identity.vocabularies import traits_of
     from memvec.lm.adapters import active_adapters, unwrapped
 
-    known = expected if isinstance(expected, Identity) else Identity(expected)
+    known = Identity.of(expected)
     adapters = active_adapters(model)
     if adapters and not allow_adapters:
         raise FingerprintError(
@@ -132,7 +132,7 @@ def _look_at_weights(model: Any, known: Identity) -> None:
 
     expected, folder, of_files = known.fingerprint, _folder_of(model), None
     if folder is not None:
-        with contextlib.suppress(MemvecError):  # the folder may hold no checkpoint any more
+        with contextlib.suppress(MemvecError):  # the folder may no longer hold a checkpoint
             of_files = fingerprint_folder(folder)
     same_files = of_files is not None and (of_files.weights, of_files.embedding) == (
         expected.weights,
@@ -165,7 +165,7 @@ def _look_at_weights(model: Any, known: Identity) -> None:
 
 
 def _ask(model: Any, known: Identity, unproven: Sequence[str], why: str, limit: float) -> None:
-    """Raise FingerprintError unless the model answers the probe as the store's model did, within `limit` nats."""
+    """Raise FingerprintError unless the model answers the numeric probe as the store's model did, within `limit` nats."""
     distance = None
     if _asks(known):
         from memvec.identity.probe import said_by
@@ -186,7 +186,7 @@ def _ask(model: Any, known: Identity, unproven: Sequence[str], why: str, limit: 
 
 
 def _asks(known: Identity) -> bool:
-    """Is there a probe to ask a model by?"""
+    """Is there a numeric probe to ask a model with?"""
     return all(part in known.probe for part in OUTPUTS)
 
 

@@ -43,18 +43,18 @@ def load_lm(
     Other callers share the model, so do not change it.
 
     Args:
-        expected: What the model is compared with.
+        expected: The fingerprint or identity to compare the model with.
         model: The model by name, folder, GGUF file or hub id; by default the one that the fingerprint names.
         device: Torch device; by default CUDA where there is one.
-        notify: Told what takes long.
-        allow: The farthest verdict that is accepted. The model is loaded before it is compared where this is not IDENTICAL.
+        notify: Called with the name of each stage that takes long.
+        allow: The farthest verdict that is accepted. Unless this is IDENTICAL, the model is loaded before it is compared.
 
     Raises:
         NotFoundError: The model is not here.
         FingerprintError: It is another one.
         OutOfMemoryError: It does not fit into memory.
     """
-    known = _known(expected)
+    known = Identity.of(expected)
     if allow is Verdict.IDENTICAL:
         return load_found(find_model(known, model, notify), known, device, notify)
     with loading_alone():  # the first import of torch
@@ -91,7 +91,7 @@ def find_model(expected: Fingerprint | Identity, model: str | None = None, notif
     from memvec.checkpoints.identify import identify_folder
     from memvec.identity.fingerprint import check_identity
 
-    known = _known(expected)
+    known = Identity.of(expected)
     name = model or known.fingerprint.source
     folder = resolve(model, notify) if model else folder_named(name, notify)
     notify("fingerprinting the model")
@@ -110,15 +110,15 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
     with reading_checkpoint(folder):
         stamp = identity_cache.stamp(folder)
     key = (where, fingerprint, repr(stamp), dtype, _device(device))
-    if (found := _kept(key)) is not None:
+    if (found := _loaded(key)) is not None:
         return found
     with loading_alone():
-        if (found := _kept(key)) is not None:  # another thread loaded it in the meantime
+        if (found := _loaded(key)) is not None:  # another thread loaded it in the meantime
             return found
         with _models_lock():
             for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
                 del _models[old]
-            _trim(MOST_MODELS - 1)  # before loading: memory need not hold one more
+            _trim(MOST_MODELS - 1)  # before loading, so that no more models are in memory at once
         lm = load(folder, dtype, device)
         if identity_cache.stamp(folder) == stamp:  # else a file was replaced after it was compared
             with _models_lock():
@@ -128,9 +128,9 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
 
 @checked()
 def unload(keep: int = 0) -> int:
-    """Free the memory of models that memvec keeps loaded.
+    """Free the memory of models that stay loaded between calls.
 
-    memvec keeps the two models that were used last. Running calls keep theirs, and so does what `memvec.open` returned.
+    The two models that were used last stay loaded. Running calls hold theirs, and so does a Runtime of `memvec.open`.
 
     Args:
         keep: How many models stay loaded.
@@ -156,7 +156,7 @@ def unload(keep: int = 0) -> int:
     return dropped
 
 
-def _kept(key: tuple[Any, ...]) -> FrozenLM | None:
+def _loaded(key: tuple[Any, ...]) -> FrozenLM | None:
     with _models_lock():
         if key in _models:
             _models.move_to_end(key)
@@ -177,7 +177,3 @@ def _device(name: str) -> str:
 
     device = torch.device(name)
     return f"cuda:{torch.cuda.current_device()}" if device.type == "cuda" and device.index is None else str(device)
-
-
-def _known(expected: Fingerprint | Identity) -> Identity:
-    return expected if isinstance(expected, Identity) else Identity(expected)

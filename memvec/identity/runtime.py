@@ -29,23 +29,23 @@ T = TypeVar("T")
 
 
 class Running(TypedDict, total=False):
-    """Where a verb runs a model, and who is told how far it is."""
+    """The device of a verb's model, and the function that is told of its progress."""
 
     device: str | None
     watch: Watch
 
 
 class Opening(Running, total=False):
-    """The keyword arguments of `memvec.open`, which every verb takes that reads a store."""
+    """The keyword arguments of `memvec.open`. Every verb that reads a store takes them."""
 
     model: str | None
     batch: int | None
 
 
 class Runtime:
-    """An opened store with its model, which is loaded at the first use and kept. `memvec.open` makes it.
+    """An opened store with its model, which is loaded at the first use and stays loaded. `memvec.open` makes it.
 
-    A Runtime is also a path: `memvec.info(runtime)` reads the same store. It keeps its model in memory, also after
+    A Runtime is also a path: `memvec.info(runtime)` reads the same store. Its model stays in memory, also after
     `memvec.unload()`. Threads may share it.
 
     Args:
@@ -54,7 +54,7 @@ class Runtime:
         device: Torch device; by default CUDA where there is one.
         batch: Records decoded at once; by default 16, on a GPU 1,024.
         watch: Called with a `Progress` now and then.
-        allow: How far the model may be from the one that packed the store.
+        allow: The farthest verdict that is accepted. By default only the model that packed the store.
 
     Example:
         >>> runtime = memvec.open(store, model=model)
@@ -90,7 +90,7 @@ class Runtime:
 
     @property
     def identity(self) -> Identity:
-        """What the store knows of the model it was packed with."""
+        """The identity of the model that the store was packed with."""
         return stored_identity(self.store.manifest)
 
     @property
@@ -123,15 +123,15 @@ class Runtime:
         enter(stage, Progress(), self.watch)
 
     def store_part(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, made the first time and kept until `refresh`."""
+        """Call `make` the first time, and cache its result until `refresh`."""
         return _once(self._of_store, key, make)
 
     def model_part(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, made the first time and kept."""
+        """Call `make` the first time, and cache its result."""
         return _once(self._of_model, key, make)
 
     def refresh(self) -> None:
-        """Read the store again, with what was committed since. The model stays loaded."""
+        """Read the newest generation of the store. The model stays loaded."""
         self.store = Store.open(self.store.path)
         self._of_store = {}
 
@@ -201,7 +201,7 @@ def runtime_of(
 
 
 def path_of(store: str | Path | Store | Runtime) -> Path:
-    """Where a store lies that a verb got as its first argument."""
+    """The path of a store that a verb got as its first argument."""
     return store.path if isinstance(store, Store) else Path(os.fspath(store))
 
 

@@ -1,4 +1,4 @@
-"""Verdicts: how far another model is from the one a store was packed with, and what it may be used for."""
+"""Verdicts: the distance of another model from the one a store was packed with, and the uses that it allows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from memvec.checkpoints.traits import PROBES, vocabulary_of
-from memvec.errors import FingerprintError
+from memvec.errors import FingerprintError, counted
 from memvec.formats.manifest import Manifest
 from memvec.types import Identity
 
@@ -18,11 +18,11 @@ SAME_ANSWERS = 0.9  # share of positions at which a relative must agree
 # likeliest if it trailed by no more. bfloat16 changes log-probabilities of the default model by up to 0.2.
 ROUNDING = 0.5
 SHOWN_TOKENS = 5
-OUTPUTS = ("text", "noise")  # parts of a probe that hold what the model said
+OUTPUTS = ("text", "noise")  # parts of a numeric probe that hold the answers of the model
 
 
 class Verdict(Enum):
-    """How far a model is from that of a store, nearest first. The values are what users read."""
+    """The distance of a model from that of a store, nearest first. Users read the values."""
 
     IDENTICAL = "identical"
     PRECISION = "same weights, other precision or container"
@@ -32,7 +32,7 @@ class Verdict(Enum):
 
     @property
     def allows(self) -> str:
-        """In words, what the store can be used for with this model."""
+        """The uses of the store with this model, in words."""
         return {
             Verdict.IDENTICAL: "decoding and conditioning",
             Verdict.PRECISION: "decoding with memvec.unpack(…, allow='precision'), which verifies every record",
@@ -54,7 +54,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far two probes are from each other."""
+    """The distance of two numeric probes."""
 
     positions: int
     agreeing: int  # positions where both models have the same likeliest token, or a tie
@@ -69,7 +69,7 @@ class Comparison:
     why: str  # one sentence
     differences: tuple[tuple[str, str, str], ...]  # (field of the fingerprint, the store's, the model's)
     tensors: tuple[str, ...]  # names of tensors that differ or that one model lacks; empty if not known
-    distance: Distance | None  # None: one of the two has no probe
+    distance: Distance | None  # None: one of the two has no numeric probe
     hints: tuple[str, ...] = ()  # sentences about the tokenizer
 
     def error(self) -> FingerprintError:
@@ -83,7 +83,7 @@ def stored_identity(state: Manifest) -> Identity:
 
 
 def compare(stored: Identity, found: Identity, vocabulary: Mapping[str, int] | None = None) -> Comparison:
-    """Judge the model `found` for a store packed with `stored`. If less is known of one of them, the verdict allows less.
+    """Judge the model `found` for a store packed with `stored`. The less is known of one of them, the less the verdict allows.
 
     `vocabulary` holds the tokens and ids of the found tokenizer, for hints on how it differs.
     """
@@ -102,7 +102,7 @@ def differing(stored: Mapping[str, str], found: Mapping[str, str]) -> tuple[str,
 
 
 def measured(stored: Mapping[str, Any], found: Mapping[str, Any]) -> Distance | None:
-    """The distance of two probes; None unless both hold answers to the same input."""
+    """The distance of two numeric probes; None unless both hold answers to the same input."""
     if any(part not in probe for probe in (stored, found) for part in OUTPUTS) or stored.get("ids") != found.get("ids"):
         return None
     agreeing = positions = 0
@@ -114,7 +114,7 @@ def measured(stored: Mapping[str, Any], found: Mapping[str, Any]) -> Distance | 
                 agreeing += mine.get(next(iter(other)), -math.inf) >= max(mine.values()) - ROUNDING
                 furthest = max([furthest, *(abs(mine[token] - other[token]) for token in mine.keys() & other.keys())])
     except (KeyError, TypeError, ValueError, StopIteration):
-        return None  # another program wrote one of the probes
+        return None  # another program wrote one of them
     return Distance(positions, agreeing, round(furthest, 4)) if positions else None
 
 
@@ -150,8 +150,7 @@ def _hints(stored: Identity, found: Identity, vocabulary: Mapping[str, int]) -> 
         first = dict(sorted(vocabulary.items(), key=lambda pair: pair[1])[:mine])
         if first and other > mine and vocabulary_of(first) == stored.fingerprint.vocabulary:
             added = [f"{token!r} ({number})" for token, number in vocabulary.items() if token not in first]
-            count = "1 token" if len(added) == 1 else f"{len(added)} tokens"
-            yield f"the model's tokenizer has {count} more: {', '.join(added[:SHOWN_TOKENS])}"
+            yield f"the model's tokenizer has {counted(len(added), 'token')} more: {', '.join(added[:SHOWN_TOKENS])}"
         else:
             yield f"the store's tokenizer has {mine} tokens, the model's has {other}"
     ours, theirs = stored.probe.get("pieces"), found.probe.get("pieces")

@@ -23,7 +23,7 @@ _known: weakref.WeakKeyDictionary[Any, dict[str, tuple[Any, tuple[str, str]]]] =
 
 
 def traits_of(tokenizer: Any, expected: Identity) -> tuple[str, str]:
-    """The vocabulary and probe digests of a tokenizer, without the special tokens that were added to it.
+    """The digests of a tokenizer's vocabulary and of its tokenizer strings, without special tokens that were added to it.
 
     They are computed once for each tokenizer object and vocabulary, and again after a change.
     """
@@ -66,7 +66,7 @@ def _harmless(token: Any) -> bool:
 
 
 def _probe_without(tokenizer: Any, added: Collection[int]) -> str | None:
-    """The probe digest of a tokenizer without some added tokens; None if they cannot be taken out."""
+    """The digest of the tokenizer strings without some added tokens; None if they cannot be taken out."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -26,7 +26,7 @@ from memvec.types import Fingerprint
 
 SAMPLED = 64  # parameters on a GPU of which a Mark holds a value; on a CPU it holds some bytes of every one
 SAMPLE_BYTES = 16
-WHOLE = 1 << 28  # up to so many values are compared with files; of a larger model, some rows of each tensor
+MOST_COMPARED = 1 << 28  # up to so many values are compared with files; of a larger model, some rows of each tensor
 BLOCKS = 4  # blocks of rows that are compared, spread over a tensor
 # Tensors that get more rows when a model is made larger for a tokenizer with more tokens.
 RESIZED = (*checkpoint.EMBEDDING_NAMES, "lm_head.weight", "lm_head.bias", "embed_out.weight")
@@ -106,7 +106,7 @@ def with_files(model: Any, folder: Path) -> Compared:
     unlike: list[str] = []
     more: dict[str, Tensor] = {}
     own, outside = _as_saved(model, parameters(model)), _outside(model)
-    share = min(1.0, WHOLE / max(1, sum(value.numel() for _, value in own)))
+    share = min(1.0, MOST_COMPARED / max(1, sum(value.numel() for _, value in own)))
     for name, value in own:
         found = next((other for other in _spellings(model, name) if other in places), None)
         if found is None and value.is_meta and _tied_head(model, name):  # accelerate separates tied tensors
@@ -139,7 +139,7 @@ def unproven(model: Any, expected: Fingerprint, dtypes: Mapping[str, Any]) -> tu
     every = ("weights", "embedding")
     apart: dict[int, tuple[str, Tensor]] = {}
     for name, value in parameters(model):
-        apart.setdefault(_address(value), (name, value))  # a checkpoint may keep tied tensors once or twice
+        apart.setdefault(_address(value), (name, value))  # a checkpoint may hold tied tensors once or twice
     if any(value.is_meta or not _plain(value) for _, value in apart.values()):
         return every
     tokens = expected.architecture.get("vocab_size")
@@ -173,14 +173,14 @@ def parameters(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _outside(model: Any) -> dict[str, Callable[[], Tensor]]:
-    """Functions that read the parameters which accelerate keeps outside a model until they are used, by name."""
+    """Functions that read the parameters which accelerate holds outside a model until they are used, by name."""
     found: dict[str, Callable[[], Tensor]] = {}
     for prefix, module in model.named_modules():
         hook = getattr(module, "_hf_hook", None)
         for one in getattr(hook, "hooks", (hook,)):
-            if (kept := getattr(one, "weights_map", None)) is not None:
+            if (values := getattr(one, "weights_map", None)) is not None:
                 names = [name for name, value in module._parameters.items() if value is not None]
-                found |= {f"{prefix}.{name}".lstrip("."): functools.partial(kept.__getitem__, name) for name in names}
+                found |= {f"{prefix}.{name}".lstrip("."): functools.partial(values.__getitem__, name) for name in names}
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.lm.adapters import unwrapped
 from memvec.memory import options
 from memvec.memory.dispatch import READY, Block, close_block, install, mark, open_block
@@ -128,7 +128,7 @@ class _Rows:
         each = list(self.memories) * len(ids) if len(self.memories) == 1 else self.memories
         if len(each) != len(ids):
             raise UsageError(
-                f"{len(each)} memories are attached, found {len(ids)} rows. Pass one, or one for each row."
+                f"{counted(len(each), 'memory', 'memories')} for {counted(len(ids), 'row')}. Pass one, or one for each row."
             )
         rows = zip(own_ids(ids, mask_of(model, given, ids)), each, strict=True)
         made = embed(

@@ -48,7 +48,7 @@ class CachedMemory:
 
         Raises:
             FingerprintError: The memory belongs to another model, or the model has active adapters.
-            UsageError: The model keeps no keys and values.
+            UsageError: The model has no keys and values to cache.
         """
         self._owners = Owners.of(tokenizer, as_memories(memory) if check else [], allow_adapters)
         self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
@@ -78,7 +78,7 @@ class CachedMemory:
 
     @property
     def bytes(self) -> int:
-        """Size of its keys and values [bytes]."""
+        """Size of the keys and values [bytes]."""
         return cache_bytes(self._cache)
 
     def copy(self, rows: int = 1) -> Any:
@@ -92,7 +92,7 @@ class CachedMemory:
         padding, so a model with such layers runs the memory again for such prompts.
 
         Raises:
-            FingerprintError: The model or the tokenizer has changed since.
+            FingerprintError: The model or the tokenizer has changed since the cache was made.
             UsageError: The prompt has other tokens before the memory than this cache.
         """
         texts = as_prompts(prompts)
@@ -103,15 +103,15 @@ class CachedMemory:
                 "the tokens before the memory, such as a system message, are not the ones this cache was made with. "
                 "Use memory.generate_kwargs for such prompts."
             )
-        whole = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
+        uncached = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
         plain = self.sliding and len({len(row.after) for row in frames}) > 1
-        carrier = _CachedPrompt(self, whole, plain)
-        made = whole.generate_kwargs()
+        carrier = _CachedPrompt(self, uncached, plain)
+        made = uncached.generate_kwargs()
         carried = {**made, "inputs_embeds": mark(made["inputs_embeds"], carrier)}
         if plain:
             return carried
         # transformers reads the columns behind the cache, so the padding must be between memory and prompt.
-        mask = whole.attention_mask.clone()
+        mask = uncached.attention_mask.clone()
         mask[:, : self.length] = 1
         for seen, row in zip(mask, frames, strict=True):
             seen[self.length : len(seen) - len(row.after)] = 0
@@ -123,8 +123,8 @@ class _CachedPrompt:
     """A carrier for prompts behind a cached memory."""
 
     cached: CachedMemory
-    whole: Embedded
-    plain: bool  # without the cache
+    uncached: Embedded  # the complete prompts, with the memory
+    plain: bool  # pass these, without the cache
 
     def __deepcopy__(self, memo: Any) -> _CachedPrompt:
         """Return itself, because it refers to the model."""
@@ -138,8 +138,8 @@ class _CachedPrompt:
             )
         name = cache_argument(model)
         given = {key: value for key, value in given.items() if key != name}
-        made = Prompt(self.whole.pad, self.cached._owners).arguments(model, given)
+        made = Prompt(self.uncached.pad, self.cached._owners).arguments(model, given)
         if self.plain or options.resolve(model, given, "cache_implementation"):
-            return {**made, "attention_mask": self.whole.attention_mask}
+            return {**made, "attention_mask": self.uncached.attention_mask}
         beams = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))
         return {**made, name: self.cached.copy(len(made["input_ids"]) * max(beams))}

@@ -1,7 +1,7 @@
 """The dispatcher: a wrapper of `generate` on the model's class, installed once. All memories enter calls here.
 
-The dispatcher itself holds no memory. It changes a call in two cases: the arguments hold embeddings or a cache that memvec
-made, or the call is made in a block of `attached`. Nothing is stored on the model, so copies of it carry no memory, and
+The dispatcher itself holds no memory. It changes a call if the arguments hold embeddings or a cache that memvec made, and
+any call in a block of `attached`. Nothing is stored on the model, so copies of it carry no memory, and
 calls of other threads and tasks are not changed.
 """
 
@@ -131,7 +131,7 @@ def _put_on(cls: Any) -> None:
 
 
 class _Entrance:
-    """A wrapped method of a model's class. If it is bound within a block, it keeps that block, also in another thread."""
+    """A wrapped method of a model's class. If it is bound within a block, that block applies to it, also in another thread."""
 
     def __init__(self, original: Any, dispatched: Callable[..., Any]) -> None:
         functools.update_wrapper(self, original)

@@ -19,6 +19,7 @@ from torch import Tensor
 from memvec.arguments import checked, literal
 from memvec.decoding.unpack import content
 from memvec.errors import ConditioningError, NoContentError, UsageError
+from memvec.filesystem.names import several
 from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics, sampling
@@ -44,7 +45,7 @@ class Generated:
     text: str
     using: str  # "vectors", "text" or "decode"
     documents: tuple[str, ...]
-    positions: int  # context positions of the whole prompt
+    positions: int  # context positions of the complete prompt
     memory_positions: int  # of these, positions of the documents
     tokens: int  # new tokens
     seed: int | None = None  # if tokens were sampled
@@ -57,7 +58,7 @@ class Arm:
     """The answer with nothing, the vectors or the text in front. The JSON output has the same fields."""
 
     name: str  # "none", "vectors" or "text"
-    missing: str = ""  # why there is no answer; then the other fields are empty
+    missing: str = ""  # the reason if there is no answer; then the other fields are empty
     text: str | None = None
     positions: int | None = None
     memory_positions: int | None = None
@@ -67,7 +68,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """How new tokens are chosen."""
+    """The options for choosing new tokens."""
 
     new_tokens: int | None
     sample: bool
@@ -99,10 +100,10 @@ def generate(
     Args:
         store: The store, or what `memvec.open` returns.
         prompt: A text, or the messages of a chat. None for `using` "decode".
-        documents: Names of the documents, in the order in which they stand.
+        documents: Names of the documents, in the order of the prompt.
         using: "vectors" puts the context vectors of the documents in front, "text" their verified text. "decode" shows
-            what the exact vectors give without corrections. It takes no prompt and is not verified; `cat` is.
-        max_new_tokens: By default 64; for "decode" the whole document.
+            the text that the exact vectors give without corrections. It takes no prompt and is not verified; `cat` is.
+        max_new_tokens: By default 64; for "decode" the complete document.
         sample: Sample the tokens instead of taking the likeliest one.
         temperature: With `sample`: values below 1 make likely tokens more likely. By default 1.
         seed: With `sample`: the same seed gives the same answer.
@@ -160,7 +161,7 @@ def compare(
     Args:
         store: The store, or what `memvec.open` returns.
         prompt: A text, or the messages of a chat.
-        documents: Names of the documents, in the order in which they stand.
+        documents: Names of the documents, in the order of the prompt.
         answer: A text whose surprisal is measured in each case. Without a chat template it follows the prompt directly, so
             it should begin with a space.
         max_new_tokens: By default 64.
@@ -171,7 +172,7 @@ def compare(
         **opening: As in `memvec.open`: model, device, batch, watch.
 
     Returns:
-        The answers with "none", "vectors" and "text", what each cost, or why it is missing.
+        The answers with "none", "vectors" and "text" in front, with their costs. An answer may be missing, with the reason.
 
     Raises:
         NotFoundError: There is no such store, document or model.
@@ -221,8 +222,8 @@ class _Asker:
         how: dict[str, Any] = {"do_sample": self.choice.sample}
         if self.choice.sample:
             how["temperature"] = 1.0 if self.choice.temperature is None else self.choice.temperature
-        chance = sampling(self.lm.device, self.choice.seed) if self.choice.sample else nullcontext()
-        with chance as seed, declared_numerics(self.lm.device):
+        seeded = sampling(self.lm.device, self.choice.seed) if self.choice.sample else nullcontext()
+        with seeded as seed, declared_numerics(self.lm.device):
             out = self.lm.model.generate(**kwargs, **how)
         new = out[0, kwargs["input_ids"].shape[1] :].tolist()
         return {
@@ -299,7 +300,7 @@ FRONTS: dict[str, Callable[[Runtime, Sequence[str]], Tensor]] = {"vectors": _vec
 
 
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:
-    names = (documents,) if isinstance(documents, str) else tuple(documents)
+    names = several(documents)
     if not names:
         raise UsageError("documents is empty, expected at least one name. `memvec.documents(…)` lists the names.")
     return names

@@ -15,6 +15,7 @@ import numpy as np
 
 from memvec.arguments import checked, choice
 from memvec.errors import ConditioningError, NoContentError
+from memvec.filesystem.names import several
 from memvec.guard import loading_alone
 from memvec.identity.runtime import Runtime, runtime_of
 from memvec.memory.dispatch import install_early
@@ -33,7 +34,7 @@ class Memory:
         documents: Their names, in the order of the vectors.
         parts: The vectors of each record, (M_i, D) float16.
         fingerprint: The model the vectors belong to.
-        probe: What that model says to fixed input. It helps to recognise a loaded model.
+        probe: The numeric probe of that model. It helps to recognise a loaded model.
 
     Example:
         >>> memory = memvec.load_memory(store, "harbour.txt") + memvec.load_memory(store, "letters/jane.txt")
@@ -98,7 +99,7 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
         store: The store, or what `memvec.open` returns.
         documents: Names of documents. Their vectors are joined in this order.
         kind: "context", or "exact" for the vectors that reproduce the text. Exact vectors harm other answers of the model;
-            they are for measuring that.
+            use them to measure that.
 
     Returns:
         The memory.
@@ -117,7 +118,7 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
     opened = runtime_of(store).store
     with contextlib.suppress(ImportError), loading_alone():
         import transformers.generation.utils  # noqa: F401 - Memory installs the dispatcher there
-    names = (documents,) if isinstance(documents, str) else tuple(documents)
+    names = several(documents)
     live = opened.documents()
     parts: list[Vectors] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""The arguments of transformers' `generate` that work with a memory, as a table for all ways to use one.
+"""A table of the arguments of transformers' `generate` that work with a memory, for all ways to use one.
 
 A call with a memory gives `generate` both the prompt's ids (B, T) and its embeddings (B, P). The output begins with the ids,
 and logits processors see them. Only the embeddings hold the memory's M positions. `python -m memvec.memory.options` prints the
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Rule:
     """Whether one argument of `generate` works with a memory."""
 
     honoured: bool
-    note: str = ""  # what it means with a memory, or why it is refused
+    note: str = ""  # its meaning with a memory, or the reason for its refusal
     neutral: tuple[Any, ...] = ()  # values besides None that have no effect
 
 
@@ -55,7 +55,7 @@ OPTIONS: dict[str, Rule] = {
     "negative_prompt_attention_mask": _yes("for guidance_scale"),
     "assistant_model": _no(_ASSISTED),
     "assistant_tokenizer": _no(_ASSISTED),
-    "custom_generate": _no("what other code does with the embeddings is not known"),
+    "custom_generate": _no("memvec does not know the use that other code makes of the embeddings"),
     "trust_remote_code": _yes("does nothing without custom_generate"),
     # lengths
     "max_length": _yes("counts the ids of the output, as without a memory"),
@@ -96,7 +96,7 @@ OPTIONS: dict[str, Rule] = {
     "constraints": _no(_MOVED),
     "force_words_ids": _no(_MOVED),
     "continuous_batching_config": _no(_BATCHING),
-    # what changes logits
+    # changes of logits
     "temperature": _yes(),
     "top_k": _yes(),
     "top_p": _yes(),
@@ -122,7 +122,7 @@ OPTIONS: dict[str, Rule] = {
     "token_healing": _no("it changes the prompt's ids, and the embeddings would stay as they are", False),
     "encoder_repetition_penalty": _no("transformers drops it where the prompt is given as embeddings", 1, 1.0),
     "encoder_no_repeat_ngram_size": _no("transformers drops it where the prompt is given as embeddings", 0),
-    # what comes back
+    # the output
     "output_attentions": _yes("over all P positions"),
     "output_hidden_states": _yes("over all P positions"),
     "output_scores": _yes(),
@@ -209,7 +209,7 @@ def settle(model: Any, given: Mapping[str, Any], length: int, pad: int) -> dict[
             changed[f"{kind}_new_tokens"] = limit - length if kind == "max" else max(0, limit - length)
     if changed.get("max_new_tokens", 1) < 1:
         raise UsageError(
-            f"max_length is {limits['max']} and the prompt has {length} ids, so there is no room for an answer. "
+            f"max_length is {limits['max']} and the prompt has {counted(length, 'id')}, so there is no room for an answer. "
             "Pass a larger max_length, or max_new_tokens."
         )
     if resolve(model, given, "pad_token_id") is None:

@@ -1,6 +1,6 @@
 """Make prompts with memories in front of them. All other ways to use a memory call `embed`.
 
-A row is [before, memory, after]: `before` holds BOS and the chat template up to the user's first words, `after` a blank
+A row is [before, memory, after]. `before` holds BOS and the chat template up to the user's first words. `after` holds a blank
 line, the question and the rest of the template. Rows are padded on the left. Vectors take the place of the output of the
 model's embedding module, after any scaling it does, so they are passed as `inputs_embeds`.
 
@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.identity.fingerprint import check_model
 from memvec.lm.adapters import unwrapped
 from memvec.memory import options
 from memvec.memory.dispatch import READY, install, mark
 from memvec.memory.prompt_input import as_prompts
 from memvec.templates.template import Frame, Messages, Template, frame
-from memvec.types import Identity, Vectors
+from memvec.types import Identity, Record, Vectors
 
 Prompts = str | Messages | Sequence[str] | Sequence[Messages]
 PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
@@ -56,7 +56,7 @@ class Embedded:
     inputs_embeds: Tensor  # (B, P, D) in the model's dtype
     attention_mask: Tensor  # (B, P)
     pad: int = 0  # id of the padding token
-    owners: Owners | None = None  # the models the memories belong to, if they are to be checked
+    owners: Owners | None = None  # the models the memories belong to; None if the caller wants no check
 
     @property
     def position_ids(self) -> Tensor:
@@ -162,7 +162,7 @@ def as_memories(memories: Any) -> list[HasVectors | None]:
 
 
 def is_memory(value: Any) -> bool:
-    """Has it vectors and an identity? The class is asked, because reading `vectors` would join them."""
+    """Does it have vectors and an identity? The class is asked, because reading `vectors` would join them."""
     return all(hasattr(type(value), name) for name in ("vectors", "identity"))
 
 
@@ -184,7 +184,7 @@ def prompts_with(
         prompts: Text or chat messages, one prompt or several.
         memories: One memory for all, None for none, or one (or None) for each prompt.
         template: "chat", "text", or "auto" for a chat where the tokenizer has a template.
-        check: Compare the model, as it is in memory, with what the memories belong to.
+        check: Compare the model, as it is in memory, with the one the memories belong to.
         allow_adapters: Accept a model with active adapters, such as a LoRA. The weights below them are still compared.
 
     Raises:
@@ -196,7 +196,8 @@ def prompts_with(
     if memories is None or is_memory(memories):
         given *= len(texts)
     if len(given) != len(texts):
-        raise UsageError(f"{len(given)} memories for {len(texts)} prompts. Pass one, or one for each.")
+        found = f"{counted(len(given), 'memory', 'memories')} for {counted(len(texts), 'prompt')}"
+        raise UsageError(f"{found}. Pass one, or one for each.")
     owners = Owners.of(tokenizer, given, allow_adapters) if check else None
     if owners is not None:
         owners.check(model)
@@ -214,8 +215,8 @@ def generate_kwargs(
     return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
 
 
-def tensor(memory: HasVectors) -> Tensor:
-    """The vectors (M, D) as a float32 tensor."""
+def tensor(memory: HasVectors | Record) -> Tensor:
+    """The vectors (M, D) of a memory or a record as a float32 tensor."""
     return torch.from_numpy(memory.vectors.astype("float32"))
 
 

@@ -1,4 +1,4 @@
-"""Check prompts that callers pass, and make one list of them. Errors say what to pass instead."""
+"""Check prompts that callers pass, and make one list of them. Errors name the accepted forms."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ def as_prompts(prompts: Any) -> list[str | Messages]:
     """Make a list of prompts out of one prompt or several.
 
     Args:
-        prompts: One text, one chat (a list of messages, each a mapping with "role" and "content"), or any iterable of
-            texts and chats: a list, a tuple, a generator.
+        prompts: One text, one chat, or any iterable of texts and chats, such as a generator. A chat is a list of
+            messages. Each is a mapping with "role" and "content".
 
     Returns:
         Texts and lists of messages. A single chat is one prompt.
 
     Raises:
-        UsageError: There is no prompt, or one is invalid: token ids, a tensor or an array, bytes, None, a single message,
-            an empty text or chat.
+        UsageError: There is no prompt, or one is empty or of another form, such as token ids, bytes or a single message.
     """
     if isinstance(prompts, str):
         return [_text(prompts, "the prompt")]

@@ -1,4 +1,4 @@
-"""Drafts: what exact vectors give by plain greedy generation, without corrections and not verified. `cat` verifies.
+"""Drafts: the texts that exact vectors give by plain greedy generation, without corrections and not verified. `cat` verifies.
 
 Letters: R records, M vectors.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from memvec.chunks import chunked
 from memvec.errors import NoContentError, UsageError
 from memvec.formats.raw import raw_bytes
 from memvec.identity.runtime import Runtime
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics
-from memvec.memory.prompt import embed, pad_id
+from memvec.memory.prompt import embed, pad_id, tensor
 from memvec.settings import DECODE_BATCH
 from memvec.store.store import Store
 from memvec.templates.template import Frame
@@ -36,7 +34,7 @@ class Draft:
 def draft(runtime: Runtime, names: Sequence[str], limit: int | None = None) -> Draft:
     """Generate documents from their exact vectors alone, up to `limit` tokens. Raw records are read.
 
-    NotFoundError; NoContentError without exact vectors; UsageError for documents that are no text.
+    NotFoundError; NoContentError for a document that is only a memory; UsageError for one that is not text.
     """
     records = _records(runtime.store, names)
     wanted, left = [], limit
@@ -80,7 +78,7 @@ def _greedy(lm: FrozenLM, fitted: Sequence[tuple[Record, int]], batch: int) -> l
     """The first `count` tokens that `model.generate` gives for the vectors of each record alone."""
     out: list[list[int]] = []
     for some in chunked(fitted, batch):
-        rows = [(Frame((), ()), torch.from_numpy(record.vectors.astype("float32"))) for record, _ in some]
+        rows = [(Frame((), ()), tensor(record)) for record, _ in some]
         made = embed(lm.model, rows)
         with declared_numerics(lm.device):
             ids = lm.model.generate(

@@ -75,17 +75,17 @@ class TermIndex:
     def scores(self, query: Sequence[int]) -> Array:
         """BM25 of every text (n,) float32, as a share of the score of a text with all words of the query [0..1].
 
-        Words that no text has are part of the whole, so a query about something else scores low.
+        Words that no text has count too, so a query about something else scores low.
         """
         scores = np.zeros(self.count, np.float32)
-        whole = 0.0
+        best = 0.0
         for term in query:
             place = int(np.searchsorted(self._terms, term))
             there = place < len(self._terms) and int(self._terms[place]) == term
             having = slice(int(self._begin[place]), int(self._end[place])) if there else slice(0, 0)
             holders = having.stop - having.start
             rarity = float(np.log1p((self.count - holders + 0.5) / (holders + 0.5)))
-            whole += rarity * (SATURATION + 1)
+            best += rarity * (SATURATION + 1)
             rows, times = self._rows[having], self._times[having]
             scores[rows] += rarity * times * (SATURATION + 1) / (times + self._norms[rows])
-        return scores / np.float32(whole) if whole else scores
+        return scores / np.float32(best) if best else scores

@@ -1,4 +1,4 @@
-"""`index build|info|drop`: make missing keys, and keep a FAISS index so that large stores are searched fast."""
+"""`index build|info|drop`: make missing keys, and store a FAISS index, which makes searches of large stores fast."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class IndexReport:
     texts: int  # live texts with a key
     missing: int  # live texts without a key
     width: int  # of a key; 0 for words
-    factory: str | None  # of the kept index; None: there is none, so it is made in memory for each searcher
-    indexed: int  # keys in the kept index
+    factory: str | None  # of the stored index; None: there is none, so each searcher makes one in memory
+    indexed: int  # keys in the stored index
 
 
 @checked()
@@ -51,14 +51,14 @@ def build_index(
     lock_wait: float = 0.0,
     **opening: Unpack[Opening],
 ) -> list[IndexReport]:
-    """Make the keys that a store lacks, and keep a FAISS index of its vectors.
+    """Make the keys that a store lacks, and store a FAISS index of its vectors.
 
     Records whose texts have no key are decoded. A Runtime reads the store again afterwards.
 
     Args:
         store: The store, or what `memvec.open` returns.
-        embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default those the store has of "lm" and "bm25", else
-            both. Another model is loaded only if it is named here.
+        embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default those of "lm" and "bm25" that the
+            store has keys of, else both. Another model is loaded only if it is named here.
         factory: The index as FAISS names it, such as "HNSW32"; by default chosen by the number of keys.
         lock_wait: How long to wait for another writer [seconds].
         **opening: As in `memvec.open`: model, device, batch, watch.
@@ -92,7 +92,7 @@ def build_index(
             check_keys(opened, entries, made.embedder)
             if made.embedder.name != LEXICAL:
                 runtime.notify(f"indexing the keys of {made.embedder.name}")
-                _keep(opened, entries, factory)
+                _store_index(opened, entries, factory)
             elif factory and embedder == LEXICAL:
                 raise UsageError(f"{LEXICAL} has words and no vectors: a FAISS factory cannot be used. Leave it out.")
     runtime.refresh()
@@ -101,7 +101,7 @@ def build_index(
 
 @checked()
 def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
-    """The keys that a store has, and those in a kept index, for each embedder. NotFoundError, StoreDamagedError."""
+    """Count the keys of a store, and those in a stored index, for each embedder. NotFoundError, StoreDamagedError."""
     opened = runtime_of(store).store
     live = set(live_places(opened))
     out = []
@@ -109,8 +109,9 @@ def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
         entries = _entries(opened, identity)
         parts = [opened.keys(entry) for entry in entries]
         keyed = live & {text.tobytes() for part in parts for text in part.texts}
-        kept = index_files.describe(opened.path / index_files.FOLDER, identity)
-        kept = kept if kept is not None and index_files.matches(kept, entries) and faiss_index.own(kept) else None
+        index = index_files.describe(opened.path / index_files.FOLDER, identity)
+        if index is not None and not (index_files.matches(index, entries) and faiss_index.own(index)):
+            index = None
         out.append(
             IndexReport(
                 embedder=entries[0].embedder,
@@ -118,8 +119,8 @@ def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
                 texts=len(keyed),
                 missing=len(live - keyed),
                 width=parts[0].embedder.width,
-                factory=kept.factory if kept else None,
-                indexed=kept.texts if kept else 0,
+                factory=index.factory if index else None,
+                indexed=index.texts if index else 0,
             )
         )
     return out
@@ -127,7 +128,7 @@ def index_info(store: str | Path | Store | Runtime) -> list[IndexReport]:
 
 @checked()
 def drop_index(store: str | Path, *, lock_wait: float = 0.0) -> int:
-    """Remove every kept index and return their number. Keys stay, so an index can be built again without a model."""
+    """Remove every stored index and return their number. Keys stay, so an index can be built again without a model."""
     with changing(store, lock_wait) as transaction:
         folder = transaction.path / index_files.FOLDER
         found = index_files.embedder_ids(folder)
@@ -140,8 +141,8 @@ def _entries(store: Store, identity: str) -> list[KeysEntry]:
     return [entry for entry in store.manifest.keys if entry.embedder_id == identity]
 
 
-def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> None:
-    """Build an index of all keys of one embedder, and replace the one that is kept."""
+def _store_index(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> None:
+    """Build an index of all keys of one embedder, and store it in place of an older one."""
     if not entries:
         return
     parts = [store.keys(entry) for entry in entries]
@@ -159,7 +160,7 @@ def _keep(store: Store, entries: Sequence[KeysEntry], factory: str | None) -> No
 
 
 def _add_missing(transaction: Transaction, makers: Sequence[Embeds], reader: Reader) -> None:
-    """Commit the keys that live texts lack of one of the makers."""
+    """Make the keys that live texts lack, with each of the makers, and commit them."""
     store = transaction.store
     live = live_places(store)
     lacking = {}
@@ -179,7 +180,7 @@ def _add_missing(transaction: Transaction, makers: Sequence[Embeds], reader: Rea
 
 
 def _texts(reader: Reader, documents: Sequence[StoredDocument]) -> dict[bytes, str]:
-    """The texts of documents' records by sha256, decoded and verified."""
+    """Decode and verify the texts of documents' records. Return them by sha256."""
     found: dict[bytes, str] = {}
     for _, pieces in reader.documents(documents):
         for piece in pieces:

@@ -141,7 +141,7 @@ def maker(name: str, folder: Path, fingerprint: Fingerprint) -> Embeds:
 
 
 def keys_of(records: Sequence[Record], texts: Mapping[bytes, str], makers: Sequence[Embeds]) -> list[Keys]:
-    """The keys that each of `makers` makes of the records that are text.
+    """Make the keys of the records that are text, by each of `makers`.
 
     `texts` holds the texts by their sha256. Raw records hold their text themselves.
     """

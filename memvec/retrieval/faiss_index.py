@@ -1,7 +1,7 @@
-"""Find vector keys with FAISS: by a scan in small stores, by an index that is kept in a file in large ones.
+"""Find vector keys with FAISS: by a scan in small stores, by an index in a file in large ones.
 
-The file can be deleted at any time. It is not used if it does not fit the keys. FAISS crashes on some damaged files, so
-memvec reads only files that were written with the same cache folder: other users build their own with `index build`.
+The file can be deleted at any time. It is not used if it does not match the keys. FAISS crashes on some damaged files, so
+memvec reads only files that were written with the same cache folder. Other users build their own with `index build`.
 Letters: n texts, W width of a key, K neighbours.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memvec.causes import first_line
-from memvec.errors import UsageError
+from memvec.errors import UsageError, counted
 from memvec.filesystem.cache_folder import cache_root
 from memvec.formats import canonical, files
 from memvec.retrieval.embedders import unit
@@ -33,7 +33,7 @@ Array = npt.NDArray[np.float32]
 EXACT_UP_TO = 100_000  # texts; a scan of so many takes about 20 ms on one core
 FLAT = "Flat"
 AXES = 3  # common directions that are removed from keys
-LEAST_TEXTS = 64  # for fewer texts, the common directions are not known well enough
+LEAST_TEXTS = 64  # fewer texts do not show their common directions well enough
 PROBES = 32  # cells of an inverted file that are searched
 POINTS_PER_CELL = 64  # most texts that a centre is trained on; FAISS takes 256 by default
 
@@ -92,7 +92,8 @@ class VectorIndex:
                     index.train(placed)
                 index.add(placed)
             except RuntimeError as error:
-                raise UsageError(f"{chosen!r} cannot be built of {len(values)} keys ({_first(error)}).") from error
+                keys = counted(len(values), "key")
+                raise UsageError(f"{chosen!r} cannot be built of {keys} ({_first(error)}).") from error
         return cls(index, space)
 
     def search(self, query: Array, count: int, allowed: npt.NDArray[np.bool_] | None = None) -> tuple[Any, Array]:
@@ -134,7 +135,7 @@ def choose(texts: int) -> str:
 
 
 def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
-    """Write an index in place of the kept one. The description is written last."""
+    """Write an index in place of the stored one. The description is written last."""
     import faiss
 
     if folder.is_symlink():
@@ -157,7 +158,7 @@ def save(folder: Path, built: VectorIndex, made: dict[str, Any]) -> IndexInfo:
 
 
 def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
-    """Map a kept index into memory. None if another user built it, or its files differ from its description."""
+    """Map a stored index into memory. None if another user built it, or its files differ from its description."""
     import faiss
 
     if not own(info):
@@ -172,8 +173,8 @@ def load(folder: Path, info: IndexInfo) -> VectorIndex | None:
         rows = np.frombuffer(data, "<f4").reshape(-1, info.width)
     except (OSError, RuntimeError, ValueError):
         return None
-    fitting = (index.ntotal, index.d) == (info.texts, info.width) and len(rows) > 0
-    return VectorIndex(index, Space(rows[0], rows[1:])) if fitting else None
+    matching = (index.ntotal, index.d) == (info.texts, info.width) and len(rows) > 0
+    return VectorIndex(index, Space(rows[0], rows[1:])) if matching else None
 
 
 def own(info: IndexInfo) -> bool:
@@ -182,14 +183,14 @@ def own(info: IndexInfo) -> bool:
 
 
 def drop(folder: Path, embedder_id: str) -> None:
-    """Remove a kept index, its description first."""
+    """Remove a stored index, its description first."""
     for file in _files(folder, embedder_id):
         _make_way(file)
         file.unlink(missing_ok=True)
 
 
 def _files(folder: Path, embedder_id: str) -> list[Path]:
-    """The files of a kept index, its description first."""
+    """The files of a stored index, its description first."""
     return [folder / f"{embedder_id}.{ending}" for ending in ("json", "faiss", "space")]
 
 
@@ -205,7 +206,7 @@ def _mark(info: IndexInfo) -> Path:
 
 
 def _first(error: Exception) -> str:
-    """The first line of what FAISS says, without the place in its sources."""
+    """The first line of a message of FAISS, without the place in its sources."""
     return re.sub(r"^Error in .* at \S+:\d+: (Error: '.*' failed: )?", "", first_line(error, 1000))[:120]
 
 

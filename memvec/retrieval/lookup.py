@@ -1,7 +1,7 @@
 """Look up the live texts of a store that are nearest to a key, by vectors and by words, and their scores.
 
-Rows number the live texts. Keys of texts that are gone are ignored. Keys that a kept index lacks are searched beside it, so
-a search finds exactly what the store holds now.
+Rows number the live texts. Keys of removed texts are ignored. Keys that the stored index lacks are searched beside it. So a
+search finds all live texts, and no others.
 Letters: n live texts, W width of a key, K candidates.
 """
 
@@ -29,35 +29,35 @@ NONE: Rows = np.zeros(0, np.int64)
 
 
 class VectorLookup:
-    """The vector keys of the live texts: those in the kept index, and the rest."""
+    """The vector keys of the live texts: those in the stored index, and the rest."""
 
     def __init__(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
         """Read the keys of one embedder; `rows` numbers the live texts."""
         self.count = len(rows)
-        self.kept: VectorIndex | None = None
-        self._kept_rows: Rows = NONE  # for each key of the kept index, the row of its text or -1
+        self.stored: VectorIndex | None = None
+        self._stored_rows: Rows = NONE  # for each key of the stored index, the row of its text or -1
         info = index_files.describe(store.path / index_files.FOLDER, entries[0].embedder_id) if entries else None
         if info is not None and index_files.matches(info, entries):
-            self.kept = faiss_index.load(store.path / index_files.FOLDER, info)
-        inside = set(info.keys) if info is not None and self.kept is not None else set()
-        self._kept_numbers = np.full(self.count, -1, np.int64)
+            self.stored = faiss_index.load(store.path / index_files.FOLDER, info)
+        inside = set(info.keys) if info is not None and self.stored is not None else set()
+        self._stored_numbers = np.full(self.count, -1, np.int64)
         if info is not None and inside:
             ordered = {entry.sha256: entry for entry in entries}
             found = np.concatenate([_rows(store.keys(ordered[digest]).texts, rows) for digest in info.keys])
             numbers = np.flatnonzero(found >= 0)
-            self._kept_numbers[found[numbers]] = numbers  # if a text has several keys, the last one is used
-            self._kept_rows = np.full(len(found), -1, np.int64)
-            latest = np.flatnonzero(self._kept_numbers >= 0)
-            self._kept_rows[self._kept_numbers[latest]] = latest
+            self._stored_numbers[found[numbers]] = numbers  # if a text has several keys, the last one is used
+            self._stored_rows = np.full(len(found), -1, np.int64)
+            latest = np.flatnonzero(self._stored_numbers >= 0)
+            self._stored_rows[self._stored_numbers[latest]] = latest
         self._rest(store, [entry for entry in entries if entry.sha256 not in inside], rows)
 
     def _rest(self, store: Store, entries: list[KeysEntry], rows: Mapping[bytes, int]) -> None:
-        """Index the live texts that the kept index lacks."""
+        """Index the live texts that the stored index lacks."""
         values: dict[int, Any] = {}
         for entry in entries:
             part = store.keys(entry)
             for number, row in enumerate(_rows(part.texts, rows).tolist()):
-                if row >= 0 and self._kept_numbers[row] < 0:
+                if row >= 0 and self._stored_numbers[row] < 0:
                     values[row] = part.values[number]
         self._rest_rows = np.array(sorted(values), np.int64)
         self._rest_numbers = np.full(self.count, -1, np.int64)
@@ -65,14 +65,15 @@ class VectorLookup:
         self.rest: VectorIndex | None = None
         if values:
             stacked = np.stack([values[row] for row in self._rest_rows]).astype(np.float32)
-            self.rest = VectorIndex.build(stacked, FLAT, self.kept.space if self.kept else None)
+            self.rest = VectorIndex.build(stacked, FLAT, self.stored.space if self.stored else None)
 
     def nearest(self, query: Keys, count: int, allowed: Mask) -> Rows:
         """The rows of about `count` nearest texts, among those `allowed` (n,)."""
         found = [NONE]
-        for part, numbers in ((self.kept, self._kept_rows), (self.rest, self._rest_rows)):
+        for part, numbers in ((self.stored, self._stored_rows), (self.rest, self._rest_rows)):
             if part is not None:
-                mask = (numbers >= 0) & allowed[numbers]
+                mask = numbers >= 0
+                mask[mask] = allowed[numbers[mask]]
                 if mask.any():
                     near, _ = part.search(query.values[0].astype(np.float32), count, mask)
                     found.append(numbers[near])
@@ -81,7 +82,7 @@ class VectorLookup:
     def scores(self, query: Keys, rows: Rows) -> Scores:
         """Cosines (K,) of texts by row; 0 for a text without a key."""
         out = np.zeros(len(rows), np.float32)
-        for part, numbers in ((self.kept, self._kept_numbers), (self.rest, self._rest_numbers)):
+        for part, numbers in ((self.stored, self._stored_numbers), (self.rest, self._rest_numbers)):
             there = np.flatnonzero(numbers[rows] >= 0)
             if part is not None and len(there):
                 placed = part.space.place(query.values[:1].astype(np.float32))[0]
@@ -124,7 +125,7 @@ class TermLookup:
 def check_keys(store: Store, entries: list[KeysEntry], embedder: Embedder) -> None:
     """Raise StoreDamagedError if the keys in a file do not have the width of its embedder.
 
-    The memory needed grows with the square of the width, and a stranger's store may claim any width.
+    The bytes needed grow with the square of the width, and a stranger's store may claim any width.
     """
     for entry in entries:
         width = store.keys(entry).embedder.width

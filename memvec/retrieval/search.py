@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 WORDS_SHARE = 0.6  # weight of BM25 beside the cosine; measured in docs/LOG.md
 CANDIDATES = 256  # texts that vectors and words each propose
-STRANGE = 0.05  # share of unrelated prompts that score above "auto"
+STRAY = 0.05  # share of unrelated prompts that score above "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Searcher:
             raise UsageError("the query is empty. Say what to look for.")
         least = self.threshold if min_score == "auto" else min_score
         chosen = self._names.intersection(select(documents, self.store.documents()).names) if documents else self._names
-        wanted = {name for name in chosen if self._said(name, where or {})}
+        wanted = {name for name in chosen if self._has(name, where or {})}
         allowed = np.ones(len(self._texts), bool)
         if len(wanted) < len(self._names):
             allowed[:] = [any(p.document in wanted for p in self._places[text]) for text in self._texts]
@@ -159,17 +159,18 @@ class Searcher:
             ]
         return hits[:k]
 
-    def _said(self, name: str, where: Mapping[str, str]) -> bool:
-        said = self.store.manifest.meta.get(name, {})
-        return all(said.get(key) == value for key, value in where.items())
+    def _has(self, name: str, where: Mapping[str, str]) -> bool:
+        """Does a document have this metadata?"""
+        meta = self.store.manifest.meta.get(name, {})
+        return all(meta.get(key) == value for key, value in where.items())
 
     @property
     def threshold(self) -> float:
         """The score below which 95 % of unrelated prompts stay in this store."""
         if self._threshold is None:
-            whole = np.ones(len(self._texts), bool)
-            best = [next(self._ranked(prompt, 1, whole), (0.0, 0))[0] for prompt in off_topic.prompts()]
-            self._threshold = float(np.quantile(best, 1 - STRANGE))
+            every = np.ones(len(self._texts), bool)
+            best = [next(self._ranked(prompt, 1, every), (0.0, 0))[0] for prompt in off_topic.prompts()]
+            self._threshold = float(np.quantile(best, 1 - STRAY))
         return self._threshold
 
     def _ranked(self, query: str, count: int, allowed: npt.NDArray[np.bool_]) -> Iterator[tuple[float, int]]:
@@ -206,7 +207,7 @@ def search(
         k: How many records to find, at most.
         documents: Names or patterns of the documents to search; by default all.
         where: Metadata that a document must have, as it was packed with `meta`.
-        min_score: The least score of a hit. "auto" leaves out hits below what unrelated prompts reach in this store.
+        min_score: The least score of a hit. "auto" leaves out the scores that unrelated prompts reach in this store.
         embedder: "lm", "bm25" or "sentence-transformers:MODEL"; by default the keys of the store's model and of words.
         decode: Decode the records that are found and return their text, which needs the model.
         **opening: As in `memvec.open`: model, device, batch, watch.
@@ -243,15 +244,15 @@ def retrieve(
     min_score: float | Literal["auto"] | None = "auto",
     **opening: Unpack[Opening],
 ) -> tuple[str, ...]:
-    """Up to `count` documents that match a query, best first; none if nothing matches.
+    """Find up to `count` documents that match a query, best first. There may be none.
 
-    `memories`: only documents that have one. Raises as `search`.
+    With `memories`, only documents that have one. Raises as `search`.
     """
     runtime = runtime_of(store, **opening)
     live = runtime.store.documents()
     hits = search(runtime, query, CANDIDATES, min_score=min_score)
-    fitting = dict.fromkeys(hit.document for hit in hits if live[hit.document].memory or not memories)
-    return tuple(fitting)[:count]
+    matching = dict.fromkeys(hit.document for hit in hits if live[hit.document].memory or not memories)
+    return tuple(matching)[:count]
 
 
 def load_embedder(name: str, runtime: Runtime) -> Embeds:
@@ -304,7 +305,7 @@ def live_places(store: Store) -> dict[bytes, list[Place]]:
 
 
 def with_text(runtime: Runtime, hits: Sequence[Hit]) -> list[Hit]:
-    """Hits with the text that their records decode to. A record that decodes to other bytes than were packed has none."""
+    """Add to hits the text of their records. A hit has none if its record decodes to other bytes than were packed."""
     live = runtime.store.documents()
     wanted: dict[str, list[RecordRef]] = {}
     for hit in hits:

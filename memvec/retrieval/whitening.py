@@ -66,11 +66,11 @@ class TableStatistics:
 def _read(file: Path, rows: int, width: int) -> TableStatistics | None:
     """The statistics in a file of the cache; None if there is none or it is damaged."""
     try:
-        kept = file.read_bytes()
+        stored = file.read_bytes()
     except OSError:
         return None
-    data = kept[DIGEST_BYTES:]
-    if len(data) != 4 * (rows + width + width * width) or hashlib.sha256(data).digest() != kept[:DIGEST_BYTES]:
+    data = stored[DIGEST_BYTES:]
+    if len(data) != 4 * (rows + width + width * width) or hashlib.sha256(data).digest() != stored[:DIGEST_BYTES]:
         return None
     weights, middle, whitening = np.split(np.frombuffer(data, "<f4"), [rows, rows + width])
     return TableStatistics(weights, middle, whitening.reshape(width, width))

@@ -1,4 +1,4 @@
-"""Render chat templates: messages in, text out. Knows jinja and tokenizers, and nothing of memories."""
+"""Render chat templates: messages in, text out. Knows jinja and tokenizers, but no memories."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def render(tokenizer: Any, messages: Messages, *, now: datetime | None = None, *
 
 
 def marked(tokenizer: Any, talk: list[dict[str, Any]], **options: Any) -> tuple[str, str]:
-    """The text before the user's first words, and the whole text. UsageError. `options` are those of `render`."""
+    """The text before the user's first words, and the complete text. UsageError. `options` are those of `render`."""
     everything = json.dumps(talk, ensure_ascii=False, default=str)
     mark = next(m for n in itertools.count(1) if (m := "\ue000" + "\ue001" * n + "\ue002") not in everything)
     messages, done = [], False

@@ -1,7 +1,7 @@
 """Spell token ids as characters that can be searched. Each added token is one character.
 
 A decoded text loses information: `<|user|>` may be one added token or eight letters, and a space may belong to the word
-behind it. A spelling keeps it: byte b is written as chr(b), the added token i as chr(256 + i).
+behind it. A spelling has all of it: byte b is written as chr(b), the added token i as chr(256 + i).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BYTES = {chr(byte): chr(byte) for byte in _PRINTABLE} | {chr(256 + i): chr(byte
 
 @dataclass(frozen=True, slots=True)
 class Alphabet:
-    """How a tokenizer writes its tokens. It keeps no tokenizer alive."""
+    """The way a tokenizer writes its tokens. It holds no reference to the tokenizer."""
 
     style: Style
     added: frozenset[int]  # ids of added tokens, which texts are split at before anything else

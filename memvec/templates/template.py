@@ -156,19 +156,19 @@ def normalized_messages(tokenizer: Any, messages: Messages, **options: Any) -> l
     return [normalized_message(message, turns.texts, turns.parts) for message in messages]
 
 
-# The learned alphabet and turns of each tokenizer, by its templates. It keeps no tokenizer alive.
+# The learned alphabet and turns of each tokenizer, by its templates. It holds no reference to a tokenizer.
 _learned: weakref.WeakKeyDictionary[Any, dict[str, tuple[Alphabet, tuple[Turns, ...]]]] = weakref.WeakKeyDictionary()
 
 
 def places(tokenizer: Any, template: str | None = None) -> Places:
-    """Learn where memories stand in ids of `tokenizer`, with its chat template or without.
+    """Learn the places of memories in ids of `tokenizer`, with its chat template or without.
 
     Args:
         tokenizer: The tokenizer of the model.
         template: The chat template that was used, or its name. By default all templates of the tokenizer.
 
     Returns:
-        The places. They are kept as long as the tokenizer.
+        The places. They are cached as long as the tokenizer exists.
 
     Raises:
         UsageError: The template does not show a user's message exactly once.

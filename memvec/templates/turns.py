@@ -62,7 +62,7 @@ class Turns:
         if not every:
             raise UsageError(
                 "the start of the user's message was not found in these ids, which hold other parts of a chat: it was cut "
-                "off, or there is none. Pass the whole chat, or messages to memory.generate_kwargs."
+                "off, or there is none. Pass the complete chat, or messages to memory.generate_kwargs."
             )
         place = (known or every)[0]
         # Two users' headers with no assistant's between them: one of them is in a message.
@@ -139,8 +139,8 @@ class _Made:
 
     def text(self, messages: list[dict[str, Any]], **options: Any) -> str:
         """Render a chat without an opened answer. UsageError if the template refuses it."""
-        whole = {"add_generation_prompt": False, "continue_final_message": False}
-        return render(self.speller.tokenizer, messages, **{**self.options, **whole, **options})
+        closed = {"add_generation_prompt": False, "continue_final_message": False}
+        return render(self.speller.tokenizer, messages, **{**self.options, **closed, **options})
 
     def try_text(self, messages: list[dict[str, Any]], **options: Any) -> str | None:
         """Render a chat. None if the template refuses it."""
@@ -153,8 +153,8 @@ class _Made:
         text = self.try_text(messages, **options)
         if text is None or mark not in text or until not in text[text.find(mark) :]:
             return None
-        whole, first = self.speller.spell(_before(text, until)), self.speller.spell(_through(text, mark))
-        return whole[len(first) :]
+        longer, shorter = self.speller.spell(_before(text, until)), self.speller.spell(_through(text, mark))
+        return longer[len(shorter) :]
 
 
 def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
@@ -168,11 +168,11 @@ def _talk(made: _Made, alone: str) -> tuple[str | None, str, str]:
     rest = ""
     if closed is not None and ANSWER in closed:  # the end of an answer at the end of a chat
         rest = made.speller.spell(closed)[len(made.speller.spell(_through(closed, ANSWER))) :]
-    whole = header = between[len(_common_start(between, rest)) :]
-    while header not in alone:  # the first turn may lack what the template writes between turns
+    complete = header = between[len(_common_start(between, rest)) :]
+    while header not in alone:  # the first turn may lack a text that the template writes between turns
         header = header[1:]
-    cut = whole[: len(whole) - len(header)]
-    if 2 * len(header.strip(SPACES)) < len(whole.strip(SPACES)) or (cut[-1:].isalnum() and header[:1].isalnum()):
+    cut = complete[: len(complete) - len(header)]
+    if 2 * len(header.strip(SPACES)) < len(complete.strip(SPACES)) or (cut[-1:].isalnum() and header[:1].isalnum()):
         return None, between, opener  # the first turn has another header
     return header, between, opener
 

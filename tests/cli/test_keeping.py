@@ -123,7 +123,7 @@ class TestMoving:
 class TestRepair:
     def test_yes(self, made: Path, call: Any) -> None:
         """Repair prints a plan, and changes the store only with --yes."""
-        assert call("repair", made) == (0, "nothing to repair: 4 shards are undamaged\n", "")
+        assert call("repair", made) == (0, "nothing to repair: 4 undamaged shards\n", "")
         before = content(made)
         (made / "manifest.json").write_bytes(b"{")
         code, out, _ = call("repair", made)

@@ -71,7 +71,7 @@ class TestIndex:
         made = json.loads(out)["indexes"]
         assert code == 0 and [(one["factory"], one["missing"]) for one in made] == [("Flat", 0), (None, 0)]
         code, out, _ = call("index", "info", store)
-        assert code == 0 and "kept as Flat" in out and "bm25" in out
+        assert code == 0 and "stored as Flat" in out and "bm25" in out
         code, out, _ = call("index", "drop", store, "--json")
         assert code == 0 and json.loads(out)["dropped"] == 1
         assert call("verify", store)[0] == 0

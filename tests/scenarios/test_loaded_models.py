@@ -249,7 +249,7 @@ class TestWeights:
     def test_large_models_are_looked_at_in_part(
         self, model: Any, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(weights, "WHOLE", 10_000)
+        monkeypatch.setattr(weights, "MOST_COMPARED", 10_000)
         check(copy.deepcopy(model))
         model.model.layers[1].mlp.down_proj.weight.data.mul_(1.01)
         with pytest.raises(FingerprintError, match="down_proj"):

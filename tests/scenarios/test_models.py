@@ -192,7 +192,7 @@ def test_no_model(tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     junk = tmp_path / "junk.gguf"
     junk.write_bytes(b"not a model at all" * 10)
-    with pytest.raises(NotFoundError, match="whole GGUF file"):
+    with pytest.raises(NotFoundError, match="complete GGUF file"):
         resolve(str(junk))
     (copy / "model.safetensors").write_bytes(b"")
     with pytest.raises(NotFoundError, match="cannot be read as a model"):

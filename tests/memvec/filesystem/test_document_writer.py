@@ -18,7 +18,7 @@ from made import files, put, raw
 import memvec
 from memvec.cli.main import run
 from memvec.errors import PartialError, UsageError, WriteError
-from memvec.filesystem import document_writer as landing
+from memvec.filesystem import document_writer
 from memvec.filesystem.collisions import file_names
 
 COUNT = 30
@@ -111,7 +111,7 @@ class TestOnDisk:
 
     def test_changed_on_disk(self, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A document that another program changes is found when it is read back."""
-        real = landing.Landing._sync
+        real = document_writer.DocumentWriter._sync
 
         def sync(self: Any) -> None:
             real(self)
@@ -120,7 +120,7 @@ class TestOnDisk:
             (tmp_path / "out" / "d2" / "02").unlink()
             (tmp_path / "out" / "d2" / "02").symlink_to("05")
 
-        monkeypatch.setattr(landing.Landing, "_sync", sync)
+        monkeypatch.setattr(document_writer.DocumentWriter, "_sync", sync)
         with pytest.raises(PartialError) as caught:
             memvec.unpack(many, tmp_path / "out")
         assert [name for name, _ in caught.value.skipped] == ["d0/00", "d1/01", "d2/02"]

@@ -189,7 +189,7 @@ def test_the_number_of_memories_must_be_one_or_one_for_each_row(model: Any, toke
     two = [memory_of(owner, 2), memory_of(owner, 3)]
     with pytest.raises(UsageError, match="2 memories for 3 prompts"):
         generate_kwargs(model, tokenizer, QUESTIONS, two)
-    with attached(model, tokenizer, two), pytest.raises(UsageError, match="found 1 rows"):
+    with attached(model, tokenizer, two), pytest.raises(UsageError, match=r"2 memories for 1 row\."):
         model.generate(torch.tensor([[1, 2]]), max_new_tokens=1)
 
 

@@ -121,6 +121,15 @@ def test_an_index_of_keys_that_are_gone_is_not_used(store: Path) -> None:
     assert search(store, "ferry", 1)[0].document == "ferry.txt"
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_store_whose_documents_were_all_removed_has_no_hit(store: Path, indexed: bool) -> None:
+    """Its keys and its index are still there, and name no live text."""
+    if indexed:
+        build_index(store)
+    memvec.rm(store, list(TEXTS))
+    assert search(store, "ferry", 3) == search(store, "ferry", 3, min_score="auto") == []
+
+
 def test_damaged_keys_are_refused_and_verify_names_them(store: Path) -> None:
     file = next((store / "keys").glob("*.safetensors"))
     data = bytearray(file.read_bytes())

@@ -225,7 +225,7 @@ class TestUncertain:
         """A chat without its user's turn is refused. Plain text is not taken for a chat."""
         tokenizer = shaped("chatml")
         ids = ids_of(tokenizer, [SYSTEM, answer("x")])
-        with pytest.raises(UsageError, match=r"was not found in these ids.*Pass the whole chat"):
+        with pytest.raises(UsageError, match=r"was not found in these ids.*Pass the complete chat"):
             places(tokenizer).split(ids, True)
         text = tokenizer("The user\nsaid: How so?", add_special_tokens=False)["input_ids"]
         assert places(tokenizer).split(text, False) == Frame((), tuple(text))
