@@ -19,10 +19,8 @@ from memvec.guard import loading_alone
 from memvec.lm.compat import isolate, recurrent
 from memvec.lm.frozen import FrozenLM
 
-TOKENS, HALF = (
-    8,
-    4,
-)  # tokens of the run that checks a model; half of them are changed to look for attention to later ones
+# Tokens of the run that checks a model. Half of them are changed, to look for attention to later ones.
+TOKENS, HALF = 8, 4
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FrozenLM:

@@ -134,7 +134,7 @@ class TestStore:
         assert memvec.verify(opened).ok
 
     def test_verify_reads_the_files_again(self, few_copy: Path, tiny: str) -> None:
-        """What is in memory of a store that was opened before says nothing of its files."""
+        """An opened store may hide damage that came later: verify reads the files again."""
         opened = memvec.open(few_copy, model=tiny)
         assert memvec.verify(opened, decode=True).ok and memvec.cat(opened, "crlf.txt")
         file = few_copy / opened.store.manifest.shards[0].path
