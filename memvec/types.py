@@ -26,6 +26,7 @@ class Kind(IntEnum):
     RAW = 0
     EXACT = 1
     CONTEXT = 2  # vectors that condition a model and do not decode to bytes
+    KV = 3  # keys and values that condition a model and do not decode to bytes
 
 
 class RawReason(IntEnum):
@@ -162,21 +163,60 @@ class Conditioning:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class KeysValues:
+    """Some of the keys and values that a model computed for a text. They stand in for the text in the model's cache.
+
+    Rows are ordered by layer, head and place. Keys are stored without rotation, as if they stood at position 0. A row
+    belongs at position P + M - distance, where P positions stand before the memory; a prompt goes on at P + M.
+
+    Letters: L layers, H key/value heads, E width of a head, K rows, G runs of rows, C runs of numbers in a row.
+    """
+
+    positions: int  # M, the positions that it takes; not derived from the number of rows
+    bits: int  # of each stored number: 4, 8 or 16
+    counts: npt.NDArray[np.uint32]  # (L, H) rows of each head; their sum is K
+    distances: npt.NDArray[
+        np.uint32
+    ]  # (K,) tokens from each row to the end of the text, 1 for the last; they fall in a head
+    keys: npt.NDArray[np.uint8]  # (K, E * bits / 8) codes, two a byte with 4 bits; with 16 bits float16 numbers
+    key_scales: npt.NDArray[np.float16]  # (G, 2, E) low and step of each channel, for each 64 rows of a head
+    values: npt.NDArray[np.uint8]  # (K, E * bits / 8)
+    value_scales: npt.NDArray[np.float16]  # (K, C, 2) low and step of each 64 numbers of a row
+
+    @property
+    def rows(self) -> int:
+        """K."""
+        return len(self.distances)
+
+    @property
+    def width(self) -> int:
+        """E."""
+        return self.keys.shape[1] * 8 // self.bits
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all its arrays [bytes]."""
+        arrays = (self.counts, self.distances, self.keys, self.key_scales, self.values, self.value_scales)
+        return sum(array.nbytes for array in arrays)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One packed segment. Exact and raw records give its bytes back, context records stand in for its text."""
+    """One packed segment. Exact and raw records give its bytes back, context and kv records stand in for its text."""
 
     document: Document
     kind: Kind
     start: int  # first byte of the segment in its document
     length: int  # bytes
     tokens: int  # N; 0 if the segment is not text
-    vectors: Vectors  # (M, D); M = 0 for raw records
+    vectors: Vectors  # (M, D); M = 0 for raw and kv records
     corrections: tuple[tuple[int, int], ...]  # (position, token), ascending
-    payload: bytes  # a zstd frame: the bytes of a raw record or the conditioning of a context record, else empty
+    payload: bytes  # a zstd frame: the bytes of a raw record or the conditioning of a memory, else empty
     text_sha256: bytes  # of the segment's bytes
     reason: RawReason
     report: FitReport
-    conditioning: Conditioning | None = None  # only of context records, decoded from the payload
+    conditioning: Conditioning | None = None  # only of context and kv records, decoded from the payload
+    kv: KeysValues | None = None  # only of kv records
 
 
 @dataclass(frozen=True, slots=True)
