@@ -22,7 +22,7 @@ from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
 from memvec.store.scan import Scan
-from memvec.types import Kind, Record
+from memvec.types import Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
 
@@ -216,8 +216,8 @@ class Store:
         for name, value in expected.items():
             if part.metadata[name] != value:
                 raise Refusal("manifest-mismatch", f"{name} is {part.metadata[name]}, the manifest says {value}")
-        if manifest.CONTEXT not in state.required and (part.tensors["kind"] == Kind.CONTEXT).any():
+        for feature in sorted(part.required - set(state.required)):
             raise Refusal(
                 "feature-not-named",
-                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}",
+                f"it holds {feature} records, but the manifest does not name the feature {feature!r}",
             )
