@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,6 +25,11 @@ from memvec.store.scan import Scan
 from memvec.types import Kind, Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
+
+FEATURES = {
+    Kind.CONTEXT: manifest.CONTEXT,
+    Kind.KV: getattr(manifest, "KV", "kv"),
+}  # that a store with such records names
 
 
 class Store:
@@ -141,7 +146,7 @@ class Store:
         return found
 
     def documents(self) -> dict[str, StoredDocument]:
-        """Return the live documents by name: of each the newest version whose content or memory is complete.
+        """Return the live documents by name: of each the newest version whose content or a memory is complete.
 
         A newer version with only a memory hides the content of an older one, which is of other bytes.
         """
@@ -216,8 +221,14 @@ class Store:
         for name, value in expected.items():
             if part.metadata[name] != value:
                 raise Refusal("manifest-mismatch", f"{name} is {part.metadata[name]}, the manifest says {value}")
-        if manifest.CONTEXT not in state.required and (part.tensors["kind"] == Kind.CONTEXT).any():
-            raise Refusal(
-                "feature-not-named",
-                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}",
-            )
+        for kind, feature in FEATURES.items():
+            if feature not in state.required and (part.tensors["kind"] == kind).any():
+                raise Refusal(
+                    "feature-not-named",
+                    f"it holds {kind.name.lower()} records, but the manifest does not name the feature {feature!r}",
+                )
+
+
+def features(kinds: Iterable[Kind]) -> set[str]:
+    """Return the features that a reader of records of these kinds must understand."""
+    return {FEATURES[kind] for kind in kinds if kind in FEATURES}
