@@ -101,7 +101,7 @@ def _kv(r: PackReport) -> str:
     gain = f", gain {optional(r.kv_gain)} of the text's" if r.kv_measured else ""
     return (
         f"{counted(r.kv_records, 'record')} of {r.kv_tokens:,} tokens in {r.kv_positions:,} positions, "
-        f"{each:.0f} bytes a token (their text {text:.1f}), {r.kv_measured:,} of them measured{gain}"
+        f"{each:.0f} bytes a token as stored (the text {text:.1f}), {r.kv_measured:,} measured{gain}"
     )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, ShardEntry
-from memvec.store.store import RecordRef, Store, StoredDocument, features
+from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.store.transaction import (
     KEYS_TEXTS,
     SHARD_BYTES,
@@ -22,6 +22,7 @@ from memvec.store.transaction import (
     Entry,
     Transaction,
     bounded,
+    features,
     keys_file,
     shard_file,
 )
@@ -63,7 +64,7 @@ class NextGeneration:
         for group in bounded(records):
             self.shards.append(self.put(*shard_file(state, group, generation)))
             self.texts.update(record.text_sha256 for record in group)
-            self.features |= features(record.kind for record in group)
+            self.features |= features(group)
 
     def add_keys(self, parts: Iterable[Keys]) -> None:
         """Write the keys of one embedder to files of bounded size."""

@@ -21,7 +21,8 @@ from memvec.formats.raw import raw_bytes
 from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
 from memvec.store.problems import PARSE_ERRORS, damaged, problem
-from memvec.store.store import Store, StoredDocument, features
+from memvec.store.store import Store, StoredDocument
+from memvec.store.transaction import features
 from memvec.types import Document, Kind, Problem, Record
 
 
@@ -69,7 +70,7 @@ def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest
     lost = len(part) - len(records)
     generation = part.metadata.get("generation")
     generation = generation if type(generation) is int else 0
-    named = frozenset(features(record.kind for record in records))
+    named = frozenset(features(records))
     if lost == 0 and digest == Path(path).stem and size == len(data):
         entry = ShardEntry(digest, size, len(part), len(part.documents))
         return Salvaged(path, entry, (), 0, (), None, generation, named)

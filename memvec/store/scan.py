@@ -5,6 +5,7 @@ Letters: n records, V document versions, k records in their places.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from memvec.formats import kv_tensors
 from memvec.formats.container import Array
 from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, Version, joined
@@ -165,9 +167,12 @@ def _counts(part: Shard, documents: Sequence[Document], lines: Array) -> dict[st
 
 def _kv_sizes(part: Shard) -> dict[str, Array]:
     """Positions and bytes of the keys and values of each record of a shard; zeros for records of other kinds."""
-    sizes = {name: np.zeros(len(part), np.uint64) for name in ("kv_positions", "kv_bytes")}
-    for row in np.flatnonzero(part.tensors["kind"] == Kind.KV).tolist():
-        kv = part.record(row).kv
-        assert kv is not None
-        sizes["kv_positions"][row], sizes["kv_bytes"][row] = kv.positions, kv.nbytes
-    return sizes
+    size = np.zeros(len(part), np.uint64)
+    if kv_tensors.METADATA not in part.metadata:
+        return {"kv_positions": size, "kv_bytes": size}
+    shapes = kv_tensors.expected_shapes(part.metadata, dict.fromkeys(kv_tensors.PIECES, (1,)))  # of one row
+    for name, code in kv_tensors.PIECES.items():
+        size = size + np.diff(part.tensors[f"{name}_offsets"]) * np.uint64(
+            np.dtype(code).itemsize * math.prod(shapes[name])
+        )
+    return {"kv_positions": part.tensors["kv_positions"].astype(np.uint64), "kv_bytes": size}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,14 +22,9 @@ from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
 from memvec.store.scan import Scan
-from memvec.types import Kind, Record
+from memvec.types import Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
-
-FEATURES = {
-    Kind.CONTEXT: manifest.CONTEXT,
-    Kind.KV: getattr(manifest, "KV", "kv"),
-}  # that a store with such records names
 
 
 class Store:
@@ -221,14 +216,8 @@ class Store:
         for name, value in expected.items():
             if part.metadata[name] != value:
                 raise Refusal("manifest-mismatch", f"{name} is {part.metadata[name]}, the manifest says {value}")
-        for kind, feature in FEATURES.items():
-            if feature not in state.required and (part.tensors["kind"] == kind).any():
-                raise Refusal(
-                    "feature-not-named",
-                    f"it holds {kind.name.lower()} records, but the manifest does not name the feature {feature!r}",
-                )
-
-
-def features(kinds: Iterable[Kind]) -> set[str]:
-    """Return the features that a reader of records of these kinds must understand."""
-    return {FEATURES[kind] for kind in kinds if kind in FEATURES}
+        for feature in sorted(part.required - set(state.required)):
+            raise Refusal(
+                "feature-not-named",
+                f"it holds {feature} records, but the manifest does not name the feature {feature!r}",
+            )

@@ -19,13 +19,14 @@ from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.store.documents import Version
 from memvec.store.lock import writing
-from memvec.store.store import Store, features
-from memvec.types import Record
+from memvec.store.store import Store
+from memvec.types import Kind, Record
 
 Entry = TypeVar("Entry", ShardEntry, KeysEntry)
 
 SHARD_RECORDS, SHARD_BYTES = 1024, 256 * 1024 * 1024  # most in one shard; a larger record gets a shard of its own
 KEYS_TEXTS = 65_536  # most texts in one new file of keys
+MARKED = {Kind.CONTEXT: manifest.CONTEXT, Kind.KV: manifest.KV}  # kinds that a reader must know, and their features
 
 
 class Transaction:
@@ -82,7 +83,7 @@ class Transaction:
         entry = self.write(*shard_file(state, records, state.generation + 1)) if records else None
         entries = [self.write(*keys_file(part)) for part in keys]
         # In the same manifest as the shard, so that a reader that does not know the kind refuses the store.
-        required = features(record.kind for record in records)
+        required = features(records)
         gone = set(state.removed if removed is None else removed)
         gone -= {(record.document.name, record.document.sha256) for record in records}
         self.switch(state.following(tool, entry, entries, required, meta, gone))
@@ -128,6 +129,11 @@ def keys_file(part: Keys) -> tuple[KeysEntry, bytes]:
     """Encode the keys of one embedder."""
     data, made = keys_format.encode(part), part.embedder
     return KeysEntry(hashlib.sha256(data).hexdigest(), len(data), len(part), made.name, made.id), data
+
+
+def features(records: Iterable[Record]) -> set[str]:
+    """Return the features that a reader of `records` must understand."""
+    return {MARKED[record.kind] for record in records if record.kind in MARKED}
 
 
 def stored_size(record: Record) -> int:
