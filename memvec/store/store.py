@@ -141,7 +141,7 @@ class Store:
         return found
 
     def documents(self) -> dict[str, StoredDocument]:
-        """Return the live documents by name: of each the newest version whose content or memory is complete.
+        """Return the live documents by name: of each the newest version whose content or a memory is complete.
 
         A newer version with only a memory hides the content of an older one, which is of other bytes.
         """

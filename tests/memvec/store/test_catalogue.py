@@ -103,7 +103,7 @@ def walked(store: Store) -> dict[str, Any]:
     assert store.documents() == live
     unfinished = [v for v in versions if v.unfinished and live.get(v.document.name, v) is v]
     late = [v for v in unfinished if v.document.name not in live]
-    refs = [ref for stored in live.values() for ref in stored.records + stored.memory]
+    refs = [ref for stored in live.values() for ref in stored.records + stored.memory + stored.kv]
     totals = store_reference.totals(store, [*live.values(), *late])
     info = summarise(store, [*live.values(), *late])
     assert {name: getattr(info, name) for name in totals} == totals
@@ -129,6 +129,9 @@ def row_of(store: Store, stored: StoredDocument) -> dict[str, Any]:
         "sha256": stored.document.sha256,
         "memory": sums["context_vectors"],
         "gain": sums["gain"],
+        "kv": sums["kv_positions"],
+        "kv_bytes": sums["kv_bytes"],
+        "kv_gain": sums["kv_gain"],
         "meta": dict(store.manifest.meta.get(stored.document.name, {})),
     }
 
