@@ -2,6 +2,7 @@
 
 import math
 import struct
+from itertools import pairwise
 
 import numpy as np
 from second_bytes import bounded, need, sha, typed
@@ -66,7 +67,7 @@ class Part:
         first, keys, run = 0, [], 0
         for n in counts:
             head = a["distances"][first : first + n].tolist()
-            need(all(x > y for x, y in zip(head, head[1:], strict=False)), "bad-kv")
+            need(all(x > y for x, y in pairwise(head)), "bad-kv")
             for place in range(n):
                 codes = self.codes("keys", first + place)
                 keys.append(self.scaled(codes, *a["key_scales"][run + place // 64]) if scaled else codes)

@@ -69,6 +69,9 @@ def second(store: Path) -> str | None:
         ("one-raw", "shards"),
         ("context", "shards"),
         ("many-vectors", "shards"),
+        ("kv", "manifest"),
+        ("kv", "shards"),
+        ("kv-of-a-newer-version", "shards"),
     ],
 )
 def test_both_readers_judge_damage_alike(name: str, part: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def context() -> Files:
 def kept_keys() -> Files:
     """Three memories of 4, 8 and 16 bits beside content and a context memory; empty heads, one row, short runs."""
     size = len(TEXT)
-    three = {"counts": [[130, 0, 1], [64, 65, 0]], "width": 70}
+    three = {"kept": [[130, 0, 1], [64, 65, 0]], "width": 70}
     documents = [document("all.txt", TEXT), document("kv.txt", TEXT * 3), document("half.txt", TEXT * 2)]
     nothing = {name: None for name, value in REPORT.items() if isinstance(value, float)} | {"held_out": 0}
     records = [

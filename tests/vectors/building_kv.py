@@ -13,14 +13,17 @@ NAMES = {"counts": "U32", "distances": "U32", "keys": "U8", "key_scales": "F16",
 
 def keys_values(
     bits: int = 8,
-    counts: Sequence[Sequence[int]] = ((2, 0), (1, 1)),
+    kept: Sequence[Sequence[int]] = ((2, 0), (1, 1)),
     width: int = 6,
     positions: int = 3,
     falling: int = 0,
     **changes: Any,
 ) -> dict[str, Any]:
-    """The arrays of a record as bytes: codes that count up, scales that differ. Distances fall by 3, to `falling` + 1."""
-    heads = [rows for layer in counts for rows in layer]
+    """The arrays of a record as bytes: codes that count up, scales that differ. Distances fall by 3, to `falling` + 1.
+
+    `kept` are the rows of each head.
+    """
+    heads = [rows for layer in kept for rows in layer]
     rows, runs, parts = sum(heads), sum(-(-rows // 64) for rows in heads), -(-width // 64)
     scaled = bits < 16
     distances = [falling + 1 + 3 * back for n in heads for back in reversed(range(n))]
@@ -34,7 +37,7 @@ def keys_values(
         "values": codes[::-1].astype("u1").tobytes() if scaled else numbers[::-1].astype("<f2").tobytes(),
         "value_scales": _scales(rows * parts * 2 * scaled),
     }
-    shape = {"layers": len(counts), "heads": len(counts[0]), "width": width}
+    shape = {"layers": len(kept), "heads": len(kept[0]), "width": width}
     return {"positions": positions, "bits": bits, "shape": shape} | made | changes
 
 
