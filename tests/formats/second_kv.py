@@ -48,44 +48,48 @@ class Part:
         return [head, *(array.tobytes() for array in self.arrays.values())]
 
     def read(self):
-        """What the corpus writes down of it; the numbers of keys and values one by one."""
+        """What the corpus writes down of it; the numbers of keys and values by digest."""
+        self.check()
+        said = {"positions": self.positions, "bits": self.bits, "counts": self.arrays["counts"].tolist()}
+        said["distances"] = self.arrays["distances"].tolist()
+        return said | {name: sha(np.array(rows, "<f4").tobytes()) for name, rows in self.numbers().items()}
+
+    def check(self):
         a, bits, width = self.arrays, self.bits, self.width
         need(0 < self.positions <= POSITIONS, "out-of-range")
         need(bits in (4, 8, 16) and width * bits % 8 == 0, "bad-kv")
-        rows, size = len(a["distances"]), width * bits // 8
+        rows, size, scaled = len(a["distances"]), width * bits // 8, bits != 16
         need(len(a["counts"]) == self.layers and len(a["keys"]) == len(a["values"]) == rows * size, "bad-kv")
         need(rows <= ROWS, "out-of-range")
         counts = [int(count) for count in a["counts"].flat]
         need(sum(counts) == rows, "bad-kv")
-        scaled = bits != 16
-        need(
-            len(a["key_scales"]) == sum(math.ceil(n / 64) for n in counts) * scaled
-            and len(a["value_scales"]) == rows * scaled,
-            "bad-kv",
-        )
-        need(all(0 < d <= POSITIONS for d in a["distances"].tolist()), "out-of-range")
-        first, keys, run = 0, [], 0
+        need(len(a["key_scales"]) == sum(math.ceil(n / 64) for n in counts) * scaled, "bad-kv")
+        need(len(a["value_scales"]) == rows * scaled, "bad-kv")
+        distances, first = a["distances"].tolist(), 0
+        need(all(0 < distance <= POSITIONS for distance in distances), "out-of-range")
         for n in counts:
-            head = a["distances"][first : first + n].tolist()
-            need(all(x > y for x, y in pairwise(head)), "bad-kv")
+            need(all(x > y for x, y in pairwise(distances[first : first + n])), "bad-kv")
+            first += n
+        finite = [a["key_scales"], a["value_scales"]]
+        finite += [] if scaled else [self.codes(name, row) for name in ("keys", "values") for row in range(rows)]
+        need(all(np.isfinite(part).all() for part in finite), "not-finite")
+
+    def numbers(self):  # §5.6, number by number
+        keys, values, run = [], [], 0
+        for n in map(int, self.arrays["counts"].flat):
             for place in range(n):
-                codes = self.codes("keys", first + place)
-                keys.append(self.scaled(codes, *a["key_scales"][run + place // 64]) if scaled else codes)
-            first, run = first + n, run + math.ceil(n / 64)
-        values = [self.codes("values", row) for row in range(rows)]
-        if scaled:
-            need(np.isfinite(a["key_scales"]).all() and np.isfinite(a["value_scales"]).all(), "not-finite")
-            values = [
-                np.concatenate(
-                    [self.scaled(codes[at : at + 64], *a["value_scales"][row][at // 64]) for at in range(0, width, 64)]
+                row, scales = len(keys), self.arrays["key_scales"][run + place // 64 :][:1]
+                codes = self.codes("keys", row)
+                keys.append(
+                    [self.number(code, scales[0, :, e]) if len(scales) else code for e, code in enumerate(codes)]
                 )
-                for row, codes in enumerate(values)
-            ]
-        else:
-            need(np.isfinite(keys).all() and np.isfinite(values).all(), "not-finite")
-        said = {"positions": self.positions, "bits": bits, "counts": a["counts"].tolist()}
-        numbers = {"keys": sha(np.array(keys, "<f4").tobytes()), "values": sha(np.array(values, "<f4").tobytes())}
-        return said | {"distances": a["distances"].tolist()} | numbers
+                scales = self.arrays["value_scales"][row : row + 1]
+                codes = self.codes("values", row)
+                values.append(
+                    [self.number(code, scales[0, e // 64]) if len(scales) else code for e, code in enumerate(codes)]
+                )
+            run += math.ceil(n / 64)
+        return {"keys": keys, "values": values}
 
     def codes(self, name, row):
         size = self.width * self.bits // 8
@@ -97,5 +101,6 @@ class Part:
         return np.array([half for byte in data.tolist() for half in (byte % 16, byte // 16)], "<f4")
 
     @staticmethod
-    def scaled(codes, low, step):
-        return np.asarray(low, "<f4") + np.asarray(step, "<f4") * codes
+    def number(code, scales):
+        low, step = scales.astype("<f4")
+        return low + step * code
