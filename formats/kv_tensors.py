@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -126,19 +127,25 @@ class Parts:
         piece: Callable[[str, int], Array],
         row: int,
     ) -> None:
-        """`piece` returns the part of a tensor that belongs to a record."""
+        """`piece` returns the part of a tensor that belongs to a record. It is not called for `complete` and `empty`."""
         value = metadata[METADATA]
         self._shape = tuple(int(value[name]) for name in BOUNDS)  # (L, H, E)
         self._positions, self._bits = (int(columns[name][row]) for name in COLUMNS)
-        self._arrays = {name: piece(f"kv_{name}", row) for name in keys_values.ARRAYS}
+        ends = {name: columns[f"kv_{name}_offsets"][row : row + 2].tolist() for name in keys_values.ARRAYS}
+        self._lengths = {name: end - begin for name, (begin, end) in ends.items()}
+        self._piece, self._row = piece, row
+
+    @cached_property
+    def _arrays(self) -> dict[str, Array]:
+        return {name: self._piece(f"kv_{name}", self._row) for name in keys_values.ARRAYS}
 
     def complete(self) -> bool:
         """Does the record have everything that each kv record has?"""
-        return all(len(self._arrays[name]) for name in ("counts", "distances", "keys", "values"))
+        return all(self._lengths[name] for name in ("counts", "distances", "keys", "values"))
 
     def empty(self) -> bool:
         """Does the record have nothing of a kv record?"""
-        return not self._positions and not self._bits and not any(map(len, self._arrays.values()))
+        return not self._positions and not self._bits and not any(self._lengths.values())
 
     def digested(self) -> Iterator[bytes]:
         """Yield the same pieces as `digested` of the record."""
