@@ -90,7 +90,7 @@ class TestInfo:
         assert json.loads(out)["kv_gain"] is None
 
     def test_none(self, tmp_path: Path, call: Any) -> None:
-        """A store without kv memories says nothing of them."""
+        """A store without kv memories has no such row."""
         put(tmp_path / "s", exact("a", TEXT))
         _, out, _ = call("info", tmp_path / "s")
         assert "kv" not in out and "keys and values" not in out
