@@ -110,8 +110,9 @@ def dequantised(kv: KeysValues) -> tuple[Numbers, Numbers]:
 def checked(kv: KeysValues) -> KeysValues:
     """Return `kv`, or refuse it: arrays that do not fit each other, a number over its limit or not finite. SPEC §5.5."""
     fields.within(kv.positions, "the positions of a kv record", limits.KV_POSITIONS, 1)
-    if kv.counts.ndim != 2 or kv.keys.ndim != 2 or kv.bits not in BITS:
-        raise _bad(f"{kv.bits} bits, counts {kv.counts.shape} and keys {kv.keys.shape} make no keys and values")
+    if (kv.counts.ndim, kv.distances.ndim, kv.keys.ndim) != (2, 1, 2) or kv.bits not in BITS:
+        shapes = f"counts {kv.counts.shape}, distances {kv.distances.shape} and keys {kv.keys.shape}"
+        raise _bad(f"{kv.bits} bits, {shapes} make no keys and values")
     for name, found, most in zip(
         ("layers", "heads", "width of a head", "rows"),
         (*kv.counts.shape, kv.width, len(kv.distances)),
@@ -203,9 +204,9 @@ def _scales(least: Numbers, greatest: Numbers, bits: int, what: str) -> tuple[Sc
     """Low and step of each run. Low is rounded down and step up, so that the codes of all numbers are in range."""
     infinity = np.float16(np.inf)
     with np.errstate(over="ignore", invalid="ignore"):
-        low = (least + np.float32(0)).astype(np.float16)  # the sum takes the sign off a zero: equal runs, equal bytes
+        low = (least + np.float32(0)).astype(np.float16)  # the sum makes 0 of -0: equal runs, equal bytes
         low = np.where(low > least, np.nextafter(low, -infinity), low)
-        exact = (greatest.astype(np.float64) - low.astype(np.float64)) / (2**bits - 1)
+        exact = np.abs(greatest.astype(np.float64) - low.astype(np.float64)) / (2**bits - 1)  # as above: no -0
         step = exact.astype(np.float16)
         step = np.where(step < exact, np.nextafter(step, infinity), step)
     for scale in (low, step):

@@ -5,8 +5,10 @@ Letters: n records, L layers, H key/value heads, E width of a head, K rows, G ru
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,9 +78,18 @@ def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     """Return the expected shape of every kv tensor. The lengths of those that vary are taken from `shapes`."""
     if METADATA not in metadata:
         return {}
-    n, value = int(metadata["records"]), metadata[METADATA]
-    heads, width = int(value["heads"]), int(value["width"])
-    rest: dict[str, tuple[int, ...]] = {
+    n = int(metadata["records"])
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (n,))
+    expected |= {f"{name}_offsets": (n + 1,) for name in PIECES}
+    return expected | {
+        f"kv_{name}": ((*shapes[f"kv_{name}"][:1],) or (0,)) + shape for name, shape in _rows(metadata).items()
+    }
+
+
+def _rows(metadata: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of one row of each piece."""
+    heads, width = int(metadata[METADATA]["heads"]), int(metadata[METADATA]["width"])
+    return {
         "counts": (heads,),
         "distances": (),
         "keys": (),
@@ -86,9 +97,17 @@ def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int,
         "values": (),
         "value_scales": (keys_values.runs_of_a_row(width), 2),
     }
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (n,))
-    expected |= {f"{name}_offsets": (n + 1,) for name in PIECES}
-    return expected | {f"kv_{name}": ((*shapes[f"kv_{name}"][:1],) or (0,)) + shape for name, shape in rest.items()}
+
+
+def sizes(metadata: Mapping[str, Any], columns: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Return the positions (n,) and the bytes (n,) of each record's keys and values. 0 for records of other kinds."""
+    size = np.zeros(int(metadata["records"]), np.uint64)
+    if METADATA not in metadata:
+        return size, size
+    for name, shape in _rows(metadata).items():
+        each = math.prod(shape) * np.dtype(keys_values.ARRAYS[name]).itemsize
+        size += np.diff(columns[f"kv_{name}_offsets"]) * np.uint64(each)
+    return columns["kv_positions"].astype(np.uint64), size
 
 
 def digested(kv: KeysValues) -> Iterator[bytes]:
@@ -108,19 +127,25 @@ class Parts:
         piece: Callable[[str, int], Array],
         row: int,
     ) -> None:
-        """`piece` returns the part of a tensor that belongs to a record."""
+        """`piece` returns the part of a tensor that belongs to a record. It is not called for `complete` and `empty`."""
         value = metadata[METADATA]
         self._shape = tuple(int(value[name]) for name in BOUNDS)  # (L, H, E)
         self._positions, self._bits = (int(columns[name][row]) for name in COLUMNS)
-        self._arrays = {name: piece(f"kv_{name}", row) for name in keys_values.ARRAYS}
+        ends = {name: columns[f"kv_{name}_offsets"][row : row + 2].tolist() for name in keys_values.ARRAYS}
+        self._lengths = {name: end - begin for name, (begin, end) in ends.items()}
+        self._piece, self._row = piece, row
+
+    @cached_property
+    def _arrays(self) -> dict[str, Array]:
+        return {name: self._piece(f"kv_{name}", self._row) for name in keys_values.ARRAYS}
 
     def complete(self) -> bool:
         """Does the record have everything that each kv record has?"""
-        return all(len(self._arrays[name]) for name in ("counts", "distances", "keys", "values"))
+        return all(self._lengths[name] for name in ("counts", "distances", "keys", "values"))
 
     def empty(self) -> bool:
         """Does the record have nothing of a kv record?"""
-        return not self._positions and not self._bits and not any(map(len, self._arrays.values()))
+        return not self._positions and not self._bits and not any(self._lengths.values())
 
     def digested(self) -> Iterator[bytes]:
         """Yield the same pieces as `digested` of the record."""

@@ -222,6 +222,10 @@ class Shard:
         context = {manifest.CONTEXT} if (self.tensors["kind"] == Kind.CONTEXT).any() else set()
         return frozenset(context | ({manifest.KV} if kv_tensors.METADATA in self.metadata else set()))
 
+    def kv_sizes(self) -> tuple[Array, Array]:
+        """Return the positions (n,) and the bytes (n,) of each record's keys and values. 0 for records of other kinds."""
+        return kv_tensors.sizes(self.metadata, self.tensors)
+
     def digest(self, row: int) -> bytes:
         """Return the id of record number `row`, 32 bytes."""
         return bytes(self.tensors["record_sha256"][row])
