@@ -22,7 +22,7 @@ from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
 from memvec.store.scan import Scan
-from memvec.types import Record
+from memvec.types import Conditioning, Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
 
@@ -118,6 +118,11 @@ class Store:
         """Read one column of the record at `ref`, as a numpy scalar. StoreDamagedError names the place."""
         with self.explaining(self.manifest.shards[ref.shard]):
             return self.reader(ref.shard).tensors[column][ref.row]
+
+    def conditioning(self, ref: RecordRef) -> Conditioning:
+        """Read the report of the context or kv record at `ref`, and not its vectors, keys and values. StoreDamagedError."""
+        with self.explaining(self.manifest.shards[ref.shard], f" record {ref.row}"):
+            return self.reader(ref.shard).conditioning(ref.row)
 
     def record_id(self, ref: RecordRef) -> str:
         """Return the id of the record at `ref`, 64 hex digits."""

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import store_reference
+from made import TEXT, kv, memory, put
 from made_kv import keys_values
 
 import memvec
 from memvec.errors import NotFoundError, StoreDamagedError, UsageError
 from memvec.formats.manifest import Manifest
+from memvec.formats.partial import TensorFile
 from memvec.packing.records import context_record, kv_record, raw_records
 from memvec.store import catalogue
 from memvec.store.listing import incomplete_documents
@@ -266,6 +268,28 @@ def test_a_catalogue_that_places_records_wrongly_is_passed_over(
         monkeypatch.setattr(catalogue, "build", build)
         found = answered(store)
         assert {**found, "documents": 0} == {**expected, "documents": 0}
+
+
+def test_totals_leave_keys_and_values_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hundreds of times larger than the rest. The report of a damaged record is noticed all the same."""
+    store = put(tmp_path / "s.memvec", kv("a", TEXT), memory("a", TEXT), kv("b", TEXT, bits=4))
+    seen: set[str] = set()
+    rows = TensorFile.rows
+
+    def noted(self: TensorFile, name: str, begin: int, end: int) -> Any:
+        seen.add(name)
+        return rows(self, name, begin, end)
+
+    monkeypatch.setattr(TensorFile, "rows", noted)
+    report = memvec.info(store.path)
+    assert (report.kv_records, report.kv_measured, report.kv_gain) == (2, 2, 0.5) and report.kv_bytes > 0
+    assert "payload" in seen and not [name for name in seen if name.startswith("kv_")]
+    file = store.path / store.manifest.shards[0].path
+    data = file.read_bytes()
+    (record,) = kv("a", TEXT)
+    file.write_bytes(data.replace(record.payload, record.payload[:-1] + bytes([record.payload[-1] ^ 1])))
+    with pytest.raises(StoreDamagedError):
+        memvec.info(store.path)
 
 
 def test_small_stores_get_none_and_an_unwritable_one_is_left_out(
