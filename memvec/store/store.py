@@ -44,7 +44,7 @@ class Store:
     def __init__(self, path: Path, state: Manifest) -> None:
         self.path = path
         self.manifest = state
-        self._load = lru_cache(maxsize=4)(self._load_shard)
+        self._load = lru_cache(maxsize=1)(self._load_shard)  # one can have 256 MiB
         self._open_reader = lru_cache(maxsize=16)(self._read_shard)
 
     @classmethod

@@ -241,7 +241,7 @@ def test_half_a_memory_of_a_newer_version_hides_nothing(empty: Transaction) -> N
 
 def test_bytes_of_a_memory_are_refused(empty: Transaction, tmp_path: Path) -> None:
     empty.commit([*memory(name="a.txt"), *memory(NEW, name="b.txt")])
-    with pytest.raises(NoContentError, match=r"'b\.txt': expected exact or raw .* found only context .*kind='exact'"):
+    with pytest.raises(NoContentError, match=r"'b\.txt': expected exact or raw .* found only a memory.*kind='exact'"):
         memvec.cat(empty.path, "b.txt")
     with pytest.raises(NoContentError, match="and 1 more"):
         memvec.unpack(empty.path, tmp_path / "out")
@@ -252,7 +252,7 @@ def test_bytes_of_a_memory_are_refused(empty: Transaction, tmp_path: Path) -> No
 
 def test_unpack_writes_what_has_content_and_names_the_rest(empty: Transaction, tmp_path: Path) -> None:
     empty.commit([*memory(name="a.txt"), *content(NEW, name="b.txt"), *memory(NEW, name="b.txt")])
-    with pytest.raises(PartialError, match=r"Everything else was unpacked.\n  a\.txt: .*only context") as caught:
+    with pytest.raises(PartialError, match=r"Everything else was unpacked.\n  a\.txt: .*only a memory") as caught:
         memvec.unpack(empty.path, tmp_path / "out")
     assert caught.value.report is not None and caught.value.report.documents == 1
     assert [name for name, _ in caught.value.skipped] == ["a.txt"]
