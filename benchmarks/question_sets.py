@@ -5,7 +5,8 @@ People's questions are files outside the project; only their paths are given:
     xquad:PATH  lines {"article", "paragraph", "text", "questions": [{"question", "answer"}]}, as made from XQuAD
     nq:PATH     lines {"title", "text", "question", "answers"}, Natural Questions beside the passage with the answer
 
-A path may end in .gz. A document of XQuAD is a paragraph, or an article: its paragraphs, joined by blank lines.
+A path may end in .gz. A document of XQuAD is a paragraph, or an article: its paragraphs, joined by blank lines. Documents
+are drawn at random by a seed, paragraphs evenly over the articles. A document comes with all of its questions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -26,6 +29,7 @@ HERE = Path(__file__).parent
 OWN = ("report", "develop", "prose")
 UNITS = ("paragraph", "article")
 PASSAGE, FURTHER, FIRST_WORDS = 600, 250, 4  # characters of a passage and of how it goes on; words of that given
+PARAGRAPH = re.compile(r"-\d+\.txt$")  # the end of a paragraph's name
 QUICK = 6
 SHORT = 700  # bytes; the quick run takes invented facts up to this
 
@@ -68,11 +72,18 @@ def question_set(name: str, documents: int | None, seed: int, only: str, quick: 
 def sample(names: Iterable[str], count: int | None, seed: int) -> list[str]:
     """Draw `count` names at random, in their order. A larger sample of the same seed holds every smaller one.
 
-    The digest of a seed and a name decides. So translations of a set give the same documents.
+    A second paragraph of an article is drawn only when every article has one, so that another document's memory is about
+    something else. The digest of a seed and a name decides, so translations of a set give the same documents.
     """
     every = list(names)
-    drawn = sorted(every, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:count]
-    return [name for name in every if name in set(drawn)]
+    articles: Counter[str] = Counter()
+    turns = {}
+    for name in sorted(every, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()):
+        article = PARAGRAPH.sub("", name)
+        turns[name] = articles[article]
+        articles[article] += 1
+    drawn = set(sorted(turns, key=turns.__getitem__)[:count])
+    return [name for name in every if name in drawn]
 
 
 def xquad(path: Path, unit: str) -> tuple[Texts, list[Question]]:

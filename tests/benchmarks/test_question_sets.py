@@ -102,6 +102,17 @@ class TestSample:
             assert len(few) == small and few == [name for name in many if name in few]
         assert sample(self.names, None, 5) == list(self.names)
 
+    def test_articles(self) -> None:
+        """Every article gives one paragraph before any gives a second."""
+        names = [f"{article}-{n}.txt" for article in "ABCDEF" for n in range(5)]
+        orders = set()
+        for seed in range(20):
+            few, many = sample(names, 6, seed), sample(names, 12, seed)
+            assert [name[0] for name in few] == list("ABCDEF") and set(few) < set(many)
+            assert [name[0] for name in many] == list("AABBCCDDEEFF")
+            orders.add(tuple(few))
+        assert len(orders) > 15
+
     def test_each_alike(self) -> None:
         """Over many seeds each document is drawn about as often."""
         counts = [sum(name in sample(self.names, 10, seed) for seed in range(400)) for name in self.names]
