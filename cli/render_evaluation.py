@@ -19,7 +19,7 @@ def evaluation(e: Evaluation) -> str:
     left_out = f", {e.skipped} left out: the model makes no use of their text" if e.skipped else ""
     elsewhere = f"; {counted(e.elsewhere, 'question')} are about documents that the store lacks" if e.elsewhere else ""
     head = f"{counted(e.documents, 'document')}, {counted(e.questions, 'question')} ({e.template} form){left_out}{elsewhere}"
-    tables = [_gains(e), _answered(e), _elsewhere(e), _costs(e)]
+    tables = [_gains(e), _answers(e), _elsewhere(e), _costs(e)]
     return "\n\n".join([head, *(table for table in tables if table), f"  {LEGEND}"])
 
 
@@ -46,9 +46,24 @@ def _gains(e: Evaluation) -> str:
     return table(rows)
 
 
-def _answered(e: Evaluation) -> str:
-    said = ", ".join(f"{share:.0%} with {_front(name)}" for name, share in e.answered.items())
-    return f"  questions answered word for word: {said}" if said else ""
+def _answers(e: Evaluation) -> str:
+    if not e.answered:
+        return ""
+    rows = [("answers", "word for word", "contained", "of the text's", "F1", "of the text's")]
+    rows += [
+        (
+            _front(name),
+            f"{right:.0%}",
+            *(cell for scores in (e.contained, e.f1) for cell in (f"{scores[name]:.0%}", _of_text(scores, name))),
+        )
+        for name, right in e.answered.items()
+    ]
+    return table(rows)
+
+
+def _of_text(scores: Mapping[str, float], name: str) -> str:
+    """A score as a share of the text's own."""
+    return f"{scores[name] / scores['text']:.2f}" if scores["text"] else ""
 
 
 def _elsewhere(e: Evaluation) -> str:
@@ -76,7 +91,12 @@ def _costs(e: Evaluation) -> str:
 
 
 def _front(name: str) -> str:
-    return {"none": "nothing", "text": "the complete text", "memory": "the memory"}[name]
+    return {
+        "none": "nothing",
+        "text": "the complete text",
+        "memory": "the memory",
+        "shuffled": "another's memory",
+    }[name]
 
 
 def _nll(e: Evaluation, name: str) -> str:

@@ -15,7 +15,7 @@ from memvec.formats import conditioning, container, corrections, fields, kv_tens
 from memvec.formats.container import Array
 from memvec.formats.documents import decode_documents, encode_documents
 from memvec.formats.refusal import Refusal
-from memvec.types import Document, Fingerprint, FitReport, Kind, RawReason, Record
+from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 FORMAT_NAME = "memvec-shard"
 
@@ -225,6 +225,10 @@ class Shard:
     def kv_sizes(self) -> tuple[Array, Array]:
         """Return the positions (n,) and the bytes (n,) of each record's keys and values. 0 for records of other kinds."""
         return kv_tensors.sizes(self.metadata, self.tensors)
+
+    def conditioning(self, row: int) -> Conditioning:
+        """Read the report of record number `row`, of a memory, and nothing else of it. Its frame has a checksum. Refusal."""
+        return conditioning.decode(self._piece("payload", row).tobytes())
 
     def digest(self, row: int) -> bytes:
         """Return the id of record number `row`, 32 bytes."""

@@ -191,7 +191,7 @@ class KeysValues:
     @property
     def width(self) -> int:
         """E."""
-        return self.keys.shape[1] * 8 // self.bits
+        return int(self.keys.shape[1]) * 8 // self.bits
 
     @property
     def nbytes(self) -> int:

@@ -1,43 +1,61 @@
-"""Find right answers in the lines that the LM generates. Users see those lines. Surprisal scores only given answers.
+"""Judge the lines that the LM generates. Users see those lines. Surprisal scores only given answers.
 
-Letters: P positions, D width.
+F1 and containment compare words as SQuAD does: without case, punctuation and English articles. In scripts without spaces
+each character is a word, as in MLQA. Letters: P positions, D width.
 """
 
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import CACHE_AT_ONCE, Row, embedded, sample
-from memvec.retrieval.bm25 import UNSPACED
+from memvec.retrieval.bm25 import UNSPACED, UNSPACED_LETTERS
 
 NEW_TOKENS = 32
+SHORT_TOKENS = 16  # the start of a line that F1 and containment judge; the right answers are shorter
 TOGETHER = 24  # most prompts at once; fewer if memory allows no more
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_WORDS = re.compile(rf"{UNSPACED_LETTERS}|(?:(?!{UNSPACED_LETTERS})\S)+")
 
-Prompt = tuple[Tensor, Row, str]  # the arm in front (P, D), a question's row, the right answer
+Prompt = tuple[Tensor, Row, Sequence[str]]  # the arm in front (P, D), a question's row, the accepted answers
 
 
-def right(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[bool]:
-    """Generate one line for each prompt, greedily. Does the line hold the right answer?"""
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How well a generated line answers a question, by the accepted answer that fits it best."""
+
+    right: bool  # the line holds the answer's words, next to each other
+    f1: float  # of the words in the line's start and in the answer [0..1]
+    contained: bool  # the line's start holds the answer's words after SQuAD's normalisation, next to each other
+
+
+def judged(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[Marks]:
+    """Generate one line for each prompt, greedily, and compare it with the accepted answers."""
     lengths = [len(prefix) + row.start for prefix, row, _ in prompts]
     # The longest first: its length bounds its batch.
     order = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)
-    found: dict[int, bool] = {}
+    found: dict[int, Marks] = {}
     while len(found) < len(prompts):
         longest = lengths[order[len(found)]] + NEW_TOKENS
         size = max(1, min(TOGETHER, CACHE_AT_ONCE // max(1, lm.cache_bytes * longest)))
         batch = order[len(found) : len(found) + size]
-        said = _lines(lm, [prompts[number] for number in batch])
-        found |= {number: holds(line, prompts[number][2]) for number, line in zip(batch, said, strict=True)}
+        said = _generated(lm, [prompts[number] for number in batch])
+        for number, ids in zip(batch, said, strict=True):
+            found[number] = marks(_line(lm, ids), _line(lm, ids[:SHORT_TOKENS]), prompts[number][2])
     return [found[number] for number in range(len(prompts))]
 
 
-def _lines(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[str]:
-    """The first line that the LM generates for each prompt."""
+def _generated(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The ids that the LM generates for each prompt, at least to the end of the first line or up to NEW_TOKENS."""
     heads = [row.ids[: row.start] for _, row, _ in prompts]
     fronts = [
         torch.cat([prefix, embedded(lm, head[:-1]).to(prefix.dtype)])
@@ -48,7 +66,16 @@ def _lines(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[str]:
         return lm.tokenizer.eos_token_id in ids or "\n" in _text(lm, ids)
 
     said = sample(lm, fronts, range(len(heads)), [head[-1] for head in heads], NEW_TOKENS, 0.0, over=over)
-    return [_text(lm, ids[1:]).split("\n")[0] for ids in said]
+    return [ids[1:] for ids in said]
+
+
+def marks(line: str, start: str, answers: Sequence[str]) -> Marks:
+    """Compare a generated line, and its start, with each accepted answer. The best of each measure counts."""
+    return Marks(
+        right=any(holds(line, answer) for answer in answers),
+        f1=max(f1(start, answer) for answer in answers),
+        contained=any(contains(start, answer) for answer in answers),
+    )
 
 
 def holds(said: str, answer: str) -> bool:
@@ -59,8 +86,38 @@ def holds(said: str, answer: str) -> bool:
     return bool(wanted.strip()) and wanted in _words(said)
 
 
+def f1(said: str, answer: str) -> float:
+    """The harmonic mean of precision and recall of the normalised words. Order does not count."""
+    found, wanted = normalised(said), normalised(answer)
+    if not found or not wanted:
+        return float(found == wanted)
+    both = (Counter(found) & Counter(wanted)).total()
+    return 2 * both / (len(found) + len(wanted))
+
+
+def contains(said: str, answer: str) -> bool:
+    """Does a text hold the normalised words of an answer, next to each other?"""
+    found, wanted = normalised(said), normalised(answer)
+    return bool(wanted) and any(found[at : at + len(wanted)] == wanted for at in range(len(found)))
+
+
+def normalised(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation and English articles."""
+    letters = "".join(letter for letter in text.lower() if not _is_punctuation(letter))
+    return _WORDS.findall(_ARTICLES.sub(" ", letters))
+
+
+def _is_punctuation(letter: str) -> bool:
+    return letter in string.punctuation or unicodedata.category(letter).startswith("P")
+
+
 def _words(text: str) -> str:
     return " ".join(["", *re.findall(r"[^\W_]+", text.casefold()), ""])
+
+
+def _line(lm: FrozenLM, ids: Sequence[int]) -> str:
+    """The first line of the text of the ids."""
+    return _text(lm, ids).split("\n")[0]
 
 
 def _text(lm: FrozenLM, ids: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -21,7 +22,7 @@ from memvec import arguments, off_topic
 from memvec.arguments import BYTES, checked, instance, path_or, several
 from memvec.decoding.unpack import content
 from memvec.errors import NotFoundError, UsageError
-from memvec.evaluation.answers import Prompt, right
+from memvec.evaluation.answers import Marks, Prompt, judged
 from memvec.evaluation.controls import EQUAL_POSITIONS, control_arms, text_arms
 from memvec.evaluation.costs import Costs, measure_costs
 from memvec.evaluation.forms import question_row
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 COMPANY = (2, 4, 8)  # numbers of memories in front of one question
 FRONTS = ("none", "text", "memory")  # put in front of off-topic prompts
+ANSWERING = (*FRONTS, "shuffled")  # put in front of questions that are answered freely
 TIMED = 4  # documents whose prefill is timed
 QUESTIONS = path_or(several(instance(Question), "Questions", ()))
 PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
@@ -72,7 +74,9 @@ class Evaluation:
     harm: float | None  # off-topic surprisal with the memory, above that with the text [nats per token]
     off_topic: OffTopic | None
     nll: Mapping[str, float | None]  # of the answers by the arm in front [nats per token]
-    answered: Mapping[str, float]  # share of questions answered rightly, greedily, by none, text, memory [0..1]
+    answered: Mapping[
+        str, float
+    ]  # share of greedy answers with the right words, by none, text, memory, shuffled [0..1]
     documents: int  # measured in the figures above
     questions: int
     skipped: int  # documents left out, because their text helps the model by less than 0.1 nats per token
@@ -80,6 +84,10 @@ class Evaluation:
     costs: Costs
     by_document: Mapping[str, float | None] = field(default_factory=dict)
     elsewhere: int = 0  # questions about documents that the store does not have
+    # Of the first 16 tokens of the greedy answers, by none, text, memory, shuffled [0..1]. As in SQuAD, case, punctuation
+    # and English articles are ignored. The best of several accepted answers counts.
+    f1: Mapping[str, float] = field(default_factory=dict)  # mean F1 of the words
+    contained: Mapping[str, float] = field(default_factory=dict)  # share with the right words next to each other
 
 
 @dataclass(slots=True)
@@ -91,7 +99,7 @@ class _Subject:
     memory: Tensor  # (M, D)
     exact: Tensor | None
     rows: list[Row]
-    answers: list[str]  # the right answers, in the order of `rows`
+    answers: list[Sequence[str]]  # the accepted answers of each row
 
 
 @checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice(*get_args(Template), "plain"))
@@ -113,7 +121,8 @@ def evaluate(
 
     Args:
         store: The store, or what `memvec.open` returns.
-        questions: `Question`s, or a file of JSON lines with document, question and answer.
+        questions: `Question`s, or a file of JSON lines with document, question and answer. A question may have several
+            accepted answers.
         texts: The bytes of the documents by name. By default they are decoded from the store's exact records.
         exact: A store whose exact vectors serve as a control. By default `store`, if it has them.
         template: The form of the questions. "chat": the model's chat template. "text": `Question: … Answer: …`. "auto":
@@ -123,7 +132,7 @@ def evaluate(
         **opening: As in `memvec.open`: model, device, batch, watch.
 
     Returns:
-        The gain with its interval, the same for each control, the harm, the share of right answers and the costs.
+        The gain with its interval, the same for each control, the harm, the quality of answers and the costs.
 
     Raises:
         UsageError: An argument is invalid, a text is missing, or a text differs from the one that was packed.
@@ -160,7 +169,7 @@ def evaluate(
             if _has_exact(control, live[name].document)
             else None,
             rows=[question_row(lm.tokenizer, q.question, q.answer, template) for q in asked if q.document == name],
-            answers=[q.answer for q in asked if q.document == name],
+            answers=[q.answers for q in asked if q.document == name],
         )
         for name in names
     ]
@@ -206,11 +215,12 @@ class _Trial:
                 arms[f"{count}"] = torch.cat([s.memory for s in company])
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
-        fronts = FRONTS if self.template != "plain" else ()  # a continuation is no answer
+        answering = ANSWERING if self.template != "plain" else ()  # a continuation is no answer
+        fronts = {name: self._behind(arms[name]) for name in answering if name in arms}
         self.prompts += [
-            (name, self.sums[-1], (self._behind(arms[name]), row, answer))
-            for name in fronts
-            for row, answer in zip(subject.rows, subject.answers, strict=True)
+            (name, self.sums[-1], (front, row, accepted))
+            for name, front in fronts.items()
+            for row, accepted in zip(subject.rows, subject.answers, strict=True)
         ]
         if self.off_topic:
             self._ask_aside({name: arms[name] for name in FRONTS})
@@ -253,6 +263,7 @@ class _Trial:
         low, high = interval(sums, "memory") or (None, None)
         aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS} if self.off_topic else None
         arms = list(dict.fromkeys(name for s in sums for name in s.nats))
+        answers = self._judged()
         return Evaluation(
             gain=share(sums, "memory"),
             gain_low=low,
@@ -269,21 +280,23 @@ class _Trial:
             else OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
             nll={name: per_token(sums, name) for name in arms},
             documents=len(sums),
-            answered={name: count / questions for name, count in self._answered().items()},
+            answered={name: fmean(one.right for one in found) for name, found in answers.items()},
             questions=questions,
             skipped=len(self.subjects) - len(sums),
             template=self.template,
             costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], write_seconds),
             by_document={s.name: share([one], "memory") for s, one in usable},
+            f1={name: fmean(one.f1 for one in found) for name, found in answers.items()},
+            contained={name: fmean(one.contained for one in found) for name, found in answers.items()},
         )
 
-    def _answered(self) -> Counter[str]:
-        """Count the questions answered rightly, by the arm in front. All are asked at once, which is faster."""
+    def _judged(self) -> dict[str, list[Marks]]:
+        """Judge the answers to the questions, by the arm in front. All are asked at once, which is faster."""
         asked = [(name, prompt) for name, sums, prompt in self.prompts if sums.usable]
-        found = right(self.lm, [prompt for _, prompt in asked])
-        rights = Counter({name: 0 for name, _ in asked})
-        rights.update(name for (name, _), one in zip(asked, found, strict=True) if one)
-        return rights
+        found: dict[str, list[Marks]] = {}
+        for (name, _), one in zip(asked, judged(self.lm, [prompt for _, prompt in asked]), strict=True):
+            found.setdefault(name, []).append(one)
+        return found
 
     def _query(self, subject: _Subject) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         row = subject.rows[0]

@@ -16,6 +16,7 @@ from memvec.errors import UsageError
 from memvec.filesystem.text_files import read_lines
 
 FIELDS = ("document", "question", "answer")
+ANSWERS = "answers"  # all accepted ones, the first of which stands for "answer" where a line lacks that
 BLANK = "____"
 MOST_BLANK_WORDS = 4
 LEAST_WORDS = 5  # shorter sentences give no questions
@@ -39,31 +40,42 @@ class Question:
     Attributes:
         document: The name of the document.
         question: The question, as a user would ask it.
-        answer: The right answer.
+        answer: The right answer. Memories learn it, and its surprisal is measured.
+        answers: All accepted answers, `answer` first. Generated answers are compared with each of them, and the best
+            match counts. Other wordings of the answer belong here.
 
     Raises:
-        UsageError: One of the three is not a string, or is empty.
+        UsageError: One of the first three is not a string or is empty, or `answers` is no list of such strings.
 
     Example:
         >>> memvec.Question("harbour.txt", "When do the pilots row out?", "at six").answer
         'at six'
+        >>> memvec.Question("harbour.txt", "When do the pilots row out?", "at six", ["six o'clock"]).answers
+        ('at six', "six o'clock")
     """
 
     document: str
     question: str
     answer: str
+    answers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """UsageError unless each of the three is a string with words."""
+        """Put `answer` before the other `answers`. UsageError unless each field is a string with words, or such strings."""
         for name in FIELDS:
             _check(name, getattr(self, name))
+        if not isinstance(self.answers, list | tuple):
+            raise UsageError(f"answers is {reprlib.repr(self.answers)}, expected a list of texts.")
+        for number, answer in enumerate(self.answers):
+            _check(f"answers[{number}]", answer)
+        object.__setattr__(self, ANSWERS, tuple(dict.fromkeys((self.answer, *self.answers))))
 
 
 def read_questions(file: str | Path) -> list[Question]:
     """Read questions from a UTF-8 file of JSON lines `{"document": …, "question": …, "answer": …}`.
 
     Args:
-        file: The file. Empty lines are skipped, and other fields of an object are ignored.
+        file: The file. Empty lines are skipped, and other fields of an object are ignored. A line may have a list
+            "answers" of all accepted answers, beside "answer" or in its place.
 
     Returns:
         The questions, in the order of the file.
@@ -96,10 +108,13 @@ def _question(line: str) -> Question:
     value = json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
     if not isinstance(value, dict):
         raise ValueError(f"{reprlib.repr(value)} is no object")  # noqa: TRY004  # of what the user wrote
+    accepted = value.get(ANSWERS, ())
+    if isinstance(accepted, list) and accepted:
+        value.setdefault("answer", accepted[0])
     for name in FIELDS:
         if name not in value:
             raise ValueError(f"{name!r} is missing")
-    return Question(*(value[name] for name in FIELDS))
+    return Question(*(value[name] for name in FIELDS), accepted)
 
 
 def _check(name: str, value: Any) -> None:

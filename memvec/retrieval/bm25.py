@@ -22,8 +22,8 @@ ENDINGS = ("ing", "ed", "es", "s", "ly")  # cut off, for English and similar lan
 LEAST_STEM = 3  # letters that must remain
 SATURATION, LENGTH = 1.2, 0.75  # k1 and b of Robertson & Zaragoza 2009
 WORDS = re.compile(r"\w+")
-# In scripts without spaces, every two neighbouring characters are a term.
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{2,}")
+UNSPACED_LETTERS = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+UNSPACED = re.compile(UNSPACED_LETTERS + "{2,}")  # in such scripts, every two neighbouring characters are a term
 
 
 def terms(text: str) -> dict[int, int]:

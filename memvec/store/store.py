@@ -22,7 +22,7 @@ from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
 from memvec.store.scan import Scan
-from memvec.types import Record
+from memvec.types import Conditioning, Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
 
@@ -44,7 +44,7 @@ class Store:
     def __init__(self, path: Path, state: Manifest) -> None:
         self.path = path
         self.manifest = state
-        self._load = lru_cache(maxsize=4)(self._load_shard)
+        self._load = lru_cache(maxsize=1)(self._load_shard)  # one can have 256 MiB
         self._open_reader = lru_cache(maxsize=16)(self._read_shard)
 
     @classmethod
@@ -118,6 +118,11 @@ class Store:
         """Read one column of the record at `ref`, as a numpy scalar. StoreDamagedError names the place."""
         with self.explaining(self.manifest.shards[ref.shard]):
             return self.reader(ref.shard).tensors[column][ref.row]
+
+    def conditioning(self, ref: RecordRef) -> Conditioning:
+        """Read the report of the context or kv record at `ref`, and not its vectors, keys and values. StoreDamagedError."""
+        with self.explaining(self.manifest.shards[ref.shard], f" record {ref.row}"):
+            return self.reader(ref.shard).conditioning(ref.row)
 
     def record_id(self, ref: RecordRef) -> str:
         """Return the id of the record at `ref`, 64 hex digits."""

@@ -107,14 +107,16 @@ def measured(store: Store, scan: Scan, placed: Placed) -> Measured:
     memories = (placed.section == MEMORY) | (placed.section == KV)
     for record in np.sort(placed.record[memories]).tolist():
         ref = RecordRef(*(int(scan.columns[name][record]) for name in ("shard", "row", "start", "length")))
-        found = store.record(ref).conditioning
-        if found is None:
+        if scan.columns["kind"][record] == Kind.KV:
+            found = store.conditioning(ref)  # its keys and values are much larger than its text, and not needed here
+            if found.gain is not None:
+                measures.kv_gain[record] = found.gain
             continue
-        of_kv = scan.columns["kind"][record] == Kind.KV
-        if found.gain is not None:
-            (measures.kv_gain if of_kv else measures.gain)[record] = found.gain
-        if found.harm is not None and not of_kv:
-            measures.harm[record] = found.harm
+        whole = store.record(ref).conditioning
+        if whole is not None and whole.gain is not None:
+            measures.gain[record] = whole.gain
+        if whole is not None and whole.harm is not None:
+            measures.harm[record] = whole.harm
     return measures
 
 

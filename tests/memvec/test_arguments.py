@@ -250,10 +250,11 @@ def test_own_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [("a", "", "x"), (None, "q", "x"), ("a", "q", 3), ("a", " ", "x"), ("a", "\ud800", "x")]
+    "values",
+    [("a", "", "x"), (None, "q", "x"), ("a", "q", 3), ("a", " ", "x"), ("a", "\ud800", "x"), ("a", "q", "x", [3])],
 )
 def test_questions(values: Any) -> None:
-    with pytest.raises(UsageError, match=r"(document|question|answer) (is .*expected a text|holds half)"):
+    with pytest.raises(UsageError, match=r"(document|question|answer|answers\[0\]) (is .*expected a text|holds half)"):
         memvec.Question(*values)
 
 

@@ -1,4 +1,4 @@
-"""Right answers are found in generated text."""
+"""Generated lines are compared with the accepted answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from memvec.evaluation.answers import NEW_TOKENS, TOGETHER, holds, right
+from memvec.evaluation.answers import (
+    NEW_TOKENS,
+    SHORT_TOKENS,
+    TOGETHER,
+    Marks,
+    contains,
+    f1,
+    holds,
+    judged,
+    marks,
+    normalised,
+)
 from memvec.evaluation.forms import question_row
 
 
@@ -30,19 +41,77 @@ def test_holds(said: str, answer: str, right: bool) -> None:
     assert holds(said, answer) == right
 
 
-def test_right(tiny_lm: Any) -> None:
-    """The model's own line is a right answer, and no other text is."""
+@pytest.mark.parametrize(
+    ("said", "answer", "words", "inside"),
+    [
+        ("the Cat sat", "cat sat", 1.0, True),
+        ("Sat, the cat!", "cat sat", 1.0, False),
+        ("the cat sat down", "cat sat", 0.8, True),
+        ("a cat", "the cat sat on the mat", 0.4, False),
+        ("cat cat cat", "cat", 0.5, True),
+        ("dog", "cat", 0.0, False),
+        ("", "cat", 0.0, False),
+        ("cat", "", 0.0, False),
+        ("", "", 1.0, False),
+        ("the", "an", 1.0, False),
+        ("¿El “gato”?", "el gato", 1.0, True),
+        ("1308 points", "308", 0.0, False),
+        ("anthem", "them", 0.0, False),
+        ("北京。", "北京", 1.0, True),
+        ("他在北京", "北京", 2 / 3, True),
+        ("136次擒杀", "136 次", 2 / 3, True),
+        ("南京", "北京", 0.5, False),
+        ("ที่กรุงเทพ", "กรุงเทพ", 14 / 17, True),
+    ],
+)
+def test_squad(said: str, answer: str, words: float, inside: bool) -> None:
+    """F1 counts common words in any order, containment wants them next to each other."""
+    assert f1(said, answer) == pytest.approx(words)
+    assert contains(said, answer) == inside
+
+
+def test_normalised() -> None:
+    """Case, punctuation, articles and space go; each character of an unspaced script is a word."""
+    assert normalised(" An  U.S.\tofficer—the “3rd” of a\u3000theme, $5") == [
+        "us",
+        "officerthe",
+        "3rd",
+        "of",
+        "theme",
+        "5",
+    ]
+    assert normalised("NFL的 AFC冠军（2次）") == ["nfl", "的", "afc", "冠", "军", "2", "次"]
+
+
+def test_best() -> None:
+    """The accepted answer that fits best counts, for each measure by itself."""
+    assert marks("the red cat", "the red cat", ["dog", "cat", "red cat on mats"]) == Marks(
+        True, pytest.approx(2 / 3), True
+    )
+    assert marks("a dog or a cat", "a dog", ["cat"]) == Marks(True, 0.0, False)
+
+
+def test_judged(tiny_lm: Any) -> None:
+    """The model's own line is a right answer, and no other text is. F1 sees only the start of the line."""
     asked = ["It is a truth", "The ladies of the house were", "However little known", "a single man"] * TOGETHER
     rows = [question_row(tiny_lm.tokenizer, question, "-", "text") for question in asked]
     prefix = torch.zeros(0, tiny_lm.width)
-    said = []
+    said, starts = [], []
     for row in rows[:4]:
         ids = torch.tensor([row.ids[: row.start]])
-        out = tiny_lm.model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
-        said.append(tiny_lm.tokenizer.decode(out[0, ids.shape[1] :]).strip().split("\n")[0])
+        out = tiny_lm.model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)[0, ids.shape[1] :]
+        for lines, new in ((said, out), (starts, out[:SHORT_TOKENS])):
+            lines.append(tiny_lm.tokenizer.decode(new).strip().split("\n")[0])
     assert all(any(map(str.isalnum, line)) for line in said)
-    wanted = said * TOGETHER
-    assert right(tiny_lm, [(prefix, *pair) for pair in zip(rows, wanted, strict=True)]) == [True] * len(rows)
-    wanted[5:-1] = ["zq xx"] * (len(rows) - 6)
-    expected = [True] * 5 + [False] * (len(rows) - 6) + [True]
-    assert right(tiny_lm, [(prefix, *pair) for pair in zip(rows, wanted, strict=True)]) == expected
+    assert any(len(start) < len(line) for start, line in zip(starts, said, strict=True))
+
+    def found(wanted: list[list[str]]) -> list[Marks]:
+        return judged(tiny_lm, [(prefix, *pair) for pair in zip(rows, wanted, strict=True)])
+
+    lines, short = said * TOGETHER, starts * TOGETHER
+    expected = [Marks(True, f1(*pair), contains(*pair)) for pair in zip(short, lines, strict=True)]
+    assert found([[line] for line in lines]) == expected
+    wanted = [["zq xx", *pair] for pair in zip(short, lines, strict=True)]
+    wanted[5:-1] = [["zq xx"]] * (len(rows) - 6)
+    expected = [Marks(True, 1.0, True)] * 5 + [Marks(False, 0.0, False)] * (len(rows) - 6) + [Marks(True, 1.0, True)]
+    assert found(wanted) == expected

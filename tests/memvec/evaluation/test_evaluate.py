@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from memvec.errors import (
     NotFoundError,
     UsageError,
 )
-from memvec.evaluation.answers import NEW_TOKENS
+from memvec.evaluation.answers import NEW_TOKENS, SHORT_TOKENS, f1
 from memvec.evaluation.evaluate import evaluate
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.questions import Question
@@ -84,17 +85,27 @@ def test_store_with_both(
 
 
 def test_answered(memories: Path, tiny_lm: Any, passages: dict[str, str], packed_bytes: dict[str, bytes]) -> None:
-    """Right answers are counted."""
-    asked = []
+    """Right answers are counted, and the best of the accepted ones."""
+    asked, starts = [], []
     for name in passages:  # answered through the hook and plain `generate`
         prompt = f"Question: What does {name} say?\nAnswer:"
         kwargs = load(memories, name).generate_kwargs(tiny_lm.model, tiny_lm.tokenizer, [prompt])
         out = tiny_lm.model.generate(**kwargs, max_new_tokens=NEW_TOKENS, do_sample=False)
-        said = tiny_lm.tokenizer.decode(out[0, kwargs["input_ids"].shape[1] :]).strip().split("\n")[0]
+        new = out[0, kwargs["input_ids"].shape[1] :]
+        said, start = (tiny_lm.tokenizer.decode(ids).strip().split("\n")[0] for ids in (new, new[:SHORT_TOKENS]))
         asked.append(Question(name, f"What does {name} say?", said))
+        starts.append(start)
     found = evaluate(memories, asked, texts=packed_bytes, off_topic=False)
-    assert found.answered["memory"] == 1.0 > max(found.answered["none"], found.answered["text"])
-    assert "100% with the memory" in table(found)
+    assert found.documents == 3 and found.answered["memory"] == 1.0 > max(
+        found.answered["none"], found.answered["text"]
+    )
+    expected = sum(f1(start, one.answer) for start, one in zip(starts, asked, strict=True)) / 3
+    assert found.f1["memory"] == pytest.approx(expected) and expected < 1.0
+    accepting = [replace(one, answers=[start]) for one, start in zip(asked, starts, strict=True)]
+    found = evaluate(memories, accepting, texts=packed_bytes, off_topic=False)
+    assert set(found.answered) == set(found.f1) == set(found.contained) == {"none", "text", "memory", "shuffled"}
+    assert found.f1["memory"] == found.contained["memory"] == 1.0 > max(found.f1["none"], found.f1["shuffled"])
+    assert re.search(rf"the memory +100% +100% .* 100% +{1 / found.f1['text']:.2f}\n", table(found))
     assert evaluate(memories, asked, texts=packed_bytes, off_topic=False, template="plain").answered == {}
 
 

@@ -65,6 +65,16 @@ def test_line_ends(data: bytes, asked: str | None, tmp_path: Path) -> None:
         ('{"document": "a", "question": " ", "answer": "x"}', "question is ' ', expected a text with words"),
         ('{"document": "a", "question": "q?", "answer": null}', "answer is None, expected a text with words"),
         ('{"document": "a", "question": "\\ud800", "answer": "x"}', "question holds half a surrogate pair"),
+        ('{"document": "a", "question": "q?", "answers": []}', "'answer' is missing"),
+        ('{"document": "a", "question": "q?", "answers": "x"}', "'answer' is missing"),
+        (
+            '{"document": "a", "question": "q?", "answer": "x", "answers": "x"}',
+            "answers is 'x', expected a list of texts",
+        ),
+        (
+            '{"document": "a", "question": "q?", "answers": ["x", ""]}',
+            r"answers\[1\] is '', expected a text with words",
+        ),
         ('["a", "q?", "x"]', r"\['a', 'q\?', 'x'\] is no object"),
         ("a,q?,x", "not JSON, Expecting value at character 0"),
         ("[" * 100_000, "maximum recursion depth"),
@@ -94,3 +104,20 @@ def test_read(tmp_path: Path) -> None:
         read_questions(file)
     with pytest.raises(NotFoundError):
         read_questions(tmp_path / "missing")
+
+
+def test_accepted(tmp_path: Path) -> None:
+    """A question may accept several answers. The first is the one that memories learn."""
+    one = Question("a", "q?", "x")
+    assert one.answers == ("x",) and Question("a", "q?", "x", ["y", "x", "z"]).answers == ("x", "y", "z")
+    assert one == Question("a", "q?", "x", ("x",)) != Question("a", "q?", "x", ("y",))
+    file = tmp_path / "q.jsonl"
+    lines = (
+        '"answer": "x"',
+        '"answers": ["y", "x"]',
+        '"answer": "x", "answers": ["y", "x"]',
+        '"answer": "x", "answers": []',
+    )
+    file.write_text("".join(f'{{"document": "a", "question": "q?", {line}}}\n' for line in lines))
+    found = [(question.answer, question.answers) for question in read_questions(file)]
+    assert found == [("x", ("x",)), ("y", ("y", "x")), ("x", ("x", "y")), ("x", ("x",))]
