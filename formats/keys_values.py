@@ -5,6 +5,8 @@ Letters: L layers, H key/value heads, E width of a head, K rows, G runs of rows,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,7 @@ from memvec.types import KeysValues
 
 RUN = 64  # rows of a head that share the scales of a channel, and numbers of a row that share a scale
 BITS = (4, 8, 16)
+BLOCK = 1 << 12  # rows worked on at once
 # The arrays of a kv record with numpy's codes, in the order of the record digest (SPEC §5.3).
 ARRAYS = {
     "counts": "u4",
@@ -94,16 +97,17 @@ def dequantised(kv: KeysValues) -> tuple[Numbers, Numbers]:
         keys, values = (codes.view("<f2").astype(np.float32) for codes in (kv.keys, kv.values))
         return keys, values
     run = np.repeat(np.arange(len(kv.key_scales)), run_lengths(kv.counts))
-    scales = kv.key_scales.astype(np.float32)
-    keys = _unpacked(kv.keys, kv.bits).astype(np.float32)
-    keys *= scales[run, 1]
-    keys += scales[run, 0]
-    values = _unpacked(kv.values, kv.bits).astype(np.float32)
-    scales = kv.value_scales.astype(np.float32)
-    for number in range(scales.shape[1]):
-        part = values[:, number * RUN : (number + 1) * RUN]
-        part *= scales[:, number, 1, None]
-        part += scales[:, number, 0, None]
+    key_scales, value_scales = kv.key_scales.astype(np.float32), kv.value_scales.astype(np.float32)
+    keys, values = (np.empty((kv.rows, kv.width), np.float32) for _ in range(2))
+    for block in _blocks(kv.rows):
+        low, step = key_scales[run[block], 0], key_scales[run[block], 1]
+        np.multiply(_unpacked(kv.keys[block], kv.bits), step, out=keys[block])
+        keys[block] += low
+        codes = _unpacked(kv.values[block], kv.bits)
+        for number, part in enumerate(_parts_of_a_row(kv.width)):
+            low, step = value_scales[block, number, :1], value_scales[block, number, 1:]
+            np.multiply(codes[:, part], step, out=values[block, part])
+            values[block, part] += low
     return keys, values
 
 
@@ -185,7 +189,10 @@ def _quantised_keys(keys: Numbers, lengths: npt.NDArray[np.int64], bits: int) ->
     least, greatest = (f.reduceat(keys, starts, axis=0) if len(keys) else keys for f in (np.minimum, np.maximum))
     low, step = _scales(least, greatest, bits, "key")
     run = np.repeat(np.arange(len(lengths)), lengths)
-    return _codes(keys, low.astype(np.float32)[run], step.astype(np.float32)[run], bits), np.stack([low, step], axis=1)
+    codes = np.empty(keys.shape, np.uint8)
+    for block in _blocks(len(keys)):
+        codes[block] = _codes(keys[block], low[run[block]], step[run[block]], bits)
+    return codes, np.stack([low, step], axis=1)
 
 
 def _quantised_values(values: Numbers, bits: int) -> tuple[Codes, Scales]:
@@ -194,9 +201,10 @@ def _quantised_values(values: Numbers, bits: int) -> tuple[Codes, Scales]:
     least, greatest = (f.reduceat(values, starts, axis=1) for f in (np.minimum, np.maximum))
     low, step = _scales(least, greatest, bits, "value")
     codes = np.empty(values.shape, np.uint8)
-    for number, start in enumerate(starts.tolist()):
-        low_of_run, step_of_run = (scale[:, number, None].astype(np.float32) for scale in (low, step))
-        codes[:, start : start + RUN] = _codes(values[:, start : start + RUN], low_of_run, step_of_run, bits)
+    for block in _blocks(len(values)):
+        for number, part in enumerate(_parts_of_a_row(values.shape[1])):
+            of_run = low[block, number, None], step[block, number, None]
+            codes[block, part] = _codes(values[block, part], *of_run, bits)
     return codes, np.stack([low, step], axis=2)
 
 
@@ -214,22 +222,32 @@ def _scales(least: Numbers, greatest: Numbers, bits: int, what: str) -> tuple[Sc
     return low, step
 
 
-def _codes(numbers: Numbers, low: Numbers, step: Numbers, bits: int) -> Codes:
-    """Return the nearest codes. `low` and `step` are rounded already."""
+def _blocks(rows: int) -> Iterator[slice]:
+    """Yield slices of rows whose numbers fit in a processor's cache."""
+    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
+
+
+def _parts_of_a_row(width: int) -> list[slice]:
+    return [slice(start, start + RUN) for start in range(0, width, RUN)]
+
+
+def _codes(numbers: Numbers, low: Scales, step: Scales, bits: int) -> Codes:
+    """Return the nearest codes."""
     codes = np.subtract(numbers, low, dtype=np.float32)
-    np.divide(codes, step, out=codes, where=step > 0)  # a step of zero: every number is low, and its code 0
+    # Where the step is zero every number is low, and its code 0.
+    codes /= np.where(step > 0, step, np.float16(1)).astype(np.float32)
     np.rint(codes, out=codes)
     return np.clip(codes, 0, 2**bits - 1, out=codes).astype(np.uint8)
 
 
 def _packed(codes: Codes, bits: int) -> Codes:
-    return codes if bits == 8 else codes[:, 0::2] | codes[:, 1::2] << 4
+    return codes if bits == 8 else codes[:, 0::2] | codes[:, 1::2] << np.uint8(4)
 
 
 def _unpacked(packed: Codes, bits: int) -> Codes:
     if bits == 8:
         return packed
-    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)
+    return np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=2).reshape(len(packed), -1)
 
 
 def _bad(message: str) -> Refusal:

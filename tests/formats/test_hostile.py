@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import second_reader
 from second_bytes import Refused
 from vectors.building import Files, Part, canonical, container, document, record, sha, shard, store
+from vectors.building_kv import keys_values
 from vectors.reading import refusals
 
 from memvec.cli.main import run
@@ -93,6 +95,12 @@ def table(content: bytes, documents: int = 1) -> Callable[[Path], object]:
     )
 
 
+def kept(kv: Callable[[], dict[str, Any]]) -> Callable[[Path], object]:
+    """A record of keys and values whose digest is right."""
+    return lambda path: write(path, store(shard([document("a", DATA)], [record(0, 3, DATA, kv=kv())]), required=["kv"]))
+
+
+ONES = [[1] * 1024] * 1024  # rows of each head
 LINES = b"".join(canonical(document(f"{i:06}", DATA)) + b"\n" for i in range(40_000))
 BOMB = raw.compress(bytes(16 * MEBIBYTE))
 CASES: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -121,6 +129,8 @@ CASES: dict[str, tuple[str, Callable[[Path], object]]] = {
         "out-of-range",
         one(lambda: shard([document("a", DATA)], [record(0, 1, DATA, vectors=65_537)])),
     ),
+    "kv-of-a-million-full-heads": ("bad-kv", kept(lambda: keys_values(8, ONES, counts=b"\xff" * (4 * MEBIBYTE)))),
+    "kv-of-a-million-runs-said": ("bad-kv", kept(lambda: keys_values(8, ONES, key_scales=b"", value_scales=b""))),
     "no-shard-at-all": ("bad-metadata", one(lambda: Part(container({}, b"{}", lambda _: b"{}"), GOOD.entry))),
 }
 
@@ -147,6 +157,7 @@ def test_the_second_reader_agrees(name: str, hostile: Path) -> None:
 PROGRAM = """
 import json, sys
 from pathlib import Path
+from vectors.building_kv import keys_values
 from vectors.reading import refusals
 
 def mebibytes(name):
@@ -203,10 +214,12 @@ def test_a_store_behind_a_link_is_read(tmp_path: Path) -> None:
     assert refusals(tmp_path / "link") == set()
 
 
-def test_offsets_of_every_kind_stay_within(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [0, 3])
+def test_offsets_of_every_kind_stay_within(kind: int, tmp_path: Path) -> None:
     """Random offsets in the header of a shard whose digest is right: always a code, never another error."""
     chance = np.random.default_rng(1)
-    names = [name for name in json.loads(GOOD.data[8 : 8 + int.from_bytes(GOOD.data[:8], "little")]) if name[0] != "_"]
+    good = shard([document("a", DATA)], [record(0, kind, DATA)]).data
+    names = [name for name in json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")]) if name[0] != "_"]
     for number in range(100):
 
         def change(entries: dict, number: int = number) -> dict:
@@ -214,5 +227,6 @@ def test_offsets_of_every_kind_stay_within(tmp_path: Path) -> None:
             offsets = chance.integers(-1, 400, 2).tolist()
             return entries | {name: entries[name] | {"data_offsets": offsets}}
 
-        path = write(tmp_path / str(number), store(shard([document("a", DATA)], [record(0, 0, DATA)], header=change)))
+        part = shard([document("a", DATA)], [record(0, kind, DATA)], header=change)
+        path = write(tmp_path / str(number), store(part, required=["kv"]))
         assert refusals(path) - {"malformed"} == refusals(path) != set()

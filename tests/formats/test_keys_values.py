@@ -120,6 +120,19 @@ def test_a_run_ends_with_its_head() -> None:
     assert (made(changed, noise, counts, 8).keys[np.arange(200) != 70] == whole.keys[np.arange(200) != 70]).all()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_worked_on_at_once_change_nothing(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(3).standard_normal((2, 200, 66)).astype(np.float32)
+    counts = np.array([[0, 70, 1], [0, 0, 129]], np.uint32)
+    whole = made(*noise, counts, bits)
+    numbers = dequantised(whole)
+    monkeypatch.setattr(keys_values, "BLOCK", 7)
+    again = made(*noise, counts, bits)
+    for name in keys_values.ARRAYS:
+        assert getattr(again, name).tobytes() == getattr(whole, name).tobytes(), name
+    assert all((now == was).all() for now, was in zip(dequantised(again), numbers, strict=True))
+
+
 def test_two_codes_share_a_byte() -> None:
     """The code of the even channel is the low half."""
     rows = np.array([[0, 15, 3, 9], [15, 0, 0, 0]], np.float32)
