@@ -34,11 +34,12 @@ def command(store: str, documents: tuple[str, ...], limit: int | None, output: O
 
 
 def _text(found: Sequence[DocumentRow], incomplete: Sequence[str]) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("name", "bytes", "tokens", "records", "raw", "vectors", "corrected", "memory", "gain")
-    ]
+    with_kv = any(row.kv for row in found)
+    heads = ("name", "bytes", "tokens", "records", "raw", "vectors", "corrected", "memory", "gain")
+    rows: list[tuple[str, ...]] = [heads + (("kv", "kv bytes", "kv gain") if with_kv else ())]
     for r in found:
         figures = (r.bytes, r.tokens, r.records, r.raw_records, r.vectors, r.corrected_tokens, r.memory)
-        rows.append((printable(r.name), *(f"{n:,}" for n in figures), optional(r.gain)))
+        kv = (f"{r.kv:,}", f"{r.kv_bytes:,}", optional(r.kv_gain)) if with_kv else ()
+        rows.append((printable(r.name), *(f"{n:,}" for n in figures), optional(r.gain), *kv))
     notes = [f"incomplete, run the same pack again: {printable(name)}" for name in incomplete]
     return "\n".join([table(rows, indent=""), *notes])

@@ -14,6 +14,8 @@ from memvec.store.listing import show
 
 Values = dict[str, Any]
 
+KV_FACTS = {"width": "key width", "bytes": "kv bytes"}  # the record has a width and bytes of another meaning
+
 
 @click.command("show", epilog=examples("memvec show notes.memvec todo.txt", "memvec show notes.memvec 3fa94c01"))
 @click.argument("store")
@@ -29,9 +31,10 @@ def command(store: str, name: str, output: Output) -> None:
 
 
 def _record(value: Values) -> str:
-    """Every value of a record: of the record itself, of its fit, and of the measurement of a memory."""
+    """Every value of a record: of the record itself, of its keys and values, of its fit, and of its measurement."""
     measured = {key: "not measured" if v is None else v for key, v in (value["conditioning"] or {}).items()}
-    return _facts({**value, **value["report"], **measured}, "report", "conditioning")
+    kept = {KV_FACTS.get(key, key): v for key, v in (value["kv"] or {}).items()}
+    return _facts({**value, **kept, **value["report"], **measured}, "report", "conditioning", "kv")
 
 
 def _document(value: Values) -> str:
@@ -40,12 +43,16 @@ def _document(value: Values) -> str:
     for p in value["parts"]:
         figures = (p["start"], p["length"], p["tokens"], p["vectors"], len(p["corrections"]), p["report"]["steps"])
         rows.append((p["id"][:12], *(f"{n:,}" for n in figures), p["kind"], _note(p)))
-    return f"{_facts(value | {'gain': optional(value['gain'])}, 'parts')}\n\n{table(rows, 'lrrrrrrll')}"
+    gains = {key: optional(value[key]) for key in ("gain", "kv_gain")}
+    return f"{_facts(value | gains, 'parts')}\n\n{table(rows, 'lrrrrrrll')}"
 
 
 def _note(part: Values) -> str:
-    """The reason for a raw record, or the gain of a memory."""
-    measured = part["conditioning"]
+    """The reason for a raw record, the gain of a memory, and the size of a kv memory."""
+    measured, kv = part["conditioning"], part["kv"]
+    if kv:
+        kept = f"{kv['positions']:,} positions, {kv['rows']:,} rows of {kv['bits']} bits"
+        return f"gain {optional(measured['gain'])}, {kept}"
     return f"gain {optional(measured['gain'])}" if measured else str(part["reason"])
 
 

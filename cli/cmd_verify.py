@@ -72,8 +72,9 @@ def _text(report: VerifyReport, decode: bool) -> str:
         if decode
         else "digests and structure, not decoded"
     )
-    if decode and report.context_records:
-        how += f", {report.context_records:,} are context records, which do not decode"
+    memories = {"context": report.context_records, "kv": report.kv_records}
+    if decode and (parts := [f"{count:,} are {kind} records" for kind, count in memories.items() if count]):
+        how += f", {' and '.join(parts)}, which do not decode"
     if report.ok:
         begun = "ok so far" if report.partial else "ok"
         counts = f"{counted(report.documents, 'document')}, {counted(report.records, 'record')}"

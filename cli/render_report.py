@@ -28,6 +28,8 @@ def totals(r: PackReport) -> str:
     ]
     if r.context_records:
         rows.insert(5, ("memory", _memory(r)))
+    if r.kv_records:
+        rows.insert(-3, ("kv memory", _kv(r)))
     if r.raw_text_bytes:
         rows.insert(2, ("raw text", f"{r.raw_text_bytes:,} bytes of valid text are in zstd frames; `show` says why"))
     return f"{facts(rows)}\n{sizes(r)}"
@@ -63,6 +65,7 @@ def sizes(r: PackReport) -> str:
             ("documents", r.source_bytes),
             ("zstd -19 (estimated from a sample)" if r.zstd_sampled else "zstd -19", r.zstd_bytes),
             ("vectors", r.vector_bytes),
+            *[("keys and values", r.kv_bytes)] * bool(r.kv_bytes),
             ("store", r.store_bytes),
         )
     ]
@@ -90,6 +93,15 @@ def _memory(r: PackReport) -> str:
     return (
         f"{r.context_tokens:,} tokens in {r.context_vectors:,} context vectors ({each:.2f} tokens each), "
         f"{steps:.0f} token-steps a token, gain {optional(r.gain)} of the text's, harm {harm}"
+    )
+
+
+def _kv(r: PackReport) -> str:
+    each, text = (size / max(1, r.kv_tokens) for size in (r.kv_bytes, r.kv_text_bytes))
+    gain = f", gain {optional(r.kv_gain)} of the text's" if r.kv_measured else ""
+    return (
+        f"{counted(r.kv_records, 'record')} of {r.kv_tokens:,} tokens in {r.kv_positions:,} positions, "
+        f"{each:.0f} bytes a token as stored (the text {text:.1f}), {r.kv_measured:,} measured{gain}"
     )
 
 

@@ -14,6 +14,10 @@ TOKENS = 1 << 16  # N of a record; bounds the time that decoding a damaged recor
 VECTORS = 1 << 16  # M of a record
 WIDTH = 1 << 16  # D, and W of keys
 VOCABULARY = 1 << 24  # V
+KV_LAYERS = KV_HEADS = 1 << 10  # of a shard with kv records
+KV_WIDTH = 1 << 12  # E, of a head
+KV_ROWS = 1 << 26  # K of a record, in all heads together
+KV_POSITIONS = 1 << 24  # of a kv record: positions it takes, tokens of its text, each distance
 CORRECTION_BYTES = 10  # for each of N tokens
 MOST_COUNT = (1 << 63) - 1  # every other count in JSON
 FRAME_BYTES = 17 << 20  # compressed

@@ -17,11 +17,12 @@ FILE_NAME = "manifest.json"
 FORMAT_NAME = "memvec"
 VERSION = (1, 0)
 CONTEXT = "context"  # the feature of a store with context records
+KV = "kv"  # of a store with kv records
 KEYS = "keys"  # the optional feature of a store with keys to search by
 META = "meta"  # of a store with metadata of documents
 REMOVED = "removed"  # of a store with removed documents; a reader without the feature would show them
 TENSORS, PROBE = "tensors", "probe"  # of a store that can explain how another model differs
-FEATURES = frozenset({CONTEXT, REMOVED})  # required features this reader understands
+FEATURES = frozenset({CONTEXT, KV, REMOVED})  # required features this reader understands
 OPTIONAL = (KEYS, META, TENSORS, PROBE)  # optional features, named like their parts of the manifest
 HEAD, MIDDLE = b'{"manifest":', b',"sha256":"'  # bytes before the body and before its digest
 

@@ -5,9 +5,9 @@ A complete tensor is compared with its digest in the header, a record with its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -17,13 +17,18 @@ from memvec.formats.documents import decode_documents
 from memvec.formats.refusal import Refusal
 from memvec.types import Document
 
+Expected = Mapping[str, str]  # {tensor: numpy code}
+
 
 class TensorFile:
     """A safetensors file of memvec. The header is read and checked at once, tensors when they are needed."""
 
-    def __init__(self, path: Path, format_name: str, expected: Mapping[str, str]) -> None:
-        """`expected` is {name: numpy code}; other tensors are ignored. Refusal if the header is bad, ReadError."""
-        self.path, self.codes = path, expected
+    def __init__(self, path: Path, format_name: str, expected: Expected | Callable[[dict[str, Any]], Expected]) -> None:
+        """Tensors that are not `expected`, which may follow from the metadata, are ignored.
+
+        Refusal if the header is bad; ReadError.
+        """
+        self.path = path
         with files.open_regular(path) as file:
             head = file.read(8)
             size = int.from_bytes(head, "little")
@@ -31,7 +36,8 @@ class TensorFile:
             self._begin = len(head)
             entries, self.metadata = container.read_header(head, format_name)
             length = file.seek(0, 2) - self._begin
-        container.check_entries(entries, length, expected)
+        self.codes = expected(self.metadata) if callable(expected) else expected
+        container.check_entries(entries, length, self.codes)
         self._entries = entries
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -82,10 +88,10 @@ class ShardReader(shard.Shard):
 
     def __init__(self, path: Path) -> None:
         """Refusal names the tensor if a shape, an offset or a digest is wrong; ReadError."""
-        self._file = TensorFile(path, shard.FORMAT_NAME, shard.TENSORS)
+        self._file = TensorFile(path, shard.FORMAT_NAME, shard.expected_tensors)
         self.metadata = shard.checked_metadata(self._file.metadata)
         self.tensors = _Columns(self._file)
-        shapes = {name: self._file.shape(name) for name in shard.TENSORS}
+        shapes = {name: self._file.shape(name) for name in self._file.codes}
         container.compare_shapes(shapes, shard.expected_shapes(self.metadata, shapes))
         self.documents = _Lines(raw.decompress(self.tensors["documents"].tobytes()))
         self._check_documents()

@@ -63,6 +63,7 @@ CODES: dict[str, str] = {
     "past-document": "a record reaches past the end of its document",
     "mixed-parts": "a record lacks a part of its kind, or holds one of another",
     "bad-corrections": "corrections are malformed, or lie outside the tokens or the vocabulary",
+    "bad-kv": "the arrays of a kv record are malformed, or do not fit each other",
     "wrong-text": "what a record or document gives is not what was packed",
     # anything else
     "malformed": "a parser failed in a way that has no code of its own",

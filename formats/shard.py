@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from memvec.formats import conditioning, container, corrections, fields, limits, raw
+from memvec.formats import conditioning, container, corrections, fields, kv_tensors, limits, manifest, raw
 from memvec.formats.container import Array
 from memvec.formats.documents import decode_documents, encode_documents
 from memvec.formats.refusal import Refusal
-from memvec.types import Document, Fingerprint, FitReport, Kind, RawReason, Record
+from memvec.types import Conditioning, Document, Fingerprint, FitReport, Kind, RawReason, Record
 
 FORMAT_NAME = "memvec-shard"
 
@@ -39,7 +40,7 @@ REPORT_FIELDS = tuple(COLUMNS)[5:]
 DIGESTED = {name: code for name, code in COLUMNS.items() if name != "seconds"}
 # Pieces of varying length, laid end to end, each with an offsets column of n + 1 values [rows or bytes].
 PIECES = ("vectors", "corrections", "payload")
-TENSORS = {  # every tensor of a shard, with numpy's code
+TENSORS = {  # every tensor of a shard without kv records, with numpy's code
     **COLUMNS,
     **{f"{name}_offsets": "u8" for name in PIECES},
     "document": "u4",
@@ -69,9 +70,10 @@ def encode(
     """Encode `records` as a shard. Its documents table lists each document once, in order of appearance.
 
     A lost manifest can be made again from `origin`, the complete fingerprint, and `generation`, of the first manifest
-    that names the shard. Refusal if something is over a limit.
+    that names the shard. Refusal if something is over a limit, or if kv records differ in layers, heads or width.
     """
     fields.within(len(records), "records of a shard", limits.RECORDS)
+    kv, kv_metadata = kv_tensors.tensors(records)
     documents = list(dict.fromkeys(record.document for record in records))
     place = {document: i for i, document in enumerate(documents)}
     tensors: dict[str, Array] = {
@@ -98,23 +100,26 @@ def encode(
         "vocabulary": vocabulary,
         "width": width,
         "generation": generation,
+        **kv_metadata,
     }
     if origin is not None:
         metadata["origin"] = asdict(origin)
-    return container.encode(tensors, metadata)
+    return container.encode(tensors | kv, metadata)
 
 
 def record_digest(record: Record) -> bytes:
-    """Return the sha256 over a record's values, vectors, corrections, payload and document. SPEC §5.3."""
+    """Return the sha256 over a record's values, its arrays, corrections, payload and document. SPEC §5.3."""
     row = b"".join(np.array(_column(record, name), dtype=f"<{code}").tobytes() for name, code in DIGESTED.items())
     pieces = record.vectors.astype("<f2").tobytes(), corrections.encode(record.corrections), record.payload
-    return _digest(record.document, row, record.text_sha256, pieces)
+    more = kv_tensors.digested(record.kv) if record.kv is not None else ()
+    return _digest(record.document, row, record.text_sha256, chain(pieces, more))
 
 
-def _digest(document: Document, row: bytes, text_sha256: bytes, pieces: Sequence[bytes]) -> bytes:
+def _digest(document: Document, row: bytes, text_sha256: bytes, pieces: Iterable[bytes]) -> bytes:
     digest = hashlib.sha256(b"memvec record 1\0" + bytes.fromhex(document.sha256) + row + text_sha256)
     for piece in pieces:
-        digest.update(struct.pack("<Q", len(piece)) + piece)
+        digest.update(struct.pack("<Q", len(piece)))
+        digest.update(piece)
     return digest.digest()
 
 
@@ -138,7 +143,13 @@ def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
         origin = fields.fingerprint(metadata["origin"])
         if (origin.id, origin.width) != (identity, metadata["width"]):
             raise Refusal("origin-mismatch", f"origin is fingerprint {origin.id}, the shard's is {identity}")
+    kv_tensors.check_metadata(metadata)
     return metadata
+
+
+def expected_tensors(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return {tensor: numpy code} of every tensor that a shard with this metadata has."""
+    return {**TENSORS, **kv_tensors.expected_tensors(metadata)}
 
 
 class Shard:
@@ -150,7 +161,7 @@ class Shard:
         Without `strict`, digests and offsets of tensors are not checked. The records' own digests show which are sound.
         """
         entries, self.metadata = _read_header(data)
-        self.tensors = container.read_tensors(data, entries, TENSORS)
+        self.tensors = container.read_tensors(data, entries, expected_tensors(self.metadata))
         self._check_shapes(strict)
         self.documents: Sequence[Document] = decode_documents(raw.decompress(self.tensors["documents"].tobytes()))
         self._check_documents()
@@ -174,12 +185,20 @@ class Shard:
         document, text_sha256 = self.documents[int(t["document"][row])], t["text_sha256"][row].tobytes()
         kind, reason = _known(value)
         vectors, pairs, payload = (self._piece(name, row) for name in PIECES)
-        _check_bounds(value, document, len(vectors))
+        # In a shard without kv tensors a kv record is of an unknown kind, as it is for older readers.
+        declared = kv_tensors.METADATA in self.metadata
+        if kind == Kind.KV and not declared:
+            raise _unknown(kind)
+        kv = kv_tensors.Parts(self.metadata, t, self._piece, row) if declared else None
+        _check_bounds(value, kind, document, len(vectors))
         _check_parts(kind, reason, value["tokens"], (len(vectors), len(pairs), len(payload)))
+        if kv and not (kv.complete() if kind == Kind.KV else kv.empty()):
+            raise _mixed(kind)
         # Before the pieces are parsed: damaged bytes are not worth a parser.
         digested = b"".join(t[name][row].tobytes() for name in DIGESTED)
         pieces = vectors.tobytes(), pairs.tobytes(), payload.tobytes()
-        if _digest(document, digested, text_sha256, pieces) != self.digest(row):
+        more = kv.digested() if kv and kind == Kind.KV else ()
+        if _digest(document, digested, text_sha256, chain(pieces, more)) != self.digest(row):
             raise Refusal("digest-mismatch", "it does not match its digest")
         return Record(
             document=document,
@@ -193,8 +212,23 @@ class Shard:
             text_sha256=text_sha256,
             reason=reason,
             report=FitReport(**{name: value[name] for name in REPORT_FIELDS}),
-            conditioning=conditioning.decode(pieces[2]) if kind == Kind.CONTEXT else None,
+            conditioning=conditioning.decode(pieces[2]) if kind in (Kind.CONTEXT, Kind.KV) else None,
+            kv=kv.record() if kv and kind == Kind.KV else None,
         )
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The features that a manifest must name if it names this shard. SPEC §4.2."""
+        context = {manifest.CONTEXT} if (self.tensors["kind"] == Kind.CONTEXT).any() else set()
+        return frozenset(context | ({manifest.KV} if kv_tensors.METADATA in self.metadata else set()))
+
+    def kv_sizes(self) -> tuple[Array, Array]:
+        """Return the positions (n,) and the bytes (n,) of each record's keys and values. 0 for records of other kinds."""
+        return kv_tensors.sizes(self.metadata, self.tensors)
+
+    def conditioning(self, row: int) -> Conditioning:
+        """Read the report of record number `row`, of a memory, and nothing else of it. Its frame has a checksum. Refusal."""
+        return conditioning.decode(self._piece("payload", row).tobytes())
 
     def digest(self, row: int) -> bytes:
         """Return the id of record number `row`, 32 bytes."""
@@ -210,7 +244,7 @@ class Shard:
         if not strict:
             return
         container.check_digests(self.tensors, self.metadata["digests"])
-        for name in PIECES:
+        for name in (*PIECES, *(kv_tensors.PIECES if kv_tensors.METADATA in self.metadata else ())):
             container.check_offsets(f"{name}_offsets", self.tensors[f"{name}_offsets"], len(self.tensors[name]))
 
     def _check_documents(self) -> None:
@@ -233,25 +267,30 @@ def expected_shapes(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     expected |= {f"{name}_offsets": (n + 1,) for name in PIECES}
     expected |= {name: (*shapes[name][:1],) or (0,) for name in ("corrections", "payload", "documents")}
     expected["vectors"] = *shapes["vectors"][:1], width
-    return expected
+    return expected | kv_tensors.expected_shapes(metadata, shapes)
 
 
 def _known(value: dict[str, Any]) -> tuple[Kind, RawReason]:
     try:
         kind = Kind(value["kind"])
     except ValueError as error:
-        raise Refusal("unknown-kind", f"it is of kind {value['kind']}, which is not known") from error
+        raise _unknown(value["kind"]) from error
     try:
         return kind, RawReason(value["reason"])
     except ValueError as error:
         raise Refusal("unknown-reason", f"it has the reason {value['reason']}, which is not known") from error
 
 
-def _check_bounds(value: dict[str, Any], document: Document, vectors: int) -> None:
+def _unknown(kind: int) -> Refusal:
+    return Refusal("unknown-kind", f"it is of kind {int(kind)}, which is not known")
+
+
+def _check_bounds(value: dict[str, Any], kind: Kind, document: Document, vectors: int) -> None:
     """Refuse a record that reaches past its document, or has too many tokens or vectors. SPEC §5.1."""
     if value["start"] + value["length"] > document.bytes:
         raise Refusal("past-document", f"it reaches past its document's {document.bytes} bytes")
-    fields.within(value["tokens"], "its number of tokens", limits.TOKENS)
+    most = limits.KV_POSITIONS if kind == Kind.KV else limits.TOKENS
+    fields.within(value["tokens"], "its number of tokens", most)
     fields.within(vectors, "its number of vectors", limits.VECTORS)
 
 
@@ -260,12 +299,18 @@ def _check_parts(kind: Kind, reason: RawReason, tokens: int, sizes: tuple[int, i
     vectors, pairs, payload = sizes
     if kind == Kind.RAW:
         complete = not vectors and not pairs and payload > 0 and reason != RawReason.NONE
+    elif kind == Kind.EXACT:
+        complete = vectors > 0 < tokens and not payload and reason == RawReason.NONE
     else:
-        # A context record does not decode, so it has no corrections. Its payload is its report.
-        own = not pairs and payload > 0 if kind == Kind.CONTEXT else not payload
-        complete = vectors > 0 < tokens and own and reason == RawReason.NONE
+        # A memory does not decode, so it has no corrections. Its payload is its report. One of keys has no vectors.
+        own = (vectors > 0) == (kind == Kind.CONTEXT) and tokens > 0 and not pairs and payload > 0
+        complete = own and reason == RawReason.NONE
     if not complete:
-        raise Refusal("mixed-parts", f"it is {kind.name.lower()} but lacks a part or mixes in one of another kind")
+        raise _mixed(kind)
+
+
+def _mixed(kind: Kind) -> Refusal:
+    return Refusal("mixed-parts", f"it is {kind.name.lower()} but lacks a part or mixes in one of another kind")
 
 
 def _column(record: Record, name: str) -> Any:

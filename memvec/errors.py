@@ -4,7 +4,7 @@ MemvecError                      1   unexpected, or none of the below
 ├── UsageError                   2   an argument is invalid
 │   ├── UnsupportedModelError    2   memvec cannot use the model
 │   ├── ConditioningError        2   vectors made to be decoded were asked to condition a model
-│   └── NoContentError           2   the store has only context vectors of a document, not its bytes
+│   └── NoContentError           2   the store has only memories of a document, not its bytes
 ├── StoreDamagedError            3   bytes of a store differ from what was written
 ├── FingerprintError             4   the vectors belong to another model or tokenizer
 │   └── StoresDifferError        4   stores to be merged were packed with different models
@@ -78,10 +78,10 @@ class ConditioningError(UsageError):
 
 
 class NoContentError(UsageError):
-    """The store has only context vectors of a document, not its bytes."""
+    """The store has only memories of a document, not its bytes."""
 
     reason: ClassVar[str] = (
-        "expected exact or raw records, found only context vectors, which condition a model but do not decode. "
+        "expected exact or raw records, found only a memory, which conditions a model but does not decode. "
         "Pack it with memvec.pack(…, kind='exact') or memvec.pack(…, kind='both')"
     )
 

@@ -191,7 +191,7 @@ class KeysValues:
     @property
     def width(self) -> int:
         """E."""
-        return self.keys.shape[1] * 8 // self.bits
+        return int(self.keys.shape[1]) * 8 // self.bits
 
     @property
     def nbytes(self) -> int:
@@ -244,10 +244,10 @@ class Skipped(NamedTuple):
 class PackReport:
     """The result of `memvec.pack`, and the totals of a store. The field names are those of `--json`.
 
-    Fields are about exact and raw records, if they do not name context records.
+    Fields are about exact and raw records, if they do not name context or kv records.
     """
 
-    documents: int  # with complete content or a complete memory
+    documents: int  # with complete content or a complete memory of either kind
     records: int
     raw_records: int
     source_bytes: int
@@ -277,3 +277,10 @@ class PackReport:
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
     skipped: tuple[Skipped, ...] = ()  # inputs that could not be read, or that have no memory; all others were packed
     zstd_sampled: bool = False  # this pack estimated zstd_bytes of its documents from a sample
+    kv_records: int = 0  # of complete kv memories, as are the next six fields
+    kv_positions: int = 0  # that they take in front of a prompt
+    kv_tokens: int = 0  # tokens of their text
+    kv_text_bytes: int = 0  # bytes of their text
+    kv_bytes: int = 0  # of their keys and values, as stored
+    kv_measured: int = 0  # of these records, those whose gain was measured
+    kv_gain: float | None = None  # mean of the measured gains, weighted by tokens [1]; None if none was measured

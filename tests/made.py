@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made_kv import keys_values
 
 from memvec.formats import keys as keys_format
 from memvec.formats.keys import Embedder
 from memvec.formats.manifest import Manifest
 from memvec.maintenance.remove import rm
-from memvec.packing.records import context_record, raw_records
+from memvec.packing.records import context_record, kv_record, raw_records
 from memvec.retrieval.embedders import Words, keys_of
 from memvec.store.lock import writing
 from memvec.store.store import Store
@@ -68,6 +69,12 @@ def memory(name: str, data: bytes) -> list[Record]:
     return [context_record(document(name, data), 0, data, 9, noise, REPORT)]
 
 
+def kv(name: str, data: bytes, begin: int = 0, end: int | None = None, bits: int = 8) -> list[Record]:
+    """One kv record of a part of a document, all of it by default."""
+    kept = keys_values(len(data) + begin, bits)
+    return [kv_record(document(name, data), begin, data[begin:end], 12, kept, REPORT, width=WIDTH)]
+
+
 def make(path: Path, model: Fingerprint = MODEL) -> Transaction:
     """A transaction of a new, empty store."""
     return Transaction.create(path, Manifest(model, VOCABULARY, tool="made"))
@@ -87,7 +94,7 @@ def put(store: Path, *groups: list[Record], meta: dict[str, dict[str, str]] | No
 
 def filled(store: Path) -> Path:
     """A store on which every verb has work."""
-    put(store, exact("a", TEXT), raw("b", bytes(range(100))), exact("a", NEWER), memory("c", TEXT))
+    put(store, exact("a", TEXT), raw("b", bytes(range(100))), exact("a", NEWER), memory("c", TEXT), kv("c", TEXT))
     rm(store, ["b"])
     return store
 
@@ -102,14 +109,16 @@ def content(store: Path) -> dict[str, Any]:
 
     unfinished = [v for v in opened.versions() if v.unfinished and not v.usable]
     return {
-        "live": {n: (v.document, v.complete, ids(v.records), ids(v.memory), ids(v.unjoined)) for n, v in live.items()},
+        "live": {
+            n: (v.document, v.complete, *map(ids, (v.records, v.memory, v.kv, v.unjoined))) for n, v in live.items()
+        },
         "unfinished": sorted((v.document.name, v.document.sha256, ids(v.records)) for v in unfinished),
         "meta": {name: said for name, said in opened.manifest.meta.items() if name in live},
         "keys": {
             identity: {
                 t.tobytes() for e in opened.manifest.keys if e.embedder_id == identity for t in opened.keys(e).texts
             }
-            & {opened.record(r).text_sha256 for v in live.values() for r in (*v.records, *v.memory)}
+            & {opened.record(r).text_sha256 for v in live.values() for r in (*v.records, *v.memory, *v.kv)}
             for identity in {e.embedder_id for e in opened.manifest.keys}
         },
     }

@@ -22,9 +22,19 @@ def versions(parts: Iterable[Part], removed: Iterable[tuple[str, str]] = ()) -> 
     for key in sorted(set(keys), key=lambda key: max(place for place, other in enumerate(keys) if other == key)):
         own = [part for part, other in zip(kept, keys, strict=True) if other == key]
         document = own[0][1]
-        content, whole = cover(document.bytes, [ref for ref, _, kind in own if kind != Kind.CONTEXT])
+        content, whole = cover(document.bytes, [ref for ref, _, kind in own if kind in (Kind.RAW, Kind.EXACT)])
         memory, joins = cover(document.bytes, [ref for ref, _, kind in own if kind == Kind.CONTEXT])
-        found.append(StoredDocument(document, content, whole, memory if joins else (), () if joins else memory))
+        kv, kv_joins = cover(document.bytes, [ref for ref, _, kind in own if kind == Kind.KV])
+        stored = StoredDocument(
+            document,
+            records=content,
+            complete=whole,
+            memory=memory if joins else (),
+            unjoined=(() if joins else memory) + (() if kv_joins else kv),
+            kv=kv if kv_joins else (),
+            unjoined_kv=0 if kv_joins else len(kv),
+        )
+        found.append(stored)
     return found
 
 
@@ -57,6 +67,7 @@ def totals(store: Store, documents: Sequence[StoredDocument]) -> dict[str, Any]:
     """The totals of `info` over some documents."""
     content = [store.record(ref) for stored in documents for ref in stored.records]
     memory = [store.record(ref) for stored in documents for ref in stored.memory]
+    kv = [store.record(ref) for stored in documents for ref in stored.kv]
     fitted = [record for record in content if record.kind != Kind.RAW]
     raw_text = [r for r in content if r.kind == Kind.RAW and r.reason != RawReason.NOT_TEXT]
     return {
@@ -80,6 +91,13 @@ def totals(store: Store, documents: Sequence[StoredDocument]) -> dict[str, Any]:
         "context_token_steps": sum(record.report.token_steps for record in memory),
         "gain": weighted(memory, "gain"),
         "harm": weighted(memory, "harm"),
+        "kv_records": len(kv),
+        "kv_positions": sum(record.kv.positions for record in kv if record.kv),
+        "kv_tokens": sum(record.tokens for record in kv),
+        "kv_text_bytes": sum(record.length for record in kv),
+        "kv_bytes": sum(record.kv.nbytes for record in kv if record.kv),
+        "kv_measured": sum(record.conditioning.gain is not None for record in kv if record.conditioning),
+        "kv_gain": weighted(kv, "gain"),
     }
 
 

@@ -35,7 +35,7 @@ class VerifyReport:
     records: int
     documents: int
     incomplete: tuple[str, ...]  # documents of an interrupted pack; no damage
-    decoded: int  # records decoded and compared; context records do not decode
+    decoded: int  # records decoded and compared; context and kv records do not decode
     seconds: float
     problems: tuple[Problem, ...]
     context_records: int = 0  # their digests and reports are checked; they do not decode
@@ -44,6 +44,7 @@ class VerifyReport:
     escalated: int = 0  # records that were right only when they were decoded again
     sampled: bool = False  # only a sample was decoded
     partial: bool = False  # not everything was checked, because of the sample or the time limit
+    kv_records: int = 0  # as context_records
 
 
 @checked(sample=anything)
@@ -113,7 +114,8 @@ def verify(
         decoded=run.decoded,
         seconds=round(time.perf_counter() - begun, 3),
         problems=tuple(run.problems),
-        context_records=sum(len(v.memory) + len(v.unjoined) for v in versions),
+        context_records=sum(len(v.memory_of(Kind.CONTEXT)) for v in versions),
+        kv_records=sum(len(v.memory_of(Kind.KV)) for v in versions),
         checked=run.checked,
         decodable=decodable,
         escalated=reader.retries.helped.total(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,23 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "memvec"
 SHORT = 192  # most positions at which this attention is faster
+
+
+FRONT = "_memvec_front"  # attribute of keys: what else the queries see
+
+
+class SeesMore(Protocol):
+    """Attention to keys that are not in the tensors a layer is given."""
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
+        """As `attend` below."""
+
+
+def mark(keys: Tensor, front: SeesMore) -> Tensor:
+    """A view of keys whose attention `front` computes. Caches return it, so it reaches only the layer that asked them."""
+    view = keys.view_as(keys)
+    setattr(view, FRONT, front)
+    return view
 
 
 def attend(
@@ -35,6 +52,10 @@ def attend(
 
     H is a multiple of K.
     """
+    front: SeesMore | None = getattr(key, FRONT, None)
+    if front is not None:
+        more: tuple[Tensor, None] = front.attend(module, query, key, value, attention_mask, scaling=scaling, **rest)
+        return more
     if not torch.is_grad_enabled() or query.device.type != "cpu" or key.shape[2] > SHORT:
         fused: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **rest

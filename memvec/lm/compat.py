@@ -41,6 +41,8 @@ def empty_cache() -> Any:
 
 def branched(cache: Any, owner: Tensor) -> Any:
     """A new cache with the rows owner (R,) of `cache`, or an empty one if that is None. Differentiable."""
+    if hasattr(cache, "branched"):  # a cache with a memory beside it
+        return cache.branched(owner)
     branches = empty_cache()
     for number, layer in enumerate(cache.layers if cache is not None else ()):
         branches.update(layer.keys[owner], layer.values[owner], number)

@@ -43,7 +43,7 @@ class FrozenLM:
             UnsupportedModelError: The model hides its embeddings or its LM head.
         """
         self.model, self.tokenizer = model, tokenizer
-        self.recurrent, self._cache = compat.recurrent(model), compat.cache_argument(model)
+        self.recurrent, self.cache_name = compat.recurrent(model), compat.cache_argument(model)
         inputs, head = open_embeddings(model)
         self.table: Tensor = inputs.weight  # (V, D)
         self.dtype, self.device = self.table.dtype, self.table.device
@@ -103,7 +103,7 @@ class FrozenLM:
             return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = compat.empty_cache()
-        where = {"attention_mask": mask, "position_ids": positions, self._cache: cache}
+        where = {"attention_mask": mask, "position_ids": positions, self.cache_name: cache}
         self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
         return cache
 
@@ -135,14 +135,14 @@ class FrozenLM:
             attention_mask=whole,
             position_ids=positions,
             use_cache=True,
-            **{self._cache: branches},
+            **{self.cache_name: branches},
         ).last_hidden_state
         return self._readable(hidden)
 
     @torch.inference_mode()
     def start(self, embeds: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
         """(logits of the next token (B, V), cache) after input embeddings (B, L, D). An empty `cache` may be given."""
-        where = {} if cache is None else {self._cache: cache}
+        where = {} if cache is None else {self.cache_name: cache}
         out = self.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **where)
         return out.logits[:, -1], compat.cache_of(out)
 
@@ -155,7 +155,7 @@ class FrozenLM:
         mask (B, L) is 0 at padding and includes this token; without one there is no padding. `place` (1, 1) is the
         position of the tokens; without it the model works it out.
         """
-        where: dict[str, Any] = {self._cache: cache} | ({} if place is None else {"position_ids": place})
+        where: dict[str, Any] = {self.cache_name: cache} | ({} if place is None else {"position_ids": place})
         if mask is not None and not self.recurrent:
             where |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
         out = self.model(input_ids=ids[:, None], use_cache=True, **where)

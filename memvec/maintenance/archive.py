@@ -177,7 +177,7 @@ def _encode(state: Manifest, records: list[Record], parts: dict[str, bytes]) -> 
     """Encode all `records` as one shard, with the manifest and the key files as further tensors."""
     _, data = shard_file(state, records, state.generation)
     entries, metadata = container.read_header(data, shard.FORMAT_NAME)
-    tensors = container.read_tensors(data, entries, shard.TENSORS)
+    tensors = container.read_tensors(data, entries, shard.expected_tensors(metadata))
     more = {MANIFEST: manifest.encode(state)} | {f"{KEYS}{digest}": part for digest, part in parts.items()}
     tensors |= {name: np.frombuffer(part, np.uint8) for name, part in more.items()}
     return container.encode(tensors, {name: value for name, value in metadata.items() if name not in OWN_METADATA})

@@ -9,7 +9,6 @@ from pathlib import Path
 from memvec.arguments import checked
 from memvec.errors import StoresDifferError, UsageError
 from memvec.filesystem.sources import check_together
-from memvec.formats import manifest
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, current, open_to_copy
@@ -18,6 +17,7 @@ from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.store.transaction import Transaction
+from memvec.types import Kind
 from memvec.version import TOOL
 
 
@@ -35,7 +35,7 @@ class MergeReport:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Content or memory of a document version, and where its records are."""
+    """Content or a memory of a document version, and where its records are."""
 
     records: tuple[tuple[Store, RecordRef], ...]
     complete: bool
@@ -56,15 +56,20 @@ class _Merged:
 
     content: _Part
     memory: _Part
+    kv: _Part
 
     @property
     def usable(self) -> bool:
-        """Is its content or its memory complete?"""
-        return self.content.complete or self.memory.complete
+        """Is its content or a memory complete?"""
+        return self.content.complete or self.memory.complete or self.kv.complete
+
+    def joined(self, later: _Merged) -> _Merged:
+        """Combine with the same version in another store, part by part."""
+        return _Merged(self.content.joined(later.content), self.memory.joined(later.memory), self.kv.joined(later.kv))
 
     def outside(self, target: Store) -> Iterator[tuple[Store, RecordRef]]:
         """Yield the store and the place of each record that the target lacks."""
-        every = (*self.content.records, *self.memory.records)
+        every = (*self.content.records, *self.memory.records, *self.kv.records)
         return ((store, ref) for store, ref in every if store is not target)
 
 
@@ -149,17 +154,18 @@ def _merged(stores: Iterable[Store]) -> dict[Version, _Merged]:
     for store in stores:
         for stored in current(store.versions()):
             there, here = found.pop(stored.version, None), _of(store, stored)
-            if there is not None:
-                here = _Merged(there.content.joined(here.content), there.memory.joined(here.memory))
-            found[stored.version] = here
+            found[stored.version] = there.joined(here) if there is not None else here
     return found
 
 
 def _of(store: Store, stored: StoredDocument) -> _Merged:
-    memory = stored.memory or stored.unjoined
+    def part(refs: Sequence[RecordRef], complete: bool) -> _Part:
+        return _Part(tuple((store, ref) for ref in refs), complete)
+
     return _Merged(
-        _Part(tuple((store, ref) for ref in stored.records), stored.complete),
-        _Part(tuple((store, ref) for ref in memory), bool(stored.memory)),
+        content=part(stored.records, stored.complete),
+        memory=part(stored.memory_of(Kind.CONTEXT), bool(stored.memory)),
+        kv=part(stored.memory_of(Kind.KV), bool(stored.kv)),
     )
 
 
@@ -191,7 +197,7 @@ def _following(target: Store, sources: Sequence[Store], upcoming: NextGeneration
         state,
         shards=(*state.shards, *upcoming.shards),
         keys=(*state.keys, *upcoming.keys),
-        required=tuple(sorted({*state.required, *([manifest.CONTEXT] if upcoming.context else [])})),
+        required=tuple(sorted({*state.required, *upcoming.features})),
         meta={**state.meta, **said},
         removed=tuple(version for version in state.removed if version not in written),
     )

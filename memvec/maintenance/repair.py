@@ -155,7 +155,7 @@ def _rebuilt(path: Path, broken: Problem, model: str | None) -> _Findings:
     shards = [examine(path, file, None, state) for file in there]
     shards.sort(key=lambda part: (part.generation, part.path))
     keys = [examine_keys(path, file, None) for file in there_keys]
-    required = (manifest.CONTEXT,) if any(part.context for part in shards) else ()
+    required = tuple(sorted({feature for part in shards for feature in part.features}))
     state = replace(state, generation=max(part.generation for part in shards), required=required)
     return _Findings(state, broken, shards, keys)
 

@@ -22,10 +22,11 @@ from memvec.store.transaction import (
     Entry,
     Transaction,
     bounded,
+    features,
     keys_file,
     shard_file,
 )
-from memvec.types import Kind, Record
+from memvec.types import Record
 
 
 def open_to_copy(path: str | Path) -> Store:
@@ -43,7 +44,7 @@ def current(versions: Sequence[StoredDocument]) -> list[StoredDocument]:
 
 def refs_of(stored: StoredDocument) -> tuple[RecordRef, ...]:
     """Return every record of a version. Those of an unfinished part are included, so that its pack can go on."""
-    return stored.records + stored.memory + stored.unjoined
+    return stored.records + stored.memory + stored.kv + stored.unjoined
 
 
 class NextGeneration:
@@ -54,7 +55,7 @@ class NextGeneration:
         self.shards: list[ShardEntry] = []
         self.keys: list[KeysEntry] = []
         self.texts: set[bytes] = set()  # sha256 of the texts of all added records
-        self.context = False  # is one of them a context record?
+        self.features: set[str] = set()  # that a reader of them must understand
 
     def add(self, records: Iterable[Record], generation: int | None = None) -> None:
         """Write records to shards, by default of the next generation."""
@@ -63,7 +64,7 @@ class NextGeneration:
         for group in bounded(records):
             self.shards.append(self.put(*shard_file(state, group, generation)))
             self.texts.update(record.text_sha256 for record in group)
-            self.context |= any(record.kind == Kind.CONTEXT for record in group)
+            self.features |= features(group)
 
     def add_keys(self, parts: Iterable[Keys]) -> None:
         """Write the keys of one embedder to files of bounded size."""

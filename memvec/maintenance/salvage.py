@@ -22,6 +22,7 @@ from memvec.formats.refusal import Refusal
 from memvec.formats.shard import Shard
 from memvec.store.problems import PARSE_ERRORS, damaged, problem
 from memvec.store.store import Store, StoredDocument
+from memvec.store.transaction import features
 from memvec.types import Document, Kind, Problem, Record
 
 
@@ -36,7 +37,7 @@ class Salvaged:
     hurt: tuple[str, ...]  # names of documents that lost records, as far as they are known
     problem: Problem | None  # None: it is undamaged
     generation: int = 0  # as the shard says
-    context: bool = False  # does it hold context records?
+    features: frozenset[str] = frozenset()  # that a reader of its sound records must understand
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +70,17 @@ def examine(store: Path, path: str, expected: ShardEntry | None, state: Manifest
     lost = len(part) - len(records)
     generation = part.metadata.get("generation")
     generation = generation if type(generation) is int else 0
-    context = any(record.kind == Kind.CONTEXT for record in records)
+    named = frozenset(features(records))
     if lost == 0 and digest == Path(path).stem and size == len(data):
         entry = ShardEntry(digest, size, len(part), len(part.documents))
-        return Salvaged(path, entry, (), 0, (), None, generation, context)
+        return Salvaged(path, entry, (), 0, (), None, generation, named)
     message = (
         f"{lost} of {len(part)} records do not match their digests"
         if lost
         else "the file is damaged, but all its records are sound"
     )
     wrong = Problem(path, "digest_mismatch", message)
-    return Salvaged(path, None, records, lost, hurt, wrong, generation, context)
+    return Salvaged(path, None, records, lost, hurt, wrong, generation, named)
 
 
 def examine_keys(store: Path, path: str, expected: KeysEntry | None) -> SalvagedKeys:
@@ -268,4 +269,4 @@ def _readable_record(part: Shard, row: int) -> Record | None:
 
 
 def _last_shard(stored: StoredDocument) -> int:
-    return max(ref.shard for ref in (*stored.records, *stored.memory))
+    return max(ref.shard for ref in (*stored.records, *stored.memory, *stored.kv))

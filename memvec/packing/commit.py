@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, islice
 
 import torch
@@ -18,7 +18,7 @@ from memvec.retrieval.embedders import Embeds, keys_of
 from memvec.settings import ContextSettings, PackSettings
 from memvec.store.documents import Version
 from memvec.store.store import Store
-from memvec.store.transaction import Transaction
+from memvec.store.transaction import Transaction, stored_size
 from memvec.types import Kind, Record
 from memvec.version import TOOL
 
@@ -117,6 +117,12 @@ class Committer:
         wanted, found = self._of(Kind.CONTEXT, texts)
         return found | (Held(self.store).context(wanted, settings, recipe) if wanted else {})
 
+    def kv(self, texts: Collection[bytes], matches: Callable[[Record], bool]) -> dict[bytes, Record]:
+        """The kv records that this pack made of texts, by the texts' sha256. Each of them `matches`."""
+        wanted, found = self._of(Kind.KV, texts)
+        found = {text: record for text, record in found.items() if matches(record)}
+        return found | (Held(self.store).kv(wanted, matches) if wanted else {})
+
     def _of(self, kind: Kind, texts: Collection[bytes]) -> tuple[set[bytes], dict[bytes, Record]]:
         """(texts of committed records of this pack, pending records by text), both of one kind."""
         wanted = {text for text in texts if (kind, text) in self._known}
@@ -135,4 +141,4 @@ class Committer:
 
 def _size(record: Record) -> int:
     # A frame that came out small leaves a hole in the heap where its whole buffer was, until it is committed.
-    return max(len(record.payload) + record.vectors.nbytes, record.length)
+    return max(stored_size(record), record.length)

@@ -13,7 +13,7 @@ from memvec.store.documents import Version
 from memvec.store.store import Store
 from memvec.types import Document
 
-PackKind = Literal["exact", "context", "both"]
+PackKind = Literal["exact", "context", "kv", "both"]  # "both": exact and context
 
 SAMPLE_OVER = 64 * 1024**2  # bytes; of a larger pack only a sample is compressed
 PIECES, PIECE_BYTES = 16, 1024**2  # of the sample
@@ -50,8 +50,10 @@ class Outstanding:
         live = store.documents() if store else {}
         content = {stored.version for stored in live.values() if stored.complete}
         memory = {stored.version for stored in live.values() if stored.memory}
-        self.content, self.memory = content, memory  # versions whose content, or memory, the store holds
-        self.held = {"exact": content, "context": memory, "both": content & memory}[kind]
+        kv = {stored.version for stored in live.values() if stored.kv}
+        # Versions whose content, context memory or kv memory the store holds.
+        self.content, self.memory, self.kv = content, memory, kv
+        self.held = {"exact": content, "context": memory, "kv": kv, "both": content & memory}[kind]
         self.baseline = Baseline(0, 0, False)
 
     @property

@@ -232,7 +232,7 @@ def windows(
             continue
         stored = known.get((document.name, document.sha256))
         named = stored.document if stored else dataclasses.replace(document, tokens=len(ids))
-        there = {(ref.start, ref.length) for ref in (*stored.memory, *stored.unjoined)} if stored else set()
+        there = {(ref.start, ref.length) for ref in stored.memory_of(Kind.CONTEXT)} if stored else set()
         todo += [Window(named, s, lm.decode(s.ids)) for s in segments if (s.start, s.length) not in there]
     return todo, refused
 

@@ -11,7 +11,7 @@ import numpy as np
 from memvec.chunks import chunked
 from memvec.formats import conditioning as conditioning_format
 from memvec.formats import raw
-from memvec.types import Conditioning, Document, FitReport, Kind, RawReason, Record, Vectors
+from memvec.types import Conditioning, Document, FitReport, KeysValues, Kind, RawReason, Record, Vectors
 
 if TYPE_CHECKING:
     from memvec.decoding.greedy import Certificate
@@ -80,6 +80,38 @@ def context_record(
         reason=RawReason.NONE,
         report=report or FitReport(),
         conditioning=conditioning,
+    )
+
+
+def kv_record(
+    document: Document,
+    start: int,
+    data: bytes,
+    tokens: int,
+    kv: KeysValues,
+    conditioning: Conditioning,
+    report: FitReport | None = None,
+    *,
+    width: int,
+) -> Record:
+    """The record of keys and values kept of the text `data` of N = `tokens`; ValueError for a malformed report.
+
+    A memory that was not measured has a conditioning report without figures. `width` is D of the store's model.
+    """
+    return Record(
+        document=document,
+        kind=Kind.KV,
+        start=start,
+        length=len(data),
+        tokens=tokens,
+        vectors=np.zeros((0, width), np.float16),
+        corrections=(),
+        payload=conditioning_format.encode(conditioning),
+        text_sha256=hashlib.sha256(data).digest(),
+        reason=RawReason.NONE,
+        report=report or FitReport(),
+        conditioning=conditioning,
+        kv=kv,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -71,6 +71,10 @@ class Held:
             and (record.conditioning.recipe, record.conditioning.seed) == (recipe, settings.seed)
             and (len(record.vectors), record.report.steps) == (settings.vectors_for(record.tokens), settings.steps)
         }
+
+    def kv(self, texts: Collection[bytes], matches: Callable[[Record], bool]) -> dict[bytes, Record]:
+        """The kv records of texts by their sha256, of each the newest that `matches`, such as one of the same recipe."""
+        return {record.text_sha256: record for record in self._of(texts, Kind.KV) if matches(record)}
 
     def _content(self, stored: StoredDocument, data: bytes) -> list[Record]:
         """The records of a document whose bytes are `data`. Empty if one is damaged or holds another text."""

@@ -25,7 +25,7 @@ from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.retrieval import embedders
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, TABLE, Embeds, Table, maker
 from memvec.retrieval.lookup import TermLookup, VectorLookup, check_keys
-from memvec.store.store import RecordRef, Store
+from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import RawReason
 
 if TYPE_CHECKING:
@@ -251,8 +251,12 @@ def retrieve(
     runtime = runtime_of(store, **opening)
     live = runtime.store.documents()
     hits = search(runtime, query, CANDIDATES, min_score=min_score)
-    matching = dict.fromkeys(hit.document for hit in hits if live[hit.document].memory or not memories)
+    matching = dict.fromkeys(hit.document for hit in hits if not memories or _has_memory(live[hit.document]))
     return tuple(matching)[:count]
+
+
+def _has_memory(stored: StoredDocument) -> bool:
+    return bool(stored.memory or stored.kv)
 
 
 def load_embedder(name: str, runtime: Runtime) -> Embeds:
@@ -291,13 +295,13 @@ def _chosen(store: Store, embedder: str | None) -> tuple[str, ...]:
 
 
 def live_places(store: Store) -> dict[bytes, list[Place]]:
-    """The records of each live text, by its sha256: of a document's content or, if it has none, of its memory.
+    """The records of each live text, by its sha256: of a document's content or, if it has none, of a memory.
 
     Records that are no text have no key and are left out.
     """
     found: dict[bytes, list[Place]] = {}
     for name, stored in store.documents().items():
-        for ref in stored.records if stored.complete else stored.memory:
+        for ref in stored.records if stored.complete else stored.memory or stored.kv:
             if store.value(ref, "reason") != RawReason.NOT_TEXT:
                 text = store.value(ref, "text_sha256").tobytes()
                 found.setdefault(text, []).append(Place(name, ref))

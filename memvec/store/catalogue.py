@@ -11,7 +11,7 @@ import hashlib
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -77,29 +77,35 @@ class Catalogue:
             "vectors": "vectors",
             "corrected_tokens": "corrected",
             "memory": "memory_vectors",
+            "kv": "kv_positions",
+            "kv_bytes": "kv_bytes",
         }
         for low in range(begin, end, ROWS_AT_ONCE):
             high = min(low + ROWS_AT_ONCE, end)
             columns = [self._ints(column, low, high) for column in fields.values()]
-            gains, digests = (self.columns.read(name, low, high) for name in ("gain", "sha256"))
-            named = zip(self.names(low, high), gains.tolist(), digests, *columns, strict=True)
-            for name, gain, digest, *values in named:
+            gains, kv_gains, digests = (self.columns.read(name, low, high) for name in ("gain", "kv_gain", "sha256"))
+            measured = zip(*(_or_none(column.tolist()) for column in (gains, kv_gains)), strict=True)
+            named = zip(self.names(low, high), measured, digests, *columns, strict=True)
+            for name, (gain, kv_gain), digest, *values in named:
                 row = dict(zip(fields, values, strict=True))
-                yield row | {"name": name, "sha256": digest.tobytes().hex(), "gain": None if math.isnan(gain) else gain}
+                yield row | {"name": name, "sha256": digest.tobytes().hex(), "gain": gain, "kv_gain": kv_gain}
 
     def stored(self, number: int) -> StoredDocument:
         """Return the live document `number`, as `Store.documents` does."""
         begin, end = self._ints("record_offsets", number, number + 2)
-        count, memory = (self._ints(name, number, number + 1)[0] for name in ("content", "memory"))
+        counts = [self._ints(name, number, number + 1)[0] for name in ("content", "memory", "kv", "unjoined_kv")]
         refs = self.refs(begin, end)
+        content, memory, kv = accumulate(counts[:3])  # where each ends
         size, tokens, share = (self._ints(name, number, number + 1)[0] for name in ("bytes", "tokens", "zstd_bytes"))
         digest = self.columns.read("sha256", number, number + 1).tobytes().hex()
         return StoredDocument(
             Document(next(self.names(number, number + 1)), size, digest, share, tokens),
-            records=tuple(refs[:count]),
+            records=tuple(refs[:content]),
             complete=bool(self._ints("complete", number, number + 1)[0]),
-            memory=tuple(refs[count : count + memory]),
-            unjoined=tuple(refs[count + memory :]),
+            memory=tuple(refs[content:memory]),
+            kv=tuple(refs[memory:kv]),
+            unjoined=tuple(refs[kv:]),
+            unjoined_kv=counts[3],
         )
 
     def refs(self, begin: int, end: int) -> list[RecordRef]:
@@ -211,6 +217,11 @@ def _state(manifest: Manifest) -> str:
         "columns": COLUMNS,
     }
     return hashlib.sha256(canonical.dumps(parts)).hexdigest()
+
+
+def _or_none(values: list[float]) -> list[float | None]:
+    """Put None in the place of each value that was not measured."""
+    return [None if math.isnan(value) else value for value in values]
 
 
 def _usable(path: Path, store: Store) -> bool:

@@ -11,9 +11,9 @@ import numpy as np
 
 from memvec.formats import canonical
 from memvec.formats.container import Array
-from memvec.store.scan import CONTENT, MEMORY, UNJOINED, Placed, Scan, place
+from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan, place
 from memvec.store.store import Store
-from memvec.store.totals import mean, measured, totals
+from memvec.store.totals import Measured, mean, measured, totals
 from memvec.types import Document, Kind
 
 # {column: numpy code}. Of live documents, by name; `names` is UTF-8 laid end to end.
@@ -25,14 +25,20 @@ DOCUMENT_COLUMNS = {
     "tokens": "u8",
     "zstd_bytes": "u8",
     "complete": "u1",
-    "content": "u8",  # records of its content; those of its memory, and then of an unfinished memory, follow them
+    # Records of its content. Those of its memory, its kv memory, and of unfinished memories follow them.
+    "content": "u8",
     "memory": "u8",
+    "kv": "u8",
+    "unjoined_kv": "u8",  # the last ones of those of unfinished memories
     "record_offsets": "u8",
     "raw_records": "u8",
     "vectors": "u8",
     "corrected": "u8",
     "memory_vectors": "u8",
     "gain": "f8",  # NaN: not measured
+    "kv_positions": "u8",
+    "kv_bytes": "u8",
+    "kv_gain": "f8",
 }
 # Of their records, document by document; `id_keys` are the first 8 bytes of ids in order, `id_places` the records' places.
 RECORD_COLUMNS = {"shard": "u4", "row": "u4", "start": "u8", "length": "u8", "id_keys": "u8", "id_places": "u8"}
@@ -54,7 +60,7 @@ def build(store: Store) -> dict[str, Array]:
     chosen = placed.where(counted[placed.version])
     return {
         **_documents([scan.versions[number] for number in live]),
-        **_per_document(scan.columns, table, rank[table.version], len(live), measures.gain),
+        **_per_document(scan.columns, table, rank[table.version], len(live), measures),
         **_records(scan.columns, table),
         "totals": _json(totals(scan, chosen, counted, measures)),
         "incomplete": _json(incomplete),
@@ -64,13 +70,14 @@ def build(store: Store) -> dict[str, Array]:
 def _live(scan: Scan, placed: Placed) -> tuple[list[int], list[str], Array]:
     """(live versions by name, names of unfinished documents, mask of the versions to add up)."""
     versions = scan.versions
-    begun, complete, memory, unjoined = (np.zeros(len(versions), bool) for _ in range(4))
+    begun, complete, usable, unjoined = (np.zeros(len(versions), bool) for _ in range(4))
     begun[placed.version[placed.section == CONTENT]] = True
     complete[placed.version[(placed.section == CONTENT) & (placed.place >= 0)]] = True
-    memory[placed.version[placed.section == MEMORY]] = True
+    usable[placed.version[(placed.section == MEMORY) | (placed.section == KV)]] = True
+    usable |= complete
     unjoined[placed.version[placed.section == UNJOINED]] = True
     unfinished = unjoined | (begun & ~complete)
-    by_name = {versions[number].name: number for number in scan.newest.tolist() if complete[number] or memory[number]}
+    by_name = {versions[number].name: number for number in scan.newest.tolist() if usable[number]}
     live = [by_name[name] for name in sorted(by_name)]
     late = [n for n in np.flatnonzero(unfinished).tolist() if by_name.get(versions[n].name, n) == n]
     counted = np.zeros(len(versions), bool)
@@ -96,34 +103,42 @@ def _per_document(
     table: Placed,
     rank: Array,
     count: int,
-    gains: Mapping[int, float],
+    measures: Measured,
 ) -> dict[str, Array]:
     """Add up the records of each document. `table` is in the order of `rank`, the numbers of its documents."""
     ends = np.searchsorted(rank, np.arange(count + 1))
-    content, memory = table.section == CONTENT, table.section == MEMORY
+    content, memory, kv = (table.section == section for section in (CONTENT, MEMORY, KV))
 
     def sums(values: Array) -> Array:
         return np.diff(_offsets(values)[ends])
 
+    def gains(chosen: Array, of: Mapping[int, float]) -> Array:
+        found = np.full(count, np.nan)
+        weighted: dict[int, list[tuple[float, int]]] = {}
+        for record, number in zip(table.record[chosen].tolist(), rank[chosen].tolist(), strict=True):
+            if record in of:
+                weighted.setdefault(number, []).append((of[record], int(columns["tokens"][record])))
+        for number, values in weighted.items():
+            value = mean(values)
+            found[number] = np.nan if value is None else value
+        return found
+
     vectors = columns["vectors"][table.record].astype(np.uint64)
-    gain = np.full(count, np.nan)
-    weighted: dict[int, list[tuple[float, int]]] = {}
-    for record, number in zip(table.record[memory].tolist(), rank[memory].tolist(), strict=True):
-        if record in gains:
-            weighted.setdefault(number, []).append((gains[record], int(columns["tokens"][record])))
-    for number, values in weighted.items():
-        found = mean(values)
-        gain[number] = np.nan if found is None else found
     return {
         "complete": (sums(content & (table.place >= 0)) > 0).astype(np.uint8),
         "content": sums(content),
         "memory": sums(memory),
+        "kv": sums(kv),
+        "unjoined_kv": sums((table.section == UNJOINED) & (columns["kind"][table.record] == Kind.KV)),
         "record_offsets": ends.astype(np.uint64),
         "raw_records": sums(content & (columns["kind"][table.record] == Kind.RAW)),
         "vectors": sums(vectors * content),
         "corrected": sums(columns["corrected"][table.record] * content),
         "memory_vectors": sums(vectors * memory),
-        "gain": gain,
+        "gain": gains(memory, measures.gain),
+        "kv_positions": sums(columns["kv_positions"][table.record] * kv),
+        "kv_bytes": sums(columns["kv_bytes"][table.record] * kv),
+        "kv_gain": gains(kv, measures.kv_gain),
     }
 
 

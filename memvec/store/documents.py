@@ -1,4 +1,4 @@
-"""Choose the records that form a document's content and its memory. Knows no file. SPEC §5.2."""
+"""Choose the records that form a document's content and its memories. Knows no file. SPEC §5.2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memvec.errors import NotFoundError
 from memvec.filesystem.names import no_document
-from memvec.types import Document
+from memvec.types import Document, Kind
 
 Version = tuple[str, str]  # a document's name and the sha256 of its bytes
 INCOMPLETE = "incomplete: its pack was interrupted. Run the same pack again to finish it"
@@ -25,13 +25,18 @@ class RecordRef:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document version, the records of its content and those of its memory, each in order of bytes."""
+    """A document version, the records of its content and those of its memories, each in order of bytes.
+
+    It may have content, a context memory and a kv memory, each independently of the others.
+    """
 
     document: Document
     records: tuple[RecordRef, ...]  # exact and raw records; with a gap, all of them
     complete: bool  # `records` cover the document without a gap
     memory: tuple[RecordRef, ...] = ()  # context records that cover the document without a gap, else none
-    unjoined: tuple[RecordRef, ...] = ()  # context records that leave a gap
+    unjoined: tuple[RecordRef, ...] = ()  # context records that leave a gap, then kv records that leave one
+    kv: tuple[RecordRef, ...] = ()  # kv records that cover the document without a gap, else none
+    unjoined_kv: int = 0  # how many of `unjoined`, the last ones, are kv records
 
     @property
     def version(self) -> Version:
@@ -40,13 +45,20 @@ class StoredDocument:
 
     @property
     def usable(self) -> bool:
-        """Is its content or its memory complete?"""
-        return self.complete or bool(self.memory)
+        """Is its content or a memory complete?"""
+        return self.complete or bool(self.memory) or bool(self.kv)
 
     @property
     def unfinished(self) -> bool:
         """Was content or a memory begun and not finished?"""
         return bool(self.unjoined) or (bool(self.records) and not self.complete)
+
+    def memory_of(self, kind: Kind) -> tuple[RecordRef, ...]:
+        """Its records of the kind `Kind.CONTEXT` or `Kind.KV`, also those that leave a gap."""
+        cut = len(self.unjoined) - self.unjoined_kv
+        if kind == Kind.CONTEXT:
+            return self.memory or self.unjoined[:cut]
+        return self.kv or self.unjoined[cut:]
 
 
 def joined(size: int, starts: Sequence[int], lengths: Sequence[int]) -> tuple[list[int], bool]:

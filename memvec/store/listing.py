@@ -16,7 +16,7 @@ from memvec.store.catalogue_file import UnreliableError
 from memvec.store.documents import missing
 from memvec.store.store import RecordRef, Store
 from memvec.store.totals import report
-from memvec.types import PackReport
+from memvec.types import KeysValues, PackReport
 
 SHORTEST_ID = 4
 
@@ -36,6 +36,9 @@ class DocumentRow:
     memory: int = 0  # vectors of its memory; the counts above leave them out
     gain: float | None = None  # of its memory, the mean weighted by tokens [1]
     meta: Mapping[str, str] = field(default_factory=dict)  # metadata given when it was packed
+    kv: int = 0  # positions of its kv memory; the counts above leave them out
+    kv_bytes: int = 0  # of its keys and values, as stored
+    kv_gain: float | None = None  # of its kv memory, the mean of what was measured, weighted by tokens [1]
 
 
 @checked()
@@ -155,7 +158,7 @@ def _show(store: Store, known: Catalogue, name: str) -> dict[str, Any]:
         stored = known.stored(number)
         (row,) = known.rows(number, number + 1)
         meta = dict(store.manifest.meta.get(name, {}))
-        parts = [_record(store, ref, name) for ref in stored.records + stored.memory]
+        parts = [_record(store, ref, name) for ref in stored.records + stored.memory + stored.kv]
         return {**asdict(DocumentRow(**row, meta=meta)), "parts": parts}
     found = _with_id(store, known, name.lower())
     if found is not None:
@@ -199,4 +202,19 @@ def _record(store: Store, ref: RecordRef, name: str | None = None) -> dict[str, 
         "row": ref.row,
         "report": asdict(record.report),
         "conditioning": asdict(record.conditioning) if record.conditioning else None,
+        "kv": _kv(record.kv) if record.kv else None,
+    }
+
+
+def _kv(kv: KeysValues) -> dict[str, int]:
+    """Describe the keys and values of a record."""
+    layers, heads = kv.counts.shape
+    return {
+        "positions": kv.positions,
+        "bits": kv.bits,
+        "rows": kv.rows,
+        "layers": layers,
+        "heads": heads,
+        "width": kv.width,
+        "bytes": kv.nbytes,
     }

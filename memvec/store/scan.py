@@ -1,10 +1,11 @@
-"""Hold all records of a store as columns, and join them to the content and the memory of each document. Knows no model.
+"""Hold all records of a store as columns, and join them to the content and the memories of each document. Knows no model.
 
 Letters: n records, V document versions, k records in their places.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from memvec.formats import kv_tensors
 from memvec.formats.container import Array
 from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, Version, joined
 from memvec.types import Document, Kind
 
-CONTENT, MEMORY, UNJOINED = 0, 1, 2  # sections of a document's records
+CONTENT, MEMORY, KV, UNJOINED = range(4)  # sections of a document's records
 MOST = 1 << 62  # counts are below this, so that the sum of two fits in 64 bits
 _PLACES = ("version", "shard", "row", "kind", "start", "length")
-_COUNTS = ("reason", "tokens", "token_steps", "seconds", "vectors", "corrected", "id")
+_COUNTS = ("reason", "tokens", "token_steps", "seconds", "vectors", "corrected", "id", "kv_positions", "kv_bytes")
 
 
 class Scan:
@@ -73,35 +75,38 @@ class Scan:
         chosen = columns["version"] >= 0
         self._parts.append(columns if chosen.all() else {name: column[chosen] for name, column in columns.items()})
 
-    def groups(self) -> Iterator[tuple[int, bool, list[int], bool]]:
-        """(version, is it the memory?, its records by number, do they cover the document?) of all contents and memories."""
+    def groups(self) -> Iterator[tuple[int, int, list[int], bool]]:
+        """(version, section, its records by number, do they cover the document?) of all contents and memories.
+
+        The section is CONTENT, MEMORY or KV, and a version's groups come in that order.
+        """
         columns = self.columns
-        group = columns["version"] * 2 + (columns["kind"] == Kind.CONTEXT)
+        kinds = columns["kind"]
+        group = columns["version"] * UNJOINED + (kinds == Kind.CONTEXT) * MEMORY + (kinds == Kind.KV) * KV
         order = np.argsort(group, kind="stable")
         found, begins = np.unique(group[order], return_index=True)
         records, starts, lengths = (c.tolist() for c in (order, columns["start"][order], columns["length"][order]))
         bounds = [*begins.tolist(), len(records)]
         for number, begin, end in zip(found.tolist(), bounds, bounds[1:], strict=False):
-            version, context = divmod(number, 2)
+            version, section = divmod(number, UNJOINED)
             chosen, complete = joined(self.versions[version].bytes, starts[begin:end], lengths[begin:end])
-            yield version, bool(context), [records[begin + place] for place in chosen], complete
+            yield version, section, [records[begin + place] for place in chosen], complete
 
     def documents(self) -> list[StoredDocument]:
         """Every version with its records, in order of its newest record."""
-        content: dict[int, tuple[tuple[RecordRef, ...], bool]] = {}
-        memory: dict[int, tuple[RecordRef, ...]] = {}
-        unjoined: dict[int, tuple[RecordRef, ...]] = {}
+        parts: dict[int, dict[str, Any]] = {n: {"records": (), "complete": False} for n in range(len(self.versions))}
         columns = [self.columns[name].tolist() for name in ("shard", "row", "start", "length")]
-        for version, context, records, complete in self.groups():
+        for version, section, records, complete in self.groups():
             refs = tuple(RecordRef(*(column[record] for column in columns)) for record in records)
-            if context:
-                (memory if complete else unjoined)[version] = refs
+            part = parts[version]
+            if section == CONTENT:
+                part |= {"records": refs, "complete": complete}
+            elif complete:
+                part["memory" if section == MEMORY else "kv"] = refs
             else:
-                content[version] = refs, complete
-        return [
-            StoredDocument(self.versions[n], *content.get(n, ((), False)), memory.get(n, ()), unjoined.get(n, ()))
-            for n in self.newest.tolist()
-        ]
+                part["unjoined"] = part.get("unjoined", ()) + refs
+                part["unjoined_kv"] = len(refs) if section == KV else 0
+        return [StoredDocument(self.versions[n], **parts[n]) for n in self.newest.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +130,15 @@ def place(scan: Scan) -> Placed:
     """Put the records of a scan in their documents, as columns."""
     every: list[int] = []
     groups: list[tuple[int, int, int, int]] = []  # (version, section, records, first place)
-    for version, context, records, complete in scan.groups():
-        section = (MEMORY if complete else UNJOINED) if context else CONTENT
-        groups.append((version, section, len(records), 0 if complete or context else -len(records)))
+    behind: dict[int, int] = {}  # unjoined records of a version so far: those of a kv memory come after the others
+    for version, section, records, complete in scan.groups():
+        first = 0
+        if section == CONTENT:
+            first = 0 if complete else -len(records)
+        elif not complete:
+            section, first = UNJOINED, behind.get(version, 0)
+            behind[version] = len(records)
+        groups.append((version, section, len(records), first))
         every += records
     versions, sections, sizes, firsts = np.array(groups, np.int64).reshape(-1, 4).T
     begins = np.cumsum(sizes) - sizes
@@ -150,4 +161,18 @@ def _counts(part: Shard, documents: Sequence[Document], lines: Array) -> dict[st
         "vectors": np.diff(t["vectors_offsets"]),
         "corrected": t["corrected_wrong"].astype(np.uint64) + t["corrected_margin"],
         "id": np.ascontiguousarray(t["record_sha256"][:, :8]).view(">u8")[:, 0].astype(np.uint64),
+        **_kv_sizes(part),
     }
+
+
+def _kv_sizes(part: Shard) -> dict[str, Array]:
+    """Positions and bytes of the keys and values of each record of a shard; zeros for records of other kinds."""
+    size = np.zeros(len(part), np.uint64)
+    if kv_tensors.METADATA not in part.metadata:
+        return {"kv_positions": size, "kv_bytes": size}
+    shapes = kv_tensors.expected_shapes(part.metadata, dict.fromkeys(kv_tensors.PIECES, (1,)))  # of one row
+    for name, code in kv_tensors.PIECES.items():
+        size = size + np.diff(part.tensors[f"{name}_offsets"]) * np.uint64(
+            np.dtype(code).itemsize * math.prod(shapes[name])
+        )
+    return {"kv_positions": part.tensors["kv_positions"].astype(np.uint64), "kv_bytes": size}

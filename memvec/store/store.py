@@ -22,7 +22,7 @@ from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
 from memvec.store.scan import Scan
-from memvec.types import Kind, Record
+from memvec.types import Conditioning, Record
 
 __all__ = ["RecordRef", "Store", "StoredDocument"]
 
@@ -44,7 +44,7 @@ class Store:
     def __init__(self, path: Path, state: Manifest) -> None:
         self.path = path
         self.manifest = state
-        self._load = lru_cache(maxsize=4)(self._load_shard)
+        self._load = lru_cache(maxsize=1)(self._load_shard)  # one can have 256 MiB
         self._open_reader = lru_cache(maxsize=16)(self._read_shard)
 
     @classmethod
@@ -119,6 +119,11 @@ class Store:
         with self.explaining(self.manifest.shards[ref.shard]):
             return self.reader(ref.shard).tensors[column][ref.row]
 
+    def conditioning(self, ref: RecordRef) -> Conditioning:
+        """Read the report of the context or kv record at `ref`, and not its vectors, keys and values. StoreDamagedError."""
+        with self.explaining(self.manifest.shards[ref.shard], f" record {ref.row}"):
+            return self.reader(ref.shard).conditioning(ref.row)
+
     def record_id(self, ref: RecordRef) -> str:
         """Return the id of the record at `ref`, 64 hex digits."""
         with self.explaining(self.manifest.shards[ref.shard]):
@@ -141,7 +146,7 @@ class Store:
         return found
 
     def documents(self) -> dict[str, StoredDocument]:
-        """Return the live documents by name: of each the newest version whose content or memory is complete.
+        """Return the live documents by name: of each the newest version whose content or a memory is complete.
 
         A newer version with only a memory hides the content of an older one, which is of other bytes.
         """
@@ -216,8 +221,8 @@ class Store:
         for name, value in expected.items():
             if part.metadata[name] != value:
                 raise Refusal("manifest-mismatch", f"{name} is {part.metadata[name]}, the manifest says {value}")
-        if manifest.CONTEXT not in state.required and (part.tensors["kind"] == Kind.CONTEXT).any():
+        for feature in sorted(part.required - set(state.required)):
             raise Refusal(
                 "feature-not-named",
-                f"it holds context records, but the manifest does not name the feature {manifest.CONTEXT!r}",
+                f"it holds {feature} records, but the manifest does not name the feature {feature!r}",
             )

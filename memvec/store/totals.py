@@ -14,17 +14,18 @@ import numpy as np
 
 from memvec.formats.container import Array
 from memvec.store.documents import RecordRef, StoredDocument
-from memvec.store.scan import CONTENT, MEMORY, UNJOINED, Placed, Scan, place
+from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan, place
 from memvec.store.store import Store
 from memvec.types import Kind, PackReport, RawReason
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Gain and harm of the records of memories, by number in the scan. Records without a measurement are absent."""
+    """What was measured of the records of memories, by number in the scan. Records without a measurement are absent."""
 
-    gain: Mapping[int, float]  # share of the text's gain [1]
-    harm: Mapping[int, float]  # [nats per token]
+    gain: dict[int, float]  # of context records: share of the text's gain [1]
+    harm: dict[int, float]  # of context records [nats per token]
+    kv_gain: dict[int, float]  # of kv records: share of the text's gain [1]
 
 
 def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float | None = None) -> PackReport:
@@ -55,17 +56,19 @@ def report(store: Store, sums: Mapping[str, Any]) -> PackReport:
 def totals(scan: Scan, placed: Placed, chosen: Array, measures: Measured) -> dict[str, float | int | bool | None]:
     """Return the sums over the `chosen` versions, a mask (V,), whose records are `placed`."""
     columns = scan.columns
-    rows, memory = (placed.record[placed.section == section] for section in (CONTENT, MEMORY))
+    rows, memory, kv = (placed.record[placed.section == section] for section in (CONTENT, MEMORY, KV))
     complete = placed.version[(placed.section == CONTENT) & (placed.place >= 0)]
     begun = placed.version[(placed.section == UNJOINED) | ((placed.section == CONTENT) & (placed.place < 0))]
-    usable = np.union1d(complete, placed.version[placed.section == MEMORY])
+    usable = np.union1d(complete, placed.version[(placed.section == MEMORY) | (placed.section == KV)])
     raw = columns["kind"][rows] == Kind.RAW
     fitted, raw_text = rows[~raw], rows[raw & (columns["reason"][rows] != RawReason.NOT_TEXT)]
     documents = [scan.versions[number] for number in np.flatnonzero(chosen).tolist()]
-    weights = dict(zip(memory.tolist(), columns["tokens"][memory].tolist(), strict=True))
 
     def total(name: str, records: Array) -> int:
         return int(columns[name][records].sum(dtype=np.uint64))
+
+    def weighted(values: Mapping[int, float]) -> float | None:
+        return mean([(value, int(columns["tokens"][record])) for record, value in values.items()])
 
     return {
         "documents": len(usable),
@@ -86,23 +89,35 @@ def totals(scan: Scan, placed: Placed, chosen: Array, measures: Measured) -> dic
         "context_vectors": total("vectors", memory),
         "context_tokens": total("tokens", memory),
         "context_token_steps": total("token_steps", memory),
-        "gain": mean([(value, weights[record]) for record, value in measures.gain.items()]),
-        "harm": mean([(value, weights[record]) for record, value in measures.harm.items()]),
+        "gain": weighted(measures.gain),
+        "harm": weighted(measures.harm),
+        "kv_records": len(kv),
+        "kv_positions": total("kv_positions", kv),
+        "kv_tokens": total("tokens", kv),
+        "kv_text_bytes": total("length", kv),
+        "kv_bytes": total("kv_bytes", kv),
+        "kv_measured": len(measures.kv_gain),
+        "kv_gain": weighted(measures.kv_gain),
     }
 
 
 def measured(store: Store, scan: Scan, placed: Placed) -> Measured:
-    """Read gain and harm of the memories among the `placed` records. StoreDamagedError names a damaged record."""
-    gain: dict[int, float] = {}
-    harm: dict[int, float] = {}
-    for record in np.sort(placed.record[placed.section == MEMORY]).tolist():
+    """Read what was measured of the memories among the `placed` records. StoreDamagedError names a damaged record."""
+    measures = Measured({}, {}, {})
+    memories = (placed.section == MEMORY) | (placed.section == KV)
+    for record in np.sort(placed.record[memories]).tolist():
         ref = RecordRef(*(int(scan.columns[name][record]) for name in ("shard", "row", "start", "length")))
-        found = store.record(ref).conditioning
-        if found is not None and found.gain is not None:
-            gain[record] = found.gain
-        if found is not None and found.harm is not None:
-            harm[record] = found.harm
-    return Measured(gain, harm)
+        if scan.columns["kind"][record] == Kind.KV:
+            found = store.conditioning(ref)  # its keys and values are much larger than its text, and not needed here
+            if found.gain is not None:
+                measures.kv_gain[record] = found.gain
+            continue
+        whole = store.record(ref).conditioning
+        if whole is not None and whole.gain is not None:
+            measures.gain[record] = whole.gain
+        if whole is not None and whole.harm is not None:
+            measures.harm[record] = whole.harm
+    return measures
 
 
 def mean(weighted: Sequence[tuple[float, int]]) -> float | None:

@@ -26,6 +26,7 @@ Entry = TypeVar("Entry", ShardEntry, KeysEntry)
 
 SHARD_RECORDS, SHARD_BYTES = 1024, 256 * 1024 * 1024  # most in one shard; a larger record gets a shard of its own
 KEYS_TEXTS = 65_536  # most texts in one new file of keys
+MARKED = {Kind.CONTEXT: manifest.CONTEXT, Kind.KV: manifest.KV}  # kinds that a reader must know, and their features
 
 
 class Transaction:
@@ -82,7 +83,7 @@ class Transaction:
         entry = self.write(*shard_file(state, records, state.generation + 1)) if records else None
         entries = [self.write(*keys_file(part)) for part in keys]
         # In the same manifest as the shard, so that a reader that does not know the kind refuses the store.
-        required = {manifest.CONTEXT} if any(record.kind == Kind.CONTEXT for record in records) else ()
+        required = features(records)
         gone = set(state.removed if removed is None else removed)
         gone -= {(record.document.name, record.document.sha256) for record in records}
         self.switch(state.following(tool, entry, entries, required, meta, gone))
@@ -130,12 +131,22 @@ def keys_file(part: Keys) -> tuple[KeysEntry, bytes]:
     return KeysEntry(hashlib.sha256(data).hexdigest(), len(data), len(part), made.name, made.id), data
 
 
+def features(records: Iterable[Record]) -> set[str]:
+    """Return the features that a reader of `records` must understand."""
+    return {MARKED[record.kind] for record in records if record.kind in MARKED}
+
+
+def stored_size(record: Record) -> int:
+    """Return the bytes that a record takes in a shard, without its columns."""
+    return len(record.payload) + record.vectors.nbytes + (record.kv.nbytes if record.kv else 0)
+
+
 def bounded(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Group `records` in their order, each group for one shard."""
     group: list[Record] = []
     size = 0
     for record in records:
-        more = len(record.payload) + record.vectors.nbytes
+        more = stored_size(record)
         if group and (len(group) == SHARD_RECORDS or size + more > SHARD_BYTES):
             yield group
             group, size = [], 0

@@ -151,7 +151,7 @@ class TestDecoding:
         value = json.loads(out)
         assert code == 8 and value["documents"] == 2 and value["files"] == ["both", "content"]
         assert list(value["skipped"]) == ["torn", "memory"]
-        assert "interrupted" in value["skipped"]["torn"] and "only context vectors" in value["skipped"]["memory"]
+        assert "interrupted" in value["skipped"]["torn"] and "only a memory" in value["skipped"]["memory"]
         assert "skipped 2 inputs. Everything else was unpacked." in err and re.search("kind[ =]'?exact", err)
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"both", "content"}
         code, out, _ = call("unpack", mixed, "-o", tmp_path / "two")

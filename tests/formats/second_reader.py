@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import second_kv
 from second_bytes import bounded, form, frame, header, hexadecimal, need, parse, sha, tensors, typed, version
 
 # In the order of the record digest, §5.3.
@@ -45,7 +46,7 @@ def read_manifest(data):  # §4
     need(sha(form(body)) == digest, "digest-mismatch")
     version(body, "memvec")
     (required,) = typed(body.get("features"), required=[str])
-    need(set(required) <= {"context", "removed"}, "unknown-feature")
+    need(set(required) <= {"context", "kv", "removed"}, "unknown-feature")
     for value in typed({"extensions": {}} | body, extensions={dict})[0].values():
         need(typed(value, must_understand=bool) == [False], "unknown-extension")
     need(typed(body.get("numerics"), dtype=str, attention=str) == ["float32", "sdpa"], "unsupported-numerics")
@@ -113,13 +114,15 @@ def read_shard(data, entry, body, model):  # §5
     if "origin" in said:
         same = identity(said["origin"]) == said["fingerprint"] and said["origin"]["width"] == said["width"]
         need(same, "origin-mismatch")
+    kv = second_kv.read_shape(said) if "kv" in said else None
     n = said["records"]
     shapes = dict.fromkeys([*DIGESTED, "seconds", "document"], (n,)) | dict.fromkeys(
         ["corrections", "payload"], (None,)
     )
     shapes |= {f"{name}_offsets": (n + 1,) for name in ("vectors", "corrections", "payload")} | {"documents": (None,)}
     shapes |= {"text_sha256": (n, 32), "record_sha256": (n, 32), "vectors": (None, said["width"])}
-    t = tensors(entries, data, TENSORS, shapes, said["digests"])
+    shapes |= second_kv.shapes(n, kv) if kv else {}
+    t = tensors(entries, data, TENSORS | second_kv.TENSORS if kv else TENSORS, shapes, said["digests"])
     lines = frame(t["documents"].tobytes())
     need(not lines or lines.endswith(b"\n"), "cut-off")
     documents = []
@@ -136,38 +139,43 @@ def read_shard(data, entry, body, model):  # §5
     expected |= {"records": entry["records"], "documents": entry["documents"]}
     need(all(said[name] == value for name, value in expected.items()), "manifest-mismatch")
     need("context" in body["features"]["required"] or 2 not in t["kind"], "feature-not-named")
-    return [read_record(t, row, documents[t["document"][row]], said["vocabulary"]) for row in range(n)]
+    need("kv" in body["features"]["required"] or not kv, "feature-not-named")
+    parts = [second_kv.Part(t, row, kv) if kv else None for row in range(n)]
+    return [read_record(t, row, documents[t["document"][row]], said["vocabulary"], parts[row]) for row in range(n)]
 
 
-def read_record(t, row, document, vocabulary):  # §10, step 7
+def read_record(t, row, document, vocabulary, kv):  # §10, step 7
     value = {name: t[name][row].item() for name in DIGESTED}
     kind, reason, start, length, n = (value[k] for k in ("kind", "reason", "start", "length", "tokens"))
-    need(kind <= 2, "unknown-kind")
+    need(kind <= (3 if kv else 2), "unknown-kind")
     need(reason <= 4, "unknown-reason")
     need(start + length <= document["bytes"], "past-document")
     names = ("vectors", "corrections", "payload")
     vectors, corrections, payload = (t[k][t[f"{k}_offsets"][row] : t[f"{k}_offsets"][row + 1]] for k in names)
-    need(n <= 2**16 and len(vectors) <= 2**16, "out-of-range")
+    need(n <= (2**24 if kind == 3 else 2**16) and len(vectors) <= 2**16, "out-of-range")
     # vectors, tokens, corrections, payload, reason: which are there, and which MUST be; None: either way
     parts = [bool(len(vectors)), bool(n), bool(len(corrections)), bool(len(payload)), bool(reason)]
-    wanted = [[False, None, False, True, True], [True, True, None, False, False], [True, True, False, True, False]][
-        kind
-    ]
-    need(all(w in (None, p) for p, w in zip(parts, wanted, strict=True)), "mixed-parts")
+    wanted = {0: [False, None, False, True, True], 1: [True, True, None, False, False]}
+    wanted |= {2: [True, True, False, True, False], 3: [False, True, False, True, False]}
+    need(all(w in (None, p) for p, w in zip(parts, wanted[kind], strict=True)), "mixed-parts")
+    need(not kv or kv.parts(kind == 3), "mixed-parts")
     digested = b"memvec record 1\0" + bytes.fromhex(document["sha256"])
     digested += b"".join(t[name][row].tobytes() for name in DIGESTED) + t["text_sha256"][row].tobytes()
-    for piece in (vectors.tobytes(), corrections.tobytes(), payload.tobytes()):
+    more = kv.digested() if kind == 3 else []
+    for piece in (vectors.tobytes(), corrections.tobytes(), payload.tobytes(), *more):
         digested += len(piece).to_bytes(8, "little") + piece
     need(sha(digested) == t["record_sha256"][row].tobytes().hex(), "digest-mismatch")
     pairs = read_corrections(corrections.tobytes(), n, vocabulary)
-    report = parse(frame(payload.tobytes(), 2**16)) if kind == 2 else None
+    report = parse(frame(payload.tobytes(), 2**16)) if kind in (2, 3) else None
     if report is not None:
         typed(report, **REPORT, held_out=int, recipe=str, seed=int)
         bounded(report, "held_out")
     text = t["text_sha256"][row].tobytes().hex()
     said = {"id": t["record_sha256"][row].tobytes().hex(), "document": document["name"], "reason": reason, "tokens": n}
-    said |= {"kind": ("raw", "exact", "context")[kind], "place": [start, length], "text_sha256": text}
+    said |= {"kind": ("raw", "exact", "context", "kv")[kind], "place": [start, length], "text_sha256": text}
     said |= {"vectors": [len(vectors), sha(vectors.tobytes())], "corrections": pairs, "gain": report and report["gain"]}
+    if kind == 3:
+        said["kv"] = kv.read()
     return said, document, payload.tobytes()
 
 
@@ -205,14 +213,15 @@ def read(store):
     for number, records in enumerate(shards):
         for row, (record, document, _) in enumerate(records):
             key = document["name"], document["sha256"]
-            first, content, memory = versions.pop(key, (document, {}, {}))
-            refs = memory if record["kind"] == "context" else content
+            first, content, memory, kv = versions.pop(key, (document, {}, {}, {}))
+            refs = {"context": memory, "kv": kv}.get(record["kind"], content)
             refs[record["place"][0]] = ([number, row], record["place"][1])
             if list(key) not in body["removed"]:
-                versions[key] = first, content, memory
-    for (name, digest), (document, content, memory) in versions.items():
-        whole, remembered = (joined(refs, document["bytes"]) for refs in (content, memory))
+                versions[key] = first, content, memory, kv
+    for (name, digest), (document, *sections) in versions.items():
+        whole, remembered, kept = (joined(refs, document["bytes"]) for refs in sections)
         said = {"sha256": digest, "bytes": document["bytes"], "content": whole, "memory": remembered}
+        said |= {"kv": kept} if kept else {}
         if whole and all(shards[a][b][0]["kind"] == "raw" for a, b in whole):
             pieces = [(frame(shards[a][b][2]), shards[a][b][0]) for a, b in whole]
             for data, record in pieces:
@@ -220,7 +229,7 @@ def read(store):
             data = b"".join(data for data, _ in pieces)
             need(sha(data) == digest, "wrong-text")
             said["data"] = base64.b64encode(data).decode()
-        if whole or remembered:
+        if whole or remembered or kept:
             live[name] = said
     records = [record for shard in shards for record, _, _ in shard]
     return {"documents": live, "versions": [list(key) for key in versions], "records": records}

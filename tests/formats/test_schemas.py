@@ -32,7 +32,7 @@ def values(store: Path) -> Iterator[tuple[str, Any]]:
                 for line in raw.decompress(tensors["documents"].tobytes()).splitlines():
                     yield "document", json.loads(line)
                 ends = tensors["payload_offsets"].tolist()
-                for row in (tensors["kind"] == 2).nonzero()[0].tolist():
+                for row in (tensors["kind"] >= 2).nonzero()[0].tolist():
                     yield "report", json.loads(raw.decompress(tensors["payload"][ends[row] : ends[row + 1]].tobytes()))
 
 

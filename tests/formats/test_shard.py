@@ -267,11 +267,11 @@ def test_a_newer_store_says_what_it_needs() -> None:
     minor = manifest.decode(sealed(version=[1, 7], extra={"new": 1}))
     assert dataclasses.replace(minor, foreign="") == STATE
     assert "1.7" in minor.foreign  # readable, but not to be rewritten by this version
-    optional = manifest.decode(sealed(features={"optional": ["kv"], "required": []}))
-    assert "kv" in optional.foreign
+    optional = manifest.decode(sealed(features={"optional": ["tomorrow"], "required": []}))
+    assert "tomorrow" in optional.foreign
     for changes, said in (
         ({"version": [2, 0]}, r"format 2\.0"),
-        ({"features": {"optional": [], "required": ["kv"]}}, "kv"),
+        ({"features": {"optional": [], "required": ["tomorrow"]}}, "tomorrow"),
         ({"numerics": {"dtype": "bfloat16", "attention": "sdpa"}}, "bfloat16"),
     ):
         with pytest.raises(FormatTooNewError, match=said):

@@ -73,6 +73,7 @@ def test_the_corpus_is_not_empty_and_covers_the_format() -> None:
     assert {record["reason"] for record in records} == {int(reason) for reason in RawReason}
     assert {0, 1, 2, 9, 16, 40} <= {record["vectors"][0] for record in records}
     assert {feature for expected in found for feature in expected["manifest"]["required"]} | {"removed"} == FEATURES
+    assert {record["kv"]["bits"] for record in records if "kv" in record} == {4, 8, 16}
     assert sum(len(record["corrections"]) for record in records) > 3
     codes = Counter(json.loads(file.read_text())["code"] for file in (CORPUS / "refused").glob("*/reason.json"))
     assert set(codes) == set(refusal.CODES) - NOT_IN_FILES

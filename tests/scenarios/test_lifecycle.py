@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made import Vectors, content, document, exact, files, make, memory, put, raw
+from made import Vectors, content, document, exact, files, kv, make, memory, put, raw
 
 import memvec
 from memvec.errors import FormatTooNewError, NotFoundError, StoreChangedError, StoreDamagedError
@@ -85,6 +85,30 @@ def test_compact(made: Path) -> None:
     assert {v.document.name: len(v.records) for v in Store.open(made).versions() if v.unfinished} == half
     assert half == {"half.txt": 3, "a.txt": 1}
     assert state.meta == {"a.txt": {"kind": "note"}}
+
+
+def test_compact_kv(tmp_path: Path) -> None:
+    """Kv memories are removed, kept, and taken into new shards as other records are."""
+    store = tmp_path / "s"
+    put(store, kv("a", TEXT), exact("b", TEXT), kv("b", TEXT, bits=4), kv("b", TEXT, bits=16), kv("half", TEXT, 0, 20))
+    assert memvec.rm(store, ["a"]).records == 1
+    before = content(store)
+    report = memvec.compact(store)
+    assert (report.records, report.dropped_records, report.removed, report.shards) == (6 + 1 + 1, 2, 1, 1)
+    assert content(store) == before and before["live"]["b"][4] and not memvec.compact(store).changed
+    memvec.gc(store)
+    assert content(store) == before and memvec.verify(store).ok and len(list((store / "shards").iterdir())) == 1
+    (ref,) = Store.open(store).documents()["b"].kv
+    kept = Store.open(store).record(ref).kv
+    assert kept is not None and kept.bits == 16
+
+
+def test_compact_kv_shard_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values count for the size of a shard."""
+    put(tmp_path / "s", *(kv(name, TEXT) for name in "abc"))
+    monkeypatch.setattr("memvec.store.transaction.SHARD_BYTES", 1000)
+    memvec.merge([tmp_path / "s"], tmp_path / "t")
+    assert len(Store.open(tmp_path / "t").manifest.shards) == 3
 
 
 def test_compact_twice(made: Path) -> None:

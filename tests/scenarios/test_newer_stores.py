@@ -22,7 +22,10 @@ from memvec.store.transaction import Transaction
 
 NEWER: dict[str, dict[str, Any]] = {
     "minor": {"version": [1, 7], "shine": {"new": 1}},
-    "feature": {"features": {"optional": ["keys", "shine"], "required": ["context", "removed"]}, "shine": {"new": 1}},
+    "feature": {
+        "features": {"optional": ["keys", "shine"], "required": ["context", "kv", "removed"]},
+        "shine": {"new": 1},
+    },
 }
 SOURCES = [Source("new.txt", b"The ferry leaves from the north pier at six, and dogs travel free.")]
 

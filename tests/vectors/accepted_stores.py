@@ -20,6 +20,7 @@ from vectors.building import (
     shard,
     store,
 )
+from vectors.building_kv import keys_values
 
 TEXT = b"It is a truth universally acknowledged."
 BYTES = b"\xff\x00\xfe no text"
@@ -64,6 +65,31 @@ def context() -> Files:
         record(1, 2, TEXT, vectors=16, payload=frame(canonical(REPORT | nothing))),
     ]
     return store(shard(documents, records, whole=True), required=["context"])
+
+
+def kept_keys() -> Files:
+    """Three memories of 4, 8 and 16 bits beside content and a context memory; empty heads, one row, short runs."""
+    size = len(TEXT)
+    three = {"kept": [[130, 0, 1], [64, 65, 0]], "width": 70}
+    documents = [document("all.txt", TEXT), document("kv.txt", TEXT * 3), document("half.txt", TEXT * 2)]
+    nothing = {name: None for name, value in REPORT.items() if isinstance(value, float)} | {"held_out": 0}
+    records = [
+        record(0, 0, TEXT, reason=4),
+        record(0, 3, TEXT, kv=keys_values(4, **three), payload=frame(canonical(REPORT | nothing))),
+        record(0, 2, TEXT),
+        record(1, 3, TEXT, 2 * size, kv=keys_values(16, [[0, 0, 0], [0, 0, 1]], 70, positions=16_777_216)),
+        record(1, 3, TEXT, 0, kv=keys_values(8, positions=9, falling=16_776_800, **three)),
+        record(1, 3, TEXT, size, kv=keys_values(8, [[1, 2, 3], [0, 0, 70]], 70), tokens=16_777_216),
+        record(2, 3, TEXT, size, kv=keys_values(4, **three)),
+    ]
+    return store(shard(documents, records, whole=True), required=["context", "kv"])
+
+
+def kv_beside_nothing() -> Files:
+    """A width that is odd, one layer and one head; the newer version of a document has nothing but keys and values."""
+    old = raw("a.txt", BYTES)
+    new = shard([document("a.txt", TEXT)], [record(0, 3, TEXT, kv=keys_values(8, [[3]], 1))])
+    return store(old, new, required=["kv"])
 
 
 def names() -> Files:
@@ -177,6 +203,8 @@ STORES = {
     "explained": explained,
     "extensions": extensions,
     "keys": keyed,
+    "kv": kept_keys,
+    "kv-of-a-newer-version": kv_beside_nothing,
     "many-vectors": many_vectors,
     "memory-of-a-newer-version": memory_of_a_newer_version,
     "meta": described,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from vectors import building_kv
 
 Files = dict[str, bytes]
 Tensors = dict[str, tuple[str, list[int], bytes]]  # (dtype, shape, bytes) by name
@@ -89,16 +90,18 @@ def document(name: str, data: bytes, **changes: Any) -> dict[str, Any]:
 
 
 def record(number: int, kind: int, data: bytes, start: int = 0, **changes: Any) -> dict[str, Any]:
-    """A record of kind 0, 1 or 2 of document number `number`."""
+    """A record of kind 0, 1, 2 or 3 of document number `number`."""
     value: dict[str, Any] = dict.fromkeys(COLUMNS, 0)
     value |= {"document": number, "kind": kind, "start": start, "length": len(data), "corrections": b""}
-    value |= {"text_sha256": hashlib.sha256(data).digest(), "vectors": 0, "payload": b"", "digest": None}
+    value |= {"text_sha256": hashlib.sha256(data).digest(), "vectors": 0, "payload": b"", "digest": None, "kv": None}
     if kind == 0:
         value |= {"reason": 1, "payload": frame(data)}
     else:
         value |= {"tokens": max(1, len(data) // 4), "vectors": 2, "steps": 9, "token_steps": 900, "nats_before": 40.0}
-    if kind == 2:
+    if kind in (2, 3):
         value["payload"] = frame(canonical(REPORT))
+    if kind == 3:
+        value |= {"vectors": 0, "kv": building_kv.keys_values()}
     return value | changes
 
 
@@ -111,7 +114,8 @@ def vectors(value: Mapping[str, Any]) -> bytes:
 def digest(value: Mapping[str, Any], owner: Mapping[str, Any]) -> bytes:
     row = b"".join(np.array(value[n], f"<{code}").tobytes() for n, code in COLUMNS.items() if n != "seconds")
     made = hashlib.sha256(b"memvec record 1\0" + bytes.fromhex(owner["sha256"]) + row + value["text_sha256"])
-    for piece in (vectors(value), value["corrections"], value["payload"]):
+    more = building_kv.pieces(value["kv"]) if value["kv"] else []
+    for piece in (vectors(value), value["corrections"], value["payload"], *more):
         made.update(struct.pack("<Q", len(piece)) + piece)
     return made.digest()
 
@@ -138,7 +142,7 @@ def columns(documents: Sequence[Mapping[str, Any]], records: Sequence[Mapping[st
     out["record_sha256"] = "U8", [n, 32], b"".join(digests)
     table = frame(b"".join(canonical(d) + b"\n" for d in documents))
     out["documents"] = "U8", [len(table)], table
-    return out
+    return out | building_kv.columns([r["kv"] for r in records])
 
 
 def container(tensors: Tensors, metadata: Mapping[str, Any] | bytes, header: Change = lambda entries: entries) -> bytes:
@@ -191,6 +195,9 @@ def shard(
         "vocabulary": VOCABULARY,
         "width": WIDTH,
     }
+    for value in records:
+        if value["kv"]:
+            said["kv"] = value["kv"]["shape"]
     if whole:
         said |= {"generation": 1, "origin": FINGERPRINT}
     data = file(container(made, metadata(said), header))

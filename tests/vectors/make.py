@@ -6,12 +6,12 @@ import json
 import sys
 from pathlib import Path
 
-from vectors import accepted_stores, refused_manifests, refused_records, refused_shards
+from vectors import accepted_stores, refused_kv, refused_manifests, refused_records, refused_shards
 from vectors.building import Files
 
 FOLDER = Path(__file__).parent / "v1"
 ACCEPTED = accepted_stores.STORES
-REFUSED = {**refused_manifests.STORES, **refused_shards.STORES, **refused_records.STORES}
+REFUSED = {**refused_manifests.STORES, **refused_shards.STORES, **refused_records.STORES, **refused_kv.STORES}
 PACKED = "packed"  # really decodes with the tiny LM; other processors may fit other vectors, so its bytes are kept
 
 

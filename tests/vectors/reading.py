@@ -9,9 +9,10 @@ from typing import Any
 
 from memvec.decoding.verify import verify
 from memvec.errors import FormatTooNewError
+from memvec.formats.keys_values import dequantised
 from memvec.formats.raw import raw_bytes
 from memvec.store.store import RecordRef, Store, StoredDocument
-from memvec.types import Kind
+from memvec.types import KeysValues, Kind
 
 
 def refusals(path: Path) -> set[str]:
@@ -67,6 +68,8 @@ def _live(store: Store, stored: StoredDocument) -> dict[str, Any]:
         "content": [[ref.shard, ref.row] for ref in stored.records] if stored.complete else [],
         "memory": [[ref.shard, ref.row] for ref in stored.memory],
     }
+    if stored.kv:
+        value["kv"] = [[ref.shard, ref.row] for ref in stored.kv]
     records = [store.record(ref) for ref in stored.records]
     if stored.complete and all(record.kind == Kind.RAW for record in records):
         value["data"] = base64.b64encode(b"".join(map(raw_bytes, records))).decode()
@@ -75,7 +78,7 @@ def _live(store: Store, stored: StoredDocument) -> dict[str, Any]:
 
 def _record(store: Store, ref: RecordRef) -> dict[str, Any]:
     record = store.record(ref)
-    return {
+    value = {
         "id": store.record_id(ref),
         "document": record.document.name,
         "kind": record.kind.name.lower(),
@@ -86,4 +89,18 @@ def _record(store: Store, ref: RecordRef) -> dict[str, Any]:
         "corrections": [list(pair) for pair in record.corrections],
         "text_sha256": record.text_sha256.hex(),
         "gain": record.conditioning.gain if record.conditioning else None,
+    }
+    return value | ({"kv": _kv(record.kv)} if record.kv else {})
+
+
+def _kv(kv: KeysValues) -> dict[str, Any]:
+    """Keys and values: their numbers by digest."""
+    keys, values = (hashlib.sha256(numbers.astype("<f4").tobytes()).hexdigest() for numbers in dequantised(kv))
+    return {
+        "positions": kv.positions,
+        "bits": kv.bits,
+        "counts": kv.counts.tolist(),
+        "distances": kv.distances.tolist(),
+        "keys": keys,
+        "values": values,
     }

@@ -106,6 +106,7 @@ STORES: dict[str, Case] = {
     "document-not-listed": ("bad-document", column("document", "<u4", 1)),
     "context-not-named": ("feature-not-named", unnamed),
     "kind-unknown": ("unknown-kind", raw(kind=3)),
+    "kind-of-tomorrow": ("unknown-kind", raw(kind=4)),
     "reason-unknown": ("unknown-reason", raw(reason=5)),
     "past-the-document": ("past-document", one(0, DATA, {"bytes": 5})),
     "from-2-to-64": ("past-document", raw(start=(1 << 64) - 1)),

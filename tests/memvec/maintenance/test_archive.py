@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from made import VOCABULARY, content, exact, make, memory, put, raw
+from made import VOCABULARY, content, exact, kv, make, memory, put, raw
 from safetensors.numpy import load_file
 
 import memvec
@@ -25,14 +25,20 @@ def full(tmp_path: Path) -> Path:
     """A store of every kind of record, with something removed, something unfinished and something said."""
     store = tmp_path / "s"
     put(store, exact("a", TEXT), raw("b", b"\x00\xff" * 9), exact("gone", TEXT + TEXT), memory("a", TEXT))
-    put(store, exact("half", TEXT)[:2], meta={"a": {"kind": "letter"}, "gone": {"kind": "secret"}})
+    put(
+        store,
+        kv("a", TEXT),
+        kv("half", TEXT, 20),
+        exact("half", TEXT)[:2],
+        meta={"a": {"kind": "letter"}, "gone": {"kind": "secret"}},
+    )
     memvec.rm(store, ["gone"])
     return store
 
 
 def test_a_store_comes_back_from_one_file(full: Path, tmp_path: Path) -> None:
     report = memvec.export_store(full, tmp_path / "one.safetensors")
-    assert (report.documents, report.records) == (2, 6 + 1 + 1 + 2)
+    assert (report.documents, report.records) == (2, 6 + 1 + 1 + 2 + 2)
     assert report.bytes == (tmp_path / "one.safetensors").stat().st_size
     back = memvec.import_store(tmp_path / "one.safetensors", tmp_path / "back")
     assert back == report

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made import OTHER, content, document, exact, files, make, memory, put, raw
+from made import OTHER, content, document, exact, files, kv, make, memory, put, raw
+from made_kv import keys_values
 
 import memvec
 from memvec.errors import StoresDifferError, UsageError
-from memvec.formats.manifest import CONTEXT
+from memvec.formats.manifest import CONTEXT, KV
 from memvec.store.lock import writing
 from memvec.store.store import Store
 
@@ -90,6 +91,20 @@ def test_content_of_one_and_memory_of_the_other_join(tmp_path: Path) -> None:
     memvec.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     stored = Store.open(tmp_path / "c").documents()["x"]
     assert stored.complete and stored.memory
+
+
+def test_a_kv_memory_joins_what_the_other_store_has(tmp_path: Path) -> None:
+    put(tmp_path / "a", exact("x", TEXT), kv("x", TEXT, 0, 30), kv("y", NEWER))
+    put(tmp_path / "b", memory("x", TEXT), kv("x", TEXT, 30), kv("y", NEWER))
+    report = memvec.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    opened = Store.open(tmp_path / "c")
+    stored = opened.documents()["x"]
+    assert stored.complete and len(stored.memory) == 1 and [ref.start for ref in stored.kv] == [0, 30]
+    assert opened.manifest.required == (CONTEXT, KV) and memvec.verify(tmp_path / "c").ok
+    assert report.records == 6 + 2 + 1 + 1  # the same memory of `y` in both stores is copied once
+    kept = opened.record(opened.documents()["y"].kv[0]).kv
+    assert kept is not None and kept.values.tobytes() == keys_values(len(NEWER)).values.tobytes()
+    assert not memvec.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c").changed
 
 
 def test_stores_of_different_models_are_refused(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made import MODEL, OTHER, content, exact, files, make, memory, put, raw
+from made import MODEL, OTHER, content, exact, files, kv, make, memory, put, raw
 
 import memvec
-from memvec.errors import FingerprintError, NotFoundError, StoreDamagedError, UsageError
-from memvec.formats import container, shard
+from memvec.errors import FingerprintError, MemvecError, NotFoundError, StoreDamagedError, UsageError
+from memvec.formats import container, kv_tensors, manifest, shard
 from memvec.store.lock import writing
 from memvec.store.store import Store
 
@@ -117,6 +119,58 @@ def test_whatever_is_damaged_the_store_verifies_after_it(made: Path, tensor: str
     memvec.repair(made, yes=True)
     assert memvec.verify(made).ok and others.items() <= content(made)["live"].items()
     assert (made / "damaged" / Path(entry.path).name).exists()
+
+
+@pytest.mark.parametrize("tensor", list(kv_tensors.TENSORS))
+def test_a_damaged_kv_record_is_lost_and_the_others_are_saved(tmp_path: Path, tensor: str) -> None:
+    store = tmp_path / "s"
+    put(store, exact("a", TEXT) + kv("a", TEXT) + memory("a", TEXT) + kv("b", NEWER), raw("c", b"\xff"))
+    before, entry = content(store)["live"], Store.open(store).manifest.shards[0]
+    flip(store / entry.path, within(store / entry.path, tensor))
+    assert not memvec.verify(store).ok
+    report = memvec.repair(store, yes=True)
+    assert memvec.verify(store).ok and report.records_saved + report.records_lost == entry.records
+    after = content(store)["live"]
+    assert after["c"] == before["c"]
+    if not tensor.endswith("_offsets") and tensor not in kv_tensors.COLUMNS:  # of the first kv record, that of `a`
+        assert (report.records_lost, report.documents_hurt) == (1, ("a",))
+        assert after["b"] == before["b"] and after["a"][:4] == before["a"][:4] and after["a"][4] == []
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_damage_to_kv_records_is_found_and_repaired(tmp_path: Path, seed: int) -> None:
+    store, chance = tmp_path / "s", random.Random(seed)
+    put(store, kv("a", TEXT) + exact("b", NEWER) + kv("b", NEWER, bits=4), kv("c", TEXT, bits=16))
+    entry = Store.open(store).manifest.shards[0]
+    data = bytearray((store / entry.path).read_bytes())
+    begin = chance.randrange(len(data))
+    length = min(chance.choice([1, 8, 64, 512]), len(data) - begin)
+    noise = bytes(byte ^ chance.randint(1, 255) for byte in data[begin : begin + length])
+    (store / entry.path).write_bytes(
+        data[:begin] if chance.random() < 0.2 else data[:begin] + noise + data[begin + length :]
+    )
+    assert not memvec.verify(store).ok
+    for verb in (
+        memvec.info,
+        memvec.list,
+        lambda path: memvec.show(path, "a"),
+        lambda path: list(memvec.read(path, ["z"])),
+    ):
+        with contextlib.suppress(MemvecError):  # what it says depends on the place; no other error may come
+            verb(store)
+    memvec.repair(store, yes=True)
+    assert memvec.verify(store).ok and content(store)["live"]["c"][4]
+    memvec.compact(store)
+    assert memvec.verify(store).ok
+
+
+def test_a_manifest_made_again_names_the_feature_of_kv_records(tmp_path: Path) -> None:
+    put(tmp_path / "s", exact("a", TEXT), kv("a", TEXT))
+    before = content(tmp_path / "s")
+    (tmp_path / "s" / "manifest.json").unlink()
+    memvec.repair(tmp_path / "s", yes=True)
+    assert content(tmp_path / "s") == before
+    assert Store.open(tmp_path / "s").manifest.required == (manifest.KV,)
 
 
 def test_what_was_added_to_the_end_of_a_shard_costs_nothing(made: Path) -> None:

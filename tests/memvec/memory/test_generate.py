@@ -146,7 +146,7 @@ def test_compare_measures_each_arm(remembering: Path, loaded: Any, documents: di
 def test_compare_says_what_cannot_be_had(remembering: Path) -> None:
     _, vectors, text = compare(remembering, PROMPT, "only-memory.txt", max_new_tokens=2)
     assert vectors.text is not None and text.text is None
-    assert "found only context vectors" in text.missing
+    assert "found only a memory" in text.missing
     none, vectors, text = compare(remembering, PROMPT, "image.png", max_new_tokens=2)
     assert none.text is not None
     assert "no context vectors" in vectors.missing and "no UTF-8 text" in text.missing

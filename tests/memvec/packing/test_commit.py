@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import made
 import pytest
 
 from memvec.packing import commit
@@ -55,6 +56,35 @@ class TestWhen:
         assert not committer.finished
         committer.add(record(b"\xff2", "b"))
         assert committer.finished == 2
+
+
+class TestKv:
+    """Keys and values are large, and are found again by their text."""
+
+    @pytest.fixture
+    def committer(self, tmp_path: Path) -> Committer:
+        return Committer(made.make(tmp_path / "s"))
+
+    def test_their_bytes_count(self, committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
+        (one,) = made.kv("a", made.TEXT)
+        assert one.kv is not None
+        size = one.kv.nbytes + len(one.payload)
+        monkeypatch.setattr(commit, "COMMIT_BYTES", size + 1)
+        committer.add(one)
+        assert not committer.finished
+        committer.add(*made.kv("b", made.NEWER))
+        assert committer.finished == 2 and len(committer.store.manifest.shards) == 2
+
+    @pytest.mark.parametrize("committed", [False, True])
+    def test_they_are_found_by_text(self, committer: Committer, committed: bool) -> None:
+        (one,) = made.kv("a", made.TEXT)
+        committer.add(one)
+        committer.add(*made.memory("a", made.TEXT))
+        if committed:
+            committer.commit()
+        found = committer.kv([one.text_sha256, b"?" * 32], lambda record: True)
+        assert [r.kv.keys.tobytes() for r in found.values() if r.kv] == [one.kv.keys.tobytes() if one.kv else b""]
+        assert committer.kv([one.text_sha256], lambda record: record.kv is None or record.kv.bits == 4) == {}
 
 
 class TestOnce:

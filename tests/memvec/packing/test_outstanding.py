@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import document, exact, kv, memory, put
 
 import memvec
 from memvec.filesystem.sources import Entry, Gathered, Source, gather
 from memvec.formats import raw
 from memvec.packing import outstanding as module
-from memvec.packing.outstanding import Outstanding, described, sample
+from memvec.packing.outstanding import Outstanding, PackKind, described, sample
 from memvec.store.store import Store
 
 
@@ -93,6 +94,17 @@ class TestPasses:
         (tmp_path / "a").write_bytes(b"other")
         assert [source.name for source, _ in found.lacking(())] == ["b"]
         assert documents.skipped == [("a", "it changed while it was packed")]
+
+
+@pytest.mark.parametrize(("kind", "lacking"), [("exact", "bcd"), ("context", "acd"), ("both", "abcd"), ("kv", "abd")])
+def test_each_kind_has_versions_of_its_own(tmp_path: Path, kind: PackKind, lacking: str) -> None:
+    data = {name: name.encode() * 40 for name in "abcd"}
+    store = put(tmp_path / "s", exact("a", data["a"]), memory("b", data["b"]), kv("c", data["c"]), kv("d", b"older"))
+    found = Outstanding(entries(*(Source(name, text) for name, text in data.items())), store, kind)
+    found.measure()
+    assert "".join(source.name for source, _ in found.lacking(found.held)) == lacking
+    assert found.unchanged == 4 - len(lacking)
+    assert {name for name, _ in found.kv} == {"c", "d"} and ("c", document("c", data["c"]).sha256) in found.kv
 
 
 def test_restored_documents_are_read_by_name(

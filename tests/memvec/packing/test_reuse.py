@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from made import kv, memory, put
 
 import memvec
 from memvec.errors import InterruptedPackError
@@ -273,6 +274,30 @@ class TestMemories:
         options: dict[str, Any] = {"model": tiny, "kind": "context", "questions": questions, "dtype": "float32"}
         assert memvec.pack(two, tmp_path / "m.memvec", **options).reused == 0
         assert asked == ["a", "b"]
+
+
+class TestKv:
+    """A kv memory of the same text."""
+
+    def test_the_newest_that_matches_is_found(self, tmp_path: Path) -> None:
+        held = Held(
+            put(tmp_path / "s", kv("a", PROSE, bits=4), kv("b", PROSE, bits=16), kv("c", LETTER), memory("d", PROSE))
+        )
+        texts = [hashlib.sha256(data).digest() for data in (PROSE, LETTER, IMAGE)]
+        found = held.kv(texts, lambda record: True)
+        assert [(r.document.name, r.kind) for r in found.values()] == [("b", Kind.KV), ("c", Kind.KV)]
+        assert list(found) == texts[:2]
+        found = held.kv(texts[:1], lambda record: record.kv is not None and record.kv.bits == 4)
+        assert [r.document.name for r in found.values()] == ["a"]
+        assert held.kv([], lambda record: True) == {}
+
+    def test_that_of_a_removed_document_too(self, tmp_path: Path) -> None:
+        put(tmp_path / "s", kv("a", PROSE))
+        memvec.rm(tmp_path / "s", ["a"])
+        found = Held(Store.open(tmp_path / "s")).kv([hashlib.sha256(PROSE).digest()], lambda record: True)
+        (copy,) = moved(found.values(), Document("b", 9, "0" * 64, 0, 0), by=5)
+        assert (copy.document.name, copy.start) == ("b", 5) and copy.kv is not None
+        assert copy.kv.values.tobytes() == kv("a", PROSE)[0].kv.values.tobytes()  # type: ignore[union-attr]
 
 
 class TestDryRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import types
@@ -12,16 +13,20 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from made import REPORT, document
+from made_kv import keys_values
 
 import memvec
 from memvec.errors import MissingExtraError, NotFoundError, StoreDamagedError, UsageError
+from memvec.packing.records import kv_record
 from memvec.retrieval import faiss_index
 from memvec.retrieval.build import build_index, drop_index, index_info
 from memvec.retrieval.embedders import maker
-from memvec.retrieval.search import Searcher, search
+from memvec.retrieval.search import Searcher, retrieve, search
 from memvec.settings import PackSettings
 from memvec.store import index_files
 from memvec.store.store import Store
+from memvec.store.transaction import Transaction
 
 TEXTS = {
     "ferry.txt": "The ferry leaves from the north pier at six, and dogs travel free.",
@@ -67,6 +72,24 @@ def test_only_documents_that_match_are_searched(packed: Path) -> None:
     assert {hit.document for hit in search(packed, "ferry", 9, documents=["deep/*"])} == {"deep/tea.txt"}
     with pytest.raises(NotFoundError, match=r"no document matches 'none\*'"):
         search(packed, "ferry", 9, documents=["none*"])
+
+
+def test_a_kv_memory_is_a_memory(store: Path, tiny: str) -> None:
+    """A document whose only memory is one of keys and values is retrieved, with content or without."""
+    transaction = Transaction.open(store)
+    origin = transaction.store.manifest.fingerprint
+    supper, alone = TEXTS["supper.txt"].encode(), b"The dogs and the colonel travel free on the north pier."
+    assert retrieve(store, "supper", 3, min_score=None) == ()
+    records = [
+        kv_record(document(name, data), 0, data, 12, keys_values(), REPORT, width=origin.width)
+        for name, data in (("supper.txt", supper), ("alone.txt", alone))
+    ]
+    texts = {hashlib.sha256(alone).digest(): alone.decode()}
+    transaction.commit(records, keys=[maker(name, Path(tiny), origin).keys(texts) for name in ("lm", "bm25")])
+    assert retrieve(store, "the carriage at supper", 3, min_score=None)[0] == "supper.txt"
+    assert set(retrieve(store, "supper", 9, min_score=None)) == {"supper.txt", "alone.txt"}
+    hits = search(store, "colonel on the north pier", 9, embedder="bm25", decode=True)
+    assert (hits[0].document, hits[0].text) == ("alone.txt", None)
 
 
 def test_unrelated_prompts_give_no_hit_and_related_ones_do(packed: Path) -> None:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import store_reference
+from made import TEXT, kv, memory, put
+from made_kv import keys_values
 
 import memvec
 from memvec.errors import NotFoundError, StoreDamagedError, UsageError
 from memvec.formats.manifest import Manifest
-from memvec.packing.records import context_record, raw_records
+from memvec.formats.partial import TensorFile
+from memvec.packing.records import context_record, kv_record, raw_records
 from memvec.store import catalogue
 from memvec.store.listing import incomplete_documents
 from memvec.store.store import RecordRef, Store, StoredDocument
@@ -59,7 +62,7 @@ def some_records(chance: random.Random) -> list[Record]:
         data = chance.choice(TEXTS)
         of = document(chance.choice(NAMES), data, chance.randint(1, 50))
         cuts = sorted({0, len(data), *(chance.randint(0, len(data)) for _ in range(chance.randint(0, 3)))})
-        kind = chance.choice([Kind.RAW, Kind.EXACT, Kind.CONTEXT])
+        kind = chance.choice(list(Kind))
         made = []
         for begin, end in zip(cuts, cuts[1:] or [len(data)], strict=False):
             piece = data[begin:end]
@@ -71,6 +74,10 @@ def some_records(chance: random.Random) -> list[Record]:
             else:
                 gain, harm = (chance.choice([None, chance.random()]) for _ in range(2))
                 told = Conditioning(gain, 0.1, None, harm, 3.0, 2.0, 2.5, 8, "made up", 0)
+                if kind == Kind.KV:
+                    kept = keys_values(chance.randint(0, 9), chance.choice([4, 8, 16]), chance.randint(4, 9))
+                    made.append(kv_record(of, begin, piece, 1 + len(piece), kept, told, width=WIDTH))
+                    continue
                 vectors = np.full((chance.randint(1, 3), WIDTH), 0.5, np.float16)
                 made.append(context_record(of, begin, piece, 1 + len(piece), vectors, told))
         if chance.random() < 0.3:
@@ -103,7 +110,7 @@ def walked(store: Store) -> dict[str, Any]:
     assert store.documents() == live
     unfinished = [v for v in versions if v.unfinished and live.get(v.document.name, v) is v]
     late = [v for v in unfinished if v.document.name not in live]
-    refs = [ref for stored in live.values() for ref in stored.records + stored.memory]
+    refs = [ref for stored in live.values() for ref in stored.records + stored.memory + stored.kv]
     totals = store_reference.totals(store, [*live.values(), *late])
     info = summarise(store, [*live.values(), *late])
     assert {name: getattr(info, name) for name in totals} == totals
@@ -129,6 +136,9 @@ def row_of(store: Store, stored: StoredDocument) -> dict[str, Any]:
         "sha256": stored.document.sha256,
         "memory": sums["context_vectors"],
         "gain": sums["gain"],
+        "kv": sums["kv_positions"],
+        "kv_bytes": sums["kv_bytes"],
+        "kv_gain": sums["kv_gain"],
         "meta": dict(store.manifest.meta.get(stored.document.name, {})),
     }
 
@@ -228,6 +238,18 @@ def test_a_catalogue_of_another_state_is_passed_over(tmp_path: Path, kept: Calla
     assert answered(store) == expected
 
 
+def test_a_catalogue_of_other_columns_is_replaced(
+    tmp_path: Path, kept: Callable[[Store], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = random_store(tmp_path / "s.memvec", 3)
+    expected = walked(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "COLUMNS", {n: c for n, c in catalogue.COLUMNS.items() if not n.startswith("kv")})
+        old = kept(store)
+    assert answered(store) == expected
+    assert kept(store) != old and not old.exists()
+
+
 def test_a_catalogue_that_places_records_wrongly_is_passed_over(
     tmp_path: Path, kept: Callable[[Store], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +268,28 @@ def test_a_catalogue_that_places_records_wrongly_is_passed_over(
         monkeypatch.setattr(catalogue, "build", build)
         found = answered(store)
         assert {**found, "documents": 0} == {**expected, "documents": 0}
+
+
+def test_totals_leave_keys_and_values_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hundreds of times larger than the rest. The report of a damaged record is noticed all the same."""
+    store = put(tmp_path / "s.memvec", kv("a", TEXT), memory("a", TEXT), kv("b", TEXT, bits=4))
+    seen: set[str] = set()
+    rows = TensorFile.rows
+
+    def noted(self: TensorFile, name: str, begin: int, end: int) -> Any:
+        seen.add(name)
+        return rows(self, name, begin, end)
+
+    monkeypatch.setattr(TensorFile, "rows", noted)
+    report = memvec.info(store.path)
+    assert (report.kv_records, report.kv_measured, report.kv_gain) == (2, 2, 0.5) and report.kv_bytes > 0
+    assert "payload" in seen and not [name for name in seen if name.startswith("kv_")]
+    file = store.path / store.manifest.shards[0].path
+    data = file.read_bytes()
+    (record,) = kv("a", TEXT)
+    file.write_bytes(data.replace(record.payload, record.payload[:-1] + bytes([record.payload[-1] ^ 1])))
+    with pytest.raises(StoreDamagedError):
+        memvec.info(store.path)
 
 
 def test_small_stores_get_none_and_an_unwritable_one_is_left_out(

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_kv import keys_values
 
 import memvec
 from memvec.errors import NoContentError, NotFoundError, PartialError, StoreDamagedError
 from memvec.formats import manifest
 from memvec.formats.manifest import Manifest
-from memvec.packing.records import context_record, raw_records
+from memvec.packing.records import context_record, kv_record, raw_records
 from memvec.store.store import Store, StoredDocument
 from memvec.store.transaction import Transaction
-from memvec.types import Conditioning, Document, Fingerprint, RawReason, Record
+from memvec.types import Conditioning, Document, Fingerprint, Kind, RawReason, Record
 
 WIDTH = 4
 REPORT = Conditioning(0.5, 0.1, 0.25, 0.01, 3.0, 2.0, 2.5, 8, "questions", 0)
@@ -42,6 +43,12 @@ def memory(
     return [context_record(document(data, name), begin, piece, len(piece) // 2, vectors, report)]
 
 
+def kv(data: bytes = OLD, begin: int = 0, end: int | None = None, name: str = "a.txt", seed: int = 0) -> list[Record]:
+    """A kv record for a part of a document, all of it by default."""
+    piece = data[begin:end]
+    return [kv_record(document(data, name), begin, piece, 12, keys_values(seed), REPORT, width=WIDTH)]
+
+
 @pytest.fixture
 def empty(tmp_path: Path) -> Transaction:
     """A transaction of a store without records."""
@@ -63,6 +70,18 @@ def test_context_records_in_a_store_that_does_not_name_them_are_refused(empty: T
     (empty.path / manifest.FILE_NAME).write_bytes(manifest.encode(unmarked))
     with pytest.raises(StoreDamagedError, match="feature 'context'"):
         Store.open(empty.path).shard(0)
+
+
+def test_the_first_kv_record_marks_the_store_for_good(empty: Transaction) -> None:
+    empty.commit(content())
+    assert Store.open(empty.path).manifest.required == ()
+    empty.commit(kv())
+    empty.commit(memory())
+    assert Store.open(empty.path).manifest.required == (manifest.CONTEXT, manifest.KV)
+    unmarked = dataclasses.replace(empty.store.manifest, required=(manifest.CONTEXT,))
+    (empty.path / manifest.FILE_NAME).write_bytes(manifest.encode(unmarked))
+    with pytest.raises(StoreDamagedError, match="feature 'kv'"):
+        Store.open(empty.path).documents()
 
 
 def live(store: Transaction) -> StoredDocument:
@@ -146,6 +165,62 @@ def test_half_of_each_is_not_live(empty: Transaction) -> None:
     assert version.unfinished and len(version.records) == len(version.unjoined) == 1
 
 
+def test_content_and_both_memories_stand_each_alone(empty: Transaction) -> None:
+    empty.commit(kv(end=60))
+    assert empty.store.documents() == {} and empty.store.versions()[0].unfinished
+    empty.commit(kv(begin=60))
+    stored = live(empty)
+    assert (stored.complete, stored.memory, stored.usable, stored.unfinished) == (False, (), True, False)
+    assert [ref.start for ref in stored.kv] == [0, 60] and stored.memory_of(Kind.KV) == stored.kv
+    empty.commit([*memory(end=60), *content()])
+    stored = live(empty)
+    assert stored.complete and len(stored.kv) == 2 and stored.unjoined == stored.memory_of(Kind.CONTEXT) != ()
+    empty.commit(memory(begin=60))
+    assert len(live(empty).memory) == 2 and len(live(empty).kv) == 2 and not live(empty).unfinished
+    assert memvec.cat(empty.path, "a.txt") == OLD
+
+
+def test_unfinished_memories_are_told_apart(empty: Transaction) -> None:
+    """A pack that goes on with one of them finds its own records."""
+    empty.commit([*kv(begin=60, seed=1), *memory(end=60), *kv(end=30, seed=2)])
+    (stored,) = empty.store.versions()
+    kinds = [empty.store.record(ref).kind for ref in stored.unjoined]
+    assert kinds == [Kind.CONTEXT, Kind.KV, Kind.KV] and not stored.usable
+    assert [(ref.start, ref.length) for ref in stored.memory_of(Kind.CONTEXT)] == [(0, 60)]
+    assert [(ref.start, ref.length) for ref in stored.memory_of(Kind.KV)] == [(60, 40), (0, 30)]
+
+
+def test_of_two_kv_records_with_one_start_the_later_counts(empty: Transaction) -> None:
+    empty.commit(kv(seed=1))
+    empty.commit(kv(seed=2))
+    (ref,) = live(empty).kv
+    found = empty.store.record(ref).kv
+    assert found is not None and found.keys.tobytes() == keys_values(2).keys.tobytes()
+
+
+def test_a_newer_version_with_only_a_kv_memory_is_live(empty: Transaction, tmp_path: Path) -> None:
+    empty.commit([*content(OLD), *kv(OLD)])
+    empty.commit(kv(NEW))
+    assert live(empty).document.sha256 == document(NEW).sha256
+    with pytest.raises(NoContentError):
+        memvec.cat(empty.path, "a.txt")
+    with pytest.raises(NoContentError):
+        memvec.unpack(empty.path, tmp_path / "out")
+
+
+def test_verify_checks_kv_records_and_decodes_none(empty: Transaction) -> None:
+    empty.commit([*content(), *kv(), *memory(), *kv(name="b.txt", end=60)])
+    for decode, decoded in ((False, 0), (True, 1)):
+        report = memvec.verify(empty.path, decode=decode)
+        assert report.ok, report.problems
+        assert (report.records, report.decoded, report.kv_records, report.context_records) == (4, decoded, 2, 1)
+        assert report.incomplete == ("b.txt",)
+    wrong = dataclasses.replace(kv()[0], payload=content()[0].payload)
+    empty.commit([wrong])
+    (problem,) = memvec.verify(empty.path).problems
+    assert problem.location.endswith("record 0") and problem.code == "not-json"
+
+
 def test_a_newer_version_with_only_a_memory_is_live(empty: Transaction) -> None:
     empty.commit([*content(OLD), *memory(OLD)])
     empty.commit(memory(NEW))
@@ -166,7 +241,7 @@ def test_half_a_memory_of_a_newer_version_hides_nothing(empty: Transaction) -> N
 
 def test_bytes_of_a_memory_are_refused(empty: Transaction, tmp_path: Path) -> None:
     empty.commit([*memory(name="a.txt"), *memory(NEW, name="b.txt")])
-    with pytest.raises(NoContentError, match=r"'b\.txt': expected exact or raw .* found only context .*kind='exact'"):
+    with pytest.raises(NoContentError, match=r"'b\.txt': expected exact or raw .* found only a memory.*kind='exact'"):
         memvec.cat(empty.path, "b.txt")
     with pytest.raises(NoContentError, match="and 1 more"):
         memvec.unpack(empty.path, tmp_path / "out")
@@ -177,7 +252,7 @@ def test_bytes_of_a_memory_are_refused(empty: Transaction, tmp_path: Path) -> No
 
 def test_unpack_writes_what_has_content_and_names_the_rest(empty: Transaction, tmp_path: Path) -> None:
     empty.commit([*memory(name="a.txt"), *content(NEW, name="b.txt"), *memory(NEW, name="b.txt")])
-    with pytest.raises(PartialError, match=r"Everything else was unpacked.\n  a\.txt: .*only context") as caught:
+    with pytest.raises(PartialError, match=r"Everything else was unpacked.\n  a\.txt: .*only a memory") as caught:
         memvec.unpack(empty.path, tmp_path / "out")
     assert caught.value.report is not None and caught.value.report.documents == 1
     assert [name for name, _ in caught.value.skipped] == ["a.txt"]

@@ -1,0 +1,46 @@
+"""Kept rows: the keys and values of a memory as tensors, between a stored record and a front.
+
+Letters: L layers, H key/value heads, K rows in all heads, E width of a head, M positions, N tokens of the document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memvec.formats.keys_values import dequantised, quantised
+from memvec.types import KeysValues
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """Rows of one memory, ordered by layer, head and place."""
+
+    positions: int  # M
+    counts: Tensor  # (L, H) rows of each head, on the CPU
+    distances: Tensor  # (K,) tokens to the end of the document, 1 for the last
+    keys: Tensor  # (K, E) float32, not rotated
+    values: Tensor  # (K, E) float32
+
+    @classmethod
+    def of(cls, stored: KeysValues, device: torch.device | str = "cpu") -> Kept:
+        """The rows of a stored memory."""
+        keys, values = dequantised(stored)
+        return cls(
+            stored.positions,
+            torch.from_numpy(stored.counts.astype(np.int64)),
+            torch.from_numpy(stored.distances.astype(np.int64)).to(device),
+            torch.from_numpy(keys).to(device),
+            torch.from_numpy(values).to(device),
+        )
+
+    def stored(self, bits: int) -> KeysValues:
+        """The rows as they are stored, with so many bits for each number."""
+        counts = self.counts.numpy().astype(np.uint32)
+        keys, values = (part.float().cpu().numpy() for part in (self.keys, self.values))
+        codes, scales, value_codes, value_scales = quantised(keys, values, counts, bits)
+        distances = self.distances.cpu().numpy().astype(np.uint32)
+        return KeysValues(self.positions, bits, counts, distances, codes, scales, value_codes, value_scales)

@@ -1,0 +1,237 @@
+"""Refine memories: train kept keys and values for a few steps, until the model answers behind them as behind the text.
+
+The teacher is the LM behind the text, the student the same LM behind the memory. Rows are questions about the text, and
+prompts that have nothing to do with it, whose teacher has seen no text. A memory's rows, and all random choices, follow
+from its own document, so that its neighbours in a batch do not change it.
+
+Letters: B memories, L layers, K rows of all memories, E width of a head, N tokens, T scored tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memvec.kv.kept import Kept
+from memvec.kv.place import Placing
+from memvec.kv.rotation import Rotation
+from memvec.lm.frozen import FrozenLM
+from memvec.lm.head import TeacherPass, distil_pass, teacher_pass
+from memvec.lm.scoring import CACHE_AT_ONCE, Prefixes, Row, embedded, padded, passes, run_prefixes, run_rows, targets
+from memvec.training.lessons import LIKELIEST, Lesson, LossMix, corrected
+
+PART_TOKENS = 150  # a step asks the rows of the settings once for so many tokens of a document
+BETAS = (0.9, 0.99)
+LAST_RATE = 0.02  # of the full rate
+WARM_UP = 10  # most steps in which the rate rises; a quarter of all steps, if that is less
+
+
+@dataclass(frozen=True, slots=True)
+class RefineTask:
+    """A memory to be trained."""
+
+    ids: tuple[int, ...]  # N tokens of its document
+    kept: Kept
+    questions: tuple[tuple[Row, ...], ...]  # about the document, for each prompt prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How memories are trained."""
+
+    steps: int = 20
+    question_rows: int = 4  # for each part of a document
+    aside_rows: int = 1
+    aside_weight: float = 4.0
+    key_rate: float = 0.05  # in root mean squares of a memory's keys
+    value_rate: float = 0.1
+    truth: float = 0.9  # as in ContextSettings, as are the next three
+    first_truth: float | None = 0.4
+    question_weight: float = 0.3
+    seed: int = 0
+
+    @property
+    def mix(self) -> LossMix:
+        """The loss of questions about a document."""
+        return LossMix(self.truth, self.first_truth, question_weight=self.question_weight)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The rows of one step: by memory, question or unrelated prompt."""
+
+    rows: list[tuple[int, bool, int]]  # (memory, is it a question?, number of the row)
+
+
+class Refiner:
+    """Trains batches of memories with one LM."""
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        rotation: Rotation,
+        prompt_prefixes: Sequence[Sequence[int]],
+        unrelated: Sequence[Sequence[Row]],
+        recipe: Recipe,
+    ) -> None:
+        """`unrelated` rows are for each of the prompt prefixes."""
+        self.lm, self.rotation, self.recipe = lm, rotation, recipe
+        self.prompt_prefixes = [list(ids) for ids in prompt_prefixes]
+        mix = LossMix(weight=recipe.aside_weight)
+        self.unrelated: list[Lesson] = []
+        for prefix, rows in zip(self.prompt_prefixes, unrelated, strict=True):
+            self.unrelated.append(taught(lm, [embedded(lm, prefix)], [0] * len(rows), rows, mix))
+
+    def run(self, tasks: Sequence[RefineTask], tick: Callable[[int], None] = lambda positions: None) -> list[Kept]:
+        """Train the memories of some documents together. `tick` gets the positions of each step."""
+        recipe, lm = self.recipe, self.lm
+        plans = self._plans(tasks)
+        lessons, where = self._teach(tasks, plans)
+        placings = [
+            Placing(lm, self.rotation, [task.kept for task in tasks], [prefix] * len(tasks))
+            for prefix in self.prompt_prefixes
+        ]
+        order = placings[0].order
+        owners = torch.arange(len(tasks)).repeat_interleave(torch.tensor([len(t.kept.distances) for t in tasks]))
+        owners = owners.to(lm.device)[order]
+        keys, values = (torch.cat([getattr(t.kept, name) for t in tasks])[order] for name in ("keys", "values"))
+        adams = [
+            _Adam(tensor, rate * _sizes(tensor, owners, len(tasks)))
+            for tensor, rate in ((keys, recipe.key_rate), (values, recipe.value_rate))
+        ]
+        for step, plan in enumerate(plans):
+            form = step % len(self.prompt_prefixes)
+            rows = [
+                (lessons[form], where[form][memory, number], memory)
+                if asked
+                else (self.unrelated[form], number, memory)
+                for memory, asked, number in plan.rows
+            ]
+            prefixes = placings[form].prefixes(*(adam.numbers.requires_grad_(True) for adam in adams))
+            positions = self._step(prefixes, rows, adams, self._rate(step))
+            tick(positions)
+        back = order.argsort()
+        sizes = [len(task.kept.distances) for task in tasks]
+        trained = [torch.split(adam.numbers.detach()[back], sizes) for adam in adams]
+        return [dataclasses.replace(task.kept, keys=k, values=v) for task, k, v in zip(tasks, *trained, strict=True)]
+
+    def _plans(self, tasks: Sequence[RefineTask]) -> list[_Plan]:
+        """The rows of every step. Each question of a document is drawn once before any is drawn again."""
+        recipe, forms = self.recipe, len(self.prompt_prefixes)
+        plans = [_Plan([]) for _ in range(recipe.steps)]
+        for memory, task in enumerate(tasks):
+            chance = random.Random(f"{recipe.seed} {task.ids}")
+            parts = max(1, round(len(task.ids) / PART_TOKENS))
+            left: list[list[int]] = [[] for _ in range(forms)]
+            for step, plan in enumerate(plans):
+                form = step % forms
+                questions = task.questions[form]
+                for _ in range(min(recipe.question_rows * parts, len(questions))):
+                    if not left[form]:
+                        left[form] = chance.sample(range(len(questions)), len(questions))
+                    plan.rows.append((memory, True, left[form].pop()))
+                for _ in range(recipe.aside_rows * parts if self.unrelated[form].rows else 0):
+                    plan.rows.append((memory, False, chance.randrange(len(self.unrelated[form].rows))))
+        return plans
+
+    def _teach(
+        self, tasks: Sequence[RefineTask], plans: Sequence[_Plan]
+    ) -> tuple[list[Lesson], list[dict[tuple[int, int], int]]]:
+        """(lessons by prompt prefix, where in them each question is). Only questions that will be asked are taught."""
+        forms = len(self.prompt_prefixes)
+        lessons, where = [], []
+        for form, prefix in enumerate(self.prompt_prefixes):
+            asked = sorted({(m, n) for plan in plans[form::forms] for m, is_question, n in plan.rows if is_question})
+            fronts = [embedded(self.lm, [*prefix, *task.ids]) for task in tasks]
+            rows = [tasks[memory].questions[form][number] for memory, number in asked]
+            lessons.append(taught(self.lm, fronts, [memory for memory, _ in asked], rows, self.recipe.mix))
+            where.append({one: place for place, one in enumerate(asked)})
+        return lessons, where
+
+    def _step(
+        self, prefixes: Prefixes, rows: Sequence[tuple[Lesson, int, int]], adams: Sequence[_Adam], rate: float
+    ) -> int:
+        """One step of all memories. Return the positions it ran."""
+        lm = self.lm
+        asked = [lesson.rows[number] for lesson, number, _ in rows]
+        hidden = run_rows(lm, prefixes, [memory for *_, memory in rows], asked)
+        said = TeacherPass(
+            torch.cat([lesson.answers[number].ids for lesson, number, _ in rows]),
+            torch.cat([lesson.answers[number].log_probs for lesson, number, _ in rows]),
+        )
+        weights = torch.tensor([w for lesson, number, _ in rows for w in lesson.weights[number]], device=lm.device)
+        _, upstream = distil_pass(hidden.detach(), lm.head, said)
+        gradients = torch.autograd.grad(
+            hidden, [adam.numbers for adam in adams], upstream * weights[:, None].to(upstream.dtype)
+        )
+        for adam, gradient in zip(adams, gradients, strict=True):
+            adam.descend(gradient.float(), rate)
+        return padded(asked, passes(lm, asked))
+
+    def _rate(self, step: int) -> float:
+        """The share of the full rate in a step: a short warm-up, then linear decay."""
+        steps = self.recipe.steps
+        rising = min(1.0, (step + 1) / max(1, min(WARM_UP, steps // 4)))
+        return rising * max(LAST_RATE, 1 - step / steps)
+
+
+class _Adam:
+    """Numbers (K, E) and their moments."""
+
+    def __init__(self, numbers: Tensor, rate: Tensor) -> None:
+        """`rate` (K, 1) is the full learning rate of each row."""
+        self.numbers, self.rate, self.age = numbers.detach().clone(), rate, 0
+        self.first, self.second = torch.zeros_like(numbers), torch.zeros_like(numbers)
+
+    def descend(self, gradient: Tensor, share: float) -> None:
+        """Take a step at a share of the full rate."""
+        self.age += 1
+        one, two = BETAS
+        self.first.mul_(one).add_(gradient, alpha=1 - one)
+        self.second.mul_(two).addcmul_(gradient, gradient, value=1 - two)
+        mean, size = self.first / (1 - one**self.age), (self.second / (1 - two**self.age)).sqrt()
+        self.numbers = self.numbers.detach() - share * self.rate * mean / (size + 1e-10)
+
+
+def _sizes(numbers: Tensor, owners: Tensor, memories: int) -> Tensor:
+    """(K, 1) the root mean square of the numbers (K, E) of each row's memory."""
+    squares = numbers.square().mean(1)
+    sums = torch.zeros(memories, device=numbers.device).index_add_(0, owners, squares)
+    counts = torch.zeros(memories, device=numbers.device).index_add_(0, owners, torch.ones_like(squares))
+    return (sums / counts).sqrt()[owners, None]
+
+
+@torch.inference_mode()
+def taught(lm: FrozenLM, fronts: Sequence[Tensor], owner: Sequence[int], rows: Sequence[Row], mix: LossMix) -> Lesson:
+    """The LM's answers to rows behind fronts (P, D), each row behind the front of its owner. Many fronts are run at once."""
+    asked = [Row(row.ids, 1) for row in rows] if mix.question_weight else list(rows)
+    answers: list[TeacherPass] = []
+    weights, shares = [], []
+    for row, one in zip(rows, asked, strict=True):
+        before = row.start - one.start
+        weights.append([mix.question_weight] * before + [mix.weight] * row.scored)
+        first = mix.truth if mix.first_truth is None else mix.first_truth
+        shares.append([mix.truth] * before + [first] + [mix.truth] * (row.scored - 1))
+    longest = max(map(len, fronts))
+    size = max(1, CACHE_AT_ONCE * (1 if lm.device.type == "cpu" else 16) // max(1, lm.cache_bytes * (longest + 64)))
+    done = 0
+    while done < len(asked):
+        chunk = slice(done, done + size)
+        owners = owner[chunk]
+        own = sorted(set(owners))
+        run = run_prefixes(lm, [fronts[number] for number in own])
+        some = asked[chunk]
+        said = teacher_pass(run_rows(lm, run, [own.index(number) for number in owners], some), lm.head, LIKELIEST)
+        share = torch.tensor([s for row in shares[chunk] for s in row], device=lm.device)
+        if share.any():
+            said = corrected(said, targets(lm, some), share)
+        sizes = [row.scored for row in some]
+        parts = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
+        answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in parts]
+        done += len(some)
+    return Lesson(asked, answers, weights)
