@@ -24,7 +24,7 @@ def evaluation(e: Evaluation) -> str:
 
 
 def _gains(e: Evaluation) -> str:
-    bounds = "" if e.gain_low is None or e.gain_high is None else f"{e.gain_low:.2f} to {e.gain_high:.2f}"
+    bounds = "" if e.gain_low is None or e.gain_high is None else _bounds(e.gain_low, e.gain_high)
     rows = [
         ("in front of the question", "gain", "95 %", "nats/token"),
         ("memory", optional(e.gain), bounds, _nll(e, "memory")),
@@ -49,21 +49,29 @@ def _gains(e: Evaluation) -> str:
 def _answers(e: Evaluation) -> str:
     if not e.answered:
         return ""
-    rows = [("answers", "word for word", "contained", "of the text's", "F1", "of the text's")]
+    share = ("of the text's", "95 %")
+    rows = [("answers", "word for word", "contained", *share, "F1", *share)]
     rows += [
         (
             _front(name),
             f"{right:.0%}",
-            *(cell for scores in (e.contained, e.f1) for cell in (f"{scores[name]:.0%}", _of_text(scores, name))),
+            *_score(e.contained, e.contained_bounds, name),
+            *_score(e.f1, e.f1_bounds, name),
         )
         for name, right in e.answered.items()
     ]
     return table(rows)
 
 
-def _of_text(scores: Mapping[str, float], name: str) -> str:
-    """A score as a share of the text's own."""
-    return f"{scores[name] / scores['text']:.2f}" if scores["text"] else ""
+def _score(scores: Mapping[str, float], bounds: tuple[float, float] | None, name: str) -> tuple[str, str, str]:
+    """A score, the same as a share of the text's own, and the interval of the memory's share."""
+    share = f"{scores[name] / scores['text']:.2f}" if scores["text"] else ""
+    known = _bounds(*bounds) if bounds and name == "memory" else ""
+    return f"{scores[name]:.0%}", share, known
+
+
+def _bounds(low: float, high: float) -> str:
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _elsewhere(e: Evaluation) -> str:

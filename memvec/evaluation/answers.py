@@ -10,12 +10,14 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from memvec.evaluation.gain import ratio_interval
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import CACHE_AT_ONCE, Row, embedded, sample
 from memvec.retrieval.bm25 import UNSPACED, UNSPACED_LETTERS
@@ -36,6 +38,9 @@ class Marks:
     right: bool  # the line holds the answer's words, next to each other
     f1: float  # of the words in the line's start and in the answer [0..1]
     contained: bool  # the line's start holds the answer's words after SQuAD's normalisation, next to each other
+
+
+Judged = Mapping[str, Sequence[Marks]]  # of one document's questions, by the arm in front
 
 
 def judged(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[Marks]:
@@ -78,6 +83,23 @@ def marks(line: str, start: str, answers: Sequence[str]) -> Marks:
     )
 
 
+def means(documents: Sequence[Judged], measure: str) -> dict[str, float]:
+    """The mean over all questions, by the arm in front. `measure` is a field of Marks."""
+    arms = dict.fromkeys(arm for document in documents for arm in document)
+    return {
+        arm: fmean(getattr(one, measure) for document in documents for one in document.get(arm, ())) for arm in arms
+    }
+
+
+def share_bounds(documents: Sequence[Judged], measure: str) -> tuple[float, float] | None:
+    """The interval of the memory's share of the text's score, by bootstrap over documents."""
+
+    def total(document: Judged, arm: str) -> float:
+        return float(sum(getattr(one, measure) for one in document[arm]))
+
+    return ratio_interval([(total(document, "memory"), total(document, "text")) for document in documents])
+
+
 def holds(said: str, answer: str) -> bool:
     """Does a text hold the words of an answer, next to each other? Case and punctuation are ignored."""
     if UNSPACED.search(answer):
@@ -108,7 +130,8 @@ def normalised(text: str) -> list[str]:
 
 
 def _is_punctuation(letter: str) -> bool:
-    return letter in string.punctuation or unicodedata.category(letter).startswith("P")
+    """Is it punctuation, or a character of which the cut left only some bytes?"""
+    return letter in string.punctuation or letter == "\ufffd" or unicodedata.category(letter).startswith("P")
 
 
 def _words(text: str) -> str:

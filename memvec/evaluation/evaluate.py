@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -22,7 +21,7 @@ from memvec import arguments, off_topic
 from memvec.arguments import BYTES, checked, instance, path_or, several
 from memvec.decoding.unpack import content
 from memvec.errors import NotFoundError, UsageError
-from memvec.evaluation.answers import Marks, Prompt, judged
+from memvec.evaluation.answers import Judged, Marks, Prompt, judged, means, share_bounds
 from memvec.evaluation.controls import EQUAL_POSITIONS, control_arms, text_arms
 from memvec.evaluation.costs import Costs, measure_costs
 from memvec.evaluation.forms import question_row
@@ -88,6 +87,9 @@ class Evaluation:
     # and English articles are ignored. The best of several accepted answers counts.
     f1: Mapping[str, float] = field(default_factory=dict)  # mean F1 of the words
     contained: Mapping[str, float] = field(default_factory=dict)  # share with the right words next to each other
+    # Bounds of 95 % intervals over documents: the memory's share of the text's own F1 and containment
+    f1_bounds: tuple[float, float] | None = None
+    contained_bounds: tuple[float, float] | None = None
 
 
 @dataclass(slots=True)
@@ -280,23 +282,25 @@ class _Trial:
             else OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
             nll={name: per_token(sums, name) for name in arms},
             documents=len(sums),
-            answered={name: fmean(one.right for one in found) for name, found in answers.items()},
+            answered=means(answers, "right"),
             questions=questions,
             skipped=len(self.subjects) - len(sums),
             template=self.template,
             costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], write_seconds),
             by_document={s.name: share([one], "memory") for s, one in usable},
-            f1={name: fmean(one.f1 for one in found) for name, found in answers.items()},
-            contained={name: fmean(one.contained for one in found) for name, found in answers.items()},
+            f1=means(answers, "f1"),
+            contained=means(answers, "contained"),
+            f1_bounds=share_bounds(answers, "f1"),
+            contained_bounds=share_bounds(answers, "contained"),
         )
 
-    def _judged(self) -> dict[str, list[Marks]]:
-        """Judge the answers to the questions, by the arm in front. All are asked at once, which is faster."""
-        asked = [(name, prompt) for name, sums, prompt in self.prompts if sums.usable]
-        found: dict[str, list[Marks]] = {}
-        for (name, _), one in zip(asked, judged(self.lm, [prompt for _, prompt in asked]), strict=True):
-            found.setdefault(name, []).append(one)
-        return found
+    def _judged(self) -> list[Judged]:
+        """Judge the answers to the questions of each document. All are asked at once, which is faster."""
+        asked = [(name, sums, prompt) for name, sums, prompt in self.prompts if sums.usable]
+        found: dict[int, dict[str, list[Marks]]] = {}
+        for (name, sums, _), one in zip(asked, judged(self.lm, [prompt for *_, prompt in asked]), strict=True):
+            found.setdefault(id(sums), {}).setdefault(name, []).append(one)
+        return list(found.values())
 
     def _query(self, subject: _Subject) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         row = subject.rows[0]

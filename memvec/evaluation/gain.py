@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 LEAST_GAIN = 0.1  # a document is left out if its text saves the model less [nats per token]
 RESAMPLES = 2000
@@ -34,10 +37,27 @@ def share(documents: Sequence[Sums], arm: str) -> float | None:
 def interval(documents: Sequence[Sums], arm: str, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:
     """The interval of `share` by percentile bootstrap over documents. None for fewer than two documents."""
     having = [d for d in documents if arm in d.nats]
-    if len(having) < 2:
+    return bootstrap(having, lambda drawn: share(drawn, arm), seed, level)
+
+
+def ratio_interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """The interval of (sum of the first) / (sum of the second), of a pair for each document, as for `interval`."""
+    return bootstrap(pairs, _ratio)
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
+    whole = sum(second for _, second in pairs)
+    return sum(first for first, _ in pairs) / whole if whole else None
+
+
+def bootstrap(
+    documents: Sequence[T], figure: Callable[[Sequence[T]], float | None], seed: int = 0, level: float = 0.95
+) -> tuple[float, float] | None:
+    """The interval of a figure by percentile bootstrap over documents. None for fewer than two documents."""
+    if len(documents) < 2:
         return None
     chance = random.Random(seed)
-    draws = (share(chance.choices(having, k=len(having)), arm) for _ in range(RESAMPLES))
+    draws = (figure(chance.choices(documents, k=len(documents))) for _ in range(RESAMPLES))
     found = sorted(value for value in draws if value is not None)
     if not found:
         return None

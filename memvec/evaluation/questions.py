@@ -114,7 +114,7 @@ def _question(line: str) -> Question:
     for name in FIELDS:
         if name not in value:
             raise ValueError(f"{name!r} is missing")
-    return Question(*(value[name] for name in FIELDS), accepted)
+    return Question(value["document"], value["question"], value["answer"], accepted)
 
 
 def _check(name: str, value: Any) -> None:

@@ -17,7 +17,9 @@ from memvec.evaluation.answers import (
     holds,
     judged,
     marks,
+    means,
     normalised,
+    share_bounds,
 )
 from memvec.evaluation.forms import question_row
 
@@ -81,6 +83,7 @@ def test_normalised() -> None:
         "5",
     ]
     assert normalised("NFL的 AFC冠军（2次）") == ["nfl", "的", "afc", "冠", "军", "2", "次"]
+    assert normalised("开\ufffd") == ["开"]  # the cut left half a character
 
 
 def test_best() -> None:
@@ -89,6 +92,17 @@ def test_best() -> None:
         True, pytest.approx(2 / 3), True
     )
     assert marks("a dog or a cat", "a dog", ["cat"]) == Marks(True, 0.0, False)
+
+
+def test_documents() -> None:
+    """Means are over questions, and intervals over documents."""
+    good, half, bad = Marks(True, 1.0, True), Marks(False, 0.5, True), Marks(False, 0.0, False)
+    documents = [{"text": [good, half, half], "memory": [half, bad, bad]}, {"text": [good], "memory": [good]}]
+    assert means(documents, "f1") == {"text": 0.75, "memory": 0.375}
+    assert means(documents, "contained") == {"text": 1.0, "memory": 0.5}
+    assert means(documents, "right") == {"text": 0.5, "memory": 0.25} and means([], "f1") == {}
+    assert share_bounds(documents, "f1") == (0.25, 1.0) and share_bounds(documents, "contained") == (1 / 3, 1.0)
+    assert share_bounds(documents[:1], "f1") is None
 
 
 def test_judged(tiny_lm: Any) -> None:

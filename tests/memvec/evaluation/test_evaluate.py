@@ -105,7 +105,10 @@ def test_answered(memories: Path, tiny_lm: Any, passages: dict[str, str], packed
     found = evaluate(memories, accepting, texts=packed_bytes, off_topic=False)
     assert set(found.answered) == set(found.f1) == set(found.contained) == {"none", "text", "memory", "shuffled"}
     assert found.f1["memory"] == found.contained["memory"] == 1.0 > max(found.f1["none"], found.f1["shuffled"])
-    assert re.search(rf"the memory +100% +100% .* 100% +{1 / found.f1['text']:.2f}\n", table(found))
+    low, high = found.f1_bounds or (0, 0)
+    assert 0 < low <= 1 / found.f1["text"] <= high
+    shown = rf"the memory +100% +100% .* 100% +{1 / found.f1['text']:.2f} +{low:.2f} to {high:.2f}\n"
+    assert re.search(shown, table(found))
     assert evaluate(memories, asked, texts=packed_bytes, off_topic=False, template="plain").answered == {}
 
 

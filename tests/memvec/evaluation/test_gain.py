@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memvec.evaluation.gain import Sums, interval, per_token, share
+from memvec.evaluation.gain import Sums, interval, per_token, ratio_interval, share
 
 
 def document(none: float, text: float, memory: float | None = None, tokens: int = 10) -> Sums:
@@ -40,3 +40,12 @@ def test_interval() -> None:
     assert 0.3 < low < (share(spread, "memory") or 0) < high < 0.9
     assert interval(spread, "memory") == (low, high)  # seeded
     assert interval(alike[:1], "memory") is None
+
+
+def test_ratio_interval() -> None:
+    """The sums are divided, not each pair. Draws in which the second sum is nothing are left out."""
+    assert ratio_interval([(1.0, 2.0)] * 5) == (0.5, 0.5)
+    low, high = ratio_interval([(0.0, 1.0), (6.0, 3.0), (1.0, 1.0), (2.0, 3.0)]) or (0, 0)
+    assert 0 <= low < 9 / 8 < high <= 2.0
+    assert ratio_interval([(0.0, 0.0), (1.0, 1.0)]) == (1.0, 1.0)
+    assert ratio_interval([(1.0, 0.0)] * 3) is ratio_interval([(1.0, 1.0)]) is None

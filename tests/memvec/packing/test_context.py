@@ -47,7 +47,7 @@ def test_a_memory_is_stored_with_what_was_measured_of_it(memories: Path, passage
 
 
 def test_a_memory_gives_no_document_back(memories: Path, tmp_path: Path) -> None:
-    with pytest.raises(NoContentError, match="context vectors"):
+    with pytest.raises(NoContentError, match="only a memory"):
         memvec.cat(memories, "a.txt")
     with pytest.raises(NoContentError):
         memvec.unpack(memories, tmp_path / "out")
@@ -216,7 +216,7 @@ def test_questions_about_nobody_are_refused(sources: list[Source], tiny: str, tm
 
 
 def test_an_unknown_kind_is_refused(sources: list[Source], tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="exact, context or both"):
+    with pytest.raises(UsageError, match="exact, context, kv or both"):
         memvec.pack(sources, tmp_path / "s", model=tiny, kind="all")  # type: ignore[arg-type]
 
 
