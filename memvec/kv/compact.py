@@ -13,14 +13,13 @@ from torch import Tensor
 from memvec.kv import choose
 from memvec.kv.choose import Budget, positions_for
 from memvec.kv.kept import Kept
-from memvec.kv.rotation import Rotation
+from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import Read, Score, read
 from memvec.lm.frozen import FrozenLM
 
 
 def compact(
     lm: FrozenLM,
-    rotation: Rotation,
     texts: Sequence[Sequence[int]],
     ratio: float = 8.0,
     budget: Budget = "head",
@@ -28,52 +27,51 @@ def compact(
     shares: Tensor | None = None,
     longest: int | None = None,
 ) -> list[Kept]:
-    """Keep 1 of `ratio` rows of each document of token ids, read in one batch.
+    """Keep 1 of `ratio` rows of each document, all read in one batch.
 
     Args:
         lm: The frozen LM.
-        rotation: Its rotation.
         texts: Token ids of each document.
         ratio: Tokens for each position of a memory.
         budget: "even" keeps as many rows in every head, "head" most where the scores are highest.
         score: "repeat" reads a document three times, "norm" once.
-        shares: (L, H) the share of rows that each head keeps, from a profile. Without it, "head" compares the scores of all heads.
-        longest: Pad to this length.
+        shares: (L, H) the share of rows that each head keeps, from a profile. Without it, "head" compares the scores of
+            all heads.
+        longest: Pad all documents to this length, so that the shape of the batch does not depend on them.
     """
     found = read(lm, texts, score, longest)
-    return [chosen(rotation, found, row, ratio, budget, shares) for row in range(len(texts))]
+    positions = [positions_for(tokens, ratio) for tokens in found.lengths]
+    kept = torch.zeros_like(found.scores, dtype=torch.bool)  # (L, B, H, N)
+    for row, (tokens, most) in enumerate(zip(found.lengths, positions, strict=True)):
+        scores = found.scores[:, row, :, -tokens:]
+        if budget == "even":
+            counts = choose.even(scores, most)
+        elif shares is None:
+            counts = choose.adaptive(scores, most)
+        else:
+            counts = choose.shared_out(shares, tokens, most).to(scores.device)
+        kept[:, row, :, -tokens:] = choose.best(scores, counts)
+    return gathered(lm, found, kept, positions)
 
 
-def chosen(rotation: Rotation, found: Read, row: int, ratio: float, budget: Budget, shares: Tensor | None) -> Kept:
-    """The rows that are kept of document number `row` of a batch."""
-    tokens = found.lengths[row]
-    positions = positions_for(tokens, ratio)
-    scores = found.scores[:, row, :, -tokens:]
-    if budget == "even":
-        counts = choose.even(scores, positions)
-    elif shares is None:
-        counts = choose.adaptive(scores, positions)
-    else:
-        counts = choose.shared_out(shares, tokens, positions).to(scores.device)
-    kept = choose.best(scores, counts)
-    return gathered(rotation, found, row, kept, positions)
-
-
-def gathered(rotation: Rotation, found: Read, row: int, kept: Tensor, positions: int) -> Kept:
-    """The rows `kept` (L, H, N) of document number `row`, without their places. If keys cannot be moved, they take N positions."""
-    tokens = found.lengths[row]
-    keys, values, distances = [], [], []
+def gathered(lm: FrozenLM, found: Read, kept: Tensor, positions: Sequence[int]) -> list[Kept]:
+    """The rows `kept` (L, B, H, N) of each document, without their places. Keys that cannot be moved take N positions."""
+    rotation, longest = rotation_of(lm.model), kept.shape[3]
+    counts = kept.sum(3).cpu()  # (L, B, H)
+    lengths = torch.tensor(found.lengths, device=kept.device)
+    parts: list[tuple[Tensor, ...]] = []
     for layer, of_layer in enumerate(kept):
-        heads, places = of_layer.nonzero(as_tuple=True)
-        taken = found.keys[layer][row, :, -tokens:][heads, places].float()
-        moves = -(found.before + places)
-        keys.append(rotation.turned(layer, taken, moves) if rotation.movable else taken)
-        values.append(found.values[layer][row, :, -tokens:][heads, places].float())
-        distances.append(tokens - places)
-    return Kept(
-        positions if rotation.movable else tokens,
-        kept.sum(-1).cpu(),
-        torch.cat(distances),
-        torch.cat(keys),
-        torch.cat(values),
-    )
+        row, head, column = of_layer.nonzero(as_tuple=True)
+        distance = longest - column
+        keys, values = (part[layer][row, head, column].float() for part in (found.keys, found.values))
+        if rotation.movable:
+            keys = rotation.turned(layer, keys, distance - lengths[row] - found.before)
+        parts.append((row, distance, keys, values))
+    owner, distances, keys, values = (torch.cat(part) for part in zip(*parts, strict=True))
+    order = owner.argsort(stable=True)  # document by document, each in the order of layers
+    sizes = counts.sum((0, 2)).tolist()
+    pieces = zip(*(torch.split(part[order], sizes) for part in (distances, keys, values)), strict=True)
+    return [
+        Kept(tokens, most if rotation.movable else tokens, counts[:, row], *piece)
+        for row, (tokens, most, piece) in enumerate(zip(found.lengths, positions, pieces, strict=True))
+    ]

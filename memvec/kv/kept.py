@@ -19,17 +19,19 @@ from memvec.types import KeysValues
 class Kept:
     """Rows of one memory, ordered by layer, head and place."""
 
-    positions: int  # M
+    tokens: int  # N
+    positions: int  # M, at most N
     counts: Tensor  # (L, H) rows of each head, on the CPU
     distances: Tensor  # (K,) tokens to the end of the document, 1 for the last
     keys: Tensor  # (K, E) float32, not rotated
     values: Tensor  # (K, E) float32
 
     @classmethod
-    def of(cls, stored: KeysValues, device: torch.device | str = "cpu") -> Kept:
-        """The rows of a stored memory."""
+    def of(cls, stored: KeysValues, tokens: int, device: torch.device | str = "cpu") -> Kept:
+        """The rows of a stored memory of a document of N `tokens`."""
         keys, values = dequantised(stored)
         return cls(
+            tokens,
             stored.positions,
             torch.from_numpy(stored.counts.astype(np.int64)),
             torch.from_numpy(stored.distances.astype(np.int64)).to(device),
@@ -44,3 +46,8 @@ class Kept:
         codes, scales, value_codes, value_scales = quantised(keys, values, counts, bits)
         distances = self.distances.cpu().numpy().astype(np.uint32)
         return KeysValues(self.positions, bits, counts, distances, codes, scales, value_codes, value_scales)
+
+    @property
+    def even(self) -> bool:
+        """Does every head keep as many rows? Then a plain cache can hold them."""
+        return bool((self.counts == self.counts.flatten()[0]).all())

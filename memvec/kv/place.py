@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup
 from memvec.kv.kept import Kept
-from memvec.kv.rotation import Rotation
-from memvec.lm.frozen import FrozenLM
-from memvec.lm.scoring import Prefixes, alike, embedded, run_prefixes
+from memvec.kv.rotation import rotation_of
+from memvec.lm import compat
+from memvec.lm.scoring import Prefixes, alike
 
 WASTE = 8  # keys of a head that one more group of heads costs as much as
 
@@ -33,57 +34,106 @@ class _Group:
 
 
 class Placing:
-    """The places of memories behind the tokens before each. Made once, it places keys and values of any training step."""
+    """The places of memories behind the tokens before each. Made once, it places keys and values of any training step.
 
-    def __init__(
-        self, lm: FrozenLM, rotation: Rotation, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]
-    ) -> None:
+    Every key keeps the distances that it had when the document was read: to the prompt, which goes on at P + M, and to
+    the tokens before the memory. So those are moved back by N - M positions.
+    """
+
+    def __init__(self, model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> None:
         """Rows may have no memory or no tokens before it. At least one has a memory."""
-        self.lm, self.rotation = lm, rotation
-        self.start = run_prefixes(lm, [embedded(lm, ids) for ids in before])
+        self.dtype, self.rotation = model.dtype, rotation_of(model)
+        device = model.get_input_embeddings().weight.device
         some = [memory for memory in memories if memory is not None]
         self.layers, self.heads = some[0].counts.shape
         none = torch.zeros_like(some[0].counts)
-        counts = torch.stack([none if m is None else m.counts for m in memories])  # (B, L, H)
-        self.order = layer_first(torch.stack([m.counts for m in some])).to(lm.device)  # (K,)
-        sizes = counts.sum((0, 2)).tolist()
+        self.counts = torch.stack([none if m is None else m.counts for m in memories])  # (B, L, H)
+        self.order = layer_first(torch.stack([m.counts for m in some])).to(device)  # (K,)
+        sizes = self.counts.sum((0, 2)).tolist()
         self.slices = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
-        distances = torch.cat([m.distances for m in some])[self.order]
+        distances = torch.cat([m.distances.to(device) for m in some])[self.order]
         ends = [len(ids) + m.positions for ids, m in zip(before, memories, strict=True) if m is not None]
         owners = torch.arange(len(some)).repeat_interleave(torch.tensor([len(m.distances) for m in some]))
-        places = torch.tensor(ends, device=lm.device)[owners.to(lm.device)][self.order] - distances
-        self.angles = rotation.angles(places, self.slices) if rotation.movable else None
-        columns, self.positions = self.start.held.shape[1], max(m.positions for m in some)
-        self.held = torch.zeros(len(memories), columns + self.positions, dtype=torch.long, device=lm.device)
-        self.held[:, :columns] = self.start.held
+        places = torch.tensor(ends, device=device)[owners.to(device)][self.order] - distances
+        self.angles = self.rotation.angles(places, self.slices) if self.rotation.movable else None
+        cache, held = run_before(model, before)
+        self.before = [] if cache is None else self._moved(cache, memories)
+        columns, self.positions = held.shape[1], max(m.positions for m in some)
+        self.held = torch.zeros(len(memories), columns + self.positions, dtype=torch.long, device=device)
+        self.held[:, :columns] = held
         for row, memory in zip(self.held, memories, strict=True):
             if memory is not None:
                 row[columns + self.positions - memory.positions :] = 1
-        self.groups = [_groups(counts[:, layer], distances[part]) for layer, part in enumerate(self.slices)]
+        self.groups = [_groups(self.counts[:, layer], distances[part]) for layer, part in enumerate(self.slices)]
+
+    def _moved(self, cache: Any, memories: Sequence[Kept | None]) -> list[tuple[Tensor, Tensor]]:
+        """(keys, values) (B, H, P, E) of each layer before the memories, moved back where positions are saved."""
+        out = []
+        saved = torch.tensor([0 if m is None else m.tokens - m.positions for m in memories])
+        for number, layer in enumerate(cache.layers):
+            keys = layer.keys
+            if self.rotation.movable and bool(saved.any()):
+                moves = -saved.to(keys.device)[:, None, None].expand(keys.shape[:3]).flatten()
+                keys = self.rotation.turned(number, keys.float().flatten(0, 2), moves).view(keys.shape).to(self.dtype)
+            out.append((keys, layer.values))
+        return out
 
     def prefixes(self, keys: Tensor, values: Tensor) -> Prefixes:
         """The cache of all memories with keys and values (K, E), layer by layer as `order` puts them. Differentiable."""
         if self.angles is not None:
             keys = self.rotation.turn(keys, self.angles)
-        keys, values = keys.to(self.lm.dtype), values.to(self.lm.dtype)
-        columns = self.start.held.shape[1]
+        keys, values = keys.to(self.dtype), values.to(self.dtype)
+        columns = self.held.shape[1] - self.positions
         empty = keys.new_zeros(len(self.held), self.heads, 0, keys.shape[1])
         layers = []
         for number, part in enumerate(self.slices):
-            own = None if self.start.cache is None else self.start.cache.layers[number]  # type: ignore[attr-defined]
             front = Front(columns, self.positions, _filled(self.groups[number], keys[part], values[part]))
-            layers.append(FrontLayer(front, *((empty, empty) if own is None else (own.keys, own.values))))
+            layers.append(FrontLayer(front, *(self.before[number] if self.before else (empty, empty))))
         return Prefixes(FrontCache(layers), self.held)
 
 
-def placed(
-    lm: FrozenLM, rotation: Rotation, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]
-) -> Prefixes:
-    """The cache of a row for each memory, behind the tokens `before` it."""
-    placing = Placing(lm, rotation, memories, before)
+def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
+    """The cache of a row for each memory, behind the tokens `before` it. One of them at least is a memory.
+
+    If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`.
+    """
+    placing = Placing(model, memories, before)
     some = [memory for memory in memories if memory is not None]
-    keys, values = (torch.cat([getattr(m, name) for m in some])[placing.order] for name in ("keys", "values"))
-    return placing.prefixes(keys, values)
+    device = placing.held.device
+    keys, values = (torch.cat([getattr(m, n).to(device) for m in some])[placing.order] for n in ("keys", "values"))
+    made = placing.prefixes(keys, values)
+    return plain(made) if all(m.even and int(m.counts[0, 0]) == m.positions for m in some) else made
+
+
+def plain(prefixes: Prefixes) -> Prefixes:
+    """The same as a plain cache, for memories whose heads all keep as many rows as the memory takes positions."""
+    cache = compat.empty_cache()
+    for number, layer in enumerate(prefixes.cache.layers):  # type: ignore[attr-defined]
+        (group,) = layer.front.groups
+        # The padding of shorter memories goes in front of them, where the mask has it.
+        place = (group.distances > 0).to(torch.uint8).argsort(dim=-1, stable=True)[..., None]
+        keys, values = (part.gather(2, place.expand_as(part)) for part in (group.keys, group.values))
+        cache.update(torch.cat([layer.keys, keys], 2), torch.cat([layer.values, values], 2), number)
+    return Prefixes(cache, prefixes.held)
+
+
+def run_before(model: Any, before: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
+    """(cache of the tokens before each memory, mask (B, P)), padded on the left. Without any tokens the cache is None."""
+    longest = max(map(len, before))
+    device = model.get_input_embeddings().weight.device
+    ids = torch.zeros(len(before), longest, dtype=torch.long)
+    held = torch.zeros_like(ids)
+    for row, seen, own in zip(ids, held, before, strict=True):
+        row[longest - len(own) :] = torch.tensor(own, dtype=torch.long)
+        seen[longest - len(own) :] = 1
+    held = held.to(device)
+    if not longest:
+        return None, held
+    cache = compat.empty_cache()
+    where = {"position_ids": (held.cumsum(1) - 1).clamp(min=0), "attention_mask": held}
+    with torch.no_grad():
+        model.base_model(input_ids=ids.to(device), use_cache=True, **where, **{compat.cache_argument(model): cache})
+    return cache, held
 
 
 def layer_first(counts: Tensor) -> Tensor:

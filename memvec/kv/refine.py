@@ -19,7 +19,6 @@ from torch import Tensor
 
 from memvec.kv.kept import Kept
 from memvec.kv.place import Placing
-from memvec.kv.rotation import Rotation
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, distil_pass, teacher_pass
 from memvec.lm.scoring import CACHE_AT_ONCE, Prefixes, Row, embedded, padded, passes, run_prefixes, run_rows, targets
@@ -74,13 +73,12 @@ class Refiner:
     def __init__(
         self,
         lm: FrozenLM,
-        rotation: Rotation,
         prompt_prefixes: Sequence[Sequence[int]],
         unrelated: Sequence[Sequence[Row]],
         recipe: Recipe,
     ) -> None:
         """`unrelated` rows are for each of the prompt prefixes."""
-        self.lm, self.rotation, self.recipe = lm, rotation, recipe
+        self.lm, self.recipe = lm, recipe
         self.prompt_prefixes = [list(ids) for ids in prompt_prefixes]
         mix = LossMix(weight=recipe.aside_weight)
         self.unrelated: list[Lesson] = []
@@ -93,8 +91,7 @@ class Refiner:
         plans = self._plans(tasks)
         lessons, where = self._teach(tasks, plans)
         placings = [
-            Placing(lm, self.rotation, [task.kept for task in tasks], [prefix] * len(tasks))
-            for prefix in self.prompt_prefixes
+            Placing(lm.model, [task.kept for task in tasks], [prefix] * len(tasks)) for prefix in self.prompt_prefixes
         ]
         order = placings[0].order
         owners = torch.arange(len(tasks)).repeat_interleave(torch.tensor([len(t.kept.distances) for t in tasks]))

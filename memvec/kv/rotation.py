@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -15,39 +16,36 @@ import torch
 from torch import Tensor
 
 from memvec.lm import compat
-from memvec.lm.frozen import FrozenLM
 
 TRIED, SHIFT = 6, 37  # tokens, and positions by which they are moved, to see whether keys can be moved
+OFF, OFF_HALF = 0.01, 0.1  # most error of moved keys, as a share of their size, in float32 and in fewer bits
 
 
 class Rotation:
     """How one model turns its keys by position. Cosine and sine come from the model's own module."""
 
-    def __init__(self, lm: FrozenLM) -> None:
-        """Find the rotary module and the rotation of a model."""
-        self.lm = lm
-        base = lm.model.base_model
-        found = [
-            module
-            for module in base.modules()
-            if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
-        ]
-        self._module = found[0] if found else None
-        self._rotate = getattr(sys.modules[type(lm.model).__module__], "apply_rotary_pos_emb", None)
-        self._by_layer = found and "layer_type" in inspect.signature(type(found[0]).forward).parameters
-        self._kinds = list(getattr(lm.model.config.get_text_config(), "layer_types", None) or ())
+    def __init__(self, model: Any) -> None:
+        """Find the rotary module and the rotation of a transformers model."""
+        self.model = model
+        buffers = ((module, [name for name, _ in module.named_buffers(recurse=False)]) for module in model.modules())
+        self._module = next((module for module, names in buffers if any(n.endswith("inv_freq") for n in names)), None)
+        self._rotate = getattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb", None)
+        taken = inspect.signature(type(self._module).forward).parameters if self._module is not None else ()
+        self._by_layer = "layer_type" in taken
+        self._kinds = list(getattr(model.config.get_text_config(), "layer_types", None) or ())
 
     @cached_property
     def movable(self) -> bool:
         """Can keys be moved? No if positions are part of the input, as in GPT-2. It is tried on a few tokens."""
         if self._module is None or self._rotate is None:
             return False
-        ids = torch.arange(1, TRIED + 1, device=self.lm.device)[None] % self.lm.vocabulary
-        read = [self._keys(ids, first) for first in (0, SHIFT)]
-        for layer, (at_0, moved) in enumerate(zip(*read, strict=True)):
-            keys, moved = (part[0].transpose(0, 1).flatten(0, 1) for part in (at_0.float(), moved.float()))
-            found = self.turned(layer, keys, torch.full((len(keys),), SHIFT, device=self.lm.device))
-            if (found - moved).abs().max() > 0.02 * moved.abs().max() + 1e-3:
+        device = self.model.get_input_embeddings().weight.device
+        ids = torch.arange(1, TRIED + 1, device=device)[None] % self.model.config.get_text_config().vocab_size
+        most = OFF if self.model.dtype == torch.float32 else OFF_HALF
+        for layer, (at_0, moved) in enumerate(zip(*(self._keys(ids, first) for first in (0, SHIFT)), strict=True)):
+            keys, wanted = (part[0].float().flatten(0, 1) for part in (at_0, moved))  # (H·N, E)
+            found = self.turned(layer, keys, torch.full((len(keys),), SHIFT, device=device))
+            if (found - wanted).norm() > most * wanted.norm():
                 return False
         return True
 
@@ -55,7 +53,8 @@ class Rotation:
     def _keys(self, ids: Tensor, first: int) -> list[Tensor]:
         cache = compat.empty_cache()
         places = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
-        self.lm.model.base_model(input_ids=ids, position_ids=places, use_cache=True, **{self.lm.cache_name: cache})
+        where = {"position_ids": places, compat.cache_argument(self.model): cache}
+        self.model.base_model(input_ids=ids, use_cache=True, **where)
         return [layer.keys for layer in cache.layers]
 
     def turned(self, layer: int, keys: Tensor, moves: Tensor) -> Tensor:
@@ -70,11 +69,12 @@ class Rotation:
         return torch.cat([cosine for cosine, _ in each]), torch.cat([sine for _, sine in each])
 
     def turn(self, keys: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Keys (K, E) turned by angles (K, R). Differentiable."""
+        """Keys (K, E) float32 turned by angles (K, R). Differentiable."""
         if not len(keys):
             return keys
         cosine, sine = angles
         turning = keys[None, None, :, : cosine.shape[-1]]
+        assert self._rotate is not None
         turned: Tensor = self._rotate(turning, turning, cosine[None], sine[None])[1][0, 0]
         return torch.cat([turned, keys[:, cosine.shape[-1] :]], -1)
 
@@ -82,7 +82,18 @@ class Rotation:
     def _angles(self, layer: int, moves: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (k, R) of moves (k,), without the factor that some models scale both by."""
         kind: dict[str, Any] = {"layer_type": self._kinds[layer]} if self._by_layer else {}
-        like = torch.zeros(1, dtype=torch.float32, device=self.lm.device)
+        like = torch.zeros(1, dtype=torch.float32, device=moves.device)
+        assert self._module is not None
         cosine, sine = self._module(like, moves[None], **kind)
         size = (cosine.square() + sine.square()).sqrt()
         return (cosine / size)[0], (sine / size)[0]
+
+
+_KNOWN: weakref.WeakKeyDictionary[Any, Rotation] = weakref.WeakKeyDictionary()
+
+
+def rotation_of(model: Any) -> Rotation:
+    """The rotation of a model. It is found once."""
+    if model not in _KNOWN:
+        _KNOWN[model] = Rotation(model)
+    return _KNOWN[model]

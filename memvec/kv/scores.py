@@ -26,7 +26,7 @@ from memvec.templates.template import frame
 
 Score = Literal["repeat", "norm"]
 CHUNK = 2048  # tokens said again in one go
-BLOCK = 4 * 1024**2  # most attention weights of a layer that are in memory at once, times the query heads
+BLOCK, BLOCK_GPU = 4 << 20, 512 << 20  # most attention weights of a layer that are in memory at once
 OVERLAP = 8  # tokens of the chunk before, by which the model finds the place to go on
 AGAIN = "Repeat the previous context exactly."
 FURTHER = "Repeat the part of the previous context exactly, starting with"
@@ -144,7 +144,7 @@ class _Watching(DynamicLayer):
         document = slice(end - self.best.shape[2], end)
         query = query.view(batch, heads, shared, asked, width)
         scale = width**-0.5 if scaling is None else scaling
-        size = max(1, BLOCK // (batch * every * seen))
+        size = max(1, (BLOCK if query.device.type == "cpu" else BLOCK_GPU) // (batch * every * seen))
         out = torch.empty_like(query)
         for begin in range(0, asked, size):
             block = query[:, :, :, begin : begin + size]
