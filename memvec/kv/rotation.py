@@ -34,6 +34,7 @@ class Rotation:
         # Its own file has the rotation that belongs to it. A model's class may be a subclass from elsewhere.
         self._rotate = getattr(sys.modules[type(self._module).__module__], "apply_rotary_pos_emb", None)
         taken = inspect.signature(type(self._module).forward).parameters if self._module is not None else ()
+        self._halves = False  # is there one angle for two numbers, as in gpt-oss, and not one for each?
         self._by_layer = "layer_type" in taken
         self._kinds = list(getattr(model.config.get_text_config(), "layer_types", None) or ())
 
@@ -66,6 +67,7 @@ class Rotation:
         """The layers without rotation, as some models have them. None if keys cannot be moved."""
         if self._module is None or self._rotate is None:
             return None
+        self._halves = _takes_halves(self._rotate)
         device = self.model.get_input_embeddings().weight.device
         ids = torch.arange(1, TRIED + 1, device=device)[None] % self.model.config.get_text_config().vocab_size
         of_way, of_size = OFF if self.model.dtype == torch.float32 else OFF_HALF
@@ -105,10 +107,11 @@ class Rotation:
         if not len(keys):
             return keys
         cosine, sine = angles
-        turning = keys[None, None, :, : cosine.shape[-1]]
+        width = cosine.shape[-1] * (2 if self._halves else 1)
+        turning = keys[None, None, :, :width]
         assert self._rotate is not None
         turned: Tensor = self._rotate(turning, turning, cosine[None], sine[None])[1][0, 0]
-        return torch.cat([turned, keys[:, cosine.shape[-1] :]], -1)
+        return torch.cat([turned, keys[:, width:]], -1)
 
     @torch.no_grad()
     def _angles(self, layer: int, moves: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +122,16 @@ class Rotation:
         cosine, sine = self._module(like, moves[None], **kind)
         size = (cosine.square() + sine.square()).sqrt()
         return (cosine / size)[0], (sine / size)[0]
+
+
+def _takes_halves(rotate: Any) -> bool:
+    """Does a model's rotation of four numbers want two cosines?"""
+    key, angle = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 4)
+    try:
+        rotate(key, key, angle, angle)
+    except RuntimeError:
+        return True
+    return False
 
 
 _KNOWN: weakref.WeakKeyDictionary[Any, Rotation] = weakref.WeakKeyDictionary()
