@@ -5,6 +5,7 @@ Letters: L layers, H key/value heads, K rows in all heads, E width of a head, M 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +18,10 @@ from memvec.types import KeysValues
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
-    """Rows of one memory, ordered by layer, head and place."""
+    """Rows of one memory, ordered by layer and head. In a head those of one document are in order of place."""
 
-    tokens: int  # N
-    positions: int  # M, at most N
+    tokens: int  # N, of the longest document
+    positions: int  # M
     counts: Tensor  # (L, H) rows of each head, on the CPU
     distances: Tensor  # (K,) tokens to the end of the document, 1 for the last
     keys: Tensor  # (K, E) float32, not rotated
@@ -38,6 +39,28 @@ class Kept:
             torch.from_numpy(keys).to(device),
             torch.from_numpy(values).to(device),
         )
+
+    @classmethod
+    def joined(cls, memories: Sequence[Kept]) -> Kept:
+        """Put memories of one model side by side: every key keeps its distance to what follows the memories.
+
+        Args:
+            memories: The memories, one at least.
+
+        Returns:
+            A memory that takes the positions of all of them.
+        """
+        if len(memories) == 1:
+            return memories[0]
+        counts = torch.stack([memory.counts for memory in memories])  # (B, L, H)
+        heads = torch.arange(counts[0].numel()).repeat(len(memories))
+        order = heads.repeat_interleave(counts.flatten()).argsort(stable=True)  # rows lie memory by memory before
+        rows = (
+            torch.cat([getattr(memory, name) for memory in memories])[order.to(memories[0].keys.device)]
+            for name in ("distances", "keys", "values")
+        )
+        tokens, positions = max(m.tokens for m in memories), sum(m.positions for m in memories)
+        return cls(tokens, positions, counts.sum(0), *rows)
 
     def stored(self, bits: int) -> KeysValues:
         """The rows as they are stored, with so many bits for each number."""

@@ -19,7 +19,7 @@ from memvec.errors import UsageError, counted
 from memvec.lm.adapters import unwrapped
 from memvec.memory import options
 from memvec.memory.dispatch import READY, Block, close_block, install, mark, open_block
-from memvec.memory.prompt import Memories, Owners, as_memories, embed, pad_id, tensor
+from memvec.memory.prompt import Memories, Owners, as_memories, behind, embed, front_of, pad_id
 from memvec.templates.template import Frame, Places, places
 
 _OPENING = threading.Lock()
@@ -44,6 +44,7 @@ class attached(contextlib.ContextDecorator):
 
     Raises:
         FingerprintError: The model is not the one the memories belong to, or has active adapters.
+        UnsupportedModelError: In the block: the model's attention does not take a memory of keys and values.
         UsageError: The model has no `generate` of transformers. In the block: an option of `generate` cannot be used
             with a memory, or the number of memories is not the number of rows.
 
@@ -130,11 +131,12 @@ class _Rows:
             raise UsageError(
                 f"{counted(len(each), 'memory', 'memories')} for {counted(len(ids), 'row')}. Pass one, or one for each row."
             )
+        fronts = {id(memory): front_of(memory) for memory in self.memories}
         rows = zip(own_ids(ids, mask_of(model, given, ids)), each, strict=True)
         made = embed(
             model,
             [
-                (Frame((), own), None) if memory is None else (self.where.split(own, True), tensor(memory))
+                (Frame((), own) if memory is None else self.where.split(own, True), fronts[id(memory)])
                 for own, memory in rows
             ],
             self.pad,
@@ -144,6 +146,7 @@ class _Rows:
             "input_ids": ids,  # unchanged: callers cut the output at the length of their ids
             "inputs_embeds": mark(made.inputs_embeds, READY),
             "attention_mask": made.attention_mask,
+            **({} if made.kept is None else behind(model, asked, made.kept.cache)),
         }
 
 
