@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -41,26 +42,34 @@ class Kept:
         )
 
     @classmethod
+    def behind(cls, parts: Sequence[Kept]) -> Kept:
+        """The memories of a document's windows, in order, as one memory of the document."""
+        following = [0, *accumulate(part.tokens for part in parts[:0:-1])][::-1]  # tokens behind each window
+        distances = [part.distances + tokens for part, tokens in zip(parts, following, strict=True)]
+        return cls._together(parts, sum(part.tokens for part in parts), distances)
+
+    @classmethod
     def joined(cls, memories: Sequence[Kept]) -> Kept:
-        """Put memories of one model side by side: every key keeps its distance to what follows the memories.
+        """Memories of several documents side by side: each key keeps its distance to what follows them all.
 
-        Args:
-            memories: The memories, one at least.
-
-        Returns:
-            A memory that takes the positions of all of them.
+        Their positions are added up. So the tokens before them have the distance of the longest document.
         """
-        if len(memories) == 1:
-            return memories[0]
-        counts = torch.stack([memory.counts for memory in memories])  # (B, L, H)
-        heads = torch.arange(counts[0].numel()).repeat(len(memories))
-        order = heads.repeat_interleave(counts.flatten()).argsort(stable=True)  # rows lie memory by memory before
-        rows = (
-            torch.cat([getattr(memory, name) for memory in memories])[order.to(memories[0].keys.device)]
-            for name in ("distances", "keys", "values")
+        return cls._together(memories, max(m.tokens for m in memories), [m.distances for m in memories])
+
+    @classmethod
+    def _together(cls, parts: Sequence[Kept], tokens: int, distances: Sequence[Tensor]) -> Kept:
+        counts = torch.stack([part.counts for part in parts])  # (B, L, H)
+        heads = torch.arange(counts[0].numel()).repeat(len(parts))
+        # Rows lie part by part, and are put head by head.
+        order = heads.repeat_interleave(counts.flatten()).argsort(stable=True).to(parts[0].keys.device)
+        return cls(
+            tokens,
+            sum(part.positions for part in parts),
+            counts.sum(0),
+            torch.cat(list(distances))[order],
+            torch.cat([part.keys for part in parts])[order],
+            torch.cat([part.values for part in parts])[order],
         )
-        tokens, positions = max(m.tokens for m in memories), sum(m.positions for m in memories)
-        return cls(tokens, positions, counts.sum(0), *rows)
 
     def stored(self, bits: int) -> KeysValues:
         """The rows as they are stored, with so many bits for each number."""

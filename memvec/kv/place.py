@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.errors import UnsupportedModelError
+from memvec.errors import UsageError
 from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup, sees_fronts
 from memvec.kv.kept import Kept
 from memvec.kv.rotation import rotation_of
@@ -102,15 +102,15 @@ def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequenc
     is with sliding windows where that can be, because a plain cache does not know the distances of its keys.
 
     Raises:
-        UnsupportedModelError: Heads keep different numbers of rows, and the model's attention does not take them.
+        UsageError: Heads keep different numbers of rows, and the model's attention does not take them.
     """
     seen = sees_fronts(model)
     even = all(m.even and int(m.counts[0, 0]) == m.positions for m in memories if m is not None)
     if not (seen or even):
-        raise UnsupportedModelError(
-            "this memory keeps another number of keys in each head, which the model's attention "
-            f"({model.config._attn_implementation}) cannot take. Load the model with attn_implementation='sdpa', or make "
-            "the memory with an even budget."
+        raise UsageError(
+            "the heads of this memory keep other numbers of keys than it takes positions, and the model's attention "
+            f"({model.config._attn_implementation}) cannot take them. Load the model with attn_implementation='sdpa'"
+            + (", or make the memory with an even budget." if rotation_of(model).movable else ".")
         )
     placing = Placing(model, memories, before)
     some = [memory for memory in memories if memory is not None]

@@ -44,7 +44,6 @@ class attached(contextlib.ContextDecorator):
 
     Raises:
         FingerprintError: The model is not the one the memories belong to, or has active adapters.
-        UnsupportedModelError: In the block: the model's attention does not take a memory of keys and values.
         UsageError: The model has no `generate` of transformers. In the block: an option of `generate` cannot be used
             with a memory, or the number of memories is not the number of rows.
 

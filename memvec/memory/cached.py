@@ -50,8 +50,7 @@ class CachedMemory:
 
         Raises:
             FingerprintError: The memory belongs to another model, or the model has active adapters.
-            UsageError: The model has no keys and values to cache.
-            UnsupportedModelError: The memory is keys and values, which the model's attention does not take.
+            UsageError: The model has no keys and values to cache, or its attention does not take those of the memory.
         """
         self._owners = Owners.of(tokenizer, as_memories(memory) if check else [], allow_adapters)
         self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template

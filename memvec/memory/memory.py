@@ -43,7 +43,7 @@ class Memory:
         parts: The vectors of each record, (M_i, D) float16. Empty for keys and values.
         fingerprint: The model the memory belongs to.
         probe: The numeric probe of that model. It helps to recognise a loaded model.
-        kv: The keys and values of each record. Empty for vectors.
+        kv: The keys and values of each document, by record. Empty for vectors.
 
     Example:
         >>> memory = memvec.load_memory(store, "harbour.txt") + memvec.load_memory(store, "letters/jane.txt")
@@ -57,7 +57,7 @@ class Memory:
     parts: tuple[Vectors, ...]
     fingerprint: Fingerprint
     probe: Mapping[str, Any] = field(default_factory=dict)
-    kv: tuple[KeptPart, ...] = ()
+    kv: tuple[tuple[KeptPart, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Prepare transformers' `generate` for memories. UsageError for vectors beside keys and values."""
@@ -80,7 +80,7 @@ class Memory:
 
     def __len__(self) -> int:
         """M, the number of context positions it takes."""
-        return sum(map(len, self.parts)) + sum(part.stored.positions for part in self.kv)
+        return sum(map(len, self.parts)) + sum(part.stored.positions for document in self.kv for part in document)
 
     def __add__(self, other: Memory) -> Memory:
         """Join two memories, this one first.
@@ -148,13 +148,14 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
             raise opened.missing(name)
     if kind == "auto":
         kind = "kv" if names and all(live[name].kv for name in names) else "context"
-    records = [record for name in names for record in _records(opened, live[name], kind)]
+    documents = [_records(opened, live[name], kind) for name in names]
+    kept = [tuple(KeptPart(record.tokens, record.kv) for record in own if record.kv is not None) for own in documents]
     return Memory(
         names,
-        () if kind == "kv" else tuple(record.vectors for record in records),
+        () if kind == "kv" else tuple(record.vectors for own in documents for record in own),
         opened.manifest.fingerprint,
         opened.manifest.probe,
-        tuple(KeptPart(record.tokens, record.kv) for record in records if record.kv is not None),
+        tuple(kept) if kind == "kv" else (),
     )
 
 

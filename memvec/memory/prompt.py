@@ -162,8 +162,7 @@ def embed(
     one row for all.
 
     Raises:
-        UnsupportedModelError: The model's attention does not take the keys and values.
-        UsageError: A model with sliding windows would count the padding of these rows.
+        UsageError: The attention of the model does not take the keys and values, or its windows would count padding.
     """
     model = unwrapped(model)
     install(model)
@@ -300,7 +299,7 @@ def front_of(memory: HasVectors | None) -> Tensor | Kept | None:
     """What a memory puts in front of a prompt: its vectors (M, D) or its keys and values."""
     kv = getattr(memory, "kv", None)
     if kv:
-        return Kept.joined([Kept.of(part.stored, part.tokens) for part in kv])
+        return Kept.joined([Kept.behind([Kept.of(p.stored, p.tokens) for p in document]) for document in kv])
     return None if memory is None else tensor(memory)
 
 
