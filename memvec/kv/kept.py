@@ -5,7 +5,9 @@ Letters: L layers, H key/value heads, K rows in all heads, E width of a head, M 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -37,6 +39,24 @@ class Kept:
             torch.from_numpy(stored.distances.astype(np.int64)).to(device),
             torch.from_numpy(keys).to(device),
             torch.from_numpy(values).to(device),
+        )
+
+    @classmethod
+    def behind(cls, parts: Sequence[Kept]) -> Kept:
+        """The memories of a document's windows, in order, as one memory of the document."""
+        following = [0, *accumulate(part.tokens for part in parts[:0:-1])][::-1]  # tokens behind each window
+        counts = torch.stack([part.counts for part in parts])  # (windows, L, H)
+        heads = torch.arange(counts[0].numel())
+        head = torch.cat([heads.repeat_interleave(count.flatten()) for count in counts])
+        order = head.argsort(stable=True).to(parts[0].keys.device)
+        distances = [part.distances + tokens for part, tokens in zip(parts, following, strict=True)]
+        return cls(
+            sum(part.tokens for part in parts),
+            sum(part.positions for part in parts),
+            counts.sum(0),
+            torch.cat(distances)[order],
+            torch.cat([part.keys for part in parts])[order],
+            torch.cat([part.values for part in parts])[order],
         )
 
     def stored(self, bits: int) -> KeysValues:
