@@ -23,7 +23,7 @@ from memvec.evaluation.questions import read_questions
     type=click.Choice(["auto", "context", "kv"]),
     default="auto",
     show_default=True,
-    help="Judge these memories. auto: kv memories if the documents have them.",
+    help="Judge these memories. auto: kv if every document has a kv memory, else context.",
 )
 @click.option("--texts", metavar="FOLDER", help="Read the documents here, if the store holds memories only.")
 @click.option("--exact", metavar="STORE", help="Compare with the exact vectors of this store. [default: STORE]")

@@ -64,6 +64,12 @@ def control_arms(memory: Arm, other: Arm | None, exact: Tensor | None, seed: int
     return arms
 
 
+def together(memories: Sequence[Arm]) -> Arm:
+    """Memories of one kind as one arm: vectors one behind another, keys and values side by side."""
+    rows = [memory for memory in memories if isinstance(memory, Kept)]
+    return Kept.joined(rows) if rows else torch.cat([memory for memory in memories if isinstance(memory, Tensor)])
+
+
 def noise(memory: Arm, seed: int) -> Arm:
     """Noise in place of vectors, each of the same norm; or in place of keys and values, in each head of the same size."""
     chance = torch.Generator().manual_seed(seed % 2**64)

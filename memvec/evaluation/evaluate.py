@@ -14,13 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, get_args
 
-import torch
-
 from memvec import arguments, off_topic
 from memvec.arguments import BYTES, checked, instance, path_or, several
 from memvec.errors import NotFoundError
 from memvec.evaluation.answers import Judged, Marks, Prompt, judged, means, share_bounds
-from memvec.evaluation.controls import EQUAL_POSITIONS, Arm, control_arms, run_arms, size, text_arms
+from memvec.evaluation.controls import EQUAL_POSITIONS, Arm, control_arms, run_arms, size, text_arms, together
 from memvec.evaluation.costs import Costs, Query, measure_costs
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, interval, per_token, share
@@ -116,7 +114,7 @@ def evaluate(
         store: The store, or what `memvec.open` returns.
         questions: `Question`s, or a file of JSON lines with document, question and answer. A question may have several
             accepted answers.
-        kind: The memories to judge: "context", "kv", or "auto" for kv memories if the documents have them.
+        kind: The memories to judge: "context", "kv", or "auto": kv if every document has a kv memory, else context.
         texts: The bytes of the documents by name. By default they are decoded from the store's exact records.
         exact: A store whose exact vectors serve as a control. By default `store`, if it has them.
         template: The form of the questions. "chat": the model's chat template. "text": `Question: … Answer: …`. "auto":
@@ -129,10 +127,9 @@ def evaluate(
         The gain with its interval, the same for each control, the harm, the quality of answers and the costs.
 
     Raises:
-        UsageError: An argument is invalid, a text is missing, or a text differs from the one that was packed. A document
-            has no kv memory.
+        UsageError: An argument is invalid, a text is missing, or a text differs from the one that was packed.
         NotFoundError: There is no such store or model, or no question is about a document of the store.
-        ConditioningError: A document has no context memory.
+        ConditioningError: A document has no memory of this kind.
         FingerprintError: The model is not the one that packed.
 
     Example:
@@ -194,10 +191,10 @@ class _Trial:
         if other:
             arms["shuffled_text"] = embedded(self.lm, self.lm.encode(other.text))
         for count in COMPANY:
-            if count <= len(self.subjects) and self.kind == "context":
+            if count <= len(self.subjects):
                 company = [subject, *self.chance.sample(others, count - 1)]
                 self.chance.shuffle(company)
-                arms[f"{count}"] = torch.cat([s.memory for s in company if isinstance(s.memory, torch.Tensor)])
+                arms[f"{count}"] = together([s.memory for s in company])
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
         answering = ANSWERING if self.template != "plain" else ()  # a continuation is no answer

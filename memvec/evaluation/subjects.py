@@ -51,14 +51,15 @@ def subjects(
     """Read documents and their memories of a kind from the store, and exact vectors from `control`, where it has them.
 
     Raises:
-        UsageError: A text is missing, or differs from the one that was packed. A document has no memory of the kind.
-        ConditioningError: A document has no context memory.
+        UsageError: A text is missing, or differs from the one that was packed.
+        ConditioningError: A document has no memory of the kind.
     """
     live, out = runtime.store.documents(), []
     given = {name: _text(runtime, live[name], texts) for name in names}
     for name in names:
         questions = [question for question in asked if question.document == name]
-        memory, stored, seconds = _memory(runtime, live[name], kind)
+        memory, stored = _memory(runtime, name, kind)
+        refs = live[name].kv if kind == "kv" else live[name].memory
         exact = tensor(load(control, name, "exact")) if _has_exact(control, live[name].document) else None
         out.append(
             Subject(
@@ -66,7 +67,7 @@ def subjects(
                 text=given[name],
                 memory=memory,
                 stored=stored,
-                seconds=seconds,
+                seconds=sum(runtime.store.record(ref).report.seconds for ref in refs),
                 exact=None if exact is None else exact.to(runtime.lm.device),
                 rows=[question_row(runtime.lm.tokenizer, q.question, q.answer, template) for q in questions],
                 answers=[q.answers for q in questions],
@@ -76,30 +77,19 @@ def subjects(
 
 
 def chosen_kind(store: Store, names: Sequence[str], kind: str) -> str:
-    """The kind of memories to judge. "auto" is kv if all documents have such memories, or some do and not all have the others."""
-    if kind != "auto":
-        return kind
-    live = [store.documents()[name] for name in names]
-    kv, context = ([bool(found) for found in (d.kv if k else d.memory for d in live)] for k in (True, False))
-    return "kv" if all(kv) or (any(kv) and not all(context)) else "context"
+    """The kind of memories to judge. "auto" is kv if every document has such a memory, else context."""
+    live = store.documents()
+    return kind if kind != "auto" else "kv" if all(live[name].kv for name in names) else "context"
 
 
-def _memory(runtime: Runtime, stored: StoredDocument, kind: str) -> tuple[Arm, int, float]:
-    """(memory, its size in the store [bytes], seconds that making it took)."""
-    store, name, device = runtime.store, stored.document.name, runtime.lm.device
+def _memory(runtime: Runtime, name: str, kind: str) -> tuple[Arm, int]:
+    """A document's memory, and its size in the store [bytes]. ConditioningError."""
+    memory, device = load(runtime.store, name, kind), runtime.lm.device
     if kind == "context":
-        memory = load(store, name)
-        seconds = sum(store.record(ref).report.seconds for ref in stored.memory)
-        return tensor(memory).to(device), memory.vectors.nbytes, seconds
-    if not stored.kv:
-        raise UsageError(
-            f"{name!r} has no kv memory in {str(store.path)!r}. Make one with memvec.pack(…, kind='kv'), or pass "
-            "kind='context' to judge context memories."
-        )
-    records = [store.record(ref) for ref in stored.kv]
-    kept = [(record.kv, record.tokens) for record in records if record.kv is not None]
-    memory = Kept.behind([Kept.of(kv, tokens, device) for kv, tokens in kept])
-    return memory, sum(kv.nbytes for kv, _ in kept), sum(record.report.seconds for record in records)
+        return tensor(memory).to(device), memory.vectors.nbytes
+    (parts,) = memory.kv
+    kept = Kept.behind([Kept.of(part.stored, part.tokens, device) for part in parts])
+    return kept, sum(part.stored.nbytes for part in parts)
 
 
 def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:

@@ -12,7 +12,7 @@ import torch
 from made import put
 
 from memvec.cli.render_evaluation import evaluation as table
-from memvec.errors import UsageError
+from memvec.errors import ConditioningError
 from memvec.evaluation.controls import noise, size
 from memvec.evaluation.evaluate import evaluate
 from memvec.evaluation.questions import Question
@@ -78,7 +78,7 @@ def test_figures(kv_store: Maker, asked: list[Question], packed_bytes: dict[str,
     """All controls are there. A quarter of the rows takes a quarter of the cache, and half its bytes in the store."""
     found = evaluate(kv_store(budget=budget, bits=8), asked, texts=packed_bytes, off_topic=False)
     named = ("none", "text", "memory", "shuffled", "random", "first", "last", "shuffled_text")
-    assert len({found.nll[name] for name in named}) == len(named)
+    assert len({found.nll[name] for name in (*named, "2")}) == len(named) + 1 and found.company["4"] is None
     assert found.costs.positions_memory == pytest.approx(found.costs.positions_text / 4, abs=0.5)
     assert found.costs.cache_memory == pytest.approx(found.costs.cache_text / 4, rel=0.02)
     assert (
@@ -100,7 +100,7 @@ def test_kinds(kv_store: Maker, asked: list[Question], packed_bytes: dict[str, b
 
     assert kind(some, asked[:4]) == "kv" and kind(some, asked) == "context"
     assert kind(some, asked[:4], kind="context") == "context"
-    with pytest.raises(UsageError, match=r"'c/d\.txt' has no kv memory"):
+    with pytest.raises(ConditioningError, match=r"'c/d\.txt' has no keys and values"):
         kind(some, asked, kind="kv")
 
 
