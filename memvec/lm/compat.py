@@ -49,11 +49,20 @@ def branched(cache: Any, owner: Tensor) -> Any:
     return branches
 
 
-def repeated(cache: Any, rows: int) -> Any:
-    """A copy of a cache of one row, with that row `rows` times."""
-    fresh = copy.deepcopy(cache)
-    fresh.batch_repeat_interleave(rows)
+def repeated(cache: Any, times: int = 1) -> Any:
+    """A copy of a cache, with each row so many times. It shares the tensors that no pass changes in place."""
+    fresh = copy.copy(cache)
+    fresh.layers = [copy.copy(layer) if _only_grows(layer) else copy.deepcopy(layer) for layer in cache.layers]
+    if times > 1:
+        fresh.batch_repeat_interleave(times)
     return fresh
+
+
+def _only_grows(layer: Any) -> bool:
+    """Does a layer of a cache make new tensors in each pass, instead of writing into its own?"""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) or hasattr(layer, "front")
 
 
 def cache_bytes(cache: Any) -> int:
@@ -61,7 +70,8 @@ def cache_bytes(cache: Any) -> int:
     from torch import Tensor
 
     tensors = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    fronts = sum(layer.front.nbytes for layer in cache.layers if hasattr(layer, "front"))
+    return fronts + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def recurrent(model: Any) -> bool:
@@ -84,13 +94,13 @@ def isolate(model: Any) -> None:
     in the module. Without this, another thread's pass would run with them.
     """
     for module in model.modules():
-        if any("dynamic" in kind or kind == "longrope" for kind in _rope_types(module).values()):
+        if any("dynamic" in kind or kind == "longrope" for kind in rope_types(module).values()):
             module.forward = types.MethodType(_rotate, module)  # a bound method: a deep copy of the model has its own
 
 
 def _rotate(self: Any, *given: Any, **named: Any) -> Any:
     with _one_at_a_time():
-        for prefix, kind in _rope_types(self).items():
+        for prefix, kind in rope_types(self).items():
             if "dynamic" in kind:  # it grew with the longest text so far, so it is set back
                 name = f"{prefix}inv_freq"
                 setattr(self, name, getattr(self, f"{prefix}original_inv_freq").to(getattr(self, name).device))
@@ -98,7 +108,7 @@ def _rotate(self: Any, *given: Any, **named: Any) -> Any:
         return type(self).forward(self, *given, **named)
 
 
-def _rope_types(module: Any) -> dict[str, str]:
+def rope_types(module: Any) -> dict[str, str]:
     """The rope type of each kind of layer, by the prefix of its attributes."""
     kinds = getattr(module, "rope_type", None)
     if isinstance(kinds, dict):

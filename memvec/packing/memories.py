@@ -161,10 +161,10 @@ class Asking:
         heads = [row.ids[: row.start] for row in asked]  # without "-", which only fills the place of an answer
         before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)
         fronts = [torch.cat([before, embedded(self.lm, head[:-1])]) for head in heads]
-        last = [head[-1] for head in heads]
+        last = [head[-1:] for head in heads]
         drawn = sample(self.lm, fronts, range(len(heads)), last, OFF_TOPIC_TOKENS, 1.0, self.seed)
         end = self.lm.tokenizer.eos_token_id
-        return [Row((*head, *_until(said[1:], end)), len(head)) for head, said in zip(heads, drawn, strict=True)]
+        return [Row((*head, *_until(said, end)), len(head)) for head, said in zip(heads, drawn, strict=True)]
 
     def unseen_documents(self, template: str) -> list[Row]:
         """Questions about documents that no store holds. Without them a memory answers every question, off-topic ones too."""
