@@ -89,13 +89,14 @@ def test_norms_are_those_of_values(tiny_lm: FrozenLM) -> None:
     assert torch.equal(found.scores, torch.stack([value.norm(dim=-1) for value in found.values]))
 
 
+@pytest.mark.parametrize("score", ["repeat", "norm"])
 @pytest.mark.parametrize(("name", "layers"), [("mistral", [16, 16]), ("gemma3", [16, None]), ("llama", [None, None])])
-def test_norms_in_a_sliding_window(name: str, layers: list[int | None], tmp_path: Path) -> None:
-    """Positions that no question will see score nothing."""
+def test_sliding_windows(name: str, layers: list[int | None], score: module.Score, tmp_path: Path) -> None:
+    """Positions that no question will see score nothing. Those that only the repetition did not see score a little."""
     lm = load(make(name, tmp_path))
     assert windows(lm.model, 2) == [width or float("inf") for width in layers]
     for text in (tokens(lm, 40), tokens(lm, 9)):
-        for scores, width in zip(read(lm, [text], "norm", longest=45).scores, layers, strict=True):
+        for scores, width in zip(read(lm, [text], score, longest=45).scores, layers, strict=True):
             seen = min(len(text), 15 if width else 40)
             assert (scores[0, :, -seen:] > 0).all() and (scores[0, :, 45 - len(text) : -seen] == 0).all()
 
