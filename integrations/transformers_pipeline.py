@@ -20,7 +20,7 @@ from memvec.errors import UsageError, counted
 from memvec.identity.fingerprint import check_model
 from memvec.lm.adapters import unwrapped
 from memvec.memory.attach import mask_of, own_ids
-from memvec.memory.prompt import HasVectors, Memories, as_memories, embed, is_memory, pad_id, tensor
+from memvec.memory.prompt import HasVectors, Memories, as_memories, embed, front_of, is_memory, pad_id
 from memvec.templates.rendering import refusals
 from memvec.templates.template import Frame, chat_frame, normalized_messages, places
 
@@ -103,13 +103,15 @@ class MemoryTextGenerationPipeline(TextGenerationPipeline):  # type: ignore[misc
             memories,
             strict=True,
         )
+        fronts = {id(own): front_of(own) for own in memories}
         made = embed(
             self.model,
-            [(Frame((), ids), None) if own is None else (place, tensor(own)) for place, ids, own in rows],
+            [(Frame((), ids) if own is None else place, fronts[id(own)]) for place, ids, own in rows],
             pad_id(self.tokenizer),
         ).generate_kwargs()
-        inputs = {**model_inputs, "attention_mask": made["attention_mask"]}
-        return super()._forward(inputs, **options, inputs_embeds=made["inputs_embeds"])
+        inputs = {**model_inputs, "attention_mask": made.pop("attention_mask")}
+        del made["input_ids"]
+        return super()._forward(inputs, **options, **made)
 
     def _chat(self, chat: Chat, options: dict[str, Any]) -> Any:
         """Make the token ids of a chat, and its frame. UsageError if it has none or the template refuses the chat."""

@@ -69,13 +69,17 @@ class UnsupportedModelError(UsageError):
 
 
 class ConditioningError(UsageError):
-    """Vectors made to be decoded were asked to condition a model. They would make its answers worse."""
+    """A memory was asked for that a document does not have. Its exact vectors would make a model's answers worse."""
 
-    def __init__(self, document: str, store: str) -> None:
-        self.document = document
+    def __init__(self, document: str, store: str, kind: str = "context") -> None:
+        self.document, self.kind = document, kind
         super().__init__(
-            f"{document!r} has no context vectors, and exact ones make the model's answers worse. Distil context vectors "
-            f"into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt (`memvec.cat(…)`)."
+            f"{document!r} has no keys and values. Keep them in {store!r} with memvec.pack(…, kind='kv'), or load another "
+            "kind of memory."
+            if kind == "kv"
+            else f"{document!r} has no context vectors, and exact ones make the model's answers worse. Distil context "
+            f"vectors into {store!r} with memvec.pack(…, kind='context'), or put the text itself into the prompt "
+            "(`memvec.cat(…)`)."
         )
 
 

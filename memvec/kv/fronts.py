@@ -9,6 +9,7 @@ M positions it takes, T positions behind it, C keys of a head (padded to the mos
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from memvec.errors import UnsupportedModelError
-from memvec.lm.attention import mark
+from memvec.lm import compat
+from memvec.lm.attention import attend, attention_of, mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class HeadGroup:
 
     def rows(self, index: Tensor) -> HeadGroup:
         """The rows `index` of it."""
-        return HeadGroup(self.heads, self.keys[index], self.values[index], self.distances[index], self.full)
+        return HeadGroup(self.heads, *(_rows(x, index) for x in (self.keys, self.values, self.distances)), self.full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,17 @@ class Front:
 
     before: int  # P, columns of the layer in front of the memory
     positions: int  # M, columns of a mask that stand for the memory
+    outside: Tensor  # (B, P) distances of the tokens before the memory to its end; 0 is padding
     groups: tuple[HeadGroup, ...]
 
     def rows(self, index: Tensor) -> Front:
         """The rows `index` of it."""
-        return Front(self.before, self.positions, tuple(group.rows(index) for group in self.groups))
+        groups = tuple(group.rows(index) for group in self.groups)
+        return Front(self.before, self.positions, _rows(self.outside, index), groups)
+
+    def __deepcopy__(self, memo: Any) -> Front:
+        """Return itself: nothing changes it."""
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -73,9 +81,9 @@ class Front:
         # Query heads that share keys become further queries of them, so no key is copied.
         query = query.reshape(batch, heads, shared * asked, width)
         own = self._own(attention_mask)  # (B, 1, Q, P + T) or None
-        window = self._window(
-            module, rest, own, key.shape[2] - self.before
-        )  # (B, 1, Q, 1) distances that are in sight, or None
+        window = self._window(module, rest, own, key.shape[2] - self.before)  # distances in sight
+        if window is not None:
+            own = self._before(own, window, key)
         out = torch.empty_like(query)
         for group in self.groups:
             among = group.heads
@@ -104,6 +112,14 @@ class Front:
         if mask.dtype != torch.bool:
             mask = mask > -1
         return torch.cat([mask[..., : self.before], mask[..., self.before + self.positions :]], -1)
+
+    def _before(self, own: Tensor | None, window: Tensor | int, key: Tensor) -> Tensor:
+        """`own` with what a window leaves of the tokens before the memory. Its columns do not tell their distances."""
+        distances = self.outside[:, None, None]  # (B, 1, 1, P)
+        seen = (distances > 0) & (distances <= window)
+        if own is None:
+            own = torch.ones(len(key), 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
+        return torch.cat([seen, own[..., self.before :].expand(len(key), -1, -1, -1)], -1)
 
     def _window(self, module: Any, rest: dict[str, Any], own: Tensor | None, behind: int) -> Tensor | int | None:
         """The greatest distance in the memory that each query sees, (B, 1, Q, 1) or one for all. None without a window."""
@@ -135,8 +151,9 @@ class FrontLayer(DynamicLayer):
         return self.front.positions + self.keys.shape[-2]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let beams continue others."""
-        self._choose(beam_idx.to(self.keys.device))
+        """Let beams continue others of the same prompt, and so of the same memory."""
+        index = beam_idx.to(self.keys.device)
+        self.keys, self.values = self.keys[index], self.values[index]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
@@ -148,7 +165,7 @@ class FrontLayer(DynamicLayer):
 
     def _choose(self, index: Tensor) -> None:
         self.front = self.front.rows(index)
-        self.keys, self.values = self.keys[index], self.values[index]
+        self.keys, self.values = _rows(self.keys, index), _rows(self.values, index)
 
 
 class FrontCache(DynamicCache):
@@ -160,4 +177,47 @@ class FrontCache(DynamicCache):
 
     def branched(self, owner: Tensor) -> FrontCache:
         """A new cache with the rows owner (R,). Differentiable."""
-        return FrontCache([FrontLayer(x.front.rows(owner), x.keys[owner], x.values[owner]) for x in self.layers])
+        return FrontCache(
+            [FrontLayer(x.front.rows(owner), _rows(x.keys, owner), _rows(x.values, owner)) for x in self.layers]
+        )
+
+
+class _Probe(DynamicLayer):
+    """A layer of a cache that notes whether its keys come to an attention that knows fronts."""
+
+    seen = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        keys, values = super().update(key_states, value_states, *given, **named)
+        return mark(keys, self), values
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **rest: Any) -> Any:
+        """Plain attention."""
+        self.seen = True
+        return attend(module, query, key.view_as(key), value, mask, **rest)
+
+
+_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
+
+
+def sees_fronts(model: Any) -> bool:
+    """Does the attention of every layer of a model see fronts? One token is run to find out, once for each attention."""
+    known = _KNOWN.setdefault(model, {})
+    function = attention_of(model)
+    if function not in known:
+        known[function] = _tried(model)
+    return known[function]
+
+
+@torch.no_grad()
+def _tried(model: Any) -> bool:
+    cache = DynamicCache()
+    cache.layers = [_Probe() for _ in range(model.config.get_text_config().num_hidden_layers)]
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    model.base_model(input_ids=ids, use_cache=True, **{compat.cache_argument(model): cache})
+    return all(layer.seen for layer in cache.layers if layer.is_initialized)
+
+
+def _rows(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows `index` of a tensor. A single row is not copied."""
+    return rows.expand(len(index), *rows.shape[1:]) if len(rows) == 1 else rows[index]

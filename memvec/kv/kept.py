@@ -5,7 +5,9 @@ Letters: L layers, H key/value heads, K rows in all heads, E width of a head, M 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,10 +19,10 @@ from memvec.types import KeysValues
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
-    """Rows of one memory, ordered by layer, head and place."""
+    """Rows of one memory, ordered by layer and head. In a head those of one document are in order of place."""
 
-    tokens: int  # N
-    positions: int  # M, at most N
+    tokens: int  # N, of the longest document
+    positions: int  # M
     counts: Tensor  # (L, H) rows of each head, on the CPU
     distances: Tensor  # (K,) tokens to the end of the document, 1 for the last
     keys: Tensor  # (K, E) float32, not rotated
@@ -37,6 +39,36 @@ class Kept:
             torch.from_numpy(stored.distances.astype(np.int64)).to(device),
             torch.from_numpy(keys).to(device),
             torch.from_numpy(values).to(device),
+        )
+
+    @classmethod
+    def behind(cls, parts: Sequence[Kept]) -> Kept:
+        """The memories of a document's windows, in order, as one memory of the document."""
+        following = [0, *accumulate(part.tokens for part in parts[:0:-1])][::-1]  # tokens behind each window
+        distances = [part.distances + tokens for part, tokens in zip(parts, following, strict=True)]
+        return cls._together(parts, sum(part.tokens for part in parts), distances)
+
+    @classmethod
+    def joined(cls, memories: Sequence[Kept]) -> Kept:
+        """Memories of several documents side by side: each key keeps its distance to what follows them all.
+
+        Their positions are added up. So the tokens before them have the distance of the longest document.
+        """
+        return cls._together(memories, max(m.tokens for m in memories), [m.distances for m in memories])
+
+    @classmethod
+    def _together(cls, parts: Sequence[Kept], tokens: int, distances: Sequence[Tensor]) -> Kept:
+        counts = torch.stack([part.counts for part in parts])  # (B, L, H)
+        heads = torch.arange(counts[0].numel()).repeat(len(parts))
+        # Rows lie part by part, and are put head by head.
+        order = heads.repeat_interleave(counts.flatten()).argsort(stable=True).to(parts[0].keys.device)
+        return cls(
+            tokens,
+            sum(part.positions for part in parts),
+            counts.sum(0),
+            torch.cat(list(distances))[order],
+            torch.cat([part.keys for part in parts])[order],
+            torch.cat([part.values for part in parts])[order],
         )
 
     def stored(self, bits: int) -> KeysValues:

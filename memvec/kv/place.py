@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup
+from memvec.errors import UsageError
+from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup, sees_fronts
 from memvec.kv.kept import Kept
 from memvec.kv.rotation import rotation_of
 from memvec.lm import compat
@@ -64,6 +65,7 @@ class Placing:
         for row, memory in zip(self.held, memories, strict=True):
             if memory is not None:
                 row[columns + self.positions - memory.positions :] = 1
+        self.outside = _outside(held, memories)
         self.groups = [_groups(self.counts[:, layer], distances[part]) for layer, part in enumerate(self.slices)]
 
     def _moved(self, cache: Any, memories: Sequence[Kept | None]) -> list[tuple[Tensor, Tensor]]:
@@ -87,7 +89,8 @@ class Placing:
         empty = keys.new_zeros(len(self.held), self.heads, 0, keys.shape[1])
         layers = []
         for number, part in enumerate(self.slices):
-            front = Front(columns, self.positions, _filled(self.groups[number], keys[part], values[part]))
+            groups = _filled(self.groups[number], keys[part], values[part])
+            front = Front(columns, self.positions, self.outside, groups)
             layers.append(FrontLayer(front, *(self.before[number] if self.before else (empty, empty))))
         return Prefixes(FrontCache(layers), self.held)
 
@@ -95,14 +98,38 @@ class Placing:
 def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
     """The cache of a row for each memory, behind the tokens `before` it. One of them at least is a memory.
 
-    If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`.
+    If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`. So it
+    is with sliding windows where that can be, because a plain cache does not know the distances of its keys.
+
+    Raises:
+        UsageError: Heads keep different numbers of rows, and the model's attention does not take them.
     """
+    seen = sees_fronts(model)
+    even = all(m.even and int(m.counts[0, 0]) == m.positions for m in memories if m is not None)
+    if not (seen or even):
+        raise UsageError(
+            "the heads of this memory keep other numbers of keys than it takes positions, and the model's attention "
+            f"({model.config._attn_implementation}) cannot take them. Load the model with attn_implementation='sdpa'"
+            + (", or make the memory with an even budget." if rotation_of(model).movable else ".")
+        )
     placing = Placing(model, memories, before)
     some = [memory for memory in memories if memory is not None]
     device = placing.held.device
     keys, values = (torch.cat([getattr(m, n).to(device) for m in some])[placing.order] for n in ("keys", "values"))
     made = placing.prefixes(keys, values)
-    return plain(made) if all(m.even and int(m.counts[0, 0]) == m.positions for m in some) else made
+    return plain(made) if even and not (seen and windowed(model)) else made
+
+
+def plain_windows(model: Any, prefixes: Prefixes) -> bool:
+    """Would sliding windows count the columns of this cache, instead of distances?"""
+    return windowed(model) and not isinstance(prefixes.cache, FrontCache)
+
+
+def windowed(model: Any) -> bool:
+    """Has a model sliding windows?"""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    return "sliding_attention" in kinds if kinds else bool(getattr(config, "sliding_window", None))
 
 
 def plain(prefixes: Prefixes) -> Prefixes:
@@ -141,6 +168,13 @@ def layer_first(counts: Tensor) -> Tensor:
     of_layers = counts.sum(2)  # (B, L)
     layers = torch.arange(of_layers.shape[1]).repeat(len(of_layers)).repeat_interleave(of_layers.flatten())
     return layers.argsort(stable=True)
+
+
+def _outside(held: Tensor, memories: Sequence[Kept | None]) -> Tensor:
+    """(B, P) distances of the tokens before each memory to its end; 0 is padding. `held` (B, P) is their mask."""
+    tokens = torch.tensor([0 if memory is None else memory.tokens for memory in memories], device=held.device)
+    from_end = torch.arange(held.shape[1], 0, -1, device=held.device)  # they are padded on the left
+    return (from_end + tokens[:, None]) * held
 
 
 def _groups(counts: Tensor, distances: Tensor) -> list[_Group]:

@@ -8,6 +8,7 @@ other devices, the fused kernels are used.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -18,11 +19,16 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from memvec.guard import Lock
+
 NAME = "memvec"
+SDPA = "sdpa"  # transformers' name of its attention by PyTorch's fused kernels
 SHORT = 192  # most positions at which this attention is faster
 
 
 FRONT = "_memvec_front"  # attribute of keys: what else the queries see
+
+_WRAPPING = Lock()
 
 
 class SeesMore(Protocol):
@@ -78,6 +84,34 @@ def attend(
     weights = scores.softmax(-1).view(rows * groups, -1, past)
     found = torch.bmm(weights, value.reshape(rows * groups, past, width).float())
     return found.to(query.dtype).view(rows, heads, length, width).transpose(1, 2).contiguous(), None
+
+
+def wrap_sdpa() -> None:
+    """Let transformers' own "sdpa" attention hand keys with a front to it, for models that memvec did not load.
+
+    The function that is registered is wrapped, once. Calls without a front go to it as they are.
+    """
+    with _WRAPPING():
+        original = AttentionInterface()[SDPA]
+        if not hasattr(original, FRONT):
+            AttentionInterface.register(SDPA, _wrapped(original))
+
+
+def _wrapped(original: Any) -> Any:
+    @functools.wraps(original)
+    def sdpa(module: Any, query: Tensor, key: Tensor, *given: Any, **named: Any) -> Any:
+        front: SeesMore | None = getattr(key, FRONT, None)
+        return (original if front is None else front.attend)(module, query, key, *given, **named)
+
+    setattr(sdpa, FRONT, True)
+    return sdpa
+
+
+def attention_of(model: Any) -> Any:
+    """The attention function of a transformers model, or the name of one that is not registered. Wraps "sdpa"."""
+    wrap_sdpa()
+    name = model.config.get_text_config()._attn_implementation
+    return AttentionInterface().get(name, name)
 
 
 # (was each mask of a forward pass None, in order?, does this pass repeat the list instead of writing it?)

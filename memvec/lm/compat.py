@@ -49,11 +49,20 @@ def branched(cache: Any, owner: Tensor) -> Any:
     return branches
 
 
-def repeated(cache: Any, rows: int) -> Any:
-    """A copy of a cache of one row, with that row `rows` times."""
-    fresh = copy.deepcopy(cache)
-    fresh.batch_repeat_interleave(rows)
+def repeated(cache: Any, times: int = 1) -> Any:
+    """A copy of a cache, with each row so many times. It shares the tensors that no pass changes in place."""
+    fresh = copy.copy(cache)
+    fresh.layers = [copy.copy(layer) if _only_grows(layer) else copy.deepcopy(layer) for layer in cache.layers]
+    if times > 1:
+        fresh.batch_repeat_interleave(times)
     return fresh
+
+
+def _only_grows(layer: Any) -> bool:
+    """Does a layer of a cache make new tensors in each pass, instead of writing into its own?"""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) or hasattr(layer, "front")
 
 
 def cache_bytes(cache: Any) -> int:
@@ -61,7 +70,8 @@ def cache_bytes(cache: Any) -> int:
     from torch import Tensor
 
     tensors = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    fronts = sum(layer.front.nbytes for layer in cache.layers if hasattr(layer, "front"))
+    return fronts + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def recurrent(model: Any) -> bool:

@@ -19,7 +19,7 @@ from memvec.errors import UsageError, counted
 from memvec.lm.adapters import unwrapped
 from memvec.memory import options
 from memvec.memory.dispatch import READY, Block, close_block, install, mark, open_block
-from memvec.memory.prompt import Memories, Owners, as_memories, embed, pad_id, tensor
+from memvec.memory.prompt import Memories, Owners, as_memories, behind, embed, front_of, pad_id
 from memvec.templates.template import Frame, Places, places
 
 _OPENING = threading.Lock()
@@ -130,11 +130,12 @@ class _Rows:
             raise UsageError(
                 f"{counted(len(each), 'memory', 'memories')} for {counted(len(ids), 'row')}. Pass one, or one for each row."
             )
+        fronts = {id(memory): front_of(memory) for memory in self.memories}
         rows = zip(own_ids(ids, mask_of(model, given, ids)), each, strict=True)
         made = embed(
             model,
             [
-                (Frame((), own), None) if memory is None else (self.where.split(own, True), tensor(memory))
+                (Frame((), own) if memory is None else self.where.split(own, True), fronts[id(memory)])
                 for own, memory in rows
             ],
             self.pad,
@@ -144,6 +145,7 @@ class _Rows:
             "input_ids": ids,  # unchanged: callers cut the output at the length of their ids
             "inputs_embeds": mark(made.inputs_embeds, READY),
             "attention_mask": made.attention_mask,
+            **({} if made.kept is None else behind(model, asked, made.kept.cache)),
         }
 
 

@@ -1,17 +1,18 @@
-"""Run a memory through a model once, and use its keys and values for many prompts.
+"""Run a memory through a model once, and use its keys and values for many prompts. A kv memory is only put in place.
 
 Letters: B rows, H positions that the cache holds, T prompt tokens of the longest row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import torch
 
 from memvec.errors import UsageError
+from memvec.kv.kept import Kept
 from memvec.lm.adapters import unwrapped
 from memvec.lm.compat import cache_argument, cache_bytes, cache_of, recurrent, repeated, sliding
 from memvec.memory import options
@@ -24,8 +25,9 @@ from memvec.memory.prompt import (
     Prompts,
     as_memories,
     embed,
+    front_of,
+    kept_of,
     pad_id,
-    tensor,
 )
 from memvec.memory.prompt_input import as_prompts
 from memvec.templates.template import Frame, Template, frame
@@ -48,7 +50,7 @@ class CachedMemory:
 
         Raises:
             FingerprintError: The memory belongs to another model, or the model has active adapters.
-            UsageError: The model has no keys and values to cache.
+            UsageError: The model has no keys and values to cache, or its attention does not take those of the memory.
         """
         self._owners = Owners.of(tokenizer, as_memories(memory) if check else [], allow_adapters)
         self.model, self.tokenizer, self.template = unwrapped(model), tokenizer, template
@@ -61,8 +63,17 @@ class CachedMemory:
         options.check(self.model, {})
         self.now = datetime.now()  # for templates with a date: prompts must have the date of the cache
         self.before = frame(tokenizer, "", template, True, now=self.now).before
-        self.vectors = tensor(memory)
-        start = embed(self.model, [(Frame(self.before, ()), self.vectors)])
+        self.front = front_of(memory)
+        start = [(Frame(self.before, ()), self.front)]
+        if isinstance(self.front, Kept):
+            self.kept = kept_of(self.model, start)
+            self._cache, self.length = self.kept.cache, self.kept.held.shape[1]  # H
+        else:
+            self.kept = None
+            self._cache, self.length = self._run(embed(self.model, start), memory)
+        self.sliding = sliding(self._cache)
+
+    def _run(self, start: Embedded, memory: HasVectors) -> tuple[Any, int]:
         if not start.inputs_embeds.shape[1]:
             raise UsageError(
                 f"{', '.join(memory.documents) or 'the memory'} has no vectors and no tokens before it, so the cache "
@@ -72,9 +83,7 @@ class CachedMemory:
             out = self.model(
                 inputs_embeds=start.inputs_embeds, attention_mask=start.attention_mask, use_cache=True, logits_to_keep=1
             )
-        self.length = start.inputs_embeds.shape[1]  # H
-        self._cache = cache_of(out)
-        self.sliding = sliding(self._cache)
+        return cache_of(out), start.inputs_embeds.shape[1]
 
     @property
     def bytes(self) -> int:
@@ -93,7 +102,8 @@ class CachedMemory:
 
         Raises:
             FingerprintError: The model or the tokenizer has changed since the cache was made.
-            UsageError: The prompt has other tokens before the memory than this cache.
+            UsageError: The prompt has other tokens before the memory than this cache, or a kv memory cannot have padding
+                behind it in this model.
         """
         texts = as_prompts(prompts)
         self._owners.check(self.model)  # before its embeddings are asked for tokens that were added since
@@ -103,7 +113,9 @@ class CachedMemory:
                 "the tokens before the memory, such as a system message, are not the ones this cache was made with. "
                 "Use memory.generate_kwargs for such prompts."
             )
-        uncached = embed(self.model, [(row, self.vectors) for row in frames], pad_id(self.tokenizer))
+        uncached = embed(self.model, [(row, self.front) for row in frames], pad_id(self.tokenizer), self.kept)
+        if self.kept is not None:
+            return replace(uncached, owners=self._owners).generate_kwargs()
         plain = self.sliding and len({len(row.after) for row in frames}) > 1
         carrier = _CachedPrompt(self, uncached, plain)
         made = uncached.generate_kwargs()

@@ -1,7 +1,7 @@
-"""`generate` and `compare`: answer a prompt with documents in front of it, as their vectors or as their text.
+"""`generate` and `compare`: answer a prompt with documents in front of it, as their memory or as their text.
 
 The prompt is made in the same way for both, so only the place of the memory differs.
-Letters: M vectors or tokens of the text, D width.
+Letters: M positions of a memory or tokens of the text, D width.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from memvec.decoding.unpack import content
 from memvec.errors import ConditioningError, NoContentError, UsageError
 from memvec.filesystem.names import several
 from memvec.identity.runtime import Opening, Runtime, runtime_of
+from memvec.kv.kept import Kept
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics, sampling
 from memvec.lm.scoring import embedded
 from memvec.memory.memory import load
-from memvec.memory.prompt import embed, pad_id, tensor
+from memvec.memory.prompt import embed, front_of, pad_id
 from memvec.memory.prompt_input import one_prompt
 from memvec.memory.unverified import draft
 from memvec.store.store import Store
@@ -51,11 +52,12 @@ class Generated:
     seed: int | None = None  # if tokens were sampled
     corrections: int = 0  # stored tokens that "decode" does not use
     verified: bool = False  # always; only `cat`, `read` and `unpack` verify
+    kind: str | None = None  # of the memory in front: "context" or "kv"
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """The answer with nothing, the vectors or the text in front. The JSON output has the same fields."""
+    """The answer with nothing, the memory or the text in front. The JSON output has the same fields."""
 
     name: str  # "none", "vectors" or "text"
     missing: str = ""  # the reason if there is no answer; then the other fields are empty
@@ -64,6 +66,7 @@ class Arm:
     memory_positions: int | None = None
     seconds_to_first_token: float | None = None  # after a warm-up
     nats_per_token: float | None = None  # mean surprisal of the `answer` that was passed
+    kind: str | None = None  # of the memory in front: "context" or "kv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,9 @@ def generate(
         store: The store, or what `memvec.open` returns.
         prompt: A text, or the messages of a chat. None for `using` "decode".
         documents: Names of the documents, in the order of the prompt.
-        using: "vectors" puts the context vectors of the documents in front, "text" their verified text. "decode" shows
-            the text that the exact vectors give without corrections. It takes no prompt and is not verified; `cat` is.
+        using: "vectors" puts the memories of the documents in front: keys and values if all documents have them, else
+            context vectors. "text" puts their verified text in front. "decode" shows the text that the exact vectors give
+            without corrections. It takes no prompt and is not verified; `cat` is.
         max_new_tokens: By default 64; for "decode" the complete document.
         sample: Sample the tokens instead of taking the likeliest one.
         temperature: With `sample`: values below 1 make likely tokens more likely. By default 1.
@@ -116,7 +120,7 @@ def generate(
     Raises:
         NotFoundError: There is no such store, document or model.
         FingerprintError: The model is not the one that packed.
-        ConditioningError: A document has no context vectors.
+        ConditioningError: A document has no memory.
         NoContentError: A document has no text.
         UsageError: The arguments contradict each other, or the prompt is longer than the model's context.
 
@@ -156,7 +160,7 @@ def compare(
     template: Template = "auto",
     **opening: Unpack[Opening],
 ) -> tuple[Arm, ...]:
-    """Answer a prompt three times: with nothing, the context vectors and the text of documents in front.
+    """Answer a prompt three times: with nothing, the memory and the text of documents in front.
 
     Args:
         store: The store, or what `memvec.open` returns.
@@ -172,7 +176,8 @@ def compare(
         **opening: As in `memvec.open`: model, device, batch, watch.
 
     Returns:
-        The answers with "none", "vectors" and "text" in front, with their costs. An answer may be missing, with the reason.
+        The answers with "none", "vectors" (the memory, of any kind) and "text" in front, with their costs. An answer may be
+        missing, with the reason.
 
     Raises:
         NotFoundError: There is no such store, document or model.
@@ -191,7 +196,7 @@ def compare(
         raise UsageError("answer is empty, expected a text to measure. Leave it out.")
     runtime = runtime_of(store, **opening)
     asker = _Asker(runtime, one_prompt(prompt), template, choice)
-    arms = [asker.arm("none", None, answer)]
+    arms = [asker.arm("none", _Front(), answer)]
     for name, make in FRONTS.items():
         try:
             arms.append(asker.arm(name, make(runtime, names), answer))
@@ -215,8 +220,8 @@ class _Asker:
         self.runtime, self.prompt, self.template, self.choice = runtime, prompt, template, choice
         self.lm: FrozenLM = runtime.lm
 
-    def answer(self, front: Tensor | None) -> dict[str, Any]:
-        """Answer with `front` (M, D) at the place of the memory. Returns fields of `Generated`."""
+    def answer(self, front: _Front) -> dict[str, Any]:
+        """Answer with `front` at the place of the memory. Returns fields of `Generated`."""
         kwargs, positions = self._prompt(front, self.choice.new_tokens or NEW_TOKENS)
         self.runtime.notify("generating")
         how: dict[str, Any] = {"do_sample": self.choice.sample}
@@ -229,12 +234,13 @@ class _Asker:
         return {
             "text": self.lm.tokenizer.decode(new, skip_special_tokens=True),
             "positions": positions,
-            "memory_positions": 0 if front is None else len(front),
+            "memory_positions": front.positions,
             "tokens": len(new),
             "seed": seed,
+            "kind": front.kind,
         }
 
-    def arm(self, name: str, front: Tensor | None, answer: str | None) -> Arm:
+    def arm(self, name: str, front: _Front, answer: str | None) -> Arm:
         """Answer with `front`, measure the time to the first token and the surprisal of `answer`."""
         made = self.answer(front)
         kwargs, _ = self._prompt(front, 1)
@@ -251,38 +257,55 @@ class _Asker:
             memory_positions=made["memory_positions"],
             seconds_to_first_token=round(seconds, 6),
             nats_per_token=nats,
+            kind=front.kind,
         )
 
-    def _prompt(self, front: Tensor | None, new: int) -> tuple[dict[str, Any], int]:
+    def _prompt(self, front: _Front, new: int) -> tuple[dict[str, Any], int]:
         """Arguments for `model.generate`, and the positions of the prompt. UsageError if the context is too short."""
-        made = embed(self.lm.model, [(self._frame(front), front)], pad_id(self.lm.tokenizer))
+        made = embed(self.lm.model, [(self._frame(front), front.content)], pad_id(self.lm.tokenizer))
         positions = made.inputs_embeds.shape[1]
         room = getattr(self.lm.model.config, "max_position_embeddings", None)
         if room is not None and positions + new > room:
             raise _NoRoom(
                 f"the prompt takes {positions} positions and the answer up to {new}, the model has {room}. "
-                "Put fewer documents in front, or use their vectors."
+                "Put fewer documents in front, or use their memories."
             )
         return {**made.generate_kwargs(), "pad_token_id": pad_id(self.lm.tokenizer), "max_new_tokens": new}, positions
 
-    def _frame(self, front: Tensor | None) -> Frame:
-        return frame(self.lm.tokenizer, self.prompt, self.template, front is not None)
+    def _frame(self, front: _Front) -> Frame:
+        return frame(self.lm.tokenizer, self.prompt, self.template, front.content is not None)
 
     @torch.inference_mode()
-    def _surprisal(self, front: Tensor | None, ids: Sequence[int]) -> float:
+    def _surprisal(self, front: _Front, ids: Sequence[int]) -> float:
         """Mean surprisal of the tokens `ids` behind the prompt [nats per token]."""
         row = self._frame(front)
-        made = embed(self.lm.model, [(Frame(row.before, (*row.after, *ids)), front)])
-        logits = self.lm.model(inputs_embeds=made.inputs_embeds, logits_to_keep=len(ids) + 1).logits[0, :-1]
+        made = embed(self.lm.model, [(Frame(row.before, (*row.after, *ids)), front.content)])
+        logits = self.lm.model(**made.forward_kwargs(), logits_to_keep=len(ids) + 1).logits[0, :-1]
         target = torch.tensor(list(ids), device=logits.device)
         return float(torch.nn.functional.cross_entropy(logits.float(), target))
 
 
-def _vectors(runtime: Runtime, names: Sequence[str]) -> Tensor:
-    return tensor(load(runtime, names))
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """What stands in front of a prompt."""
+
+    content: Tensor | Kept | None = None  # vectors or embedded tokens (M, D), or keys and values
+    kind: str | None = None  # of a memory
+
+    @property
+    def positions(self) -> int:
+        """M."""
+        if isinstance(self.content, Kept):
+            return self.content.positions
+        return 0 if self.content is None else len(self.content)
 
 
-def _text(runtime: Runtime, names: Sequence[str]) -> Tensor:
+def _memory(runtime: Runtime, names: Sequence[str]) -> _Front:
+    memory = load(runtime, names)
+    return _Front(front_of(memory), "kv" if memory.kv else "context")
+
+
+def _text(runtime: Runtime, names: Sequence[str]) -> _Front:
     """The embedded text of the documents, with a blank line between two. NoContentError, UsageError."""
     texts = []
     for name in names:
@@ -293,10 +316,10 @@ def _text(runtime: Runtime, names: Sequence[str]) -> Tensor:
                 f"{name!r} is no UTF-8 text, so it cannot be part of a prompt. `memvec.cat(…)` gives its bytes."
             ) from error
     lm = runtime.lm
-    return embedded(lm, lm.encode(SEPARATOR.join(texts)))
+    return _Front(embedded(lm, lm.encode(SEPARATOR.join(texts))))
 
 
-FRONTS: dict[str, Callable[[Runtime, Sequence[str]], Tensor]] = {"vectors": _vectors, "text": _text}
+FRONTS: dict[str, Callable[[Runtime, Sequence[str]], _Front]] = {"vectors": _memory, "text": _text}
 
 
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:

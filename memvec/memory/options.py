@@ -185,6 +185,19 @@ def check(model: Any, given: Mapping[str, Any]) -> None:
         )
 
 
+def check_cache(model: Any, given: Mapping[str, Any], cache: Any) -> None:
+    """Refuse options that do not go together with the keys and values of a memory. UsageError."""
+    if (asked := resolve(model, given, "cache_implementation")) is not None:
+        raise UsageError(
+            f"cache_implementation={asked!r} cannot be used with a memory of keys and values: it makes an empty cache, and "
+            "they are one already. Leave it out, or load context vectors: memvec.load_memory(…, kind='context')."
+        )
+    if model.dtype != (of := cache.layers[0].keys.dtype):
+        raise UsageError(
+            f"the keys and values are in {of}, the model in {model.dtype}. Make the arguments again, of this model."
+        )
+
+
 def settle(model: Any, given: Mapping[str, Any], length: int, pad: int) -> dict[str, Any]:
     """Return the call's options for a call with embeddings, with lengths counted in new tokens.
 

@@ -2,9 +2,11 @@
 
 A row is [before, memory, after]. `before` holds BOS and the chat template up to the user's first words. `after` holds a blank
 line, the question and the rest of the template. Rows are padded on the left. Vectors take the place of the output of the
-model's embedding module, after any scaling it does, so they are passed as `inputs_embeds`.
+model's embedding module, after any scaling it does, so they are passed as `inputs_embeds`. Keys and values go into a cache,
+with `before` in front of them; the embeddings of those positions are zeros that `generate` leaves out.
 
-Letters: B rows, P positions of the longest row, T prompt tokens of the longest, M vectors, D width.
+Letters: B rows, P positions of the longest row, H of them in a cache, T prompt tokens of the longest, M positions of a
+memory, D width.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from torch import Tensor
 
 from memvec.errors import UsageError, counted
 from memvec.identity.fingerprint import check_model
+from memvec.kv.kept import Kept
+from memvec.kv.place import placed, plain_windows
+from memvec.lm import compat
 from memvec.lm.adapters import unwrapped
+from memvec.lm.scoring import Prefixes
 from memvec.memory import options
 from memvec.memory.dispatch import READY, install, mark
 from memvec.memory.prompt_input import as_prompts
@@ -34,7 +40,7 @@ class HasVectors(Protocol):
 
     @property
     def vectors(self) -> Vectors:
-        """(M, D) float16, in order."""
+        """(M, D) float16, in order. (0, D) for keys and values, which `kv` then has."""
 
     @property
     def identity(self) -> Identity:
@@ -57,18 +63,34 @@ class Embedded:
     attention_mask: Tensor  # (B, P)
     pad: int = 0  # id of the padding token
     owners: Owners | None = None  # the models the memories belong to; None if the caller wants no check
+    kept: Prefixes | None = None  # the first H positions of each row as a cache, if a memory is keys and values
+    cache_name: str = compat.CACHE_NAMES[0]  # the model's name for a cache
 
     @property
     def position_ids(self) -> Tensor:
         """(B, P) positions, from 0 at the first token of each row; 0 for padding."""
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
-    def generate_kwargs(self) -> dict[str, Tensor]:
-        """Return arguments for `model.generate`. Its output begins with `input_ids`."""
+    def generate_kwargs(self) -> dict[str, Any]:
+        """Return arguments for `model.generate`. Its output begins with `input_ids`. They can be used many times."""
+        carrier = Prompt(self.pad, self.owners, self.kept)
         return {
             "input_ids": self.input_ids,
-            "inputs_embeds": mark(self.inputs_embeds, Prompt(self.pad, self.owners)),
+            "inputs_embeds": mark(self.inputs_embeds, carrier),
             "attention_mask": self.attention_mask,
+            # The carrier has the cache. It is here for callers that change the embeddings, which loses their mark.
+            **({self.cache_name: mark(compat.repeated(self.kept.cache), carrier)} if self.kept else {}),
+        }
+
+    def forward_kwargs(self) -> dict[str, Any]:
+        """Return arguments for one forward pass of the model over the rows, or over what is behind their cache."""
+        held = self.kept.held.shape[1] if self.kept else 0
+        cache = {self.cache_name: compat.repeated(self.kept.cache)} if self.kept else {}
+        return {
+            "inputs_embeds": self.inputs_embeds[:, held:],
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids[:, held:],
+            **cache,
         }
 
 
@@ -102,36 +124,74 @@ class Prompt:
 
     pad: int
     owners: Owners | None
+    kept: Prefixes | None = None
+
+    def __deepcopy__(self, memo: Any) -> Prompt:
+        """Return itself: nothing changes it."""
+        return self
 
     def arguments(self, model: Any, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the call, checked, with lengths counted in new tokens. FingerprintError, UsageError."""
         if self.owners is not None:
             self.owners.check(model)  # the call may be to another model, or the model may have changed
-        asked = {name: value for name, value in given.items() if name not in PROMPT_ARGUMENTS}
+        own = PROMPT_ARGUMENTS if self.kept is None else (*PROMPT_ARGUMENTS, *compat.CACHE_NAMES)
+        asked = {name: value for name, value in given.items() if name not in own}
         options.check(model, asked)
         prompt = {name: given[name] for name in PROMPT_ARGUMENTS if given.get(name) is not None}
         ids, embeds = prompt.get("input_ids"), prompt["inputs_embeds"]
+        if self.kept is not None:
+            self._check_shapes(embeds, prompt.get("attention_mask"))
         length = 0 if ids is None else ids.shape[1]  # without ids, the output holds only new tokens
         ready = {"inputs_embeds": mark(embeds.view_as(embeds), READY)}
-        return {**options.settle(model, asked, length, self.pad), **prompt, **ready}
+        cache = {} if self.kept is None else behind(model, asked, self.kept.cache)
+        return {**options.settle(model, asked, length, self.pad), **prompt, **ready, **cache}
+
+    def _check_shapes(self, embeds: Tensor, mask: Tensor | None) -> None:
+        """Refuse embeddings or a mask that do not go with the cache. transformers would misread them. UsageError."""
+        assert self.kept is not None
+        rows, held = self.kept.held.shape
+        shapes = [tuple(embeds.shape[:2]), None if mask is None else tuple(mask.shape)]
+        if shapes[0] != shapes[1] or shapes[0][0] != rows or shapes[0][1] <= held:
+            raise UsageError(
+                f"the embeddings are {shapes[0]} and the mask is {shapes[1]}, expected both ({rows}, {held} and more) as "
+                "generate_kwargs made them, because the cache has the first positions. Pass its arguments unchanged."
+            )
+
+
+def behind(model: Any, given: dict[str, Any], cache: Any) -> dict[str, Any]:
+    """The argument for a copy of a cache, with a row for each beam and each sample. UsageError for options against it."""
+    options.check_cache(model, given, cache)
+    counts = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))
+    return {compat.cache_argument(model): compat.repeated(cache, max(counts))}
 
 
 @torch.no_grad()
-def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0) -> Embedded:
-    """Embed rows of (frame, memory (M, D) or None), of any lengths, as one left-padded batch."""
+def embed(
+    model: Any, rows: Sequence[tuple[Frame, Tensor | Kept | None]], pad: int = 0, kept: Prefixes | None = None
+) -> Embedded:
+    """Embed rows of (frame, memory or None), of any lengths, as one left-padded batch.
+
+    A memory is vectors (M, D) or rows of keys and values. Those are put into a cache, or are in the cache `kept` already,
+    one row for all.
+
+    Raises:
+        UsageError: The attention of the model does not take the keys and values, or its windows would count padding.
+    """
     model = unwrapped(model)
     install(model)
     module = model.get_input_embeddings()
     device, dtype = device_of(module), model.dtype
     ids = [list(row.before) + list(row.after) for row, _ in rows]
+    kept = kept_of(model, rows) if kept is None else every(kept, len(rows))
     pieces = []
     for row, memory in rows:
         before, after = (
             module(torch.tensor(part, dtype=torch.long, device=device)) for part in (row.before, row.after)
         )
-        middle = before[:0] if memory is None else memory.to(device, dtype)
-        pieces.append(torch.cat([before, middle, after]).to(dtype))
-    width, length = pieces[0].shape[1], max(map(len, pieces))
+        middle = [memory.to(device, dtype)] if isinstance(memory, Tensor) else []
+        pieces.append(torch.cat([*([] if isinstance(memory, Kept) else [before]), *middle, after]).to(dtype))
+    held = 0 if kept is None else kept.held.shape[1]  # H
+    width, length = pieces[0].shape[1], held + max(map(len, pieces))
     embeds = torch.zeros(len(rows), length, width, dtype=dtype, device=device)
     mask = torch.zeros(len(rows), length, dtype=torch.long, device=device)
     tokens = torch.full((len(rows), max(map(len, ids))), pad, dtype=torch.long, device=device)
@@ -139,7 +199,39 @@ def embed(model: Any, rows: Sequence[tuple[Frame, Tensor | None]], pad: int = 0)
         embeds[i, length - len(piece) :] = piece
         mask[i, length - len(piece) :] = 1
         tokens[i, tokens.shape[1] - len(own) :] = torch.tensor(own, dtype=torch.long, device=device)
-    return Embedded(tokens, embeds, mask, pad)
+    if kept is not None:
+        mask[:, :held] = kept.held
+        if len({len(piece) for piece in pieces}) > 1 and plain_windows(model, kept):
+            raise UsageError(
+                "the model has sliding windows, which count the padding behind keys and values with this attention "
+                f"({model.config._attn_implementation}). Pass prompts of one length, or load the model with "
+                "attn_implementation='sdpa'."
+            )
+    return Embedded(tokens, embeds, mask, pad, None, kept, compat.cache_argument(model))
+
+
+def kept_of(model: Any, rows: Sequence[tuple[Frame, Any]]) -> Prefixes | None:
+    """The cache of the keys and values in rows of (frame, memory), and of the tokens before them. None without any."""
+    found: dict[tuple[Any, ...], tuple[Kept | None, tuple[int, ...]]] = {}
+    owner = []
+    for row, memory in rows:
+        own = (memory, row.before) if isinstance(memory, Kept) else (None, ())
+        key = (id(own[0]), own[1])
+        found.setdefault(key, own)
+        owner.append(list(found).index(key))
+    if all(memory is None for memory, _ in found.values()):
+        return None
+    memories, before = zip(*found.values(), strict=True)
+    return every(placed(model, memories, before), owner)
+
+
+def every(kept: Prefixes, owner: Sequence[int] | int) -> Prefixes:
+    """The rows `owner` of caches, or so many times the only row."""
+    owner = [0] * owner if isinstance(owner, int) else owner
+    if owner == list(range(len(kept.held))):
+        return kept
+    index = torch.tensor(owner, device=kept.held.device)
+    return Prefixes(compat.branched(kept.cache, index), kept.held[index])
 
 
 def as_memories(memories: Any) -> list[HasVectors | None]:
@@ -201,8 +293,9 @@ def prompts_with(
     owners = Owners.of(tokenizer, given, allow_adapters) if check else None
     if owners is not None:
         owners.check(model)
+    fronts = {id(memory): front_of(memory) for memory in given}
     rows = [
-        (frame(tokenizer, text, template, memory is not None), None if memory is None else tensor(memory))
+        (frame(tokenizer, text, template, memory is not None), fronts[id(memory)])
         for text, memory in zip(texts, given, strict=True)
     ]
     return replace(embed(model, rows, pad_id(tokenizer)), owners=owners)
@@ -215,8 +308,20 @@ def generate_kwargs(
     return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
 
 
+def front_of(memory: HasVectors | None) -> Tensor | Kept | None:
+    """What a memory puts in front of a prompt: its vectors (M, D) or its keys and values."""
+    kv = getattr(memory, "kv", None)
+    if kv:
+        return Kept.joined([Kept.behind([Kept.of(p.stored, p.tokens) for p in document]) for document in kv])
+    return None if memory is None else tensor(memory)
+
+
 def tensor(memory: HasVectors | Record) -> Tensor:
-    """The vectors (M, D) of a memory or a record as a float32 tensor."""
+    """The vectors (M, D) of a memory or a record as a float32 tensor. UsageError for keys and values."""
+    if getattr(memory, "kv", None):
+        raise UsageError(
+            "this memory is keys and values, expected vectors. Load context vectors: memvec.load_memory(…, kind='context')."
+        )
     return torch.from_numpy(memory.vectors.astype("float32"))
 
 
