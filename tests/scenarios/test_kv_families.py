@@ -11,6 +11,7 @@ import torch
 from families import FAMILIES, VARIANTS, make
 from reading import behind, behind_text, off, tokens, uneven, whole
 
+import memvec
 from memvec.errors import UnsupportedModelError
 from memvec.kv.compact import compact
 from memvec.kv.place import placed
@@ -54,9 +55,14 @@ def lm(folder: Path) -> FrozenLM:
 
 @pytest.mark.parametrize("refused", sorted(REFUSED))
 def test_refused(refused: str, tmp_path: Path) -> None:
-    """The error gives the reason and the kind of memory that works."""
-    with pytest.raises(UnsupportedModelError, match=f"{re.escape(REFUSED[refused])}.*kind='context'"):
-        check(load(make(refused, tmp_path)))
+    """The error gives the reason and the kind of memory that works. Nothing is packed."""
+    why = f"{re.escape(REFUSED[refused])}.*kind='context'"
+    folder, store = make(refused, tmp_path / "model"), tmp_path / "s.memvec"
+    with pytest.raises(UnsupportedModelError, match=why):
+        check(load(folder))
+    with pytest.raises(UnsupportedModelError, match=why):
+        memvec.pack([memvec.Source("a.txt", b"The ferry leaves at six.")], store, model=str(folder), kind="kv")
+    assert not store.exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

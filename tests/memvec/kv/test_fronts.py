@@ -106,7 +106,7 @@ def test_sliding_windows_are_those_of_the_text(name: str, tmp_path: Path) -> Non
     kept = torch.zeros_like(found.scores, dtype=torch.bool)
     for of_layer, kind in zip(kept, kinds, strict=True):
         of_layer[:, :, -15 if kind == "sliding_attention" else 0 :] = True
-    for positions in (40, 15):
+    for positions in (40, 15, 5):
         memory = gathered(lm, found, kept, [positions])
         before = [[lm.tokenizer.bos_token_id] * found.before]
         assert off(behind(lm, placed(lm.model, memory, before), question), wanted) < 1e-5, positions
