@@ -146,7 +146,7 @@ def _asked(lm: FrozenLM, text: Sequence[int], begin: int, most: int) -> tuple[li
     return list(frame(lm.tokenizer, asked).after), chunk
 
 
-class _Watching(DynamicLayer):
+class _Watching(DynamicLayer):  # type: ignore[misc]
     """A layer of a cache that holds a document, and notes the attention that its positions get."""
 
     def __init__(self, keys: Tensor, values: Tensor, best: Tensor, counts: Tensor) -> None:
@@ -156,7 +156,7 @@ class _Watching(DynamicLayer):
         self.keys, self.values, self.best, self.counts = keys, values, best, counts
 
     def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
-        # The tokens said again are not kept: no later pass sees them.
+        """Return keys and values with those of the tokens said again. They are not kept: no later pass sees them."""
         keys = torch.cat([self.keys, key_states], 2)
         return mark(keys, self), torch.cat([self.values, value_states], 2)
 

@@ -54,7 +54,7 @@ def test_long_documents_are_said_again_in_chunks(tiny: str, tiny_lm: FrozenLM, m
     text = tokens(tiny_lm, 30)
     wanted = torch.stack([by_hand(tiny, tiny_lm, text, begin, 12) for begin in (0, 12, 24)]).amax(0)
     assert off(read(tiny_lm, [text], "repeat").scores[:, 0], wanted) < 1e-5
-    short = tokens(tiny_lm, 11, 1)  # nothing of it is left for the second chunk of its neighbour
+    short = tokens(tiny_lm, 11, 1)  # it has no second chunk, as its neighbour has
     both = read(tiny_lm, [text, short], "repeat").scores
     assert off(both[:, 0], wanted) < 1e-5 and off(both[:, 1, :, -11:], by_hand(tiny, tiny_lm, short)) < 1e-5
 
