@@ -105,19 +105,38 @@ def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequenc
         UsageError: Heads keep different numbers of rows, and the model's attention does not take them.
     """
     seen = sees_fronts(model)
-    even = all(m.even and int(m.counts[0, 0]) == m.positions for m in memories if m is not None)
+    even = all(fits_plain(memory) for memory in memories if memory is not None)
     if not (seen or even):
         raise UsageError(
             "the heads of this memory keep other numbers of keys than it takes positions, and the model's attention "
             f"({model.config._attn_implementation}) cannot take them. Load the model with attn_implementation='sdpa'"
             + (", or make the memory with an even budget." if rotation_of(model).movable else ".")
         )
+    made = _placed(model, memories, before)
+    return plain(made) if even and not (seen and windowed(model)) else made
+
+
+def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:
+    """A plain cache of one memory behind the tokens `before` it. UsageError if heads keep different numbers of rows."""
+    if not fits_plain(memory):
+        raise UsageError(
+            "the heads of this memory keep other numbers of keys than it takes positions, which a plain cache cannot hold. "
+            + ("Make it with an even budget." if rotation_of(model).movable else "Use context vectors: kind='context'.")
+        )
+    return plain(_placed(model, [memory], [before]))
+
+
+def fits_plain(memory: Kept) -> bool:
+    """Does every head keep a row for each position?"""
+    return memory.even and int(memory.counts[0, 0]) == memory.positions
+
+
+def _placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
     placing = Placing(model, memories, before)
     some = [memory for memory in memories if memory is not None]
     device = placing.held.device
     keys, values = (torch.cat([getattr(m, n).to(device) for m in some])[placing.order] for n in ("keys", "values"))
-    made = placing.prefixes(keys, values)
-    return plain(made) if even and not (seen and windowed(model)) else made
+    return placing.prefixes(keys, values)
 
 
 def plain_windows(model: Any, prefixes: Prefixes) -> bool:

@@ -318,11 +318,16 @@ def front_of(memory: HasVectors | None) -> Tensor | Kept | None:
 
 def tensor(memory: HasVectors | Record) -> Tensor:
     """The vectors (M, D) of a memory or a record as a float32 tensor. UsageError for keys and values."""
+    refuse_kv(memory)
+    return torch.from_numpy(memory.vectors.astype("float32"))
+
+
+def refuse_kv(memory: Any) -> None:
+    """Raise UsageError for a memory of keys and values."""
     if getattr(memory, "kv", None):
         raise UsageError(
             "this memory is keys and values, expected vectors. Load context vectors: memvec.load_memory(…, kind='context')."
         )
-    return torch.from_numpy(memory.vectors.astype("float32"))
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -254,7 +254,7 @@ class TestRefused:
     def test_a_model_that_changed_its_numbers(self, tiny: str, tokenizer: Any, head: Memory) -> None:
         model = load_model(tiny)
         kwargs = prompts_with(model, tokenizer, "wife", head, check=False).generate_kwargs()
-        with pytest.raises(UsageError, match="in torch.float32, the model in torch.bfloat16"):
+        with pytest.raises(UsageError, match="the model in torch"):
             new(model.to(torch.bfloat16), kwargs)
 
     def test_vectors_beside_keys_and_values(self, head: Memory) -> None:
