@@ -18,6 +18,13 @@ from memvec.evaluation.questions import read_questions
 @click.command("evaluate", epilog=examples("memvec evaluate notes.memvec --questions questions.jsonl"))
 @click.argument("store")
 @click.option("--questions", required=True, metavar="FILE", help="Ask these: JSON lines {document, question, answer}.")
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "context", "kv"]),
+    default="auto",
+    show_default=True,
+    help="Judge these memories. auto: kv if every document has a kv memory, else context.",
+)
 @click.option("--texts", metavar="FOLDER", help="Read the documents here, if the store holds memories only.")
 @click.option("--exact", metavar="STORE", help="Compare with the exact vectors of this store. [default: STORE]")
 @options.template("auto", "chat", "text", "plain", default="text")
@@ -28,6 +35,7 @@ from memvec.evaluation.questions import read_questions
 def command(
     store: str,
     questions: str,
+    kind: str,
     texts: str | None,
     exact: str | None,
     template: str,
@@ -46,7 +54,7 @@ def command(
     asked = read_questions(questions)
     given = None if texts is None else _texts(Path(texts), {question.document for question in asked})
     found = evaluate(
-        store, asked, texts=given, exact=exact, model=model, device=device, template=template, seed=seed,
+        store, asked, kind=kind, texts=given, exact=exact, model=model, device=device, template=template, seed=seed,
         watch=output.watch,
     )  # fmt: skip
     output.result(asdict(found), lambda: evaluation(found))

@@ -22,14 +22,18 @@ from memvec.evaluation.questions import read_questions
 from memvec.filesystem.plain_text import printable
 from memvec.filesystem.sources import Source
 from memvec.retrieval.embedders import DEFAULT
-from memvec.settings import ContextSettings, PackSettings
+from memvec.settings import ContextSettings, KVSettings, PackSettings
 from memvec.types import PackReport
 
-C, D = ContextSettings(), PackSettings()
+C, D, K = ContextSettings(), PackSettings(), KVSettings()
 
 
 def _number(flag: str, default: float, text: str) -> Callable[[F], F]:
     return click.option(flag, type=type(default), default=default, show_default=True, help=text)
+
+
+def _choice(flag: str, accepted: Sequence[str], default: str, text: str) -> Callable[[F], F]:
+    return click.option(flag, type=click.Choice(accepted), default=default, show_default=True, help=text)
 
 
 def pack_options(model: str | None, store: str) -> Callable[[F], F]:
@@ -40,10 +44,11 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         options.model(model),
         click.option(
             "--kind",
-            type=click.Choice(["exact", "context", "both"]),
+            type=click.Choice(["exact", "context", "kv", "both"]),
             default="exact",
             show_default=True,
-            help="exact: records that decode to the bytes. context: memories to put in front of prompts. both: both.",
+            help="exact: records that decode to the bytes. context: memories to put in front of prompts. kv: memories "
+            "of keys and values, made in seconds. both: exact and context.",
         ),
         options.include,
         options.exclude,
@@ -74,16 +79,35 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         click.option("--learning-rate", type=float, help=f"Learning rate of AdamW. [default: {D.learning_rate:g}]"),
         _number("--max-steps", D.max_steps, "Largest number of optimiser steps in one attempt."),
         _number("--refits", D.refits, "Further attempts before a segment is stored raw."),
-        _number("--ratio", C.ratio, "For memories: tokens of text for each context vector."),
         click.option(
-            "--gist", is_flag=True, help="For memories: allow a ratio above 16, which loses names and numbers."
+            "--ratio",
+            type=float,
+            help=f"For memories: tokens of text for each position. [default: context {C.ratio:g}, kv {K.ratio:g}]",
         ),
-        _number("--window-tokens", C.window_tokens, "For memories: longest text of one memory, in tokens."),
-        _number("--distil-steps", C.steps, "For memories: optimiser steps."),
+        click.option(
+            "--gist", is_flag=True, help="For context: allow a ratio above 16, which loses names and numbers."
+        ),
+        click.option(
+            "--window-tokens",
+            type=int,
+            help=f"For memories: longest text of one memory, in tokens. [default: context {C.window_tokens}, kv all that "
+            "the model can read and repeat]",
+        ),
+        _number("--distil-steps", C.steps, "For context: optimiser steps."),
+        _choice(
+            "--budget",
+            ("head", "even"),
+            K.budget,
+            "For kv: keep most where the model looks, or the same in every head.",
+        ),
+        _choice("--score", ("repeat", "norm"), K.score, "For kv: read a text three times or once."),
+        _number("--refine", K.refine, "For kv: training steps."),
+        _choice("--bits", ("4", "8", "16"), str(K.bits), "For kv: bits of each stored number."),
+        _choice("--measure", ("all", "sample", "none"), K.measure, "For kv: measure every memory, 1 in 16 or none."),
         click.option(
             "--questions",
             metavar="FILE",
-            help="For memories: learn from these too: JSON lines {document, question, answer}.",
+            help="For context, and kv with --refine: learn from these too: JSON lines {document, question, answer}.",
         ),
         options.seed,
         click.option("--memory", type=float, help="GiB for activations. [default: 2; on a GPU 40 % of what is free]"),
@@ -127,7 +151,7 @@ def run_pack(
     **given: Any,
 ) -> None:
     """Run `pack` with the options of `pack_options`, and print the report."""
-    given["settings"], context = _settings(given)
+    given["settings"], context, kv = _settings(given)
     given["keys"] = [] if given["keys"] == "none" else given["keys"].split(",")
     questions, meta, lock_wait = given.pop("questions"), given.pop("meta"), given.pop("lock_wait")
     asked = read_questions(questions) if questions else []
@@ -137,7 +161,7 @@ def run_pack(
         return
     try:
         report = pack(
-            _read(sources, name), store, context=context, questions=asked, meta=said, lock_wait=lock_wait,
+            _read(sources, name), store, context=context, kv=kv, questions=asked, meta=said, lock_wait=lock_wait,
             watch=output.watch, **given,
         )  # fmt: skip
     except InterruptedPackError as error:
@@ -148,7 +172,7 @@ def run_pack(
         raise PartialError(report.skipped, report)
 
 
-def _settings(given: dict[str, Any]) -> tuple[PackSettings, ContextSettings]:
+def _settings(given: dict[str, Any]) -> tuple[PackSettings, ContextSettings, KVSettings]:
     """Take the options that are settings out of `given`."""
     if given["preset"] and (both := [name for name in ("nats_per_vector", "learning_rate") if given[name] is not None]):
         raise UsageError(f"--preset sets --{both[0].replace('_', '-')} too. Pass one of them.")
@@ -156,11 +180,15 @@ def _settings(given: dict[str, Any]) -> tuple[PackSettings, ContextSettings]:
     if memory is not None and not 0 < memory < math.inf:
         raise UsageError(f"--memory is {memory:g} GiB, expected more than 0.")
     limit = None if memory is None else int(min(memory, 1e9) * 2**30)  # 1e300 GiB would be infinitely many bytes
-    chosen = {name: given.pop(name) for name in ("ratio", "gist", "window_tokens")}
-    steps = given.pop("distil_steps")
+    shared = {name: value for name in ("ratio", "window_tokens") if (value := given.pop(name)) is not None}
+    gist, steps, bits = given.pop("gist"), given.pop("distil_steps"), int(given.pop("bits"))
+    kept = {name: given.pop(name) for name in ("budget", "score", "refine", "measure")}
     exact = {field.name: given.pop(field.name) for field in fields(PackSettings) if field.name in given}
     settings = PackSettings(memory=limit, **{name: value for name, value in exact.items() if value is not None})
-    return settings, ContextSettings(**chosen, steps=steps, seed=settings.seed, memory=limit)
+    common = {"seed": settings.seed, "memory": limit}
+    if given["kind"] == "kv":
+        return settings, C, KVSettings(**shared, **kept, bits=bits, **common)
+    return settings, ContextSettings(**shared, gist=gist, steps=steps, **common), K
 
 
 def _say(report: PackReport, output: Output, title: str = "", **more: bool) -> None:
@@ -180,7 +208,8 @@ def _estimate(kind: str, output: Output, *arguments: Any, **given: Any) -> None:
 
     if kind != "exact":
         raise UsageError(
-            "--dry-run estimates exact records. Leave --kind out; a memory takes five to six times as long."
+            "--dry-run estimates exact records. Leave --kind out. A context memory takes five to six times as long, a kv "
+            "memory as long as reading the text three times."
         )
     found = estimate(*arguments, **given, watch=output.watch)
     output.result({"dry_run": True, **asdict(found)}, lambda: estimated(found))

@@ -18,7 +18,7 @@ def evaluation(e: Evaluation) -> str:
     """All tables, one below the other."""
     left_out = f", {e.skipped} left out: the model makes no use of their text" if e.skipped else ""
     elsewhere = f"; {counted(e.elsewhere, 'question')} are about documents that the store lacks" if e.elsewhere else ""
-    head = f"{counted(e.documents, 'document')}, {counted(e.questions, 'question')} ({e.template} form){left_out}{elsewhere}"
+    head = f"{counted(e.documents, 'document')}, {counted(e.questions, 'question')} ({e.template} form), {e.kind} memories{left_out}{elsewhere}"
     tables = [_gains(e), _answers(e), _elsewhere(e), _costs(e)]
     return "\n\n".join([head, *(table for table in tables if table), f"  {LEGEND}"])
 
@@ -34,7 +34,7 @@ def _gains(e: Evaluation) -> str:
         for name, value, key in (
             ("another's memory", e.shuffled, "shuffled"),
             ("another's text", e.shuffled_text, "shuffled_text"),
-            ("noise of its norms", e.random, "random"),
+            ("noise of its size" if e.kind == "kv" else "noise of its norms", e.random, "random"),
             ("exact vectors", e.exact, "exact"),
             *((f"text, {name}", value, name) for name, value in e.text_at_equal_positions.items()),
             *((f"{count} memories", value, count) for count, value in e.company.items()),
@@ -85,17 +85,26 @@ def _elsewhere(e: Evaluation) -> str:
 
 def _costs(e: Evaluation) -> str:
     c = e.costs
-    rows = [("cost of a query", "positions", "prefill ms", "cache bytes")]
+    rows = [("cost of a query", "positions", "prefill ms", "cache bytes", "stored bytes")]
     rows += [
-        ("text", f"{c.positions_text:.0f}", f"{c.prefill_text * 1000:.1f}", f"{c.cache_text:,.0f}"),
-        ("memory", f"{c.positions_memory:.0f}", f"{c.prefill_memory * 1000:.1f}", f"{c.cache_memory:,.0f}"),
+        (name, f"{positions:.0f}", f"{prefill * 1000:.1f}", f"{cache:,.0f}", f"{stored:,.0f}")
+        for name, positions, prefill, cache, stored in (
+            ("text", c.positions_text, c.prefill_text, c.cache_text, c.stored_text),
+            ("memory", c.positions_memory, c.prefill_memory, c.cache_memory, c.stored_memory),
+        )
     ]
+    only = "" if e.kind == "context" else ", of the question only"
     paid = (
         ""
         if c.break_even is None
         else f"; writing ({clock(c.write_seconds or 0)}) pays off after {c.break_even:,.0f} queries"
     )
-    return f"{table(rows)}\n  prefill {c.speedup:.1f} times faster{paid}"
+    placed = (
+        ""
+        if c.place_memory is None
+        else f"\n  putting the memory in its place takes {c.place_memory * 1000:.1f} ms, once"
+    )
+    return f"{table(rows)}\n  prefill{only} {c.speedup:.1f} times faster{paid}{placed}"
 
 
 def _front(name: str) -> str:

@@ -53,6 +53,22 @@ def choice(*accepted: str) -> Rule:
     return rule
 
 
+def among(*accepted: int) -> Rule:
+    """One of these whole numbers."""
+    *others, last = accepted
+
+    def rule(name: str, value: Any) -> int:
+        try:
+            found = operator.index(value)
+        except TypeError:
+            found = None
+        if isinstance(value, bool) or found not in accepted:
+            raise wrong(name, value, f"{', '.join(map(str, others))} or {last}")
+        return found
+
+    return rule
+
+
 def literal(kind: Any) -> Rule:
     """One of the values of a Literal."""
     return choice(*get_args(kind))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
-from memvec.arguments import LARGEST_SEED, flag, number, whole
+from memvec.arguments import LARGEST_SEED, among, choice, flag, number, whole
 from memvec.errors import UsageError
 
 # Measured on the default model (docs/LOG.md): behind an anchor three vectors take the 64 tokens that eight took without.
@@ -17,16 +18,21 @@ MOST_RATIO = 16  # tokens for each context vector, unless only the gist is wante
 
 
 Bounds = Mapping[str, tuple[float, float]]
+Choices = Mapping[str, tuple[str, ...] | tuple[int, ...]]
 
 
-def check_fields(settings: Any, bounds: Bounds) -> None:
-    """Check that every field of a settings object has its declared type and is within its bounds. UsageError."""
+def check_fields(settings: Any, bounds: Bounds, choices: Choices = MappingProxyType({})) -> None:
+    """Check that every field of a settings object has its declared type, and a value in its bounds or choices. UsageError."""
     for field in fields(settings):
         value, kind = getattr(settings, field.name), str(field.type)
         if value is None and kind.endswith(" | None"):
             continue
         if kind == "bool":
             flag(field.name, value)
+            continue
+        if accepted := choices.get(field.name):
+            one_of = choice(*accepted) if isinstance(accepted[0], str) else among(*accepted)  # type: ignore[arg-type]
+            object.__setattr__(settings, field.name, one_of(field.name, value))
             continue
         low, high = bounds[field.name]
         rule = whole(int(low), int(high)) if kind.startswith("int") else number(low, high)
@@ -200,3 +206,77 @@ class ContextSettings:
     def vectors_for(self, tokens: int) -> int:
         """The number of vectors for a window of N = `tokens`."""
         return max(1, round(tokens / self.ratio))
+
+
+@dataclass(frozen=True, slots=True)
+class KVSettings:
+    """Settings of kv memories: which keys and values are kept, and whether they are trained.
+
+    Attributes:
+        ratio, budget, score, window_tokens: How text is cut into windows, and which keys and values of it are kept.
+        refine, question_rows, aside_rows, key_rate, value_rate: The training. By default there is none.
+        bits: How the numbers are stored.
+        measure: Which memories are measured.
+        seed: The start of all random numbers.
+        memory: A limit on a GPU's memory.
+
+    Raises:
+        UsageError: A value is out of its range or of another type.
+
+    Example:
+        >>> small = memvec.KVSettings(ratio=16, bits=4)  # for memvec.pack(…, kind="kv", kv=small)
+        >>> small.budget
+        'head'
+    """
+
+    ratio: float = 8.0  # Tokens of text for each position. So many times fewer keys and values are kept.
+    # "head": heads keep different numbers of keys, by the model's profile. "even": all heads keep the same number.
+    budget: Literal["head", "even"] = "head"
+    # "repeat": keep what the model attends to when it says the text again. "norm": the longest values. One reading, not three.
+    score: Literal["repeat", "norm"] = "repeat"
+    refine: int = 0  # Training steps. At a high ratio some 20 steps bring back most of what is lost.
+    bits: int = 8  # Bits of each stored number: 4, 8 or 16.
+    # Most tokens in a window. None: as many as the model can read and repeat.
+    window_tokens: int | None = None
+    question_rows: int = 4  # Questions asked in a training step, for each 150 tokens of the window.
+    aside_rows: int = 1  # Unrelated prompts asked in a training step, for each 150 tokens of the window.
+    key_rate: float = 0.05  # The learning rate of keys, as a share of their root mean square.
+    value_rate: float = 0.1  # The learning rate of values, as a share of their root mean square.
+    seed: int = 0  # The seed of all random choices.
+    # "all": measure every memory, which takes longer than making it. "sample": about 1 in 16, chosen by its text. "none": none.
+    measure: Literal["all", "sample", "none"] = "sample"
+    memory: int | None = None  # Most bytes that a batch may take on a GPU. None: 8 GiB.
+
+    def __post_init__(self) -> None:
+        """Check the values. UsageError."""
+        check_fields(
+            self,
+            {
+                "ratio": (1.0, 1024.0),
+                "refine": (0, 100_000),
+                "window_tokens": (32, 1 << 20),
+                "question_rows": (0, 1024),
+                "aside_rows": (0, 1024),
+                "key_rate": (0.0, 100.0),
+                "value_rate": (0.0, 100.0),
+                "seed": (0, LARGEST_SEED),
+                "memory": (1, 2**63),
+            },
+            {
+                "budget": ("head", "even"),
+                "score": ("repeat", "norm"),
+                "bits": (4, 8, 16),
+                "measure": ("all", "sample", "none"),
+            },
+        )
+        if self.refine and not self.question_rows:
+            raise UsageError("question_rows is 0, so there is nothing to learn from. Set it, or set refine to 0.")
+
+    @property
+    def recipe(self) -> str:
+        """The settings that decide the bytes of a memory, in words. Memories of another recipe are not reused."""
+        said = f"kv 1: ratio {self.ratio:g}, {self.budget}, {self.score}, {self.refine} steps, {self.bits} bits"
+        if self.refine:
+            rows = f"{self.question_rows} and {self.aside_rows} rows"
+            said += f", {rows}, rates {self.key_rate:g} and {self.value_rate:g}"
+        return said

@@ -38,6 +38,7 @@ GROUPS = {
         "Source",
         "PackSettings",
         "ContextSettings",
+        "KVSettings",
         "estimate",
     ),
     "Look": ("documents", "info", "show", "verify", "diff", "fingerprint", "models", "Store"),
@@ -141,12 +142,14 @@ def _public(cls: type) -> list[Any]:
 def settings(name: str) -> str:
     """A row for each field of an exported dataclass: type, default, range and the comment behind it."""
     cls = getattr(importlib.import_module("memvec"), name)
-    comments, bounds = _comments(cls), _bounds(cls)
+    comments, (bounds, choices) = _comments(cls), _bounds(cls)
     rows = []
     for field in fields(cls):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         low_high = bounds.get(field.name)
         span = f"{_short(low_high[0])} to {_short(low_high[1])}" if low_high else ""
+        if accepted := choices.get(field.name):
+            span = ", ".join(f"`{value!r}`" for value in accepted)
         rows.append(
             [f"`{field.name}`", f"`{_plain(field.type)}`", f"`{default!r}`", span, comments.get(field.name, "")]
         )
@@ -190,14 +193,15 @@ def _comments(cls: type) -> dict[str, str]:
     return found
 
 
-def _bounds(cls: type) -> dict[str, tuple[float, float]]:
-    """The ranges that `__post_init__` passes to `check_fields`. None for a class that checks no ranges."""
+def _bounds(cls: type) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[Any, ...]]]:
+    """The ranges and choices that `__post_init__` passes to `check_fields`. Empty for a class that checks none."""
     module = importlib.import_module(cls.__module__)
     if not hasattr(module, "check_fields"):
-        return {}
+        return {}, {}
     with mock.patch.object(module, "check_fields") as check:
         cls()
-    return dict(check.call_args.args[1]) if check.called else {}
+    bounds, choices = [*check.call_args.args[1:], {}, {}][:2] if check.called else ({}, {})
+    return dict(bounds), dict(choices)
 
 
 def included(path: str) -> str:

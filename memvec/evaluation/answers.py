@@ -1,7 +1,7 @@
 """Judge the lines that the LM generates. Users see those lines. Surprisal scores only given answers.
 
 F1 and containment compare words as SQuAD does: without case, punctuation and English articles. In scripts without spaces
-each character is a word, as in MLQA. Letters: P positions, D width.
+each character is a word, as in MLQA.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
+from memvec.evaluation.controls import Arm, positions, run_arms
 from memvec.evaluation.gain import ratio_interval
+from memvec.kv.kept import Kept
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import CACHE_AT_ONCE, Row, embedded, sample
 from memvec.retrieval.bm25 import UNSPACED, UNSPACED_LETTERS
@@ -28,7 +29,7 @@ TOGETHER = 24  # most prompts at once; fewer if memory allows no more
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WORDS = re.compile(rf"{UNSPACED_LETTERS}|(?:(?!{UNSPACED_LETTERS})\S)+")
 
-Prompt = tuple[Tensor, Row, Sequence[str]]  # the arm in front (P, D), a question's row, the accepted answers
+Prompt = tuple[Arm, Row, Sequence[str]]  # the arm in front, a question's row, the accepted answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +44,45 @@ class Marks:
 Judged = Mapping[str, Sequence[Marks]]  # of one document's questions, by the arm in front
 
 
-def judged(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[Marks]:
-    """Generate one line for each prompt, greedily, and compare it with the accepted answers."""
-    lengths = [len(prefix) + row.start for prefix, row, _ in prompts]
-    # The longest first: its length bounds its batch.
-    order = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)
+def judged(lm: FrozenLM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[Marks]:
+    """Generate one line for each prompt, greedily, and compare it with the accepted answers.
+
+    Every prompt is the tokens `before`, its arm, and the row up to the answer.
+    """
+    # Arms of a kind go together. The longest come first, as their length bounds their batch, and those of one document
+    # in a row, as they share its cache.
+    numbers = {arm: n for n, arm in enumerate(dict.fromkeys(id(arm) for arm, _, _ in prompts))}
+    keys = [(isinstance(arm, Kept), positions(arm), numbers[id(arm)], row.start) for arm, row, _ in prompts]
+    order = sorted(range(len(prompts)), key=keys.__getitem__, reverse=True)
     found: dict[int, Marks] = {}
     while len(found) < len(prompts):
-        longest = lengths[order[len(found)]] + NEW_TOKENS
+        left = order[len(found) :]
+        longest = len(before) + keys[left[0]][1] + max(prompts[number][1].start for number in left) + NEW_TOKENS
         size = max(1, min(TOGETHER, CACHE_AT_ONCE // max(1, lm.cache_bytes * longest)))
-        batch = order[len(found) : len(found) + size]
-        said = _generated(lm, [prompts[number] for number in batch])
+        batch = [number for number in left[:size] if keys[number][0] == keys[left[0]][0]]
+        said = _generated(lm, before, [prompts[number] for number in batch])
         for number, ids in zip(batch, said, strict=True):
             found[number] = marks(_line(lm, ids), _line(lm, ids[:SHORT_TOKENS]), prompts[number][2])
     return [found[number] for number in range(len(prompts))]
 
 
-def _generated(lm: FrozenLM, prompts: Sequence[Prompt]) -> list[list[int]]:
+def _generated(lm: FrozenLM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[list[int]]:
     """The ids that the LM generates for each prompt, at least to the end of the first line or up to NEW_TOKENS."""
     heads = [row.ids[: row.start] for _, row, _ in prompts]
-    fronts = [
-        torch.cat([prefix, embedded(lm, head[:-1]).to(prefix.dtype)])
-        for (prefix, _, _), head in zip(prompts, heads, strict=True)
-    ]
+    arms = {id(arm): arm for arm, _, _ in prompts}
+    owner = [list(arms).index(id(arm)) for arm, _, _ in prompts]
+    if lm.recurrent:  # such a model reads several tokens only from the start on
+        questions = [embedded(lm, head[:-1]) for head in heads]
+        arms = {
+            n: torch.cat([arm.to(q.dtype), q])
+            for n, ((arm, _, _), q) in enumerate(zip(prompts, questions, strict=True))
+        }
+        owner, heads = list(range(len(heads))), [head[-1:] for head in heads]
 
     def over(ids: Sequence[int]) -> bool:
         return lm.tokenizer.eos_token_id in ids or "\n" in _text(lm, ids)
 
-    said = sample(lm, fronts, range(len(heads)), [head[-1] for head in heads], NEW_TOKENS, 0.0, over=over)
-    return [ids[1:] for ids in said]
+    return sample(lm, run_arms(lm, before, list(arms.values())), owner, heads, NEW_TOKENS, 0.0, over=over)
 
 
 def marks(line: str, start: str, answers: Sequence[str]) -> Marks:

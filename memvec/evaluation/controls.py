@@ -1,38 +1,62 @@
-"""The arms of an evaluation, each put in front of a question: the memory, its controls, and the text cut to its length.
+"""The arms of an evaluation, each put in front of a question: the memory, its controls, and the text cut to its size.
 
-Letters: M vectors, N tokens, D width.
+An arm is input embeddings, or kept rows of keys and values.
+Letters: M vectors or positions, N tokens, D width, L layers, H key/value heads, K rows in all heads.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from memvec.kv.kept import Kept
+from memvec.kv.place import placed
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.scoring import embedded
+from memvec.lm.scoring import Prefixes, embedded, run_prefixes
 
-EQUAL_POSITIONS = ("first", "last", "sentences")  # arms of text that take as many positions as the memory
+EQUAL_POSITIONS = ("first", "last", "sentences")  # arms of text that are as large as the memory
+Arm: TypeAlias = Tensor | Kept  # embeddings (M, D), or rows
 
 
-def text_arms(lm: FrozenLM, text: str, positions: int) -> dict[str, Tensor]:
-    """Embeddings of the complete text, and of M positions of it: the first, the last, and evenly spaced sentences."""
+def positions(arm: Arm) -> int:
+    """M: the question goes on so many positions behind the start of the arm."""
+    return arm.positions if isinstance(arm, Kept) else len(arm)
+
+
+def size(arm: Arm) -> float:
+    """The positions of a cache with as many keys: the rows that a head keeps on average."""
+    return len(arm.distances) / arm.counts.numel() if isinstance(arm, Kept) else len(arm)
+
+
+@torch.inference_mode()
+def run_arms(lm: FrozenLM, before: Sequence[int], arms: Sequence[Arm]) -> Prefixes:
+    """Put arms, all embeddings or all kept rows, each behind the tokens `before`."""
+    rows = [arm for arm in arms if isinstance(arm, Kept)]
+    if rows:
+        return placed(lm.model, rows, [before] * len(rows))
+    start = embedded(lm, before)
+    return run_prefixes(lm, [torch.cat([start, arm.to(start.dtype)]) for arm in arms if isinstance(arm, Tensor)])
+
+
+def text_arms(lm: FrozenLM, text: str, count: int) -> dict[str, Tensor]:
+    """Embeddings of the complete text, and of `count` tokens of it: the first, the last, and evenly spaced sentences."""
     ids = lm.encode(text)
     return {
         "text": embedded(lm, ids),
-        "first": embedded(lm, ids[:positions]),
-        "last": embedded(lm, ids[-positions:]),
-        "sentences": embedded(lm, spaced_sentences(lm, text, positions)),
+        "first": embedded(lm, ids[:count]),
+        "last": embedded(lm, ids[-count:]),
+        "sentences": embedded(lm, spaced_sentences(lm, text, count)),
     }
 
 
-def control_arms(
-    lm: FrozenLM, memory: Tensor, other: Tensor | None, exact: Tensor | None, seed: int
-) -> dict[str, Tensor]:
-    """The memory (M, D), noise of the same norms and, if they are given, another document's memory and exact vectors."""
-    noise = torch.randn(memory.shape, generator=torch.Generator().manual_seed(seed % 2**64)).to(memory.device)
-    arms = {"memory": memory, "random": noise / noise.norm(dim=1, keepdim=True) * memory.norm(dim=1, keepdim=True)}
+def control_arms(memory: Arm, other: Arm | None, exact: Tensor | None, seed: int) -> dict[str, Arm]:
+    """The memory, noise of its size and, if they are given, another document's memory and exact vectors."""
+    arms = {"memory": memory, "random": noise(memory, seed)}
     if other is not None:
         arms["shuffled"] = other
     if exact is not None:
@@ -40,13 +64,43 @@ def control_arms(
     return arms
 
 
-def spaced_sentences(lm: FrozenLM, text: str, positions: int) -> list[int]:
-    """Token ids of as many complete sentences as `positions` allow, evenly spaced over the text, in order."""
+def together(memories: Sequence[Arm]) -> Arm:
+    """Memories of one kind as one arm: vectors one behind another, keys and values side by side."""
+    rows = [memory for memory in memories if isinstance(memory, Kept)]
+    return Kept.joined(rows) if rows else torch.cat([memory for memory in memories if isinstance(memory, Tensor)])
+
+
+def noise(memory: Arm, seed: int) -> Arm:
+    """Noise in place of vectors, each of the same norm; or in place of keys and values, in each head of the same size."""
+    chance = torch.Generator().manual_seed(seed % 2**64)
+    if isinstance(memory, Tensor):
+        drawn = torch.randn(memory.shape, generator=chance).to(memory.device)
+        return drawn / drawn.norm(dim=1, keepdim=True) * memory.norm(dim=1, keepdim=True)
+    counts = memory.counts.flatten()
+    head = torch.arange(len(counts)).repeat_interleave(counts).to(memory.keys.device)  # (K,)
+    drawn = torch.randn(2, *memory.keys.shape, generator=chance).to(head.device)
+    keys, values = (
+        one * _head_sizes(numbers, head, len(counts))
+        for one, numbers in zip(drawn, (memory.keys, memory.values), strict=True)
+    )
+    return replace(memory, keys=keys, values=values)
+
+
+def _head_sizes(numbers: Tensor, head: Tensor, heads: int) -> Tensor:
+    """(K, 1) the root mean square of the numbers (K, E) in the head of each row."""
+    sums = torch.zeros(2, heads, device=head.device)
+    sums[0].index_add_(0, head, numbers.square().mean(1))
+    sums[1].index_add_(0, head, torch.ones_like(numbers[:, 0]))
+    return (sums[0] / sums[1]).sqrt()[head, None]
+
+
+def spaced_sentences(lm: FrozenLM, text: str, count: int) -> list[int]:
+    """Token ids of as many complete sentences as `count` tokens allow, evenly spaced over the text, in order."""
     sentences = [lm.encode(s) for s in re.findall(r"[^.!?]+[.!?]*\s*", text)]
     chosen: list[int] = []
-    for count in range(len(sentences), 0, -1):
-        step = len(sentences) / count
-        chosen = [token for i in range(count) for token in sentences[int((i + 0.5) * step)]]
-        if len(chosen) <= positions:
+    for number in range(len(sentences), 0, -1):
+        step = len(sentences) / number
+        chosen = [token for i in range(number) for token in sentences[int((i + 0.5) * step)]]
+        if len(chosen) <= count:
             break
-    return chosen[:positions]
+    return chosen[:count]

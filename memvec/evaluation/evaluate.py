@@ -1,42 +1,36 @@
 """`evaluate`: measure memories by questions, beside controls, and the harm they do to prompts on other subjects.
 
 The gain is (none − memory) / (none − text), of the surprisal of the right answers. It is a ratio of sums over documents,
-so that no document with a tiny denominator decides. Letters: M vectors, D width.
+so that no document with a tiny denominator decides.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, get_args
-
-import torch
-from torch import Tensor
 
 from memvec import arguments, off_topic
 from memvec.arguments import BYTES, checked, instance, path_or, several
-from memvec.decoding.unpack import content
-from memvec.errors import NotFoundError, UsageError
+from memvec.errors import NotFoundError
 from memvec.evaluation.answers import Judged, Marks, Prompt, judged, means, share_bounds
-from memvec.evaluation.controls import EQUAL_POSITIONS, control_arms, text_arms
-from memvec.evaluation.costs import Costs, measure_costs
+from memvec.evaluation.controls import EQUAL_POSITIONS, Arm, control_arms, run_arms, size, text_arms, together
+from memvec.evaluation.costs import Costs, Query, measure_costs
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, interval, per_token, share
 from memvec.evaluation.questions import Question, read_questions
+from memvec.evaluation.subjects import Subject, chosen_kind, subjects
 from memvec.identity.fingerprint import check_fingerprint
 from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Row, embedded, score
-from memvec.memory.memory import load
-from memvec.memory.prompt import tensor
 from memvec.progress import Progress, enter
-from memvec.store.store import Store, StoredDocument
+from memvec.store.store import Store
 from memvec.templates.template import Template, frame
-from memvec.types import Document, Kind
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -61,12 +55,13 @@ class OffTopic:
 class Evaluation:
     """The result of an evaluation. Gains are shares of the text's gain. The field names are those of `--json`."""
 
+    kind: str  # of the memories: context or kv
     gain: float | None
     gain_low: float | None  # bounds of a 95 % bootstrap interval over documents
     gain_high: float | None
     shuffled: float | None  # with another document's memory
     shuffled_text: float | None  # with another document's text: form and style alone may help this much
-    random: float | None  # with random vectors of the same norms
+    random: float | None  # with noise of the same size in place of the vectors, or of the keys and values
     exact: float | None  # with the exact vectors
     text_at_equal_positions: Mapping[str, float | None]  # first, last, sentences
     company: Mapping[str, float | None]  # with 2, 4 and 8 memories in front, the right one among them
@@ -92,23 +87,17 @@ class Evaluation:
     contained_bounds: tuple[float, float] | None = None
 
 
-@dataclass(slots=True)
-class _Subject:
-    """A document with its text, its memory and its questions."""
-
-    name: str
-    text: str
-    memory: Tensor  # (M, D)
-    exact: Tensor | None
-    rows: list[Row]
-    answers: list[Sequence[str]]  # the accepted answers of each row
-
-
-@checked(questions=QUESTIONS, texts=BYTES, template=arguments.choice(*get_args(Template), "plain"))
+@checked(
+    questions=QUESTIONS,
+    texts=BYTES,
+    kind=arguments.choice("auto", "context", "kv"),
+    template=arguments.choice(*get_args(Template), "plain"),
+)
 def evaluate(
     store: str | Path | Store | Runtime,
     questions: str | Path | Sequence[Question],
     *,
+    kind: str = "auto",
     texts: Mapping[str, bytes] | None = None,
     exact: str | Path | None = None,
     template: str = "text",
@@ -125,6 +114,7 @@ def evaluate(
         store: The store, or what `memvec.open` returns.
         questions: `Question`s, or a file of JSON lines with document, question and answer. A question may have several
             accepted answers.
+        kind: The memories to judge: "context", "kv", or "auto": kv if every document has a kv memory, else context.
         texts: The bytes of the documents by name. By default they are decoded from the store's exact records.
         exact: A store whose exact vectors serve as a control. By default `store`, if it has them.
         template: The form of the questions. "chat": the model's chat template. "text": `Question: … Answer: …`. "auto":
@@ -139,7 +129,7 @@ def evaluate(
     Raises:
         UsageError: An argument is invalid, a text is missing, or a text differs from the one that was packed.
         NotFoundError: There is no such store or model, or no question is about a document of the store.
-        ConditioningError: A document has no memory.
+        ConditioningError: A document has no memory of this kind.
         FingerprintError: The model is not the one that packed.
 
     Example:
@@ -160,39 +150,29 @@ def evaluate(
         raise NotFoundError(
             f"no question is about a document of {str(opened.path)!r}. `memvec.documents(…)` lists the names."
         )
-    given = {name: _text(runtime, live[name], texts) for name in names}
-    lm = runtime.lm
-    subjects = [
-        _Subject(
-            name=name,
-            text=given[name],
-            memory=tensor(load(opened, name)).to(lm.device),
-            exact=tensor(load(control, name, "exact")).to(lm.device)
-            if _has_exact(control, live[name].document)
-            else None,
-            rows=[question_row(lm.tokenizer, q.question, q.answer, template) for q in asked if q.document == name],
-            answers=[q.answers for q in asked if q.document == name],
-        )
-        for name in names
-    ]
-    trial = _Trial(lm, subjects, template, off_topic, seed)
-    progress.documents = len(subjects)
-    for number, subject in enumerate(subjects):
+    kind = chosen_kind(opened, names, kind)
+    found = subjects(runtime, names, asked, kind, texts, control, template)
+    trial = _Trial(runtime.lm, found, kind, template, off_topic, seed)
+    progress.documents = len(found)
+    for number, subject in enumerate(found):
         enter("asking", progress, runtime.watch)
         trial.ask(number, subject)
         progress.documents_done += 1
     enter("timing", progress, runtime.watch)
     elsewhere = sum(question.document not in live for question in asked)
-    return replace(trial.report(_write_seconds(opened, names)), elsewhere=elsewhere)
+    return replace(trial.report(), elsewhere=elsewhere)
 
 
 class _Trial:
     """The questions about every document, asked with each arm in front, and the sums of the surprisal."""
 
-    def __init__(self, lm: FrozenLM, subjects: Sequence[_Subject], template: str, off_topic: bool, seed: int) -> None:
-        self.lm, self.subjects, self.template, self.off_topic = lm, subjects, template, off_topic
-        self.before = embedded(lm, frame(lm.tokenizer, "", "text" if template == "plain" else template).before)
+    def __init__(
+        self, lm: FrozenLM, found: Sequence[Subject], kind: str, template: str, off_topic: bool, seed: int
+    ) -> None:
+        self.lm, self.subjects, self.kind, self.template, self.off_topic = lm, found, kind, template, off_topic
+        self.before = frame(lm.tokenizer, "", "text" if template == "plain" else template).before
         self.chance, self.seed = random.Random(seed), seed
+        self.nothing = embedded(lm, [])
         self.sums: list[Sums] = []
         # (name of the arm in front, sums of the document, prompt), to be answered at the end
         self.prompts: list[tuple[str, Sums, Prompt]] = []
@@ -201,33 +181,33 @@ class _Trial:
         self.tried = 0
         self.alone: dict[Row, float] = {}  # nats of off-topic rows with nothing in front, which no document changes
 
-    def ask(self, number: int, subject: _Subject) -> None:
+    def ask(self, number: int, subject: Subject) -> None:
         """Ask the questions about one document with each arm in front."""
         others = [s for i, s in enumerate(self.subjects) if i != number]
         other = self.chance.choice(others) if others else None
-        arms = {"none": subject.memory[:0], **text_arms(self.lm, subject.text, len(subject.memory))}
-        shuffled = other.memory if other else None
-        arms |= control_arms(self.lm, subject.memory, shuffled, subject.exact, self.seed + number)
+        arms: dict[str, Arm] = {"none": self.nothing}
+        arms |= text_arms(self.lm, subject.text, round(size(subject.memory)))
+        arms |= control_arms(subject.memory, other.memory if other else None, subject.exact, self.seed + number)
         if other:
             arms["shuffled_text"] = embedded(self.lm, self.lm.encode(other.text))
         for count in COMPANY:
             if count <= len(self.subjects):
                 company = [subject, *self.chance.sample(others, count - 1)]
                 self.chance.shuffle(company)
-                arms[f"{count}"] = torch.cat([s.memory for s in company])
+                arms[f"{count}"] = together([s.memory for s in company])
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
         answering = ANSWERING if self.template != "plain" else ()  # a continuation is no answer
-        fronts = {name: self._behind(arms[name]) for name in answering if name in arms}
         self.prompts += [
-            (name, self.sums[-1], (front, row, accepted))
-            for name, front in fronts.items()
+            (name, self.sums[-1], (arms[name], row, accepted))
+            for name in answering
+            if name in arms
             for row, accepted in zip(subject.rows, subject.answers, strict=True)
         ]
         if self.off_topic:
             self._ask_aside({name: arms[name] for name in FRONTS})
 
-    def _ask_aside(self, arms: Mapping[str, Tensor]) -> None:
+    def _ask_aside(self, arms: Mapping[str, Arm]) -> None:
         passages = self.chance.sample(off_topic.passages(), PASSAGES)
         rows = [question_row(self.lm.tokenizer, p.prompt, p.continuation, self.template) for p in passages]
         nats = {name: sum(self._score_aside(arm, rows)) for name, arm in arms.items()}
@@ -243,21 +223,17 @@ class _Trial:
                 self.right[name] += given.index(min(given)) == choice.answer
         self.tried += len(choices)
 
-    def _behind(self, arm: Tensor) -> Tensor:
-        """The prefix (P, D) of a prompt, with `arm` at the memory's place."""
-        return torch.cat([self.before, arm.to(self.before.dtype)])
+    def _score(self, arm: Arm, rows: Sequence[Row]) -> list[float]:
+        return score(self.lm, run_arms(self.lm, self.before, [arm]), rows)
 
-    def _score(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
-        return score(self.lm, self._behind(arm), rows)
-
-    def _score_aside(self, arm: Tensor, rows: Sequence[Row]) -> list[float]:
-        if len(arm):
+    def _score_aside(self, arm: Arm, rows: Sequence[Row]) -> list[float]:
+        if arm is not self.nothing:
             return self._score(arm, rows)
         new = [row for row in dict.fromkeys(rows) if row not in self.alone]
         self.alone.update(zip(new, self._score(arm, new) if new else [], strict=True))
         return [self.alone[row] for row in rows]
 
-    def report(self, write_seconds: float | None) -> Evaluation:
+    def report(self) -> Evaluation:
         """The result over all documents."""
         usable = [(s, sums) for s, sums in zip(self.subjects, self.sums, strict=True) if sums.usable]
         sums = [pair[1] for pair in usable]
@@ -266,7 +242,9 @@ class _Trial:
         aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS} if self.off_topic else None
         arms = list(dict.fromkeys(name for s in sums for name in s.nats))
         answers = self._judged()
+        seconds = fmean(subject.seconds for subject in self.subjects)
         return Evaluation(
+            kind=self.kind,
             gain=share(sums, "memory"),
             gain_low=low,
             gain_high=high,
@@ -286,7 +264,7 @@ class _Trial:
             questions=questions,
             skipped=len(self.subjects) - len(sums),
             template=self.template,
-            costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], write_seconds),
+            costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], seconds),
             by_document={s.name: share([one], "memory") for s, one in usable},
             f1=means(answers, "f1"),
             contained=means(answers, "contained"),
@@ -298,41 +276,13 @@ class _Trial:
         """Judge the answers to the questions of each document. All are asked at once, which is faster."""
         asked = [(name, sums, prompt) for name, sums, prompt in self.prompts if sums.usable]
         found: dict[int, dict[str, list[Marks]]] = {}
-        for (name, sums, _), one in zip(asked, judged(self.lm, [prompt for *_, prompt in asked]), strict=True):
+        for (name, sums, _), one in zip(
+            asked, judged(self.lm, self.before, [prompt for *_, prompt in asked]), strict=True
+        ):
             found.setdefault(id(sums), {}).setdefault(name, []).append(one)
         return list(found.values())
 
-    def _query(self, subject: _Subject) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        row = subject.rows[0]
-        text = embedded(self.lm, self.lm.encode(subject.text))
-        return self.before, text, subject.memory, embedded(self.lm, row.ids[: row.start])
-
-
-def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
-    """The text of a document, from `texts` or decoded. UsageError if it is missing, no text, or not the packed one."""
-    name = stored.document.name
-    if texts is None and not stored.complete:
-        raise UsageError(f"the store holds no content of {name!r}. Give the texts of all documents in texts=….")
-    if texts is not None and name not in texts:
-        raise UsageError(f"texts has no {name!r}. Give the texts of all documents or of none.")
-    data = texts[name] if texts is not None else content(runtime, name)
-    if hashlib.sha256(data).hexdigest() != stored.document.sha256:
-        raise UsageError(f"the text given for {name!r} is not the one that was packed. Give the packed one.")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name!r} is not UTF-8 text. Ask only about documents that are text.") from error
-
-
-def _has_exact(store: Store, document: Document) -> bool:
-    """Does the store have this version of the document, complete and in exact records only?"""
-    stored = store.documents().get(document.name)
-    if stored is None or stored.document.sha256 != document.sha256 or not stored.complete:
-        return False
-    return all(store.record(ref).kind == Kind.EXACT for ref in stored.records)
-
-
-def _write_seconds(store: Store, names: Sequence[str]) -> float:
-    """The seconds that distilling took, as a mean over documents."""
-    live = store.documents()
-    return sum(store.record(ref).report.seconds for name in names for ref in live[name].memory) / len(names)
+    def _query(self, subject: Subject) -> Query:
+        row, text = subject.rows[0], subject.text
+        ids, question = self.lm.encode(text), row.ids[: row.start]
+        return Query(self.before, ids, subject.memory, question, len(text.encode()), subject.stored)

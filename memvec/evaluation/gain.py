@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from memvec.types import Conditioning
+
 T = TypeVar("T")
 
 LEAST_GAIN = 0.1  # a document is left out if its text saves the model less [nats per token]
@@ -32,6 +34,29 @@ def share(documents: Sequence[Sums], arm: str) -> float | None:
     saved = sum(d.nats["none"] - d.nats[arm] for d in having)
     possible = sum(d.nats["none"] - d.nats["text"] for d in having)
     return saved / possible if possible > 0 else None
+
+
+def reported(
+    sums: Sums, aside: Sums, held_out: int, recipe: str, seed: int, controls: Sequence[str] = ()
+) -> Conditioning:
+    """The report of one memory: `sums` of `held_out` questions, and `aside` of unrelated prompts with text and memory.
+
+    `controls` are arms of text that takes as many positions as the memory.
+    """
+    of_use = sums.usable
+    at_equal_positions = [value for name in controls if of_use and (value := share([sums], name)) is not None]
+    return Conditioning(
+        gain=share([sums], "memory") if of_use else None,
+        shuffled=share([sums], "shuffled") if of_use else None,
+        text=max(at_equal_positions, default=None),
+        harm=(aside.nats["memory"] - aside.nats["text"]) / aside.tokens,
+        nll_none=per_token([sums], "none"),
+        nll_text=per_token([sums], "text"),
+        nll_memory=per_token([sums], "memory"),
+        held_out=held_out,
+        recipe=recipe,
+        seed=seed,
+    )
 
 
 def interval(documents: Sequence[Sums], arm: str, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:

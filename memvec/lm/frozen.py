@@ -150,15 +150,17 @@ class FrozenLM:
     def advance(
         self, ids: Tensor, cache: Any, mask: Tensor | None = None, place: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """(logits of the next token (B, V), cache) after one more token a row (B,).
+        """(logits of the next token (B, V), cache) after more tokens: one a row (B,), or several (B, T).
 
-        mask (B, L) is 0 at padding and includes this token; without one there is no padding. `place` (1, 1) is the
+        mask (B, L) is 0 at padding and includes these tokens; without one there is no padding. `place` (1, 1) is the
         position of the tokens; without it the model works it out.
         """
+        ids = ids if ids.dim() == 2 else ids[:, None]
         where: dict[str, Any] = {self.cache_name: cache} | ({} if place is None else {"position_ids": place})
         if mask is not None and not self.recurrent:
-            where |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
-        out = self.model(input_ids=ids[:, None], use_cache=True, **where)
+            places = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            where |= {"attention_mask": mask, "position_ids": places}
+        out = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **where)
         return out.logits[:, -1], compat.cache_of(out)
 
 

@@ -126,11 +126,11 @@ def together(lm: FrozenLM, prefix: int, rows: Sequence[Row]) -> Iterator[Sequenc
 
 
 @torch.inference_mode()
-def score(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> list[float]:
-    """Surprisal of each row's scored tokens behind a prefix (P, D) [nats, summed over the row]."""
-    run = run_prefixes(lm, [prefix])
+def score(lm: FrozenLM, prefix: Tensor | Prefixes, rows: Sequence[Row]) -> list[float]:
+    """Surprisal of each row's scored tokens behind a prefix, embeddings (P, D) or run already [nats, summed over the row]."""
+    run = prefix if isinstance(prefix, Prefixes) else run_prefixes(lm, [prefix])
     out: list[float] = []
-    for chunk in together(lm, len(prefix), rows):
+    for chunk in together(lm, run.held.shape[1], rows):
         hidden = run_rows(lm, run, [0] * len(chunk), chunk)
         nats = head_pass(hidden, lm.head, targets(lm, chunk), gradient=False).nats
         out += [float(part.sum()) for part in torch.split(nats, [row.scored for row in chunk])]
@@ -140,36 +140,49 @@ def score(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row]) -> list[float]:
 @torch.inference_mode()
 def sample(
     lm: FrozenLM,
-    prefixes: Sequence[Tensor],
+    prefixes: Sequence[Tensor] | Prefixes,
     owner: Sequence[int],
-    heads: Sequence[int],
+    heads: Sequence[Sequence[int]],
     new: int,
     temperature: float,
     seed: int = 0,
     over: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """Continue prefix owner[r] and the head token of each row by `new` drawn tokens. Return the head and the tokens.
+    """Continue prefix owner[r] and the head tokens of each row by `new` drawn tokens. Return the drawn tokens.
 
     At a `temperature` of 0 the likeliest tokens are taken. Drawing ends early once the tokens of every row are `over`.
+    Recurrent models take heads of one token.
     """
     chance = torch.Generator(lm.device).manual_seed(seed)
-    run = run_prefixes(lm, prefixes)
+    run = prefixes if isinstance(prefixes, Prefixes) else run_prefixes(lm, prefixes)
     owners = torch.tensor(owner, device=lm.device)
     cache, mask = lm.branch(run.cache, owners), run.held[owners]
-    drawn = torch.tensor(heads, device=lm.device)
-    out, going = [drawn], set(range(len(heads)))
+    ids, more = (part.to(lm.device) for part in _left_padded(heads))
+    drawn: list[Tensor] = []
+    going = set(range(len(heads)))
     for _ in range(new):
-        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        logits, cache = lm.advance(drawn, cache, mask)
-        drawn = _drawn(logits / temperature, chance) if temperature else logits.argmax(1)
-        out.append(drawn)
+        mask = torch.cat([mask, more], 1)
+        logits, cache = lm.advance(ids, cache, mask)
+        drawn.append(_drawn(logits / temperature, chance) if temperature else logits.argmax(1))
+        ids, more = drawn[-1][:, None], mask.new_ones(len(heads), 1)
         if over is not None:
-            said = torch.stack(out[1:], dim=1).tolist()
+            said = torch.stack(drawn, dim=1).tolist()
             going -= {r for r in going if over(said[r])}
             if not going:
                 break
-    rows: list[list[int]] = torch.stack(out, dim=1).tolist()
+    rows: list[list[int]] = torch.stack(drawn, dim=1).tolist()
     return rows
+
+
+def _left_padded(heads: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """(ids (R, L), mask (R, L)): every row ends in the last column."""
+    longest = max(map(len, heads))
+    ids = torch.zeros(len(heads), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for r, head in enumerate(heads):
+        ids[r, longest - len(head) :] = torch.tensor(head)
+        mask[r, longest - len(head) :] = 1
+    return ids, mask
 
 
 def _drawn(logits: Tensor, chance: torch.Generator) -> Tensor:

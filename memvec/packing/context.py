@@ -4,119 +4,66 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, count
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from memvec import off_topic
 from memvec.evaluation.controls import EQUAL_POSITIONS, text_arms
-from memvec.evaluation.forms import question_row, templates
-from memvec.evaluation.gain import Sums, per_token, share
+from memvec.evaluation.forms import question_row
+from memvec.evaluation.gain import Sums, reported
 from memvec.evaluation.questions import Question, cloze_questions
 from memvec.filesystem.sources import Gathered
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.neighbours import Thesaurus
-from memvec.lm.scoring import Row, embedded, sample, score
+from memvec.lm.scoring import Row, embedded, score
 from memvec.packing.commit import Committer
-from memvec.packing.exact import Models
-from memvec.packing.keywords import keyword_questions
-from memvec.packing.outstanding import Outstanding, factor_to_all
-from memvec.packing.plan import Window, lots, windows
-from memvec.packing.records import Made, context_record
-from memvec.packing.reuse import Held, moved
+from memvec.packing.memories import Asking, Generate, MemoryRecords, MemoryWork
+from memvec.packing.outstanding import factor_to_all
+from memvec.packing.plan import Window
+from memvec.packing.records import context_record
+from memvec.packing.reuse import Held
 from memvec.progress import Progress, Watch, enter
 from memvec.settings import ContextSettings
-from memvec.templates.template import frame
+from memvec.store.documents import Version
 from memvec.training.distill import ROW_TOKENS, DistilEngine, Distilled, DistilTask, parts
-from memvec.types import Conditioning, FitReport, Record, Skipped
+from memvec.types import Conditioning, FitReport, Kind, Record
 
 HELD_OUT = 16  # cloze questions to measure with; a memory learns other questions about the same facts
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
-OFF_TOPIC = 96  # off-topic prompts to train on, divided among the prompt prefixes
-OFF_TOPIC_TOKENS = 64  # most tokens of the LM's answer to each
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, divided among the prompt prefixes
-GENERATED = 64  # questions asked of `generate` for each window
 RECIPE = "keyword questions, 4"
 AHEAD, AHEAD_GPU = 64, 512  # windows that are planned ahead, so that a free slot does not wait
 
-Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
+class ContextRecords(MemoryRecords):
+    """Makes context records of the documents that have no memory of vectors in the store yet."""
 
-class ContextRecords:
-    """Makes context records of the documents that have no memory in the store yet."""
+    kind = Kind.CONTEXT
 
-    def __init__(
-        self,
-        outstanding: Outstanding,
-        committer: Committer,
-        models: Models,
-        settings: ContextSettings,
-        questions: Sequence[Question],
-        generate: Generate | None,
-        reuse: bool,
-        progress: Progress,
-        watch: Watch,
-    ) -> None:
-        self.outstanding, self.committer, self.models, self.settings = outstanding, committer, models, settings
-        self.questions, self.generate, self.reuse = questions, generate, reuse
-        self.progress, self.watch = progress, watch
-        self.refused: list[Skipped] = []  # documents without text
-        self.copies: list[Made] = []  # not yet given out
-        self.again: dict[bytes, list[Window]] = {}  # windows of a text that is being distilled for another place
+    def __init__(self, work: MemoryWork, settings: ContextSettings) -> None:
+        super().__init__(work)
+        self.settings = settings
 
-    def records(self) -> Iterator[Made]:
-        """Yield every record as soon as it is finished."""
-        self.committer.commit()  # then the records that this pack made of the same documents can be read from the store
-        todo = self._todo()
-        first = next((lot for lot in todo if lot), None)
-        yield from self._copies()
-        if first is None:
-            return
-        distilling = Distilling(self.models.fast, self.settings, self.questions, self.generate)
-        done = distilling.run(chain([first], todo), self.outstanding.documents, self.progress, self.watch)
-        for record, text in done:
-            yield Made(record, text)
-            self.copies += [_copy(record, window) for window in self.again.pop(record.text_sha256, ())]
-            yield from self._copies()
-        yield from self._copies()
+    @property
+    def there(self) -> Collection[Version]:
+        """The versions that have a context memory in the store."""
+        return self.work.outstanding.memory
 
-    def _copies(self) -> Iterator[Made]:
-        while self.copies:
-            yield self.copies.pop(0)
+    def window_tokens(self) -> int:
+        """Most tokens in a window."""
+        return self.settings.window_tokens
 
-    def _todo(self) -> Iterator[list[Window]]:
-        """Yield the windows to be distilled, lot by lot."""
-        store, settings = self.committer.store, self.settings
-        live = store.documents()  # an older version's memory is made again, so that it becomes the newest
-        known = {v.version: v for v in store.versions() if v.unfinished or live.get(v.document.name) is v}
-        held = Held(store) if self.reuse else None
-        for lot in lots(self.outstanding.lacking(self.outstanding.memory)):
-            todo, refused = windows(lot, known, self.models.fast, settings)
-            self.refused += refused
-            # Questions are about one document, so with them a memory is not copied to another.
-            yield todo if self.questions or self.generate else self._not_held(todo, held)
+    def known(self, source: Held | Committer, texts: Collection[bytes]) -> Mapping[bytes, Record]:
+        """The context records of texts in a source, by the texts' sha256, that these settings would make too."""
+        return source.context(texts, self.settings, RECIPE)
 
-    def _not_held(self, todo: Sequence[Window], held: Held | None) -> list[Window]:
-        """Return the windows to be distilled. The others are copied from records of the store or of this pack."""
-        places: dict[bytes, list[Window]] = {}
-        for window in todo:
-            places.setdefault(window.text_sha256, []).append(window)
-        known = {
-            **(held.context(places, self.settings, RECIPE) if held else {}),
-            **self.committer.context(places, self.settings, RECIPE),
-        }
-        fresh: list[Window] = []
-        for text, same in places.items():
-            if text in known:
-                self.copies += [_copy(known[text], window) for window in same]
-            elif text in self.again:
-                self.again[text] += same
-            else:
-                fresh.append(same[0])
-                self.again[text] = same[1:]
-        return fresh
+    def make(self, todo: Iterable[Sequence[Window]]) -> Iterator[tuple[Record, str]]:
+        """Yield (record, text) of each window as it is done."""
+        work = self.work
+        distilling = Distilling(work.models.fast, self.settings, work.questions, work.generate)
+        return distilling.run(todo, work.outstanding.documents, work.progress, work.watch)
 
 
 class Distilling:
@@ -130,18 +77,18 @@ class Distilling:
         generate: Generate | None = None,
     ) -> None:
         """Memories learn from the text, from `questions`, and from the questions that `generate` makes of each window."""
-        self.lm, self.settings, self.questions, self.generate = lm, settings, questions, generate
-        self.thesaurus = Thesaurus(lm)
-        self.templates = templates(lm.tokenizer)
-        self.prompt_prefixes = [frame(lm.tokenizer, "", template).before for template in self.templates]
+        self.lm, self.settings, self.given = lm, settings, len(questions)
+        self.asking = Asking(lm, settings.seed, questions, generate)
+        self.prompt_prefixes = self.asking.prompt_prefixes
 
     def run(
         self, lots: Iterable[Sequence[Window]], documents: Gathered, progress: Progress, watch: Watch
     ) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window in `lots` as it is done. `documents` counts the documents that were reached."""
         enter("asking what the texts say", progress, watch)
-        prompts = [self._off_topic(template) for template in self.templates]
-        unseen = [self._unseen_documents(template) for template in self.templates]
+        asking, aside = self.asking, self.settings.aside_rows
+        prompts = [asking.off_topic(template) if aside else [] for template in asking.templates]
+        unseen = [asking.unseen_documents(template) if aside else [] for template in asking.templates]
         engine = DistilEngine(self.lm, self.settings, self.prompt_prefixes, prompts, unseen)
         ahead = AHEAD_GPU if self.lm.device.type == "cuda" else AHEAD
         coming, keys = iter(lots), count()
@@ -196,38 +143,9 @@ class Distilling:
         progress.usual = s.steps * (spans + (1 + s.company) / s.ratio + rows * ROW_TOKENS / max(1, tokens))
 
     def _task(self, key: int, window: Window) -> DistilTask:
-        name = window.document.name
-        given = [(q.question, q.answer) for q in self.questions if q.document == name and q.answer in window.text]
-        if self.generate is not None:
-            given += self.generate(window.text, GENERATED)
-        count, s = KEYWORD_QUESTIONS * parts(len(window.segment.ids)), self.settings
-        made = keyword_questions(window.text, count, s.seed, self.thesaurus.near, s.sentence_answers)
-        tokenizer, ids, forms = self.lm.tokenizer, window.segment.ids, self.templates
-        rows = tuple(
-            tuple(question_row(tokenizer, *pair, form) for pair in given + made[number :: len(forms)])
-            for number, form in enumerate(forms)
-        )
-        return DistilTask(key, ids, self.settings.vectors_for(len(ids)), name, rows)
-
-    def _off_topic(self, template: str) -> list[Row]:
-        """Off-topic prompts of this prompt prefix, with the LM's own answers."""
-        if not self.settings.aside_rows:
-            return []
-        prompts = off_topic.prompts()[:OFF_TOPIC][self.templates.index(template) :: len(self.templates)]
-        asked = [question_row(self.lm.tokenizer, prompt, "-", template) for prompt in prompts]
-        heads = [row.ids[: row.start] for row in asked]  # without "-", which only fills the place of an answer
-        before = embedded(self.lm, frame(self.lm.tokenizer, "", template).before)
-        fronts = [torch.cat([before, embedded(self.lm, head[:-1])]) for head in heads]
-        last = [head[-1] for head in heads]
-        drawn = sample(self.lm, fronts, range(len(heads)), last, OFF_TOPIC_TOKENS, 1.0, self.settings.seed)
-        end = self.lm.tokenizer.eos_token_id
-        return [Row((*head, *_until(said[1:], end)), len(head)) for head, said in zip(heads, drawn, strict=True)]
-
-    def _unseen_documents(self, template: str) -> list[Row]:
-        """Questions about documents that no store holds. Without them a memory answers every question, off-topic ones too."""
-        if not self.settings.aside_rows:
-            return []
-        return [question_row(self.lm.tokenizer, *pair, template) for pair in off_topic.unseen_documents()]
+        ids = window.segment.ids
+        rows = self.asking.about(window, KEYWORD_QUESTIONS, self.settings.sentence_answers)
+        return DistilTask(key, ids, self.settings.vectors_for(len(ids)), window.document.name, rows)
 
     def _record(self, window: Window, done: Distilled, other: Tensor | None) -> Record:
         cost, segment = done.cost, window.segment
@@ -250,33 +168,16 @@ class Distilling:
         arms = {"none": memory[:0], "memory": memory, **text_arms(self.lm, window.text, len(memory))}
         if other is not None:
             arms["shuffled"] = other.to(self.lm.device)
-        sums = [Sums({name: sum(self._score(arm, rows)) for name, arm in arms.items()}, sum(r.scored for r in rows))]
+        sums = Sums({name: sum(self._score(arm, rows)) for name, arm in arms.items()}, sum(r.scored for r in rows))
         passages = [question_row(self.lm.tokenizer, p.prompt, p.continuation) for p in off_topic.passages()[:PASSAGES]]
         nats = {name: sum(self._score(arms[name], passages)) for name in ("text", "memory")}
-        of_use = sums[0].usable
-        controls = [value for name in EQUAL_POSITIONS if of_use and (value := share(sums, name)) is not None]
-        return Conditioning(
-            gain=share(sums, "memory") if of_use else None,
-            shuffled=share(sums, "shuffled") if of_use else None,
-            text=max(controls, default=None),
-            harm=(nats["memory"] - nats["text"]) / sum(row.scored for row in passages),
-            nll_none=per_token(sums, "none"),
-            nll_text=per_token(sums, "text"),
-            nll_memory=per_token(sums, "memory"),
-            held_out=len(rows),
-            recipe=RECIPE + (f", {len(self.questions)} questions given" if self.questions else ""),
-            seed=self.settings.seed,
-        )
+        aside = Sums(nats, sum(row.scored for row in passages))
+        recipe = RECIPE + (f", {self.given} questions given" if self.given else "")
+        return reported(sums, aside, len(rows), recipe, self.settings.seed, EQUAL_POSITIONS)
 
     def _score(self, front: Tensor, rows: Sequence[Row]) -> list[float]:
         before = embedded(self.lm, self.prompt_prefixes[0])
         return score(self.lm, torch.cat([before, front.to(before.dtype)]), rows) if rows else []
-
-
-def _copy(record: Record, window: Window) -> Made:
-    """A copy of a record for a window of the same text."""
-    (moved_record,) = moved([record], window.document, window.segment.start - record.start)
-    return Made(moved_record, window.text, copied=True)
 
 
 def _other(name: str, latest: Sequence[tuple[str, Distilled]]) -> Tensor | None:
@@ -287,8 +188,3 @@ def _other(name: str, latest: Sequence[tuple[str, Distilled]]) -> Tensor | None:
 
 def _tensor(done: Distilled) -> Tensor:
     return torch.from_numpy(done.vectors.astype("float32"))
-
-
-def _until(ids: Sequence[int], end: int | None) -> Sequence[int]:
-    """Ids up to and including the first `end`."""
-    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -1,4 +1,4 @@
-"""Plan a pack: cut documents into segments to fit and windows to distil, one lot of documents at a time.
+"""Plan a pack: cut documents into segments to fit and windows to remember, one lot of documents at a time.
 
 A lot is some 128 KiB of text. Its segments are fitted, and the first records committed, before later documents are read.
 Segments are ordered within a lot, and their surprisal is computed in batches within a lot. So a pack that is one lot makes
@@ -20,7 +20,7 @@ from memvec.lm.frozen import FrozenLM
 from memvec.packing.outstanding import Unpacked
 from memvec.packing.records import Made, each_raw_record
 from memvec.packing.reuse import Held, moved
-from memvec.settings import ContextSettings, PackSettings
+from memvec.settings import PackSettings
 from memvec.store.documents import Version
 from memvec.store.store import Store, StoredDocument
 from memvec.training.fit import Task
@@ -92,7 +92,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a document to be distilled: the text that shares one record's vectors."""
+    """A part of a document that needs a memory: the text that shares one record."""
 
     document: Document
     segment: Segment
@@ -210,18 +210,18 @@ def tasks(waiting: Sequence[Waiting], width: int, settings: PackSettings, first:
 
 
 def windows(
-    lot: Sequence[Reading], known: Partial, lm: FrozenLM, settings: ContextSettings
+    lot: Sequence[Reading], known: Partial, lm: FrozenLM, most: int, kind: Kind
 ) -> tuple[list[Window], list[Skipped]]:
-    """(the windows still to be distilled, the documents that have no text to distil).
+    """(the windows of at most about `most` tokens that need a memory, the documents that have no text for one).
 
-    Windows with a context record in `known` are left out.
+    Windows with a record of the `kind` in `known` are left out.
     """
     todo: list[Window] = []
     refused: list[Skipped] = []
     for reading in lot:
         document, text = reading.document, reading.text
         ids = lm.encode(text) if text else []
-        segments = tile(text, ids, lm.decode, settings.window_tokens) if text and len(ids) >= MIN_TOKENS else None
+        segments = tile(text, ids, lm.decode, most) if text and len(ids) >= MIN_TOKENS else None
         if text is None or segments is None:
             why = (
                 "not valid UTF-8 text, or control characters"
@@ -232,7 +232,7 @@ def windows(
             continue
         stored = known.get((document.name, document.sha256))
         named = stored.document if stored else dataclasses.replace(document, tokens=len(ids))
-        there = {(ref.start, ref.length) for ref in stored.memory_of(Kind.CONTEXT)} if stored else set()
+        there = {(ref.start, ref.length) for ref in stored.memory_of(kind)} if stored else set()
         todo += [Window(named, s, lm.decode(s.ids)) for s in segments if (s.start, s.length) not in there]
     return todo, refused
 

@@ -64,6 +64,7 @@ WRONG: dict[str, list[Any]] = {
     "keep": [*NUMBERS, -1, 1.5],
     "keys": LISTS,
     "kind": ["Exact", "", None, b"exact", 3, ["exact"]],
+    "kv": [{}, "x", 3],
     "limit": [*NUMBERS, -1, 1.5],
     "lock_wait": [*NUMBERS, -1, -math.inf],
     "max_new_tokens": COUNTS,
@@ -159,10 +160,15 @@ def test_wrong_values(name: str, parameter: inspect.Parameter) -> None:
             assert caught.value.exit_code == 2 and str(caught.value).endswith(".")
 
 
-BAD = {"bool": FLAGS, "int": [*NUMBERS, -1, 1.5, 2**70], "float": [*NUMBERS, -1.0, math.inf, 1e300]}
+CHOICES: list[Any] = ["Head", "", b"even", 3, None, ["even"], True]
+BAD: dict[str, list[Any]] = {
+    "bool": FLAGS,
+    "int": [*NUMBERS, -1, 1.5, 2**70],
+    "float": [*NUMBERS, -1.0, math.inf, 1e300],
+}
 SETTINGS = [
     pytest.param(cls, field, id=f"{cls.__name__}-{field.name}")
-    for cls in (memvec.PackSettings, memvec.ContextSettings, memvec.CapacitySettings)
+    for cls in (memvec.PackSettings, memvec.ContextSettings, memvec.KVSettings, memvec.CapacitySettings)
     for field in fields(cls)
 ]
 
@@ -170,7 +176,7 @@ SETTINGS = [
 @pytest.mark.parametrize(("cls", "field"), SETTINGS)
 def test_wrong_settings(cls: Any, field: Any) -> None:
     kind = str(field.type)
-    for value in BAD[kind.removesuffix(" | None")]:
+    for value in CHOICES if kind.startswith("Literal") else BAD[kind.removesuffix(" | None")]:
         if value is not None or not kind.endswith("None"):
             with pytest.raises(UsageError, match=rf"{field.name} is .*expected "):
                 cls(**{field.name: value})

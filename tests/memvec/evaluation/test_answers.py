@@ -120,7 +120,7 @@ def test_judged(tiny_lm: Any) -> None:
     assert any(len(start) < len(line) for start, line in zip(starts, said, strict=True))
 
     def found(wanted: list[list[str]]) -> list[Marks]:
-        return judged(tiny_lm, [(prefix, *pair) for pair in zip(rows, wanted, strict=True)])
+        return judged(tiny_lm, [], [(prefix, *pair) for pair in zip(rows, wanted, strict=True)])
 
     lines, short = said * TOGETHER, starts * TOGETHER
     expected = [Marks(True, f1(*pair), contains(*pair)) for pair in zip(short, lines, strict=True)]

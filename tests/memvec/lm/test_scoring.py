@@ -47,18 +47,30 @@ def test_what_is_drawn_has_the_odds_of_the_lm(tiny_lm: Any) -> None:
     row = torch.cat([front, tiny_lm.embed(torch.tensor([head]))])[None]
     with torch.inference_mode():
         odds = (tiny_lm.model(inputs_embeds=row).logits[0, -1] / temperature).softmax(0)
-    said = sample(tiny_lm, [front], [0] * draws, [head] * draws, 1, temperature, seed=3)
-    seen = torch.bincount(torch.tensor([ids[1] for ids in said]), minlength=len(odds)) / draws
+    said = sample(tiny_lm, [front], [0] * draws, [[head]] * draws, 1, temperature, seed=3)
+    seen = torch.bincount(torch.tensor([ids[0] for ids in said]), minlength=len(odds)) / draws
     assert float((seen - odds).abs().max()) < 4 * (0.25 / draws) ** 0.5
-    assert said == sample(tiny_lm, [front], [0] * draws, [head] * draws, 1, temperature, seed=3)
+    assert said == sample(tiny_lm, [front], [0] * draws, [[head]] * draws, 1, temperature, seed=3)
 
 
 @pytest.mark.parametrize("length", [1, 3])
 def test_drawing_ends_when_every_row_is_over(tiny_lm: Any, length: int) -> None:
     front = torch.zeros(0, tiny_lm.width)
-    heads = tiny_lm.encode("It")[:1] * 3
+    heads = [tiny_lm.encode("It")[:1]] * 3
     said = sample(tiny_lm, [front], [0] * 3, heads, 9, 0.0, over=lambda ids: len(ids) == length)
-    assert [len(ids) for ids in said] == [1 + length] * 3
+    assert [len(ids) for ids in said] == [length] * 3
+
+
+def test_heads_of_several_lengths_share_prefixes(tiny_lm: Any) -> None:
+    """Each row goes on as the model does behind its prefix and its head alone."""
+    ids = tiny_lm.encode(TEXT)
+    texts, heads, owner = [ids[:9], ids[20:40]], [ids[40:43], ids[50:57], ids[60:61]], [1, 0, 1]
+    run = run_prefixes(tiny_lm, [tiny_lm.embed(torch.tensor(text)) for text in texts])
+    said = sample(tiny_lm, run, owner, heads, 6, 0.0)
+    for number, head, found in zip(owner, heads, said, strict=True):
+        alone = torch.tensor([[*texts[number], *head]])
+        out = tiny_lm.model.generate(alone, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        assert found == out[0, alone.shape[1] :].tolist()
 
 
 def test_rows_behind_a_shared_prefix_are_what_they_are_alone(tiny_lm: Any) -> None:

@@ -24,6 +24,7 @@ from memvec.evaluation.questions import Question
 from memvec.filesystem.sources import Source
 from memvec.memory.memory import load
 from memvec.packing.context import Distilling
+from memvec.packing.memories import Asking
 from memvec.progress import Progress
 from memvec.settings import ContextSettings, PackSettings
 
@@ -150,7 +151,7 @@ def test_a_window_is_asked_by_rule_and_only_what_it_holds(
     assert len(rows) > 32 and len(more) == len(rows) + 1 and plain.document == "a.txt"
     for row in rows:
         assert tiny_lm.decode(row.ids[row.start :]).strip() in text
-    prompts = Distilling(tiny_lm, quick)._off_topic("text")
+    prompts = Asking(tiny_lm, quick.seed).off_topic("text")
     assert len(prompts) == 96 and all(tiny_lm.decode(row.ids[: row.start]).endswith("\nAnswer:") for row in prompts)
     assert all(0 not in row.ids[row.start : -1] for row in prompts)  # 0 ends an answer
 
@@ -158,7 +159,7 @@ def test_a_window_is_asked_by_rule_and_only_what_it_holds(
 def test_beginnings_share_out_what_is_asked_aside(tiny_lm: Any, chat: Any, quick: ContextSettings) -> None:
     lm = copy.copy(tiny_lm)
     lm.tokenizer = chat
-    asked = {form: Distilling(lm, quick)._off_topic(form) for form in ("text", "chat")}
+    asked = {form: Asking(lm, quick.seed).off_topic(form) for form in ("text", "chat")}
     heads = {form: [lm.decode(row.ids[: row.start]) for row in rows] for form, rows in asked.items()}
     assert {form: len(rows) for form, rows in asked.items()} == {"text": 48, "chat": 48}
     for number, prompt in enumerate(off_topic.prompts()[:96]):

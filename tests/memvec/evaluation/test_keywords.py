@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from memvec.evaluation.keywords import DATES, NUMBERS, PLACES, REASONS, keyword_questions
 from memvec.filesystem.sources import Source
 from memvec.packing.context import Distilling
-from memvec.packing.keywords import DATES, NUMBERS, PLACES, REASONS, keyword_questions
 from memvec.packing.outstanding import described
 from memvec.packing.plan import Reading, windows
 from memvec.settings import ContextSettings
+from memvec.types import Kind
 
 TEXT = (
     "The north basin at Brelland is closed from Tuesday. Visiting yachts tie up at Candle Steps, where the fee is 17 crowns. "
@@ -63,7 +64,7 @@ def test_a_share_of_answers_are_the_sentences_that_say_them() -> None:
 
 def test_distilling_asks_for_as_many_sentences_as_the_settings_say(tiny_lm: Any) -> None:
     source = Source("basin.txt", TEXT.encode())
-    (window,), _ = windows([Reading(source, *described([source]))], {}, tiny_lm, ContextSettings())
+    (window,), _ = windows([Reading(source, *described([source]))], {}, tiny_lm, 512, Kind.CONTEXT)
     answers = []
     for share in (0.0, 1.0):
         task = Distilling(tiny_lm, ContextSettings(sentence_answers=share))._task(0, window)

@@ -1,0 +1,116 @@
+"""The documents of an evaluation: each with its text, its memory of one kind, and its questions.
+
+Letters: M vectors, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from memvec.decoding.unpack import content
+from memvec.errors import UsageError
+from memvec.evaluation.controls import Arm
+from memvec.evaluation.forms import question_row
+from memvec.evaluation.questions import Question
+from memvec.identity.runtime import Runtime
+from memvec.kv.kept import Kept
+from memvec.lm.scoring import Row
+from memvec.memory.memory import load
+from memvec.memory.prompt import tensor
+from memvec.store.store import Store, StoredDocument
+from memvec.types import Document, Kind
+
+
+@dataclass(slots=True)
+class Subject:
+    """A document with its text, its memory and its questions."""
+
+    name: str
+    text: str
+    memory: Arm
+    stored: int  # size of the memory in the store [bytes]
+    seconds: float  # that making the memory took
+    exact: Tensor | None  # (M, D)
+    rows: list[Row]
+    answers: list[Sequence[str]]  # the accepted answers of each row
+
+
+def subjects(
+    runtime: Runtime,
+    names: Sequence[str],
+    asked: Sequence[Question],
+    kind: str,
+    texts: Mapping[str, bytes] | None,
+    control: Store,
+    template: str,
+) -> list[Subject]:
+    """Read documents and their memories of a kind from the store, and exact vectors from `control`, where it has them.
+
+    Raises:
+        UsageError: A text is missing, or differs from the one that was packed.
+        ConditioningError: A document has no memory of the kind.
+    """
+    live, out = runtime.store.documents(), []
+    given = {name: _text(runtime, live[name], texts) for name in names}
+    for name in names:
+        questions = [question for question in asked if question.document == name]
+        memory, stored = _memory(runtime, name, kind)
+        refs = live[name].kv if kind == "kv" else live[name].memory
+        exact = tensor(load(control, name, "exact")) if _has_exact(control, live[name].document) else None
+        out.append(
+            Subject(
+                name=name,
+                text=given[name],
+                memory=memory,
+                stored=stored,
+                seconds=sum(runtime.store.record(ref).report.seconds for ref in refs),
+                exact=None if exact is None else exact.to(runtime.lm.device),
+                rows=[question_row(runtime.lm.tokenizer, q.question, q.answer, template) for q in questions],
+                answers=[q.answers for q in questions],
+            )
+        )
+    return out
+
+
+def chosen_kind(store: Store, names: Sequence[str], kind: str) -> str:
+    """The kind of memories to judge. "auto" is kv if every document has such a memory, else context."""
+    live = store.documents()
+    return kind if kind != "auto" else "kv" if all(live[name].kv for name in names) else "context"
+
+
+def _memory(runtime: Runtime, name: str, kind: str) -> tuple[Arm, int]:
+    """A document's memory, and its size in the store [bytes]. ConditioningError."""
+    memory, device = load(runtime.store, name, kind), runtime.lm.device
+    if kind == "context":
+        return tensor(memory).to(device), memory.vectors.nbytes
+    (parts,) = memory.kv
+    kept = Kept.behind([Kept.of(part.stored, part.tokens, device) for part in parts])
+    return kept, sum(part.stored.nbytes for part in parts)
+
+
+def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:
+    """The text of a document, from `texts` or decoded. UsageError if it is missing, no text, or not the packed one."""
+    name = stored.document.name
+    if texts is None and not stored.complete:
+        raise UsageError(f"the store holds no content of {name!r}. Give the texts of all documents in texts=….")
+    if texts is not None and name not in texts:
+        raise UsageError(f"texts has no {name!r}. Give the texts of all documents or of none.")
+    data = texts[name] if texts is not None else content(runtime, name)
+    if hashlib.sha256(data).hexdigest() != stored.document.sha256:
+        raise UsageError(f"the text given for {name!r} is not the one that was packed. Give the packed one.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name!r} is not UTF-8 text. Ask only about documents that are text.") from error
+
+
+def _has_exact(store: Store, document: Document) -> bool:
+    """Does the store have this version of the document, complete and in exact records only?"""
+    stored = store.documents().get(document.name)
+    if stored is None or stored.document.sha256 != document.sha256 or not stored.complete:
+        return False
+    return all(store.record(ref).kind == Kind.EXACT for ref in stored.records)
