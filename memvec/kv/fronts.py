@@ -36,7 +36,8 @@ class HeadGroup:
 
     def rows(self, index: Tensor) -> HeadGroup:
         """The rows `index` of it."""
-        return HeadGroup(self.heads, *(_rows(x, index) for x in (self.keys, self.values, self.distances)), self.full)
+        keys, values, distances = (_rows(part, index) for part in (self.keys, self.values, self.distances))
+        return HeadGroup(self.heads, keys, values, distances, self.full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +130,10 @@ class Front:
         if own is None:  # one query, and no padding
             return int(width) - behind
         # The tokens from the memory's end to the query, itself included. Padding between them does not count.
-        return width - own[..., self.before :].sum(-1, keepdim=True)
+        return int(width) - own[..., self.before :].sum(-1, keepdim=True)
 
 
-class FrontLayer(DynamicLayer):
+class FrontLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of a cache with a front. Its own keys begin with the P before the memory."""
 
     def __init__(self, front: Front, keys: Tensor, values: Tensor) -> None:
@@ -168,7 +169,7 @@ class FrontLayer(DynamicLayer):
         self.keys, self.values = _rows(self.keys, index), _rows(self.values, index)
 
 
-class FrontCache(DynamicCache):
+class FrontCache(DynamicCache):  # type: ignore[misc]
     """A cache with a front in every layer."""
 
     def __init__(self, layers: Sequence[FrontLayer]) -> None:
@@ -182,19 +183,22 @@ class FrontCache(DynamicCache):
         )
 
 
-class _Probe(DynamicLayer):
+class _Probe(DynamicLayer):  # type: ignore[misc]
     """A layer of a cache that notes whether its keys come to an attention that knows fronts."""
 
     seen = False
 
     def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, H, Q, E), and mark the keys."""
         keys, values = super().update(key_states, value_states, *given, **named)
         return mark(keys, self), values
 
-    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **rest: Any) -> Any:
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+    ) -> Any:
         """Plain attention."""
         self.seen = True
-        return attend(module, query, key.view_as(key), value, mask, **rest)
+        return attend(module, query, key.view_as(key), value, attention_mask, **rest)
 
 
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()

@@ -150,10 +150,10 @@ class Prompt:
         """Refuse embeddings or a mask that do not go with the cache. transformers would misread them. UsageError."""
         assert self.kept is not None
         rows, held = self.kept.held.shape
-        shapes = [tuple(embeds.shape[:2]), None if mask is None else tuple(mask.shape)]
-        if shapes[0] != shapes[1] or shapes[0][0] != rows or shapes[0][1] <= held:
+        shape, of_mask = tuple(embeds.shape[:2]), None if mask is None else tuple(mask.shape)
+        if shape != of_mask or shape[0] != rows or shape[1] <= held:
             raise UsageError(
-                f"the embeddings are {shapes[0]} and the mask is {shapes[1]}, expected both ({rows}, {held} and more) as "
+                f"the embeddings are {shape} and the mask is {of_mask}, expected both ({rows}, {held} and more) as "
                 "generate_kwargs made them, because the cache has the first positions. Pass its arguments unchanged."
             )
 

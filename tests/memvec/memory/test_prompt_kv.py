@@ -27,7 +27,7 @@ TEXT = "It is a truth universally acknowledged, that a single man"
 OTHER = "The ladies of the house were at supper when the carriage came"
 QUESTIONS = ["However little", "The feelings or views of such a man may be on", "wife"]
 NEAR = 3e-3  # of logits of about 10, because keys and values are rounded to 16 bits
-HOW = [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True}]
+HOW: list[dict[str, Any]] = [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True}]
 
 
 @pytest.fixture(scope="module")
