@@ -48,11 +48,13 @@ class Front:
     positions: int  # M, columns of a mask that stand for the memory
     outside: Tensor  # (B, P) distances of the tokens before the memory to its end; 0 is padding
     groups: tuple[HeadGroup, ...]
+    bare: tuple[int, ...] = ()  # rows without a memory and without tokens before it
 
     def rows(self, index: Tensor) -> Front:
         """The rows `index` of it."""
         groups = tuple(group.rows(index) for group in self.groups)
-        return Front(self.before, self.positions, _rows(self.outside, index), groups)
+        bare = tuple(n for n, row in enumerate(index.tolist()) if row in self.bare) if self.bare else ()
+        return Front(self.before, self.positions, _rows(self.outside, index), groups, bare)
 
     def __deepcopy__(self, memo: Any) -> Front:
         """Return itself: nothing changes it."""
@@ -76,6 +78,7 @@ class Front:
         """Attention of queries (B, H·G, Q, E) to the memory and to the layer's own keys (B, H, P + T, E): ((B, Q, H·G, E), None)."""
         if rest.get("s_aux") is not None or rest.get("softcap") is not None:
             raise UnsupportedModelError("this model changes attention weights in a way that kv memories do not know")
+        given = query
         batch, every, asked, width = query.shape
         heads = key.shape[1]
         shared = every // heads
@@ -104,7 +107,13 @@ class Front:
             out[:, among] = torch.nn.functional.scaled_dot_product_attention(
                 query[:, among], keys, values, mask, scale=scaling
             )
-        return out.view(batch, every, asked, width).transpose(1, 2).contiguous(), None
+        out = out.view(batch, every, asked, width).transpose(1, 2).contiguous()
+        if self.bare:  # such rows get what they get in a batch without memories, to the bit
+            rows = torch.tensor(self.bare, device=key.device)
+            keys, values = (part[rows, :, self.before :] for part in (key, value))
+            behind = None if own is None else own[rows, :, :, self.before :]
+            out[rows] = attend(module, given[rows], keys, values, behind, scaling=scaling, **rest)[0]
+        return out, None
 
     def _own(self, mask: Tensor | None) -> Tensor | None:
         """What of a mask (B, 1, Q, P + M + T) is about the layer's own keys, as booleans."""

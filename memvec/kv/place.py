@@ -66,6 +66,9 @@ class Placing:
             if memory is not None:
                 row[columns + self.positions - memory.positions :] = 1
         self.outside = _outside(held, memories)
+        self.bare = tuple(
+            n for n, (m, ids) in enumerate(zip(memories, before, strict=True)) if m is None and not len(ids)
+        )
         self.groups = [_groups(self.counts[:, layer], distances[part]) for layer, part in enumerate(self.slices)]
 
     def _moved(self, cache: Any, memories: Sequence[Kept | None]) -> list[tuple[Tensor, Tensor]]:
@@ -90,7 +93,7 @@ class Placing:
         layers = []
         for number, part in enumerate(self.slices):
             groups = _filled(self.groups[number], keys[part], values[part])
-            front = Front(columns, self.positions, self.outside, groups)
+            front = Front(columns, self.positions, self.outside, groups, self.bare)
             layers.append(FrontLayer(front, *(self.before[number] if self.before else (empty, empty))))
         return Prefixes(FrontCache(layers), self.held)
 
@@ -98,8 +101,9 @@ class Placing:
 def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
     """The cache of a row for each memory, behind the tokens `before` it. One of them at least is a memory.
 
-    If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`. So it
-    is with sliding windows where that can be, because a plain cache does not know the distances of its keys.
+    If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`. Where
+    the attention takes it, it is one also for sliding windows, because a plain cache does not know the distances of its
+    keys, and beside rows without a memory, which it leaves as they are.
 
     Raises:
         UsageError: Heads keep different numbers of rows, and the model's attention does not take them.
@@ -113,7 +117,7 @@ def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequenc
             + (", or make the memory with an even budget." if rotation_of(model).movable else ".")
         )
     made = _placed(model, memories, before)
-    return plain(made) if even and not (seen and windowed(model)) else made
+    return plain(made) if even and not (seen and (windowed(model) or None in memories)) else made
 
 
 def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:

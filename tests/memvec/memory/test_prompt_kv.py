@@ -127,11 +127,15 @@ class TestBatches:
         ]
         assert found == [row for rows in alone for row in rows]
 
-    def test_logits_of_a_row_without_a_memory(self, model: Any, tokenizer: Any, head: Memory) -> None:
-        beside = run(model, generate_kwargs(model, tokenizer, QUESTIONS[:2], [None, head]))
-        alone = run(model, generate_kwargs(model, tokenizer, QUESTIONS[0], None))
-        for mine, its in zip(beside.logits, alone.logits, strict=True):
-            torch.testing.assert_close(mine[0], its[0], atol=1e-5, rtol=1e-5)
+    @pytest.mark.parametrize("budget", ["head", "even"])
+    def test_a_row_without_a_memory_is_the_same_to_the_bit(
+        self, model: Any, tokenizer: Any, kv: Any, budget: str
+    ) -> None:
+        memory, questions = kv(TEXT, 4, budget), [QUESTIONS[1], QUESTIONS[0]]  # the first is not padded in both batches
+        beside = run(model, generate_kwargs(model, tokenizer, questions, [None, memory]))
+        without = run(model, generate_kwargs(model, tokenizer, questions, None))
+        for mine, its in zip(beside.logits, without.logits, strict=True):
+            assert torch.equal(mine[0], its[0]) and not torch.equal(mine[1], its[1])
 
     def test_attached_rows(self, model: Any, tokenizer: Any, head: Memory) -> None:
         ids = torch.tensor([[tokenizer.bos_token_id, 70, 71, 72]] * 3)
