@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from memvec.errors import UnsupportedModelError
 from memvec.lm import compat
 from memvec.lm.attention import attend, attention_of, mark
+from memvec.lm.device import device_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ def sees_fronts(model: Any) -> bool:
 def _tried(model: Any) -> bool:
     cache = DynamicCache()
     cache.layers = [_Probe() for _ in range(model.config.get_text_config().num_hidden_layers)]
-    ids = torch.zeros(1, 1, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    ids = torch.zeros(1, 1, dtype=torch.long, device=device_of(model.get_input_embeddings()))
     model.base_model(input_ids=ids, use_cache=True, **{compat.cache_argument(model): cache})
     return all(layer.seen for layer in cache.layers if layer.is_initialized)
 

@@ -24,6 +24,7 @@ from memvec.kv.kept import Kept
 from memvec.kv.place import placed, plain_windows
 from memvec.lm import compat
 from memvec.lm.adapters import unwrapped
+from memvec.lm.device import device_of
 from memvec.lm.scoring import Prefixes
 from memvec.memory import options
 from memvec.memory.dispatch import READY, install, mark
@@ -337,16 +338,3 @@ def pad_id(tokenizer: Any) -> int:
         if value is not None:
             return int(value)
     return 0
-
-
-def device_of(module: Any) -> torch.device:
-    """The device of a module's input, also if accelerate offloads the module. UsageError if it has no weights."""
-    device: torch.device = module.weight.device
-    if device.type != "meta":
-        return device
-    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)  # accelerate's, loads it when run
-    if execution is None:
-        raise UsageError(
-            "the model's input embeddings are on the meta device, so it holds no weights. Load the checkpoint first."
-        )
-    return torch.device(execution)

@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import isolation
 import numpy as np
 import pytest
 import torch
 from greedy import greedy
+from isolation import Setting
 from kept_memory import kept_memory
 from loaded import load_model
 
@@ -153,6 +155,14 @@ class TestBatches:
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda number: greedy(model, made[number % 2], 6), range(12)))
         assert found == wanted * 6
+
+
+def test_many_threads_and_tasks(model: Any, tokenizer: Any, kv: Any, head: Memory) -> None:
+    """Each call gets its own memory, in every way to attach one."""
+    of = Setting(model, tokenizer, {"A": head, "B": kv(OTHER, 3, "even"), "none": None})
+    tally = isolation.run(of, seconds=3)
+    assert not tally.wrong, tally.wrong[:5]
+    assert len(tally.right) > len(isolation.WAYS)
 
 
 class TestAgain:
