@@ -136,11 +136,11 @@ def draw(found: Sequence[Found], target: Path) -> None:
     form = next(iter(found[0]["forms"]))
     figure, panels = pyplot.subplots(2, 3, figsize=(13, 7.5), sharey="row", squeeze=False)
     across = (
-        ("tokens for each position", lambda one: one["ratio"]),
-        ("bytes for each token", lambda one: one["cost"]["bytes"] / one["cost"]["tokens"]),
-        ("cost of making [readings of the text]", readings),
+        ("tokens for each position", lambda one: one["ratio"], 1.0),
+        ("bytes for each token, as stored", lambda one: one["cost"]["bytes"] / one["cost"]["tokens"], _raw(found[0])),
+        ("cost of making [readings of the text]", readings, 1.0),
     )
-    for column, (label, place) in enumerate(across):
+    for column, (label, place, at_text) in enumerate(across):
         gains, answers = panels[0][column], panels[1][column]
         for arm in dict.fromkeys(one["arm"] for one in found):
             points = sorted((one for one in found if one["arm"] == arm), key=lambda one: float(one["ratio"]))
@@ -156,7 +156,8 @@ def draw(found: Sequence[Found], target: Path) -> None:
             if shown:
                 answers.plot(*zip(*shown, strict=True), marker="o", **style)
         for panel in (gains, answers):
-            panel.axhline(1, color="black", linewidth=0.8, label="the text")
+            panel.axhline(1, color="black", linewidth=0.8)
+            panel.plot([at_text], [1], "k*", markersize=10, label="the text, as a cache")
             panel.axhline(0, color="grey", linewidth=0.8)
             panel.set_xscale("log")
             panel.set_xlabel(label)
@@ -164,16 +165,25 @@ def draw(found: Sequence[Found], target: Path) -> None:
     _controls(panels[0][0], panels[1][0], sorted(first, key=lambda one: float(one["ratio"])), form)
     panels[0][0].set_ylabel("share of the text's gain")
     panels[1][0].set_ylabel("right answers, of those with the text")
+    ratios = sorted({one["ratio"] for one in found})
     for row in panels:
-        row[0].legend(fontsize=7)
+        row[0].set_xticks([1, *ratios], [f"{ratio:g}" for ratio in (1, *ratios)])
+        row[0].minorticks_off()
+        row[-1].legend(*row[0].get_legend_handles_labels(), fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     judged = found[0]["forms"][form]
     figure.suptitle(
         f"{found[0]['set']}, {form} form: {judged['documents']} documents, {judged['questions']} questions, bars 95 %"
     )
     figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    figure.savefig(target, bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
     print(target)
+
+
+def _raw(one: Found) -> float:
+    """Bytes of the text's own cache for each token."""
+    costs = next(iter(one["forms"].values()))["costs"]
+    return float(costs["cache_text"] / costs["positions_text"])
 
 
 def _gain(panel: Any, points: Sequence[tuple[float, Found]], style: dict[str, Any]) -> None:
