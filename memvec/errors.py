@@ -60,10 +60,12 @@ class UsageError(MemvecError, ValueError):
 class UnsupportedModelError(UsageError):
     """memvec cannot use the model. It is refused before any work, with the reason."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"{reason}. memvec needs a decoder-only model with open input embeddings; see `memvec.models()`."
-        )
+    def __init__(
+        self,
+        reason: str,
+        advice: str = "memvec needs a decoder-only model with open input embeddings; see `memvec.models()`",
+    ) -> None:
+        super().__init__(f"{reason}. {advice}.")
 
 
 class ConditioningError(UsageError):

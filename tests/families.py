@@ -119,9 +119,71 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def _rope(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **settings}}
+
+
+def _llama(**rope: Any) -> Family:
+    return Family("LlamaConfig", lambda: byte_level(True), COMMON | {"num_key_value_heads": 2} | rope)
+
+
+# Positions and attention of other kinds, for keys and values.
+VARIANTS: dict[str, Family] = {
+    "llama, llama3": _llama(
+        **_rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+    ),
+    "llama, yarn": _llama(**_rope("yarn", factor=8.0, original_max_position_embeddings=64)),
+    "llama, linear": _llama(**_rope("linear", factor=4.0)),
+    "llama, dynamic": _llama(**_rope("dynamic", factor=4.0), max_position_embeddings=128),
+    "phi3, longrope": Family(
+        "Phi3Config",
+        lambda: byte_level(True),
+        COMMON
+        | {"original_max_position_embeddings": 128}
+        | _rope(
+            "longrope",
+            short_factor=[1.0] * 8,
+            long_factor=[2.0] * 8,
+            factor=4.0,
+            original_max_position_embeddings=128,
+        ),
+    ),
+    "glm": Family("GlmConfig", lambda: byte_level(True), GROUPED),  # interleaved and partial
+    "smollm3": Family("SmolLM3Config", lambda: byte_level(True), GROUPED | {"no_rope_layers": [1, 0]}),
+    "olmo3": Family("Olmo3Config", lambda: byte_level(True), COMMON | {"num_key_value_heads": 2, "sliding_window": 16}),
+    "gpt_oss": Family(  # sinks
+        "GptOssConfig", lambda: byte_level(True), GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}
+    ),
+    "deepseek_v3": Family(  # latent attention
+        "DeepseekV3Config",
+        lambda: byte_level(True),
+        COMMON
+        | {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 16,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+    ),
+    "rwkv": Family("RwkvConfig", lambda: byte_level(True), {"hidden_size": 64, "num_hidden_layers": 2}),
+    "lfm2": Family(  # convolutions between layers of attention
+        "Lfm2Config",
+        lambda: byte_level(True),
+        COMMON | {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+    ),
+}
+
+
 def make(name: str, folder: Path) -> Path:
     """Write the family's model and tokenizer into `folder`."""
-    family = FAMILIES[name]
+    family = (FAMILIES | VARIANTS)[name]
     tokenizer = family.tokenizer()
     special = {
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,

@@ -41,16 +41,13 @@ def compact(
     """
     found = read(lm, texts, score, longest)
     positions = [positions_for(tokens, ratio) for tokens in found.lengths]
-    kept = torch.zeros_like(found.scores, dtype=torch.bool)  # (L, B, H, N)
-    for row, (tokens, most) in enumerate(zip(found.lengths, positions, strict=True)):
-        scores = found.scores[:, row, :, -tokens:]
-        if budget == "even":
-            counts = choose.even(scores, most)
-        elif shares is None:
-            counts = choose.adaptive(scores, most)
-        else:
-            counts = choose.shared_out(shares, tokens, most).to(scores.device)
-        kept[:, row, :, -tokens:] = choose.best(scores, counts)
+    if budget == "even":
+        counts = choose.even(found.scores, positions)
+    elif shares is None:
+        counts = choose.adaptive(found.scores, positions)
+    else:
+        counts = choose.shared_out(shares, found.lengths, positions).to(found.scores.device)
+    kept = choose.best(found.scores, counts)
     return gathered(lm, found, kept, positions)
 
 

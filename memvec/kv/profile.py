@@ -69,9 +69,9 @@ def found(lm: FrozenLM, most: int = MOST_TOKENS, tick: Callable[[], None] = lamb
     sums = [torch.zeros(0)] * len(RATIOS)
     for text in (every := texts()):
         ids = lm.encode(text)[: min(most, MOST_TOKENS)]
-        scores = read(lm, [ids], "repeat").scores[:, 0]
+        scores = read(lm, [ids], "repeat").scores
         for place, ratio in enumerate(RATIOS):
-            share = adaptive(scores, positions_for(len(ids), ratio)).cpu().double() / len(ids)
+            share = adaptive(scores, [positions_for(len(ids), ratio)])[:, 0].cpu().double() / len(ids)
             sums[place] = sums[place] + share if len(sums[place]) else share
         tick()
     shares = torch.stack([total / len(every) for total in sums])

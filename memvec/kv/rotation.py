@@ -18,7 +18,9 @@ from torch import Tensor
 from memvec.lm import compat
 
 TRIED, SHIFT = 6, 37  # tokens, and positions by which they are moved, to see whether keys can be moved
-OFF, OFF_HALF = 0.01, 0.1  # most error of moved keys, as a share of their size, in float32 and in fewer bits
+# Most error of moved keys in float32 and in fewer bits: a share of the way that a rotation moves them, and a share of their
+# size for rounding. A way is short where few numbers are rotated: a wrong rotation is small there, beside the keys.
+OFF, OFF_HALF = (0.01, 0.001), (0.25, 0.02)
 
 
 class Rotation:
@@ -29,25 +31,56 @@ class Rotation:
         self.model = model
         buffers = ((module, [name for name, _ in module.named_buffers(recurse=False)]) for module in model.modules())
         self._module = next((module for module, names in buffers if any(n.endswith("inv_freq") for n in names)), None)
-        self._rotate = getattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb", None)
+        # Its own file has the rotation that belongs to it. A model's class may be a subclass from elsewhere.
+        self._rotate = getattr(sys.modules[type(self._module).__module__], "apply_rotary_pos_emb", None)
         taken = inspect.signature(type(self._module).forward).parameters if self._module is not None else ()
+        self._halves = False  # is there one angle for two numbers, as in gpt-oss, and not one for each?
         self._by_layer = "layer_type" in taken
         self._kinds = list(getattr(model.config.get_text_config(), "layer_types", None) or ())
 
     @cached_property
+    def context(self) -> int | None:
+        """Positions that the model was made for. Of rotations that depend on the length of the input, those before they do."""
+        config = self.model.config.get_text_config()
+        limits = [getattr(config, "max_position_embeddings", None)]
+        if self._module is not None and "longrope" in compat.rope_types(self._module).values():
+            parameters = config.rope_parameters
+            each = [parameters, *(part for part in parameters.values() if isinstance(part, dict))]
+            limits += [part.get("original_max_position_embeddings") for part in each]
+        known = [int(limit) for limit in limits if limit]
+        return min(known) if known else None
+
+    @cached_property
+    def bound(self) -> bool:
+        """Is `context` a wall? It is for learned positions, and where a longer input rotates all keys otherwise."""
+        if self._module is None:
+            return self.context is not None
+        return any("dynamic" in kind or kind == "longrope" for kind in compat.rope_types(self._module).values())
+
+    @cached_property
     def movable(self) -> bool:
         """Can keys be moved? No if positions are part of the input, as in GPT-2. It is tried on a few tokens."""
+        return self._still is not None
+
+    @cached_property
+    def _still(self) -> frozenset[int] | None:
+        """The layers without rotation, as some models have them. None if keys cannot be moved."""
         if self._module is None or self._rotate is None:
-            return False
+            return None
+        self._halves = _takes_halves(self._rotate)
         device = self.model.get_input_embeddings().weight.device
         ids = torch.arange(1, TRIED + 1, device=device)[None] % self.model.config.get_text_config().vocab_size
-        most = OFF if self.model.dtype == torch.float32 else OFF_HALF
+        of_way, of_size = OFF if self.model.dtype == torch.float32 else OFF_HALF
+        still = set()
         for layer, (at_0, moved) in enumerate(zip(*(self._keys(ids, first) for first in (0, SHIFT)), strict=True)):
             keys, wanted = (part[0].float().flatten(0, 1) for part in (at_0, moved))  # (H·N, E)
-            found = self.turned(layer, keys, torch.full((len(keys),), SHIFT, device=device))
-            if (found - wanted).norm() > most * wanted.norm():
-                return False
-        return True
+            turned = self.turn(keys, self._angles(layer, torch.full((len(keys),), SHIFT, device=device)))
+            off, off_still = float((turned - wanted).norm()), float((keys - wanted).norm())
+            if off_still < off:
+                still.add(layer)
+            if min(off, off_still) > of_way * max(off, off_still) + of_size * float(wanted.norm()):
+                return None
+        return frozenset(still)
 
     @torch.inference_mode()
     def _keys(self, ids: Tensor, first: int) -> list[Tensor]:
@@ -59,13 +92,14 @@ class Rotation:
 
     def turned(self, layer: int, keys: Tensor, moves: Tensor) -> Tensor:
         """Keys (k, E) of a layer, each moved by so many positions (k,). Moves may be negative."""
-        return self.turn(keys, self._angles(layer, moves))
+        return keys if layer in (self._still or ()) else self.turn(keys, self._angles(layer, moves))
 
     def angles(self, places: Tensor, layers: Sequence[slice]) -> tuple[Tensor, Tensor]:
         """Cosine and sine (K, R) of the places (K,) of keys that lie layer by layer."""
-        if not self._by_layer:
+        if not self._by_layer and not self._still:
             return self._angles(0, places)
-        each = [self._angles(layer, places[part]) for layer, part in enumerate(layers)]
+        still = self._still or ()
+        each = [self._angles(n, places[part] * (n not in still)) for n, part in enumerate(layers)]
         return torch.cat([cosine for cosine, _ in each]), torch.cat([sine for _, sine in each])
 
     def turn(self, keys: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
@@ -73,10 +107,11 @@ class Rotation:
         if not len(keys):
             return keys
         cosine, sine = angles
-        turning = keys[None, None, :, : cosine.shape[-1]]
+        width = cosine.shape[-1] * (2 if self._halves else 1)
+        turning = keys[None, None, :, :width]
         assert self._rotate is not None
         turned: Tensor = self._rotate(turning, turning, cosine[None], sine[None])[1][0, 0]
-        return torch.cat([turned, keys[:, cosine.shape[-1] :]], -1)
+        return torch.cat([turned, keys[:, width:]], -1)
 
     @torch.no_grad()
     def _angles(self, layer: int, moves: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,6 +122,16 @@ class Rotation:
         cosine, sine = self._module(like, moves[None], **kind)
         size = (cosine.square() + sine.square()).sqrt()
         return (cosine / size)[0], (sine / size)[0]
+
+
+def _takes_halves(rotate: Any) -> bool:
+    """Does a model's rotation of four numbers want two cosines?"""
+    key, angle = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 4)
+    try:
+        rotate(key, key, angle, angle)
+    except RuntimeError:
+        return True
+    return False
 
 
 _KNOWN: weakref.WeakKeyDictionary[Any, Rotation] = weakref.WeakKeyDictionary()

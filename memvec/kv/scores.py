@@ -10,6 +10,7 @@ before it, T tokens of a chunk that is said again, E width of a head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,13 +20,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from memvec.kv.rotation import rotation_of
 from memvec.lm import compat
 from memvec.lm.attention import mark
 from memvec.lm.frozen import FrozenLM
 from memvec.templates.template import frame
 
 Score = Literal["repeat", "norm"]
-CHUNK = 2048  # tokens said again in one go
+CHUNK, LEAST = 2048, 64  # tokens said again in one go; fewer where the model's context ends, but not fewer than this
 BLOCK, BLOCK_GPU = 4 << 20, 512 << 20  # most attention weights of a layer that are in memory at once
 OVERLAP = 8  # tokens of the chunk before, by which the model finds the place to go on
 AGAIN = "Repeat the previous context exactly."
@@ -62,6 +64,8 @@ def read(lm: FrozenLM, texts: Sequence[Sequence[int]], score: Score, longest: in
     keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
     if score == "norm":
         scores = torch.stack([value[:, :, before:].float().norm(dim=-1) for value in values])
+        for of_layer, window in zip(scores, windows(lm.model, len(values)), strict=True):
+            of_layer[:, :, : int(max(0, longest + 1 - window))] = 0  # no question will see these
     else:
         scores = _attention(lm, texts, keys, values, mask, longest)
     inside = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
@@ -86,10 +90,11 @@ def _attention(
     longest: int,
 ) -> Tensor:
     """(L, B, H, N) the greatest attention that each position gets while the document is said again, chunk by chunk."""
+    rotation = rotation_of(lm.model)
     best = torch.zeros(len(keys), *keys[0].shape[:2], longest, device=lm.device)
-    ends = held.sum(1, keepdim=True)
-    for begin in range(0, max(map(len, texts)), CHUNK):
-        asked = [_asked(lm, text, begin) for text in texts]
+    ends, most = held.sum(1, keepdim=True), chunk_size(lm, longest)
+    for begin in range(0, max(map(len, texts)), most):
+        asked = [_asked(lm, text, begin, most) for text in texts]
         width = max(len(lead) + len(chunk) for lead, chunk in asked)
         ids = torch.zeros(len(texts), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -102,13 +107,36 @@ def _attention(
         cache = DynamicCache()
         cache.layers = [_Watching(*kept, counts) for kept in zip(keys, values, best, strict=True)]
         places = ends + torch.arange(width, device=lm.device)
+        if rotation.bound:  # padding may stand behind the last position there is
+            places = places.clamp(max=(rotation.context or 0) - 1)
         _run(lm, ids.to(lm.device), places, torch.cat([held, mask.to(lm.device)], 1), cache)
     return best
 
 
-def _asked(lm: FrozenLM, text: Sequence[int], begin: int) -> tuple[list[int], list[int]]:
-    """(the request to say a chunk again, the chunk)."""
-    chunk = list(text[begin : begin + CHUNK])
+def chunk_size(lm: FrozenLM, longest: int) -> int:
+    """Tokens said again in one go. Behind documents padded to `longest`, they stay within the context if they can."""
+    context = rotation_of(lm.model).context
+    if context is None:
+        return CHUNK
+    return min(CHUNK, max(LEAST, context - len(frame(lm.tokenizer, "").before) - longest - lead_tokens(lm)))
+
+
+def lead_tokens(lm: FrozenLM) -> int:
+    """Room for the request in front of a chunk. Read again, the overlap may have more tokens."""
+    return max(len(frame(lm.tokenizer, words).after) for words in (AGAIN, FURTHER)) + 2 * OVERLAP
+
+
+def windows(model: Any, layers: int) -> list[int | float]:
+    """The most tokens that a query of each layer sees, itself included. Infinite without a sliding window."""
+    config = model.config.get_text_config()
+    width = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    return [width if width and kind == "sliding_attention" else math.inf for kind in kinds]
+
+
+def _asked(lm: FrozenLM, text: Sequence[int], begin: int, most: int) -> tuple[list[int], list[int]]:
+    """(the request to say a chunk again, the chunk of at most so many tokens)."""
+    chunk = list(text[begin : begin + most])
     asked = AGAIN if not begin else f"{FURTHER} {lm.decode(text[begin - OVERLAP : begin])}"
     return list(frame(lm.tokenizer, asked).after), chunk
 

@@ -94,13 +94,13 @@ def isolate(model: Any) -> None:
     in the module. Without this, another thread's pass would run with them.
     """
     for module in model.modules():
-        if any("dynamic" in kind or kind == "longrope" for kind in _rope_types(module).values()):
+        if any("dynamic" in kind or kind == "longrope" for kind in rope_types(module).values()):
             module.forward = types.MethodType(_rotate, module)  # a bound method: a deep copy of the model has its own
 
 
 def _rotate(self: Any, *given: Any, **named: Any) -> Any:
     with _one_at_a_time():
-        for prefix, kind in _rope_types(self).items():
+        for prefix, kind in rope_types(self).items():
             if "dynamic" in kind:  # it grew with the longest text so far, so it is set back
                 name = f"{prefix}inv_freq"
                 setattr(self, name, getattr(self, f"{prefix}original_inv_freq").to(getattr(self, name).device))
@@ -108,7 +108,7 @@ def _rotate(self: Any, *given: Any, **named: Any) -> Any:
         return type(self).forward(self, *given, **named)
 
 
-def _rope_types(module: Any) -> dict[str, str]:
+def rope_types(module: Any) -> dict[str, str]:
     """The rope type of each kind of layer, by the prefix of its attributes."""
     kinds = getattr(module, "rope_type", None)
     if isinstance(kinds, dict):

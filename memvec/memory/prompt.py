@@ -139,10 +139,23 @@ class Prompt:
         options.check(model, asked)
         prompt = {name: given[name] for name in PROMPT_ARGUMENTS if given.get(name) is not None}
         ids, embeds = prompt.get("input_ids"), prompt["inputs_embeds"]
+        if self.kept is not None:
+            self._check_shapes(embeds, prompt.get("attention_mask"))
         length = 0 if ids is None else ids.shape[1]  # without ids, the output holds only new tokens
         ready = {"inputs_embeds": mark(embeds.view_as(embeds), READY)}
         cache = {} if self.kept is None else behind(model, asked, self.kept.cache)
         return {**options.settle(model, asked, length, self.pad), **prompt, **ready, **cache}
+
+    def _check_shapes(self, embeds: Tensor, mask: Tensor | None) -> None:
+        """Refuse embeddings or a mask that do not go with the cache. transformers would misread them. UsageError."""
+        assert self.kept is not None
+        rows, held = self.kept.held.shape
+        shapes = [tuple(embeds.shape[:2]), None if mask is None else tuple(mask.shape)]
+        if shapes[0] != shapes[1] or shapes[0][0] != rows or shapes[0][1] <= held:
+            raise UsageError(
+                f"the embeddings are {shapes[0]} and the mask is {shapes[1]}, expected both ({rows}, {held} and more) as "
+                "generate_kwargs made them, because the cache has the first positions. Pass its arguments unchanged."
+            )
 
 
 def behind(model: Any, given: dict[str, Any], cache: Any) -> dict[str, Any]:
