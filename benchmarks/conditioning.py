@@ -38,6 +38,7 @@ from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.cli.render_evaluation import evaluation as table
 from memvec.evaluation.evaluate import Evaluation, evaluate
 from memvec.evaluation.questions import Question
+from memvec.identity.runtime import open_runtime
 from memvec.progress import Progress
 from memvec.settings import ContextSettings, KVSettings
 from memvec.types import Kind
@@ -83,7 +84,7 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
             memvec.pack(sources[: job.exact], control, model=job.model, kind="exact", watch=watch)
         exact = control if job.exact else None
         begun = time.perf_counter()
-        runtime = memvec.open(store)
+        runtime = open_runtime(store)
         found = {
             name: evaluate(
                 runtime,

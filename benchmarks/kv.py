@@ -63,11 +63,15 @@ def settings_of(work: Work, args: argparse.Namespace) -> tuple[str, ContextSetti
     found = re.fullmatch(r"(head|even)(?:\+(\d+))?", work.arm)
     if not found:
         raise ValueError(f"{work.arm!r} is no arm. Give head, even, head+STEPS, even+STEPS or context.")
-    kv = KVSettings(
-        ratio=work.ratio, budget=found[1], refine=int(found[2] or 0), score=args.score, bits=args.bits, seed=args.seed,
+    return "kv", KVSettings(
+        ratio=work.ratio,
+        budget="head" if found[1] == "head" else "even",
+        refine=int(found[2] or 0),
+        score=args.score,
+        bits=args.bits,
+        seed=args.seed,
         measure="none",
-    )  # fmt: skip
-    return "kv", kv
+    )
 
 
 def run(work: Work, args: argparse.Namespace) -> Found:
@@ -123,7 +127,7 @@ def readings(one: Found) -> float:
     """The seconds that making took, in those of prefilling the same text."""
     costs = next(iter(one["forms"].values()))["costs"]
     seconds: float = one["cost"]["seconds_making"] / one["cost"]["tokens"]
-    return seconds / (costs["prefill_text"] / costs["positions_text"])
+    return seconds / float(costs["prefill_text"] / costs["positions_text"])
 
 
 def draw(found: Sequence[Found], target: Path) -> None:
@@ -135,7 +139,7 @@ def draw(found: Sequence[Found], target: Path) -> None:
 
     form = next(iter(found[0]["forms"]))
     figure, panels = pyplot.subplots(2, 3, figsize=(13, 7.5), sharey="row", squeeze=False)
-    across = (
+    across: tuple[tuple[str, Callable[[Found], float], float], ...] = (
         ("tokens for each position", lambda one: one["ratio"], 1.0),
         ("bytes for each token, as stored", lambda one: one["cost"]["bytes"] / one["cost"]["tokens"], _raw(found[0])),
         ("cost of making [readings of the text]", readings, 1.0),
@@ -245,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draw", action="store_true", help="draw only")
     args = parser.parse_args(argv)
     about = {name: getattr(args, name) for name in SAME}
-    known = json.loads(args.file.read_text("utf-8")) if args.file.exists() else {"about": about, "found": []}
+    known: Found = json.loads(args.file.read_text("utf-8")) if args.file.exists() else {"about": about, "found": []}
     found: list[Found] = known["found"]
     if not args.draw:
         if known["about"] != about:

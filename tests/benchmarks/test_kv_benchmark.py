@@ -17,7 +17,8 @@ def small(tiny: str, tmp_path: Path) -> list[str]:
 
 
 def read(small: list[str]) -> list[Any]:
-    return json.loads(Path(small[0]).read_text())["found"]
+    found: list[Any] = json.loads(Path(small[0]).read_text())["found"]
+    return found
 
 
 def test_goes_on(small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,8 +30,13 @@ def test_goes_on(small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
     picture = Path(small[0]).with_name("found-report.svg")
     before = picture.read_text()
     assert "kv head" in before and "kv even" not in before
-    worked = []
-    monkeypatch.setattr(kv, "run", lambda work, args, run=kv.run: worked.append(work.arm) or run(work, args))
+    worked, run = [], kv.run
+
+    def noting(work: Any, args: Any) -> Any:
+        worked.append(work.arm)
+        return run(work, args)
+
+    monkeypatch.setattr(kv, "run", noting)
     kv.main([*small, "--arms", "head,even+1"])
     assert worked == ["even+1"] and [one["arm"] for one in read(small)] == ["head", "even+1"]
     assert read(small)[0] == first and read(small)[1]["settings"]["refine"] == 1
