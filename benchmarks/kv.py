@@ -226,6 +226,7 @@ def _controls(gains: Any, answers: Any, points: Sequence[Found], form: str) -> N
 
     plot(gains, "text cut to as many positions, the best cut", best, "k:")
     plot(gains, "another's memory", lambda judged: judged["shuffled"], "m:")
+    plot(answers, "the last tokens of the text, as many", lambda judged: _share(judged, "last"), "g:")
     plot(answers, "another's memory", lambda judged: _share(judged, "shuffled"), "m:")
     plot(answers, "nothing", lambda judged: _share(judged, "none"), "k:")
 

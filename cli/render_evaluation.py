@@ -113,6 +113,7 @@ def _front(name: str) -> str:
         "text": "the complete text",
         "memory": "the memory",
         "shuffled": "another's memory",
+        "last": "the text, last tokens",
     }[name]
 
 

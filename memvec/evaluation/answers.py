@@ -22,12 +22,12 @@ from memvec.evaluation.gain import ratio_interval
 from memvec.kv.kept import Kept
 from memvec.kv.place import windowed
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.scoring import CACHE_AT_ONCE, Row, embedded, sample
+from memvec.lm.scoring import Row, embedded, rows_that_fit, sample
 from memvec.retrieval.bm25 import UNSPACED, UNSPACED_LETTERS
 
 NEW_TOKENS = 32
 SHORT_TOKENS = 16  # the start of a line that F1 and containment judge; the right answers are shorter
-TOGETHER = 24  # most prompts at once; fewer if memory allows no more
+TOGETHER, TOGETHER_GPU = 24, 256  # most prompts at once; fewer if memory allows no more
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WORDS = re.compile(rf"{UNSPACED_LETTERS}|(?:(?!{UNSPACED_LETTERS})\S)+")
 
@@ -60,7 +60,7 @@ def judged(lm: FrozenLM, before: Sequence[int], prompts: Sequence[Prompt]) -> li
     while len(found) < len(prompts):
         left = order[len(found) :]
         longest = len(before) + keys[left[0]][1] + max(prompts[number][1].start for number in left) + NEW_TOKENS
-        size = max(1, min(TOGETHER, CACHE_AT_ONCE // max(1, lm.cache_bytes * longest)))
+        size = min(TOGETHER if lm.device.type == "cpu" else TOGETHER_GPU, rows_that_fit(lm, longest))
         batch = [number for number in left[:size] if keys[number][0] == keys[left[0]][0]]
         said = _generated(lm, before, [prompts[number] for number in batch])
         for number, ids in zip(batch, said, strict=True):
