@@ -39,9 +39,6 @@ def check(lm: FrozenLM, tokens: int = 0) -> None:
     Raises:
         UnsupportedModelError: The model has no keys, or answers differently behind its own keys and values, or takes fewer
             tokens.
-
-    Example:
-        >>> check(lm)  # doctest: +SKIP
     """
     if lm.model not in _FAULTS:
         _FAULTS[lm.model] = _fault(lm)
