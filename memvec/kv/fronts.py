@@ -134,13 +134,22 @@ class Front:
 
     def _window(self, module: Any, rest: dict[str, Any], own: Tensor | None, behind: int) -> Tensor | int | None:
         """The greatest distance in the memory that each query sees, (B, 1, Q, 1) or one for all. None without a window."""
-        width = rest.get("sliding_window") or getattr(module, "sliding_window", None)
+        width = _width(module, rest)
         if width is None:
             return None
         if own is None:  # one query, and no padding
             return int(width) - behind
         # The tokens from the memory's end to the query, itself included. Padding between them does not count.
         return int(width) - own[..., self.before :].sum(-1, keepdim=True)
+
+
+def _width(module: Any, rest: dict[str, Any]) -> int | None:
+    """The sliding window of a layer. Some models tell it only to their masks: then it is that of all layers."""
+    told: int | None = rest.get("sliding_window") or getattr(module, "sliding_window", None)
+    config = getattr(module, "config", None)
+    if told is None and not getattr(config, "layer_types", None):
+        told = getattr(config, "sliding_window", None)
+    return told
 
 
 class FrontLayer(DynamicLayer):  # type: ignore[misc]
