@@ -123,7 +123,7 @@ def check_attention(model: Any) -> None:
         raise UsageError(
             "the heads of this memory keep other numbers of keys than it takes positions, and the model's attention "
             f"({model.config._attn_implementation}) cannot take them. Load the model with attn_implementation='sdpa'"
-            + (", or make the memory with an even budget." if rotation_of(model).movable else ".")
+            + (", or pack it with an even budget, KVSettings(budget='even')." if rotation_of(model).movable else ".")
         )
 
 
@@ -132,7 +132,11 @@ def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:
     if not fits_plain(memory):
         raise UsageError(
             "the heads of this memory keep other numbers of keys than it takes positions, which a plain cache cannot hold. "
-            + ("Make it with an even budget." if rotation_of(model).movable else "Use context vectors: kind='context'.")
+            + (
+                "Pack it with an even budget, KVSettings(budget='even')."
+                if rotation_of(model).movable
+                else "Use context vectors: kind='context'."
+            )
         )
     return plain(_placed(model, [memory], [before]))
 

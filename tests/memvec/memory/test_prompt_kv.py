@@ -239,7 +239,7 @@ class TestRefused:
 
         eager = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation="eager").eval()
         for make in (head.generate_kwargs, lambda *given: head.as_cache(*given[:2])):
-            with pytest.raises(UsageError, match="attn_implementation='sdpa', or make the memory with an even budget"):
+            with pytest.raises(UsageError, match="attn_implementation='sdpa', or pack it with an even budget"):
                 make(eager, tokenizer, "wife")
         even, sdpa = kv(TEXT, 4, "even"), load_model(tiny)
         wanted = new(sdpa, even.generate_kwargs(sdpa, tokenizer, QUESTIONS))
