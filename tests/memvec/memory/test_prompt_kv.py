@@ -245,6 +245,29 @@ class TestRefused:
         wanted = new(sdpa, even.generate_kwargs(sdpa, tokenizer, QUESTIONS))
         assert new(eager, even.generate_kwargs(eager, tokenizer, QUESTIONS)) == wanted
 
+    @pytest.mark.parametrize("change", ["scaling", "adapter"])
+    def test_a_model_that_was_changed(self, tiny: str, tokenizer: Any, head: Memory, change: str) -> None:
+        """Keys were kept with its rotation and its weights. A refusal leaves other calls as they were."""
+        from peft import LoraConfig
+
+        model = load_model(tiny)
+        made = [head.generate_kwargs(model, tokenizer, "wife"), head.as_cache(model, tokenizer).generate_kwargs("wife")]
+        ids = {"input_ids": torch.tensor([[5, 6, 7]])}
+        wanted = [new(model, kwargs) for kwargs in (*made, ids)]
+        before = copy.deepcopy(model.config.rope_parameters)
+        if change == "scaling":
+            model.config.rope_parameters["rope_theta"] *= 2
+        else:
+            model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+        for kwargs in made:
+            with pytest.raises(FingerprintError):
+                new(model, kwargs)
+        if change == "scaling":
+            model.config.rope_parameters = before
+        else:
+            model.disable_adapters()
+        assert [new(model, kwargs) for kwargs in (*made, ids)] == wanted
+
     def test_an_attention_that_was_changed(self, tiny: str, tokenizer: Any, kv: Any, head: Memory) -> None:
         model = load_model(tiny)
         made = [memory.generate_kwargs(model, tokenizer, "wife") for memory in (head, kv(TEXT, 4, "even"))]
