@@ -112,7 +112,7 @@ class Front:
         if self.bare:  # such rows get what they get in a batch without memories, to the bit
             rows = torch.tensor(self.bare, device=key.device)
             keys, values = (part[rows, :, self.before :] for part in (key, value))
-            behind = None if own is None else own[rows, :, :, self.before :]
+            behind = None if own is None else own.expand(batch, -1, -1, -1)[rows, :, :, self.before :]
             out[rows] = attend(module, given[rows], keys, values, behind, scaling=scaling, **rest)[0]
         return out, None
 
