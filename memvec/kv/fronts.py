@@ -105,9 +105,7 @@ class Front:
                 )
                 mask = torch.cat([seen, rows.expand(batch, len(among), asked, -1)], -1)
                 mask = mask[:, :, None].expand(-1, -1, shared, -1, -1).reshape(batch, len(among), shared * asked, -1)
-            out[:, among] = torch.nn.functional.scaled_dot_product_attention(
-                query[:, among], keys, values, mask, scale=scaling
-            )
+            out[:, among] = _mixed(query[:, among], keys, values, mask, scaling)
         out = out.view(batch, every, asked, width).transpose(1, 2).contiguous()
         if self.bare:  # such rows get what they get in a batch without memories, to the bit
             rows = torch.tensor(self.bare, device=key.device)
@@ -141,6 +139,17 @@ class Front:
             return int(width) - behind
         # The tokens from the memory's end to the query, itself included. Padding between them does not count.
         return int(width) - own[..., self.before :].sum(-1, keepdim=True)
+
+
+def _mixed(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Attention of queries (B, h, q, E) to keys and values (B, h, S, E) under a mask (B, h, q, S) of booleans."""
+    if not torch.is_grad_enabled() or query.device.type != "cpu":
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+    # As in `lm.attention`: the backward pass of PyTorch's fused kernels is slow on a CPU.
+    scores = (query.float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.float().transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return (scores.softmax(-1) @ value.float()).to(query.dtype)
 
 
 def _width(module: Any, rest: dict[str, Any]) -> int | None:
