@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from memvec.cli import options
-from memvec.cli.export_targets import NOTES, STORE, WRITERS, Request, check, size
+from memvec.cli.export_targets import KEEPS_KV, NOTES, STORE, WRITERS, Request, check, size
 from memvec.cli.options import common, examples
 from memvec.cli.output import Output
 from memvec.errors import UsageError, counted
@@ -31,10 +31,11 @@ from memvec.filesystem.plain_text import printable
 @click.option("--prompt", metavar="TEXT", help="The user's words, for vllm, vllm-chat and npy.")
 @click.option(
     "--kind",
-    type=click.Choice(["context", "exact"]),
-    default="context",
+    type=click.Choice(["auto", "context", "kv", "exact"]),
+    default="auto",
     show_default=True,
-    help="Kind of vectors. Exact ones harm a model's answers; use them to measure that.",
+    help="Kind of memory. auto is kv for peft-prefix and peft-cartridge where the documents have one, else context. Exact "
+    "vectors harm a model's answers; use them to measure that.",
 )
 @options.template("auto", "chat", "text", default="auto")
 @click.option("--bare", is_flag=True, help="For peft-prompt: write the vectors without BOS and template in front.")
@@ -80,7 +81,7 @@ def command(
         raise UsageError(f"{target} needs the names of documents. Pass --id.")
     check(target, Path(path), prompt, more["bare"], overwrite)
     runtime = open_runtime(store, model=model, watch=output.watch)
-    memory = load(runtime, documents, kind)
+    memory = load(runtime, documents, "context" if kind == "auto" and target not in KEEPS_KV else kind)
     request = Request(
         memory=memory,
         path=Path(path),
@@ -94,12 +95,12 @@ def command(
         "to": target,
         "path": path,
         "documents": list(documents),
-        "vectors": len(memory),
+        "vectors": 0 if memory.kv else len(memory),
+        "positions": len(memory),
         "bytes": size(Path(path)),
     }
-    text = (
-        f"{counted(len(memory), 'vector')} of {', '.join(documents)} as {target} in {path} ({result['bytes']:,} bytes)"
-    )
+    amount = f"{counted(len(memory), 'position')} of keys and values" if memory.kv else counted(len(memory), "vector")
+    text = f"{amount} of {', '.join(documents)} as {target} in {path} ({result['bytes']:,} bytes)"
     output.result(result, f"{printable(text)}\n{NOTES[target]}", notice=True)
 
 

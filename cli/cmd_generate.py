@@ -19,7 +19,7 @@ from memvec.filesystem.plain_text import printable
 if TYPE_CHECKING:
     from memvec.memory.generate import Arm
 
-HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
+HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text", "kv": "keys and values"}
 
 
 @click.command(
@@ -40,10 +40,10 @@ HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text"}
     type=click.Choice(["vectors", "text", "decode"]),
     default="vectors",
     show_default=True,
-    help="Put context vectors or the original text in front. decode takes no prompt: it prints the text that exact "
-    "vectors give without corrections.",
+    help="Put the memory (vectors) or the original text in front. A memory is keys and values where the documents have "
+    "them, else context vectors. decode takes no prompt: it prints the text that exact vectors give without corrections.",
 )
-@click.option("--compare", is_flag=True, help="Answer with nothing, vectors and text in front; show their costs.")
+@click.option("--compare", is_flag=True, help="Answer with nothing, the memory and text in front; show their costs.")
 @click.option("--answer", metavar="TEXT", help="With --compare: measure the surprisal of this answer.")
 @click.option(
     "--max-new-tokens",
@@ -70,7 +70,7 @@ def command(
 ) -> None:
     """Answer a prompt with documents in front of it.
 
-    The documents stand in front as context vectors or as text. No answer is verified.
+    The documents stand in front as memories or as text. No answer is verified.
     """
     from memvec.identity.runtime import open_runtime
     from memvec.memory import generate as answers
@@ -83,7 +83,7 @@ def command(
     if answer is not None and not compare:
         raise UsageError("--answer needs --compare. Pass both or neither.")
     if compare and using != "vectors":
-        raise UsageError("--compare uses both vectors and text. Leave --as out.")
+        raise UsageError("--compare uses both the memory and the text. Leave --as out.")
     runtime = open_runtime(store, model=settings.pop("model"), device=settings.pop("device"), watch=output.watch)
     if retrieve:
         _ = runtime.lm  # loaded first: the search takes the tokenizer and the embedding table from it
@@ -119,9 +119,13 @@ def _comparison(arms: Sequence[Arm]) -> str:
         figures = [arm.positions, arm.seconds_to_first_token, arm.nats_per_token]
         shown = [_figure(value, form) for value, form in zip(figures, (",", ".3f", ".3f"), strict=True)]
         shown[1] += " s" if arm.seconds_to_first_token is not None else ""
-        rows.append((HEADINGS[arm.name], *shown[: len(rows[0]) - 1]))
-    answers = [f"{HEADINGS[arm.name]}: {arm.missing or (arm.text or '').strip()}" for arm in arms]
+        rows.append((_heading(arm), *shown[: len(rows[0]) - 1]))
+    answers = [f"{_heading(arm)}: {arm.missing or (arm.text or '').strip()}" for arm in arms]
     return table(rows) + "\n\n" + "\n\n".join(answers)
+
+
+def _heading(arm: Arm) -> str:
+    return HEADINGS["kv" if arm.kind == "kv" else arm.name]
 
 
 def _figure(value: float | None, form: str) -> str:

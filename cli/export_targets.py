@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from memvec.templates.template import Template
 
 STORE = "store"
+KEEPS_KV = ("peft-prefix", "peft-cartridge")  # targets that take memories of keys and values
 # Advice on the file, by target.
 NOTES = {
     STORE: "one safetensors file with the complete store; `memvec import` makes a store from it",

@@ -1,7 +1,8 @@
 """Export complete embedded prompts for other engines: vLLM offline, vLLM's server, and programs that read .npy.
 
 All functions but `vllm_chat_messages` export the *complete* prompt (BOS, template, memory, question), because those engines
-apply no template to embeddings. The engine must run the model that the memory belongs to.
+apply no template to embeddings. The engine must run the model that the memory belongs to. Memories of keys and values are
+refused: these engines take embeddings, which only context vectors are.
 
 Known limits of the engines:
 - vLLM's server needs `--enable-prompt-embeds`, offline `LLM(…, enable_prompt_embeds=True)`. The server reads the tensors
@@ -30,7 +31,7 @@ from memvec.errors import UsageError
 from memvec.filesystem.paths import outside
 from memvec.formats import files
 from memvec.memory.memory import Memory
-from memvec.memory.prompt import prompts_with, tensor
+from memvec.memory.prompt import prompts_with, refuse_kv, tensor
 from memvec.memory.prompt_input import one_prompt
 from memvec.templates.template import SEPARATOR, Messages, Template
 
@@ -43,7 +44,11 @@ JOINED_BY = {"string": "\n", "openai": ""}
 def prompt_embeds(
     model: Any, tokenizer: Any, prompt: str | Messages, memory: Memory | None, template: Template = "auto"
 ) -> Tensor:
-    """Make a complete embedded prompt, (P, D) in the model's dtype on the CPU. FingerprintError, UsageError."""
+    """Make a complete embedded prompt, (P, D) in the model's dtype on the CPU.
+
+    FingerprintError; UsageError, also for a memory of keys and values, which no embedding can hold.
+    """
+    refuse_kv(memory)
     made = prompts_with(model, tokenizer, one_prompt(prompt), memory, template)
     return made.inputs_embeds[0].detach().cpu().contiguous()
 

@@ -1,7 +1,8 @@
 """Export memories as PEFT adapters: PROMPT_TUNING (vectors), PREFIX_TUNING and CARTRIDGE (keys and values).
 
 A folder holds the files of PEFT (adapter_config.json, adapter_model.safetensors) and memvec.json, which names the model and
-the documents. `PeftModel.from_pretrained(model, folder)` loads it. Nothing is trained.
+the documents. `PeftModel.from_pretrained(model, folder)` loads it. Nothing is trained. Context vectors go into all three, keys
+and values into the last two if every head keeps as many (an even budget).
 
 | adapter | rows of different lengths in one batch | size of a position |
 |---|---|---|
@@ -34,11 +35,15 @@ from memvec.formats import files
 from memvec.guard import loading_alone
 from memvec.identity.fingerprint import check_model
 from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS, import_prompt_tuning
+from memvec.kv.kept import Kept
+from memvec.kv.place import placed_plain, windowed
 from memvec.lm.adapters import unwrapped
+from memvec.lm.compat import sliding
+from memvec.lm.device import device_of
 from memvec.memory.cached import CachedMemory
 from memvec.memory.memory import Memory
-from memvec.memory.prompt import device_of, tensor
-from memvec.templates.template import Template
+from memvec.memory.prompt import front_of, refuse_kv, tensor
+from memvec.templates.template import Template, frame
 
 __all__ = [
     "export_cartridge",
@@ -71,8 +76,9 @@ def export_prompt_tuning(
 
     Raises:
         FingerprintError: The model is another one.
-        UsageError: The folder is not empty, or the memory has no vectors.
+        UsageError: The folder is not empty, or the memory has no vectors or is keys and values.
     """
+    refuse_kv(memory)
     with loading_alone():
         from peft import PromptTuningConfig
 
@@ -100,7 +106,8 @@ def export_prefix_tuning(
 
     The adapter has (P, layers · 2 · key/value width) float32 and cannot be imported again. The model then gets
     `frame(…).after`, also in left-padded batches. A model with sliding windows counts the padding, so its rows must have
-    the same length: a warning says so. FingerprintError, UnsupportedModelError; UsageError if the folder is not empty.
+    the same length: a warning says so. FingerprintError, UnsupportedModelError; UsageError if the folder is not empty, or
+    heads keep different numbers of keys.
     """
     with loading_alone():
         from peft import PrefixTuningConfig
@@ -131,16 +138,16 @@ def _export_cache(
 ) -> Path:
     _check(memory, model, tokenizer)
     model = unwrapped(model)
-    cached = CachedMemory(model, tokenizer, memory, template, check=False)
-    if cached.sliding:
+    before, length, cache = _cache(memory, model, tokenizer, template)
+    if sliding(cache) or (memory.kv and windowed(model)):
         warnings.warn(
             f"{model.config.model_type} has sliding windows, which count padding between this adapter and a prompt. "
             "Give it one row at a time, or rows of one length.",
             stacklevel=3,
         )
-    layers = cached.copy().layers
+    layers = cache.layers
     shapes = {tuple(layer.keys.shape) for layer in layers} | {tuple(layer.values.shape) for layer in layers}
-    if len(shapes) != 1 or next(iter(shapes))[2] != cached.length:
+    if len(shapes) != 1 or next(iter(shapes))[2] != length:
         raise UnsupportedModelError(
             f"{model.config.model_type} keeps keys and values of different shapes ({sorted(shapes)}), which a PEFT "
             "prefix cannot hold; export as prompt tuning"
@@ -150,8 +157,19 @@ def _export_cache(
     stacked = torch.stack([t[0].transpose(0, 1) for layer in layers for t in (layer.keys, layer.values)], dim=1)
     config = kind(num_attention_heads=heads, num_layers=len(layers), **_common(model, positions, heads * size))
     return _write(
-        outside(folder, "folder"), config, stacked.reshape(positions, -1).float().cpu(), _origin(memory, cached.before)
+        outside(folder, "folder"), config, stacked.reshape(positions, -1).float().cpu(), _origin(memory, before)
     )
+
+
+def _cache(memory: Memory, model: Any, tokenizer: Any, template: Template) -> tuple[Sequence[int], int, Any]:
+    """(tokens before the memory, positions of both, their keys and values as a plain cache)."""
+    front = front_of(memory)
+    if not isinstance(front, Kept):
+        cached = CachedMemory(model, tokenizer, memory, template, check=False)
+        return cached.before, cached.length, cached.copy()
+    before = frame(tokenizer, "", template).before
+    made = placed_plain(model, front, before)
+    return before, made.held.shape[1], made.cache
 
 
 def _common(model: Any, positions: int, width: int) -> dict[str, Any]:
@@ -184,7 +202,7 @@ def _origin(memory: Memory, before: Sequence[int]) -> dict[str, Any]:
         "fingerprint": asdict(memory.fingerprint),
         "documents": list(memory.documents),
         "before": len(before),
-        "parts": [len(part) for part in memory.parts],
+        "parts": [len(part) for part in memory.parts] or [part.stored.positions for kept in memory.kv for part in kept],
     }
 
 

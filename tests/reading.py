@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from families import CORPUS
 from torch import Tensor
 
 from memvec.kv.compact import compact
@@ -18,6 +19,11 @@ def tokens(lm: FrozenLM, many: int, seed: int = 0) -> list[int]:
     """Token ids of a made-up text."""
     chance = torch.Generator().manual_seed(seed)
     return torch.randint(1, lm.vocabulary, (many,), generator=chance).tolist()
+
+
+def prose(lm: FrozenLM, many: int) -> list[int]:
+    """Token ids of a text as the tiny LM knows them."""
+    return lm.encode(CORPUS.read_text("utf-8")[5000 : 5000 + 8 * many])[:many]
 
 
 @torch.inference_mode()

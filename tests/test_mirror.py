@@ -41,7 +41,6 @@ COVERED = {
     "maintenance/rewrite.py": "scenarios/test_lifecycle.py",
     "maintenance/salvage.py": "memvec/maintenance/test_repair.py",
     "memory/dispatch.py": "memvec/memory/test_attach.py",
-    "memory/memory.py": "memvec/memory/test_prompt.py",
     "memory/unverified.py": "memvec/memory/test_generate.py",
     "off_topic.py": "memvec/packing/test_context.py",
     "packing/exact.py": "memvec/packing/test_pack.py",

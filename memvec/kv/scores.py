@@ -29,6 +29,7 @@ from memvec.templates.template import frame
 Score = Literal["repeat", "norm"]
 CHUNK, LEAST = 2048, 64  # tokens said again in one go; fewer where the model's context ends, but not fewer than this
 BLOCK, BLOCK_GPU = 4 << 20, 512 << 20  # most attention weights of a layer that are in memory at once
+LITTLE = 1e-6  # attention that hardly counts
 OVERLAP = 8  # tokens of the chunk before, by which the model finds the place to go on
 AGAIN = "Repeat the previous context exactly."
 FURTHER = "Repeat the part of the previous context exactly, starting with"
@@ -64,10 +65,14 @@ def read(lm: FrozenLM, texts: Sequence[Sequence[int]], score: Score, longest: in
     keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
     if score == "norm":
         scores = torch.stack([value[:, :, before:].float().norm(dim=-1) for value in values])
-        for of_layer, window in zip(scores, windows(lm.model, len(values)), strict=True):
-            of_layer[:, :, : int(max(0, longest + 1 - window))] = 0  # no question will see these
     else:
         scores = _attention(lm, texts, keys, values, mask, longest)
+    for of_layer, window in zip(scores, windows(lm.model, len(values)), strict=True):
+        if window == math.inf:
+            continue
+        # No question sees what is out of its window. What only the repetition did not see comes before that, the last first.
+        sight = (1 - torch.arange(longest, 0, -1, device=lm.device) / window).clamp(min=0)
+        of_layer.copy_(of_layer.maximum(LITTLE * sight).masked_fill(sight == 0, 0))
     inside = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
     scores = scores.masked_fill(~inside.to(lm.device)[None, :, None], -1.0)
     return Read(before, lengths, [k[:, :, before:] for k in keys], [v[:, :, before:] for v in values], scores)
@@ -141,7 +146,7 @@ def _asked(lm: FrozenLM, text: Sequence[int], begin: int, most: int) -> tuple[li
     return list(frame(lm.tokenizer, asked).after), chunk
 
 
-class _Watching(DynamicLayer):
+class _Watching(DynamicLayer):  # type: ignore[misc]
     """A layer of a cache that holds a document, and notes the attention that its positions get."""
 
     def __init__(self, keys: Tensor, values: Tensor, best: Tensor, counts: Tensor) -> None:
@@ -151,7 +156,7 @@ class _Watching(DynamicLayer):
         self.keys, self.values, self.best, self.counts = keys, values, best, counts
 
     def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
-        # The tokens said again are not kept: no later pass sees them.
+        """Return keys and values with those of the tokens said again. They are not kept: no later pass sees them."""
         keys = torch.cat([self.keys, key_states], 2)
         return mark(keys, self), torch.cat([self.values, value_states], 2)
 

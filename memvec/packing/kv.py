@@ -23,7 +23,9 @@ from memvec.kv.kept import Kept
 from memvec.kv.place import placed
 from memvec.kv.profile import MOST_TOKENS, profile_of, texts
 from memvec.kv.refine import Recipe, Refiner, RefineTask
+from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import CHUNK
+from memvec.kv.suitable import check
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 from memvec.lm.scoring import Prefixes, Row, embedded, run_prefixes, run_rows, targets, together
@@ -87,8 +89,7 @@ class KVRecords(MemoryRecords):
     def make(self, todo: Iterable[Sequence[Window]]) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window as it is done."""
         work, lm = self.work, self.work.models.fast
-        if lm.recurrent:
-            raise UsageError("this model keeps no keys and values. Make context memories: kind='context'.")
+        check(lm)
         compacting = Compacting(lm, self.settings, self.fingerprint, work)
         return compacting.run(todo)
 
@@ -284,8 +285,7 @@ def measures(settings: KVSettings, text_sha256: bytes) -> bool:
 
 def longest_window(lm: FrozenLM) -> int:
     """The most tokens of a window that the model can read and repeat in chunks of `CHUNK`."""
-    config = lm.model.config.get_text_config()
-    room = (getattr(config, "max_position_embeddings", None) or UNLIMITED) - AROUND
+    room = (rotation_of(lm.model).context or UNLIMITED) - AROUND
     whole = room - CHUNK if room >= 2 * CHUNK else room // 2
     return max(1, int(whole / LONGEST_WINDOW))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kept_memory import with_kv
 
 from memvec.errors import FingerprintError
 from memvec.integrations.embeds_export import prompt_embeds
@@ -105,9 +106,41 @@ class TestExport:
             assert (got, fragment in err) == (code, True), (args, err)
         assert not (tmp_path / "x").exists()
 
+    def test_keys_and_values(self, kept: Path, tmp_path: Path, call: Any) -> None:
+        """auto exports them where they fit, else the context vectors."""
+        memory = load(kept, DOCUMENT)
+        args = ["export", kept, "--id", DOCUMENT, "--to"]
+        code, out, err = call(*args, "peft-prefix", "-o", tmp_path / "a")
+        assert code == 0 and f"{len(memory)} positions of keys and values of {DOCUMENT} as peft-prefix" in out, err
+        code, out, _ = call(*args, "peft-cartridge", "-o", tmp_path / "b", "--json")
+        assert (code, json.loads(out)["vectors"], json.loads(out)["positions"]) == (0, 0, len(memory))
+        npy = [*args, "npy", "-o", tmp_path / "n", "--prompt", "x"]
+        code, _, err = call(*npy, "--kind", "kv")
+        assert code == 2 and "--kind context" in err and not (tmp_path / "n").exists()
+        code, out, _ = call(*npy)
+        assert code == 0 and "6 vectors" in out
+
+
+@pytest.fixture(scope="module")
+def kept(remembering: Path, tiny_lm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store with a kv memory beside the context memory of a document."""
+    return with_kv(remembering, tmp_path_factory.mktemp("kv") / "s", tiny_lm, [DOCUMENT], "even")
+
 
 class TestGenerate:
     """`memvec generate`."""
+
+    def test_keys_and_values(self, kept: Path, call: Any) -> None:
+        """A kv memory comes before context vectors, and is named."""
+        args = ["generate", kept, PROMPT, "--id", DOCUMENT, "--max-new-tokens", "2"]
+        made = json.loads(call(*args, "--json")[1])
+        assert (made["kind"], made["memory_positions"]) == ("kv", len(load(kept, DOCUMENT)))
+        code, out, _ = call(*args, "--compare")
+        assert code == 0 and "  keys and values  " in out and "\nkeys and values: " in out and "vectors" not in out
+        found = json.loads(
+            call("generate", kept, "a single man", "--retrieve", "1", "--max-new-tokens", "2", "--json")[1]
+        )
+        assert (found["documents"], found["kind"]) == ([DOCUMENT], "kv")
 
     def test_answer(self, remembering: Path, call: Any) -> None:
         """Vectors and text give answers; a seed repeats one."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kept_memory import kept_memory
 
 from memvec.errors import FingerprintError, UsageError
 from memvec.identity.fingerprint import fingerprint
@@ -153,3 +154,18 @@ def test_the_limits_are_told() -> None:
     text = embeds_export.__doc__ or ""
     for limit in ("--enable-prompt-embeds", "trusted clients only", "vllm#56655", "--disable-radix-cache"):
         assert limit in text
+
+
+def test_keys_and_values_are_refused(model: Any, chat: Any, tiny: str, tmp_path: Path) -> None:
+    """They are no embeddings."""
+    kv = kept_memory(model, chat, fingerprint(tiny), PROMPT, 2, "even")
+    for export in (
+        lambda: prompt_embeds(model, chat, PROMPT, kv),
+        lambda: vllm_inputs(model, chat, PROMPT, kv),
+        lambda: vllm_completion_body(model, chat, PROMPT, kv, served_model="x"),
+        lambda: vllm_chat_messages(kv, PROMPT),
+        lambda: save_npy(tmp_path / "x.npy", model, chat, PROMPT, kv),
+    ):
+        with pytest.raises(UsageError, match="kind='context'"):
+            export()
+    assert not (tmp_path / "x.npy").exists()

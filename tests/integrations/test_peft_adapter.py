@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kept_memory import kept_memory
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -279,3 +280,25 @@ def test_wrapped_models_export_the_same(model: Any, chat: Any, memory: Memory, t
             for number, one in enumerate((model, wrapped))
         ]
         torch.testing.assert_close(made[0]["prompt_embeddings"], made[1]["prompt_embeddings"])
+
+
+@pytest.mark.parametrize("export", [export_prefix_tuning, export_cartridge])
+def test_kept_keys_and_values_are_the_hook(
+    model: Any, chat: Any, owner: Any, tmp_path: Path, export: Callable[..., Path]
+) -> None:
+    """Of memories with an even budget, several together. Those with a budget by head are refused, and leave nothing."""
+    parts = [kept_memory(model, chat, owner, text, 3, "even") for text in (PROMPTS[1], " ".join(PROMPTS))]
+    both = parts[0] + parts[1]
+    wanted = greedy(model, generate_kwargs(model, chat, PROMPTS, both))
+    before = len(frame(chat, "").before)
+    folder = export(both, tmp_path / "a", model, chat)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert before and config["num_virtual_tokens"] == before + len(both)
+    assert json.loads((folder / "memvec.json").read_text())["parts"] == [len(part) for part in parts]
+    assert greedy(PeftModel.from_pretrained(model, folder), rest(chat, PROMPTS)) == wanted
+    head = kept_memory(model, chat, owner, PROMPTS[1], 3)
+    with pytest.raises(UsageError, match="even budget"):
+        export(both + head, tmp_path / "b", model, chat)
+    with pytest.raises(UsageError, match="kind='context'"):
+        export_prompt_tuning(both, tmp_path / "b", model, chat)
+    assert not (tmp_path / "b").exists()

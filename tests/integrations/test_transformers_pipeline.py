@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kept_memory import kept_memory
 from transformers import TextStreamer, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -180,3 +181,18 @@ def test_memories_and_prompts_as_iterators_and_at_construction(model: Any, token
 def test_what_is_no_memory_is_refused(model: Any, tokenizer: Any, wrong: Any) -> None:
     with pytest.raises(UsageError, match="in place of a memory"):
         made(model, tokenizer)(PROMPTS[0], memory=wrong, **GREEDY)
+
+
+def test_keys_and_values(model: Any, chat: Any, owner: Any) -> None:
+    """Beside vectors and nothing, in chats and in text."""
+    memories = [kept_memory(model, chat, owner, PROMPTS[1], 3), memory_of(owner, 5), None]
+    for prompts in (PROMPTS, [[{"role": "user", "content": prompt}] for prompt in PROMPTS]):
+        template = "text" if prompts is PROMPTS else "auto"
+        wanted = [
+            hooked(model, chat, prompt, memory, template)[0]
+            for prompt, memory in zip(prompts[:2], memories, strict=False)
+        ]
+        for batch in (1, 3):
+            answers = made(model, chat)(prompts, memory=memories, batch_size=batch, return_full_text=False, **GREEDY)
+            assert [answer[0]["generated_text"] for answer in answers[:2]] == wanted
+        assert answers[2] == made(model, chat)(prompts[2], return_full_text=False, **GREEDY)

@@ -54,7 +54,7 @@ def test_long_documents_are_said_again_in_chunks(tiny: str, tiny_lm: FrozenLM, m
     text = tokens(tiny_lm, 30)
     wanted = torch.stack([by_hand(tiny, tiny_lm, text, begin, 12) for begin in (0, 12, 24)]).amax(0)
     assert off(read(tiny_lm, [text], "repeat").scores[:, 0], wanted) < 1e-5
-    short = tokens(tiny_lm, 11, 1)  # nothing of it is left for the second chunk of its neighbour
+    short = tokens(tiny_lm, 11, 1)  # it has no second chunk, as its neighbour has
     both = read(tiny_lm, [text, short], "repeat").scores
     assert off(both[:, 0], wanted) < 1e-5 and off(both[:, 1, :, -11:], by_hand(tiny, tiny_lm, short)) < 1e-5
 
@@ -89,13 +89,14 @@ def test_norms_are_those_of_values(tiny_lm: FrozenLM) -> None:
     assert torch.equal(found.scores, torch.stack([value.norm(dim=-1) for value in found.values]))
 
 
+@pytest.mark.parametrize("score", ["repeat", "norm"])
 @pytest.mark.parametrize(("name", "layers"), [("mistral", [16, 16]), ("gemma3", [16, None]), ("llama", [None, None])])
-def test_norms_in_a_sliding_window(name: str, layers: list[int | None], tmp_path: Path) -> None:
-    """Positions that no question will see score nothing."""
+def test_sliding_windows(name: str, layers: list[int | None], score: module.Score, tmp_path: Path) -> None:
+    """Positions that no question will see score nothing. Those that only the repetition did not see score a little."""
     lm = load(make(name, tmp_path))
     assert windows(lm.model, 2) == [width or float("inf") for width in layers]
     for text in (tokens(lm, 40), tokens(lm, 9)):
-        for scores, width in zip(read(lm, [text], "norm", longest=45).scores, layers, strict=True):
+        for scores, width in zip(read(lm, [text], score, longest=45).scores, layers, strict=True):
             seen = min(len(text), 15 if width else 40)
             assert (scores[0, :, -seen:] > 0).all() and (scores[0, :, 45 - len(text) : -seen] == 0).all()
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from loaded import load_model
 from torch.nn import Module
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward as SDPA
 from transformers.masking_utils import sliding_window_causal_mask_function
 
 from memvec.lm import attention
@@ -82,3 +87,64 @@ def test_masks_while_capturing_are_plain_where_they_were() -> None:
     assert again is None and torch.equal(same, window) and seen == [True, False]
     unknown, _ = windowed(True, [])  # what was not seen is not taken for plain
     assert unknown is not None and unknown.shape == (1, 1, 24, 24)
+
+
+class _Doubled:
+    """A front that a test can recognise."""
+
+    def attend(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *given: Any, **named: Any
+    ) -> Any:
+        out, weights = SDPA(module, query, key.clone(), value, *given, **named)
+        return 2 * out, weights
+
+
+class TestSdpa:
+    """transformers' own attention, which memvec wraps."""
+
+    @pytest.fixture(autouse=True)
+    def registered(self) -> Iterator[None]:
+        """What is registered, is registered again."""
+        before = AttentionInterface()["sdpa"]
+        yield
+        AttentionInterface.register("sdpa", before)
+
+    def test_it_is_wrapped_once(self) -> None:
+        AttentionInterface.register("sdpa", SDPA)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: attention.wrap_sdpa(), range(64)))
+        wrapped = AttentionInterface()["sdpa"]
+        assert wrapped is not SDPA and wrapped.__wrapped__ is SDPA
+        attention.wrap_sdpa()
+        assert AttentionInterface()["sdpa"] is wrapped
+
+    def test_calls_without_a_front_are_the_original_to_the_bit(self, tiny: str) -> None:
+        model, ids = load_model(tiny), torch.arange(1, 41).view(2, 20)
+        mask = torch.ones_like(ids)
+        mask[0, :5] = 0
+        found = []
+        for wrap in (False, True):
+            AttentionInterface.register("sdpa", SDPA)
+            if wrap:
+                attention.wrap_sdpa()
+            out = model(input_ids=ids, attention_mask=mask).logits
+            gradient = torch.autograd.grad(out.square().mean(), model.get_input_embeddings().weight)[0]
+            said = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False)
+            found.append((out, gradient, said))
+        for first, second in zip(*found, strict=True):
+            assert torch.equal(first, second)
+
+    def test_a_front_gets_the_call(self) -> None:
+        attention.wrap_sdpa()
+        query, key, value = _parts(1, 9, torch.float32)
+        call = AttentionInterface()["sdpa"]
+        plain, _ = call(_Layer(), query, key, value, None, scaling=0.3)
+        seen, _ = call(_Layer(), query, attention.mark(key, _Doubled()), value, None, scaling=0.3)
+        torch.testing.assert_close(seen, 2 * plain)
+
+    def test_it_compiles(self) -> None:
+        attention.wrap_sdpa()
+        query, key, value = (part.detach() for part in _parts(4, 4, torch.float32))
+        call = AttentionInterface()["sdpa"]
+        compiled = torch.compile(lambda *given: call(_Layer(), *given, None)[0], backend="eager", fullgraph=True)
+        assert torch.equal(compiled(query, key, value), call(_Layer(), query, key, value, None)[0])

@@ -1,0 +1,36 @@
+"""Kept rows go into a record and come out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from reading import off, tokens
+
+from memvec.kv.compact import compact
+from memvec.kv.kept import Kept
+from memvec.lm.frozen import FrozenLM
+
+
+@pytest.mark.parametrize(("bits", "most"), [(16, 1e-3), (8, 0.01), (4, 0.15)])
+def test_stored_rows_come_back(tiny_lm: FrozenLM, bits: int, most: float) -> None:
+    """What is counted comes back exactly, numbers as well as their bits allow."""
+    kept = compact(tiny_lm, [tokens(tiny_lm, 80)], 4)[0]
+    stored = kept.stored(bits)
+    back = Kept.of(stored, kept.tokens)
+    assert (stored.positions, stored.bits, back.tokens, back.positions) == (20, bits, 80, 20)
+    assert torch.equal(back.counts, kept.counts) and torch.equal(back.distances, kept.distances)
+    for name in ("keys", "values"):
+        error = off(getattr(back, name), getattr(kept, name))
+        assert most / 100 < error < most
+    again = back.stored(bits)
+    assert (again.distances == stored.distances).all() and (again.counts == stored.counts).all()
+
+
+def test_memories_of_even_length(tiny_lm: FrozenLM) -> None:
+    """They are even if all heads keep as many rows, which is not said anywhere but counted."""
+    even = compact(tiny_lm, [tokens(tiny_lm, 20)], 4, "even")[0]
+    counts = even.counts.clone()
+    counts[0, 0] += 1
+    assert even.even and not dataclasses.replace(even, counts=counts).even
