@@ -2,7 +2,7 @@
 
 Some heads look at nearly all of a document, most at little of it. That belongs to the model, not to the document. So a
 profile is found once for a model, from fixed texts in the package (`data/profile_texts.jsonl`: a dozen invented documents
-of 90 to 600 tokens). Memories of one length then have one layout. Profiles are in the cache folder, those that come with
+of some 140 to 600 tokens). Memories of one length then have one layout. Profiles are in the cache folder, those that come with
 the package in `data/kv_profiles`. This makes one of those:
 
     python -c "from memvec.kv import profile; profile.ship('smollm2-135m', 'memvec/data/kv_profiles')"

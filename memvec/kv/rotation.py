@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from memvec.lm import compat
+from memvec.lm.device import device_of
 
 TRIED, SHIFT = 6, 37  # tokens, and positions by which they are moved, to see whether keys can be moved
 # Most error of moved keys in float32 and in fewer bits: a share of the way that a rotation moves them, and a share of their
@@ -68,12 +69,13 @@ class Rotation:
         if self._module is None or self._rotate is None:
             return None
         self._halves = _takes_halves(self._rotate)
-        device = self.model.get_input_embeddings().weight.device
-        ids = torch.arange(1, TRIED + 1, device=device)[None] % self.model.config.get_text_config().vocab_size
+        device = device_of(self.model.get_input_embeddings())
+        # Each token is alone, so what a layer is given does not depend on the place, not even by rounding.
+        ids = torch.arange(1, TRIED + 1, device=device)[:, None] % self.model.config.get_text_config().vocab_size
         of_way, of_size = OFF if self.model.dtype == torch.float32 else OFF_HALF
         still = set()
         for layer, (at_0, moved) in enumerate(zip(*(self._keys(ids, first) for first in (0, SHIFT)), strict=True)):
-            keys, wanted = (part[0].float().flatten(0, 1) for part in (at_0, moved))  # (H·N, E)
+            keys, wanted = (part.float().flatten(0, 2) for part in (at_0, moved))  # (N·H, E)
             turned = self.turn(keys, self._angles(layer, torch.full((len(keys),), SHIFT, device=device)))
             off, off_still = float((turned - wanted).norm()), float((keys - wanted).norm())
             if off_still < off:
@@ -85,7 +87,7 @@ class Rotation:
     @torch.inference_mode()
     def _keys(self, ids: Tensor, first: int) -> list[Tensor]:
         cache = compat.empty_cache()
-        places = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
+        places = torch.full_like(ids, first)
         where = {"position_ids": places, compat.cache_argument(self.model): cache}
         self.model.base_model(input_ids=ids, use_cache=True, **where)
         return [layer.keys for layer in cache.layers]
