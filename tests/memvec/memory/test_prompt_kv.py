@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -243,6 +244,35 @@ class TestRefused:
         even, sdpa = kv(TEXT, 4, "even"), load_model(tiny)
         wanted = new(sdpa, even.generate_kwargs(sdpa, tokenizer, QUESTIONS))
         assert new(eager, even.generate_kwargs(eager, tokenizer, QUESTIONS)) == wanted
+
+    def test_an_attention_that_was_changed(self, tiny: str, tokenizer: Any, kv: Any, head: Memory) -> None:
+        model = load_model(tiny)
+        made = [memory.generate_kwargs(model, tokenizer, "wife") for memory in (head, kv(TEXT, 4, "even"))]
+        wanted = [new(model, kwargs) for kwargs in made]
+        model.set_attn_implementation("eager")
+        with pytest.raises(UsageError, match="attn_implementation='sdpa'"):
+            new(model, made[0])
+        assert new(model, made[1]) == wanted[1]
+        model.set_attn_implementation("sdpa")
+        assert [new(model, kwargs) for kwargs in made] == wanted
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda model: setattr(model, "hf_device_map", {"model": 0, "lm_head": "cpu"}), "several devices"),
+            (lambda model: setattr(model.config, "layer_types", ["chunked_attention"] * 4), "within chunks"),
+        ],
+        ids=["devices", "chunks"],
+    )
+    def test_models_that_cannot_take_them(
+        self, tiny: str, tokenizer: Any, kv: Any, change: Callable[[Any], None], said: str
+    ) -> None:
+        model = load_model(tiny)
+        change(model)
+        for ratio in (1, 4):
+            made = functools.partial(generate_kwargs, model, tokenizer, "wife", kv(TEXT, ratio), check=False)
+            with pytest.raises(UsageError, match=f"{said}.*kind='context'"):
+                made()
 
     def test_a_mask_of_another_length(self, model: Any, tokenizer: Any, head: Memory) -> None:
         kwargs = head.generate_kwargs(model, tokenizer, QUESTIONS[:2])
