@@ -238,7 +238,7 @@ class KVSettings:
     bits: int = 8  # Bits of each stored number: 4, 8 or 16.
     # Most tokens in a window. None: as many as the model can read and repeat.
     window_tokens: int | None = None
-    question_rows: int = 4  # Questions asked in a training step, for each 150 tokens of the window.
+    question_rows: int = 8  # Questions asked in a training step, for each 150 tokens of the window.
     aside_rows: int = 1  # Unrelated prompts asked in a training step, for each 150 tokens of the window.
     key_rate: float = 0.05  # The learning rate of keys, as a share of their root mean square.
     value_rate: float = 0.1  # The learning rate of values, as a share of their root mean square.
