@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +240,27 @@ class TestStopping:
         made = records(store, "long.txt")
         assert -min(done) == len(made) - 2 > 0 and memvec.info(store).kv_records == len(made)
         assert arrays(store, "long.txt") == arrays(packs("whole", long, window_tokens=128), "long.txt")
+
+    @pytest.mark.parametrize("after", [1, 3])
+    def test_kill(self, packs: Packs, disorder: str, tmp_path: Path, tiny: str, after: int) -> None:
+        """A killed pack leaves a sound store, from which the next pack goes on."""
+        program = (
+            "import os, sys, memvec, memvec.packing.commit; from memvec.filesystem.sources import Source\n"
+            "memvec.packing.commit.COMMIT_SECONDS = 0.0; store, tiny, after, *texts = sys.argv[1:]\n"
+            "settings = memvec.KVSettings(measure='none')\n"
+            "documents = [Source(str(n), text.encode()) for n, text in enumerate(texts)]\n"
+            "memvec.pack(documents, store, model=tiny, kind='kv', kv=settings, dtype='float32',\n"
+            "            watch=lambda p: p.segments_done == int(after) and os.kill(os.getpid(), 9))\n"
+        )
+        texts = [disorder[n : n + 100] for n in range(40_000, 44_000, 1000)]
+        command = [sys.executable, "-c", program, str(tmp_path / "s"), tiny, str(after), *texts]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert memvec.verify(tmp_path / "s").ok and len(memvec.list(tmp_path / "s")) == after
+        many = [Source(str(n), text.encode()) for n, text in enumerate(texts)]
+        packs("s", many)
+        whole = packs("whole", many)
+        assert len(Store.open(tmp_path / "s").manifest.shards) == after + 1
+        assert all(arrays(tmp_path / "s", str(n)) == arrays(whole, str(n)) for n in range(4))
 
 
 class TestMeasure:
