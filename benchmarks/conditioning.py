@@ -2,13 +2,15 @@
 
     python benchmarks/conditioning.py [--kind context|kv] [--quick] [--ratios 4,8] [--documents N] [--only GLOB]
                                       [--set report|develop|prose|xquad:PATH|nq:PATH] [--unit paragraph|article]
+                                      [--budget head|even] [--score repeat|norm] [--refine N] [--bits 4|8|16]
                                       [--seed N] [--model NAME] [--forms text,chat] [--json FILE]
 
 The set `report` was never used while the recipe was developed; `develop` was. `prose` holds passages of Python's own
 documentation and of a novel of 1813, with cloze questions made by rule and with their continuations. `xquad:PATH` and
 `nq:PATH` hold questions that people wrote, see question_sets.py; `--seed` draws `--documents` documents of these at
 random, with all of their questions. The seed is also that of training. `--quick` takes six documents of the set,
-`--documents` bounds their number, `--only` chooses them by name. On a CPU every ratio runs in a process of its own, with
+`--documents` bounds their number, `--only` chooses them by name. Settings of memories are options too, under their own
+names; those of the third line are of kv memories. On a CPU every ratio runs in a process of its own, with
 its share of the cores.
 """
 
@@ -36,16 +38,21 @@ from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.cli.render_evaluation import evaluation as table
 from memvec.evaluation.evaluate import Evaluation, evaluate
 from memvec.evaluation.questions import Question
+from memvec.identity.runtime import open_runtime
 from memvec.progress import Progress
-from memvec.settings import ContextSettings
+from memvec.settings import ContextSettings, KVSettings
+from memvec.types import Kind
 
 FORMS = ("text", "chat")  # how questions are put; off-topic prompts are tried in the first that is asked for
 EXACT_QUICK = 2  # documents of the quick run whose exact vectors are a control
 EVERY = 60  # seconds between two lines about how far it is
-OPTIONS = dict.fromkeys(
-    ("learning_rate", "aside_weight", "truth", "first_truth", "sentence_answers", "question_weight", "company"), float
-)  # of ContextSettings
-OPTIONS |= dict.fromkeys(("steps", "span", "stride", "aside_rows", "question_rows", "seed"), int)
+SETTINGS: dict[str, type[ContextSettings | KVSettings]] = {"context": ContextSettings, "kv": KVSettings}
+CONTEXT = ("learning_rate", "aside_weight", "truth", "first_truth", "sentence_answers", "question_weight", "company")
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys((*CONTEXT, "key_rate", "value_rate"), float),
+    **dict.fromkeys(("steps", "span", "stride", "refine", "bits", "aside_rows", "question_rows", "seed"), int),
+    **dict.fromkeys(("budget", "score", "measure"), str),
+}  # by the name of the setting
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,9 @@ class Job:
     kind: str  # of the memories: "context" or "kv"
     texts: dict[str, str]
     asked: dict[str, tuple[str, list[Question]]]  # by name: the form, and what is asked in it
-    settings: ContextSettings
-    exact: int  # of how many texts exact vectors are fitted too, as a control
-    threads: int
+    settings: ContextSettings | KVSettings
+    exact: int = 0  # of how many texts exact vectors are fitted too, as a control
+    threads: int = 1
 
 
 def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
@@ -69,30 +76,42 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         store, control = Path(folder) / "memories.memvec", Path(folder) / "exact.memvec"
         begun = time.perf_counter()
-        options = {"context": job.settings} if job.kind == "context" else {}
         watch = watcher(job.settings.ratio)
-        report = memvec.pack(sources, store, model=job.model, kind=job.kind, watch=watch, **options)
-        distilling = time.perf_counter() - begun
+        options: dict[str, Any] = {"kind": job.kind, job.kind: job.settings, "watch": watch}
+        report = memvec.pack(sources, store, model=job.model, **options)
+        packing = time.perf_counter() - begun
         if job.exact:
             memvec.pack(sources[: job.exact], control, model=job.model, kind="exact", watch=watch)
         exact = control if job.exact else None
         begun = time.perf_counter()
+        runtime = open_runtime(store)
         found = {
             name: evaluate(
-                store, asked, texts=packed, exact=exact, template=form, off_topic=name == next(iter(job.asked))
+                runtime,
+                asked,
+                kind=job.kind,
+                texts=packed,
+                exact=exact,
+                template=form,
+                off_topic=name == next(iter(job.asked)),
             )
             for name, (form, asked) in job.asked.items()
         }
-        opened = memvec.Store.open(store)
-        records = [opened.record(ref) for stored in opened.documents().values() for ref in stored.memory]
+        judging = time.perf_counter() - begun
+        opened = runtime.store
+        kind = Kind.KV if job.kind == "kv" else Kind.CONTEXT
+        records = [opened.record(ref) for stored in opened.documents().values() for ref in stored.memory_of(kind)]
     tokens = sum(record.tokens for record in records)
     return found, {
         "tokens": tokens,
         "vectors": report.context_vectors,
+        "positions": report.context_vectors + report.kv_positions,
+        "bytes": sum(record.kv.nbytes if record.kv else record.vectors.nbytes for record in records),
         "token_steps_per_token": sum(record.report.token_steps for record in records) / tokens,
-        "seconds": distilling,
-        "seconds_judging": time.perf_counter() - begun,
-        "gain_at_pack_time": report.gain,
+        "seconds": packing,
+        "seconds_making": sum(record.report.seconds for record in records),
+        "seconds_judging": judging,
+        "gain_at_pack_time": report.kv_gain if job.kind == "kv" else report.gain,
         "harm_at_pack_time": report.harm,
     }
 
@@ -110,6 +129,13 @@ def watcher(ratio: float) -> Callable[[Progress], None]:
         print(f"ratio {ratio:g}: {progress.stage}{left}", file=sys.stderr, flush=True)
 
     return watch
+
+
+def machine() -> str:
+    """The GPU, or the processor and its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
 def measured(jobs: Sequence[Job], together: int) -> Iterator[tuple[Job, dict[str, Evaluation], dict[str, Any]]]:
@@ -148,7 +174,8 @@ def command_line(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Questi
     parser.add_argument("--no-exact", action="store_true", help="leave out the control of exact vectors")
     parser.add_argument("--json", type=Path)
     for name, kind in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of ContextSettings")
+        known = " and ".join(made.__name__ for made in SETTINGS.values() if name in made.__dataclass_fields__)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"of {known}")
     args = parser.parse_args(argv)
     try:
         return args, question_set(args.set, args.documents, args.seed or 0, args.only, args.quick, args.unit)
@@ -163,10 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if chosen.further:
         asked["continuation"] = ("plain", chosen.further)
     given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
-    settings = ContextSettings(**given)
+    settings = SETTINGS[args.kind](**given)
     gpu = torch.cuda.is_available()
-    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"{machine}, torch {torch.__version__}, {args.model}, {args.kind}, {given or 'defaults'}")
+    print(f"{machine()}, torch {torch.__version__}, {args.model}, {args.kind}, {given or 'defaults'}")
     print(f"set {chosen.name}{''.join(f', {name} {value}' for name, value in chosen.origin.items())}: "
           f"{len(chosen.texts)} documents, {len(chosen.questions)} questions")  # fmt: skip
     ratios = [float(part) for part in args.ratios.split(",")]
@@ -190,8 +216,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     resolve(args.model)  # once, before several processes would
     for job, found, cost in measured(jobs, together):
         ratio = job.settings.ratio
-        print(f"\nratio {ratio:g}: {cost['tokens']} tokens in {cost['vectors']} vectors, "
-              f"{cost['token_steps_per_token']:.0f} token-steps a token, {cost['seconds']:.0f} s to distil, "
+        print(f"\nratio {ratio:g}: {cost['tokens']} tokens in {cost['positions']} positions, "
+              f"{cost['bytes'] / cost['tokens']:,.0f} bytes and {cost['token_steps_per_token']:.0f} token-steps a token, "
+              f"{cost['seconds']:.0f} s to pack, of which {cost['seconds_making']:.1f} s to make memories, "
               f"{cost['seconds_judging']:.0f} s to judge")  # fmt: skip
         print("\n\n".join(map(table, found.values())), flush=True)
         judged = {name: asdict(one) | {"of_text": of_text(one)} for name, one in found.items()}
@@ -201,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "settings": asdict(settings),
                 "kind": args.kind,
                 "model": args.model,
-                "machine": machine,
+                "machine": machine(),
                 "set": chosen.name,
                 **chosen.origin,
                 "documents": list(chosen.texts),

@@ -1,7 +1,7 @@
 """Measure the time to the first token, and the cache, of a memory against its text, by kind, length and ratio.
 
     python benchmarks/prefill.py [--lengths 1000,4000] [--ratio 8] [--kinds context,head,even] [--score repeat|norm]
-                                 [--model NAME] [--device NAME] [--json FILE]
+                                 [--model NAME] [--device NAME] [--dtype NAME] [--json FILE]
 
 A query is BOS, the memory or the text, and a question of 20 tokens. Behind a kv memory only the question is prefilled.
 `head` and `even` are the budgets of kv memories. The vectors of `context` are not trained, because time and cache depend
@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     device = pick_device(args.device)
-    lm = load(resolve(args.model), pick_dtype(args.dtype, device), device)
+    dtype = pick_dtype(args.dtype or ("float32" if device == "cpu" else None), device)  # as `generate` does
+    lm = load(resolve(args.model), dtype, device)
     ids = lm.encode(NOVEL.read_text("utf-8"))
     machine = (
         torch.cuda.get_device_name() if lm.device.type == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"

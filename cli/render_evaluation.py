@@ -93,7 +93,7 @@ def _costs(e: Evaluation) -> str:
             ("memory", c.positions_memory, c.prefill_memory, c.cache_memory, c.stored_memory),
         )
     ]
-    only = "" if e.kind == "context" else ", of the question only"
+    only = "" if e.kind == "context" else ", as it reads the question only"
     paid = (
         ""
         if c.break_even is None
@@ -104,7 +104,7 @@ def _costs(e: Evaluation) -> str:
         if c.place_memory is None
         else f"\n  putting the memory in its place takes {c.place_memory * 1000:.1f} ms, once"
     )
-    return f"{table(rows)}\n  prefill{only} {c.speedup:.1f} times faster{paid}{placed}"
+    return f"{table(rows)}\n  prefill {c.speedup:.1f} times faster{only}{paid}{placed}"
 
 
 def _front(name: str) -> str:
@@ -113,6 +113,7 @@ def _front(name: str) -> str:
         "text": "the complete text",
         "memory": "the memory",
         "shuffled": "another's memory",
+        "last": "the text, last tokens",
     }[name]
 
 

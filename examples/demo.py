@@ -43,9 +43,9 @@ def main() -> None:
     memvec("info", store)
     memvec("search", store, QUESTION, "-k", "2", "--decode")
     print(
-        "\nNow one page as a memory: its vectors take a quarter of the positions that its text would take in a prompt"
+        "\nNow one page as a memory: some of the keys and values that the model computes for it, in an eighth of the positions"
     )
-    memvec("pack", str(SAMPLE / PAGE), "-o", store, "--kind", "context", *model)
+    memvec("pack", str(SAMPLE / PAGE), "-o", store, "--kind", "kv", "--measure", "all", *model)
     memvec("generate", store, QUESTION, "--id", PAGE, "--compare")
     print(
         f"\nDone in {time.monotonic() - begun:.0f} s: packed, unpacked, compared, verified, searched, remembered. "

@@ -39,9 +39,10 @@ from memvec.kv.kept import Kept
 from memvec.kv.place import placed_plain, windowed
 from memvec.lm.adapters import unwrapped
 from memvec.lm.compat import sliding
+from memvec.lm.device import device_of
 from memvec.memory.cached import CachedMemory
 from memvec.memory.memory import Memory
-from memvec.memory.prompt import device_of, front_of, refuse_kv, tensor
+from memvec.memory.prompt import front_of, refuse_kv, tensor
 from memvec.templates.template import Template, frame
 
 __all__ = [

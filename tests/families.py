@@ -151,6 +151,11 @@ VARIANTS: dict[str, Family] = {
     "glm": Family("GlmConfig", lambda: byte_level(True), GROUPED),  # interleaved and partial
     "smollm3": Family("SmolLM3Config", lambda: byte_level(True), GROUPED | {"no_rope_layers": [1, 0]}),
     "olmo3": Family("Olmo3Config", lambda: byte_level(True), COMMON | {"num_key_value_heads": 2, "sliding_window": 16}),
+    "phimoe": Family(  # only masks know its window
+        "PhimoeConfig",
+        lambda: byte_level(True),
+        COMMON | {"num_key_value_heads": 2, "sliding_window": 16, "num_local_experts": 4},
+    ),
     "gpt_oss": Family(  # sinks
         "GptOssConfig", lambda: byte_level(True), GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}
     ),

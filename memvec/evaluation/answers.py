@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from memvec.evaluation.controls import Arm, positions, run_arms
 from memvec.evaluation.gain import ratio_interval
 from memvec.kv.kept import Kept
+from memvec.kv.place import windowed
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.scoring import CACHE_AT_ONCE, Row, embedded, sample
+from memvec.lm.scoring import Row, embedded, rows_that_fit, sample
 from memvec.retrieval.bm25 import UNSPACED, UNSPACED_LETTERS
 
 NEW_TOKENS = 32
 SHORT_TOKENS = 16  # the start of a line that F1 and containment judge; the right answers are shorter
-TOGETHER = 24  # most prompts at once; fewer if memory allows no more
+TOGETHER, TOGETHER_GPU = 24, 256  # most prompts at once; fewer if memory allows no more
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WORDS = re.compile(rf"{UNSPACED_LETTERS}|(?:(?!{UNSPACED_LETTERS})\S)+")
 
@@ -58,7 +60,7 @@ def judged(lm: FrozenLM, before: Sequence[int], prompts: Sequence[Prompt]) -> li
     while len(found) < len(prompts):
         left = order[len(found) :]
         longest = len(before) + keys[left[0]][1] + max(prompts[number][1].start for number in left) + NEW_TOKENS
-        size = max(1, min(TOGETHER, CACHE_AT_ONCE // max(1, lm.cache_bytes * longest)))
+        size = min(TOGETHER if lm.device.type == "cpu" else TOGETHER_GPU, rows_that_fit(lm, longest))
         batch = [number for number in left[:size] if keys[number][0] == keys[left[0]][0]]
         said = _generated(lm, before, [prompts[number] for number in batch])
         for number, ids in zip(batch, said, strict=True):
@@ -69,14 +71,14 @@ def judged(lm: FrozenLM, before: Sequence[int], prompts: Sequence[Prompt]) -> li
 def _generated(lm: FrozenLM, before: Sequence[int], prompts: Sequence[Prompt]) -> list[list[int]]:
     """The ids that the LM generates for each prompt, at least to the end of the first line or up to NEW_TOKENS."""
     heads = [row.ids[: row.start] for _, row, _ in prompts]
-    arms = {id(arm): arm for arm, _, _ in prompts}
+    arms: dict[int, Arm] = {id(arm): arm for arm, _, _ in prompts}
     owner = [list(arms).index(id(arm)) for arm, _, _ in prompts]
-    if lm.recurrent:  # such a model reads several tokens only from the start on
+    vectors = [arm.to(lm.dtype) for arm, _, _ in prompts if isinstance(arm, Tensor)]
+    if vectors and (lm.recurrent or windowed(lm.model)):
+        # The first kind reads several tokens only from the start on. Windows would count the padding between a text and its
+        # question.
         questions = [embedded(lm, head[:-1]) for head in heads]
-        arms = {
-            n: torch.cat([arm.to(q.dtype), q])
-            for n, ((arm, _, _), q) in enumerate(zip(prompts, questions, strict=True))
-        }
+        arms = {n: torch.cat(pair) for n, pair in enumerate(zip(vectors, questions, strict=True))}
         owner, heads = list(range(len(heads))), [head[-1:] for head in heads]
 
     def over(ids: Sequence[int]) -> bool:

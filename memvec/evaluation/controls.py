@@ -75,7 +75,8 @@ def noise(memory: Arm, seed: int) -> Arm:
     chance = torch.Generator().manual_seed(seed % 2**64)
     if isinstance(memory, Tensor):
         drawn = torch.randn(memory.shape, generator=chance).to(memory.device)
-        return drawn / drawn.norm(dim=1, keepdim=True) * memory.norm(dim=1, keepdim=True)
+        sizes: Tensor = memory.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True)
+        return drawn * sizes
     counts = memory.counts.flatten()
     head = torch.arange(len(counts)).repeat_interleave(counts).to(memory.keys.device)  # (K,)
     drawn = torch.randn(2, *memory.keys.shape, generator=chance).to(head.device)

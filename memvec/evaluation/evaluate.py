@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 COMPANY = (2, 4, 8)  # numbers of memories in front of one question
 FRONTS = ("none", "text", "memory")  # put in front of off-topic prompts
-ANSWERING = (*FRONTS, "shuffled")  # put in front of questions that are answered freely
+# "last" is the best of the texts cut to the memory's size, on most documents.
+ANSWERING = (*FRONTS, "shuffled", "last")  # put in front of questions that are answered freely
 TIMED = 4  # documents whose prefill is timed
 QUESTIONS = path_or(several(instance(Question), "Questions", ()))
 PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
@@ -70,7 +71,7 @@ class Evaluation:
     nll: Mapping[str, float | None]  # of the answers by the arm in front [nats per token]
     answered: Mapping[
         str, float
-    ]  # share of greedy answers with the right words, by none, text, memory, shuffled [0..1]
+    ]  # share of greedy answers with the right words, by none, text, memory, shuffled, last [0..1]
     documents: int  # measured in the figures above
     questions: int
     skipped: int  # documents left out, because their text helps the model by less than 0.1 nats per token
@@ -78,7 +79,7 @@ class Evaluation:
     costs: Costs
     by_document: Mapping[str, float | None] = field(default_factory=dict)
     elsewhere: int = 0  # questions about documents that the store does not have
-    # Of the first 16 tokens of the greedy answers, by none, text, memory, shuffled [0..1]. As in SQuAD, case, punctuation
+    # Of the first 16 tokens of the greedy answers, by the same arms [0..1]. As in SQuAD, case, punctuation
     # and English articles are ignored. The best of several accepted answers counts.
     f1: Mapping[str, float] = field(default_factory=dict)  # mean F1 of the words
     contained: Mapping[str, float] = field(default_factory=dict)  # share with the right words next to each other

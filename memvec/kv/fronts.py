@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from memvec.errors import UnsupportedModelError
 from memvec.lm import compat
 from memvec.lm.attention import attend, attention_of, mark
+from memvec.lm.device import device_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class HeadGroup:
 
     def rows(self, index: Tensor) -> HeadGroup:
         """The rows `index` of it."""
-        return HeadGroup(self.heads, *(_rows(x, index) for x in (self.keys, self.values, self.distances)), self.full)
+        keys, values, distances = (_rows(part, index) for part in (self.keys, self.values, self.distances))
+        return HeadGroup(self.heads, keys, values, distances, self.full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,13 @@ class Front:
     positions: int  # M, columns of a mask that stand for the memory
     outside: Tensor  # (B, P) distances of the tokens before the memory to its end; 0 is padding
     groups: tuple[HeadGroup, ...]
+    bare: tuple[int, ...] = ()  # rows without a memory and without tokens before it
 
     def rows(self, index: Tensor) -> Front:
         """The rows `index` of it."""
         groups = tuple(group.rows(index) for group in self.groups)
-        return Front(self.before, self.positions, _rows(self.outside, index), groups)
+        bare = tuple(n for n, row in enumerate(index.tolist()) if row in self.bare) if self.bare else ()
+        return Front(self.before, self.positions, _rows(self.outside, index), groups, bare)
 
     def __deepcopy__(self, memo: Any) -> Front:
         """Return itself: nothing changes it."""
@@ -75,6 +79,7 @@ class Front:
         """Attention of queries (B, H·G, Q, E) to the memory and to the layer's own keys (B, H, P + T, E): ((B, Q, H·G, E), None)."""
         if rest.get("s_aux") is not None or rest.get("softcap") is not None:
             raise UnsupportedModelError("this model changes attention weights in a way that kv memories do not know")
+        given = query
         batch, every, asked, width = query.shape
         heads = key.shape[1]
         shared = every // heads
@@ -100,10 +105,14 @@ class Front:
                 )
                 mask = torch.cat([seen, rows.expand(batch, len(among), asked, -1)], -1)
                 mask = mask[:, :, None].expand(-1, -1, shared, -1, -1).reshape(batch, len(among), shared * asked, -1)
-            out[:, among] = torch.nn.functional.scaled_dot_product_attention(
-                query[:, among], keys, values, mask, scale=scaling
-            )
-        return out.view(batch, every, asked, width).transpose(1, 2).contiguous(), None
+            out[:, among] = _mixed(query[:, among], keys, values, mask, scaling)
+        out = out.view(batch, every, asked, width).transpose(1, 2).contiguous()
+        if self.bare:  # such rows get what they get in a batch without memories, to the bit
+            rows = torch.tensor(self.bare, device=key.device)
+            keys, values = (part[rows, :, self.before :] for part in (key, value))
+            behind = None if own is None else own[rows, :, :, self.before :]
+            out[rows] = attend(module, given[rows], keys, values, behind, scaling=scaling, **rest)[0]
+        return out, None
 
     def _own(self, mask: Tensor | None) -> Tensor | None:
         """What of a mask (B, 1, Q, P + M + T) is about the layer's own keys, as booleans."""
@@ -123,16 +132,36 @@ class Front:
 
     def _window(self, module: Any, rest: dict[str, Any], own: Tensor | None, behind: int) -> Tensor | int | None:
         """The greatest distance in the memory that each query sees, (B, 1, Q, 1) or one for all. None without a window."""
-        width = rest.get("sliding_window") or getattr(module, "sliding_window", None)
+        width = _width(module, rest)
         if width is None:
             return None
         if own is None:  # one query, and no padding
             return int(width) - behind
         # The tokens from the memory's end to the query, itself included. Padding between them does not count.
-        return width - own[..., self.before :].sum(-1, keepdim=True)
+        return int(width) - own[..., self.before :].sum(-1, keepdim=True)
 
 
-class FrontLayer(DynamicLayer):
+def _mixed(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Attention of queries (B, h, q, E) to keys and values (B, h, S, E) under a mask (B, h, q, S) of booleans."""
+    if not torch.is_grad_enabled() or query.device.type != "cpu":
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+    # As in `lm.attention`: the backward pass of PyTorch's fused kernels is slow on a CPU.
+    scores = (query.float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.float().transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return (scores.softmax(-1) @ value.float()).to(query.dtype)
+
+
+def _width(module: Any, rest: dict[str, Any]) -> int | None:
+    """The sliding window of a layer. Some models tell it only to their masks: then it is that of all layers."""
+    told: int | None = rest.get("sliding_window") or getattr(module, "sliding_window", None)
+    config = getattr(module, "config", None)
+    if told is None and not getattr(config, "layer_types", None):
+        told = getattr(config, "sliding_window", None)
+    return told
+
+
+class FrontLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of a cache with a front. Its own keys begin with the P before the memory."""
 
     def __init__(self, front: Front, keys: Tensor, values: Tensor) -> None:
@@ -168,7 +197,7 @@ class FrontLayer(DynamicLayer):
         self.keys, self.values = _rows(self.keys, index), _rows(self.values, index)
 
 
-class FrontCache(DynamicCache):
+class FrontCache(DynamicCache):  # type: ignore[misc]
     """A cache with a front in every layer."""
 
     def __init__(self, layers: Sequence[FrontLayer]) -> None:
@@ -182,19 +211,22 @@ class FrontCache(DynamicCache):
         )
 
 
-class _Probe(DynamicLayer):
+class _Probe(DynamicLayer):  # type: ignore[misc]
     """A layer of a cache that notes whether its keys come to an attention that knows fronts."""
 
     seen = False
 
     def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, H, Q, E), and mark the keys."""
         keys, values = super().update(key_states, value_states, *given, **named)
         return mark(keys, self), values
 
-    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **rest: Any) -> Any:
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+    ) -> Any:
         """Plain attention."""
         self.seen = True
-        return attend(module, query, key.view_as(key), value, mask, **rest)
+        return attend(module, query, key.view_as(key), value, attention_mask, **rest)
 
 
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
@@ -213,7 +245,7 @@ def sees_fronts(model: Any) -> bool:
 def _tried(model: Any) -> bool:
     cache = DynamicCache()
     cache.layers = [_Probe() for _ in range(model.config.get_text_config().num_hidden_layers)]
-    ids = torch.zeros(1, 1, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    ids = torch.zeros(1, 1, dtype=torch.long, device=device_of(model.get_input_embeddings()))
     model.base_model(input_ids=ids, use_cache=True, **{compat.cache_argument(model): cache})
     return all(layer.seen for layer in cache.layers if layer.is_initialized)
 

@@ -19,6 +19,7 @@ from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup, sees_fron
 from memvec.kv.kept import Kept
 from memvec.kv.rotation import rotation_of
 from memvec.lm import compat
+from memvec.lm.device import device_of
 from memvec.lm.scoring import Prefixes, alike
 
 WASTE = 8  # keys of a head that one more group of heads costs as much as
@@ -44,7 +45,7 @@ class Placing:
     def __init__(self, model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> None:
         """Rows may have no memory or no tokens before it. At least one has a memory."""
         self.dtype, self.rotation = model.dtype, rotation_of(model)
-        device = model.get_input_embeddings().weight.device
+        device = device_of(model.get_input_embeddings())
         some = [memory for memory in memories if memory is not None]
         self.layers, self.heads = some[0].counts.shape
         none = torch.zeros_like(some[0].counts)
@@ -66,6 +67,9 @@ class Placing:
             if memory is not None:
                 row[columns + self.positions - memory.positions :] = 1
         self.outside = _outside(held, memories)
+        self.bare = tuple(
+            n for n, (m, ids) in enumerate(zip(memories, before, strict=True)) if m is None and not len(ids)
+        )
         self.groups = [_groups(self.counts[:, layer], distances[part]) for layer, part in enumerate(self.slices)]
 
     def _moved(self, cache: Any, memories: Sequence[Kept | None]) -> list[tuple[Tensor, Tensor]]:
@@ -90,7 +94,7 @@ class Placing:
         layers = []
         for number, part in enumerate(self.slices):
             groups = _filled(self.groups[number], keys[part], values[part])
-            front = Front(columns, self.positions, self.outside, groups)
+            front = Front(columns, self.positions, self.outside, groups, self.bare)
             layers.append(FrontLayer(front, *(self.before[number] if self.before else (empty, empty))))
         return Prefixes(FrontCache(layers), self.held)
 
@@ -98,8 +102,9 @@ class Placing:
 def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
     """The cache of a row for each memory, behind the tokens `before` it. One of them at least is a memory.
 
-    If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`. So it
-    is with sliding windows where that can be, because a plain cache does not know the distances of its keys.
+    If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`. Where
+    the attention takes it, it is one also for sliding windows, because a plain cache does not know the distances of its
+    keys, and beside rows without a memory, which it leaves as they are.
 
     Raises:
         UsageError: Heads keep different numbers of rows, and the model's attention does not take them.
@@ -113,7 +118,7 @@ def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequenc
             + (", or make the memory with an even budget." if rotation_of(model).movable else ".")
         )
     made = _placed(model, memories, before)
-    return plain(made) if even and not (seen and windowed(model)) else made
+    return plain(made) if even and not (seen and (windowed(model) or None in memories)) else made
 
 
 def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:
@@ -131,7 +136,18 @@ def fits_plain(memory: Kept) -> bool:
     return memory.even and int(memory.counts[0, 0]) == memory.positions
 
 
+def _one_device(model: Any) -> None:
+    """Raise UsageError for a model whose layers are on several devices."""
+    places = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
+    if len(places) > 1:
+        raise UsageError(
+            f"the model is on several devices ({', '.join(sorted(places))}), and keys and values go to one. Load it on one "
+            "device, or use context vectors: kind='context'."
+        )
+
+
 def _placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
+    _one_device(model)
     placing = Placing(model, memories, before)
     some = [memory for memory in memories if memory is not None]
     device = placing.held.device
@@ -166,7 +182,7 @@ def plain(prefixes: Prefixes) -> Prefixes:
 def run_before(model: Any, before: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
     """(cache of the tokens before each memory, mask (B, P)), padded on the left. Without any tokens the cache is None."""
     longest = max(map(len, before))
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model.get_input_embeddings())
     ids = torch.zeros(len(before), longest, dtype=torch.long)
     held = torch.zeros_like(ids)
     for row, seen, own in zip(ids, held, before, strict=True):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from memvec.lm import compat
+from memvec.lm.device import device_of
 
 TRIED, SHIFT = 6, 37  # tokens, and positions by which they are moved, to see whether keys can be moved
 # Most error of moved keys in float32 and in fewer bits: a share of the way that a rotation moves them, and a share of their
@@ -68,7 +69,7 @@ class Rotation:
         if self._module is None or self._rotate is None:
             return None
         self._halves = _takes_halves(self._rotate)
-        device = self.model.get_input_embeddings().weight.device
+        device = device_of(self.model.get_input_embeddings())
         # Each token is alone, so what a layer is given does not depend on the place, not even by rounding.
         ids = torch.arange(1, TRIED + 1, device=device)[:, None] % self.model.config.get_text_config().vocab_size
         of_way, of_size = OFF if self.model.dtype == torch.float32 else OFF_HALF

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.causes import first_line, out_of_memory, own_mistake
+from memvec.causes import first_line, out_of_memory
 from memvec.errors import UnsupportedModelError
 from memvec.kv.compact import gathered
 from memvec.kv.place import Placing, plain
@@ -75,7 +75,7 @@ def _fault(lm: FrozenLM) -> str:
     except UnsupportedModelError as error:
         return f"attend in a way that kept keys and values do not know ({str(error).split('. ')[0]})"
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, LookupError) as error:
-        if out_of_memory(error) or own_mistake(error):
+        if out_of_memory(error):
             raise
         return f"do not keep keys and values as others do ({first_line(error, 120)})"
 
@@ -87,12 +87,12 @@ def _difference(lm: FrozenLM) -> str:
     behind = Row(tuple(ids[-ASKED:]), 1)
     before = list(frame(lm.tokenizer, "").before)
 
-    found = read(lm, texts, "repeat")
+    found = read(lm, texts, "norm")
     if any(key.shape != value.shape for key, value in zip(found.keys, found.values, strict=True)):
         return "keep keys and values of different widths, as latent attention does"
     if len({key.shape for key in found.keys}) > 1:
         return "keep keys of different shapes in their layers"
-    every = found.scores >= 0
+    every = read(lm, texts, "repeat").scores >= 0
     kept = gathered(lm, found, every, found.lengths)
     placing = Placing(lm.model, kept, [before] * len(texts))
     rows = [torch.cat([getattr(memory, name) for memory in kept])[placing.order] for name in ("keys", "values")]

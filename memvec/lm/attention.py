@@ -34,7 +34,9 @@ _WRAPPING = Lock()
 class SeesMore(Protocol):
     """Attention to keys that are not in the tensors a layer is given."""
 
-    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+    ) -> Any:
         """As `attend` below."""
 
 

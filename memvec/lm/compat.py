@@ -70,7 +70,7 @@ def cache_bytes(cache: Any) -> int:
     from torch import Tensor
 
     tensors = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
-    fronts = sum(layer.front.nbytes for layer in cache.layers if hasattr(layer, "front"))
+    fronts: int = sum(layer.front.nbytes for layer in cache.layers if hasattr(layer, "front"))
     return fronts + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

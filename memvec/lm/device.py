@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,3 +44,16 @@ def free_bytes(device: torch.device) -> int:
     """Return how much of a GPU's memory this process can still use [bytes], including what torch holds in reserve."""
     reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + reserve
+
+
+def device_of(module: Any) -> torch.device:
+    """The device of a module's input, also if accelerate offloads the module. UsageError if it has no weights."""
+    device: torch.device = module.weight.device
+    if device.type != "meta":
+        return device
+    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)  # accelerate's, loads it when run
+    if execution is None:
+        raise UsageError(
+            "the model's input embeddings are on the meta device, so it holds no weights. Load the checkpoint first."
+        )
+    return torch.device(execution)

@@ -17,7 +17,7 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 
 ROWS_AT_ONCE = 64  # most rows of a forward pass without gradient
-CACHE_AT_ONCE = 512 * 1024**2  # most bytes of their keys and values
+CACHE_AT_ONCE = 512 * 1024**2  # most bytes of their keys and values; on a GPU an eighth of its memory, if that is more
 A_PASS_CPU, A_PASS = 32, 4096  # positions; see `pass_cost`
 
 
@@ -121,8 +121,14 @@ def targets(lm: FrozenLM, rows: Sequence[Row]) -> Tensor:
 def together(lm: FrozenLM, prefix: int, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """Rows behind a prefix of `prefix` positions, in chunks whose keys and values fit in memory."""
     longest = max((len(row.ids) for row in rows), default=0)
-    size = max(1, min(ROWS_AT_ONCE, CACHE_AT_ONCE // max(1, lm.cache_bytes * (prefix + longest))))
-    yield from chunked(rows, size)
+    yield from chunked(rows, min(ROWS_AT_ONCE, rows_that_fit(lm, prefix + longest)))
+
+
+def rows_that_fit(lm: FrozenLM, length: int) -> int:
+    """How many rows of `length` positions may have keys and values at once."""
+    gpu = torch.cuda.get_device_properties(lm.device).total_memory // 8 if lm.device.type == "cuda" else 0
+    most = max(CACHE_AT_ONCE, gpu)
+    return max(1, most // max(1, lm.cache_bytes * length))
 
 
 @torch.inference_mode()

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from memvec.errors import UsageError
-from memvec.kv.kept import Kept
 from memvec.lm.adapters import unwrapped
 from memvec.lm.compat import cache_argument, cache_bytes, cache_of, recurrent, repeated, sliding
 from memvec.memory import options
@@ -65,11 +64,11 @@ class CachedMemory:
         self.before = frame(tokenizer, "", template, True, now=self.now).before
         self.front = front_of(memory)
         start = [(Frame(self.before, ()), self.front)]
-        if isinstance(self.front, Kept):
-            self.kept = kept_of(self.model, start)
+        self.kept = kept_of(self.model, start)  # None for vectors
+        self._cache: Any
+        if self.kept is not None:
             self._cache, self.length = self.kept.cache, self.kept.held.shape[1]  # H
         else:
-            self.kept = None
             self._cache, self.length = self._run(embed(self.model, start), memory)
         self.sliding = sliding(self._cache)
 

@@ -148,11 +148,11 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
             raise opened.missing(name)
     if kind == "auto":
         kind = "kv" if names and all(live[name].kv for name in names) else "context"
-    documents = [_records(opened, live[name], kind) for name in names]
-    kept = [tuple(KeptPart(record.tokens, record.kv) for record in own if record.kv is not None) for own in documents]
+    records = [_records(opened, live[name], kind) for name in names]
+    kept = [tuple(KeptPart(record.tokens, record.kv) for record in own if record.kv is not None) for own in records]
     return Memory(
         names,
-        () if kind == "kv" else tuple(record.vectors for own in documents for record in own),
+        () if kind == "kv" else tuple(record.vectors for own in records for record in own),
         opened.manifest.fingerprint,
         opened.manifest.probe,
         tuple(kept) if kind == "kv" else (),

@@ -70,7 +70,9 @@ OPTIONS: dict[str, Rule] = {
     "num_beams": _yes(),
     "num_return_sequences": _yes(),
     "use_cache": _yes("True, whatever is given: embeddings are read once, so the cache must hold them. Same tokens"),
-    "cache_implementation": _yes("as_cache then runs the memory again in the cache that is asked for"),
+    "cache_implementation": _yes(
+        "as_cache then runs the memory again in the cache that is asked for; refused with keys and values, which are a cache"
+    ),
     "cache_config": _yes(),
     "max_cache_len": _yes(),
     "compile_config": _yes(),

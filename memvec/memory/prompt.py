@@ -24,6 +24,7 @@ from memvec.kv.kept import Kept
 from memvec.kv.place import placed, plain_windows
 from memvec.lm import compat
 from memvec.lm.adapters import unwrapped
+from memvec.lm.device import device_of
 from memvec.lm.scoring import Prefixes
 from memvec.memory import options
 from memvec.memory.dispatch import READY, install, mark
@@ -150,10 +151,10 @@ class Prompt:
         """Refuse embeddings or a mask that do not go with the cache. transformers would misread them. UsageError."""
         assert self.kept is not None
         rows, held = self.kept.held.shape
-        shapes = [tuple(embeds.shape[:2]), None if mask is None else tuple(mask.shape)]
-        if shapes[0] != shapes[1] or shapes[0][0] != rows or shapes[0][1] <= held:
+        shape, of_mask = tuple(embeds.shape[:2]), None if mask is None else tuple(mask.shape)
+        if shape != of_mask or shape[0] != rows or shape[1] <= held:
             raise UsageError(
-                f"the embeddings are {shapes[0]} and the mask is {shapes[1]}, expected both ({rows}, {held} and more) as "
+                f"the embeddings are {shape} and the mask is {of_mask}, expected both ({rows}, {held} and more) as "
                 "generate_kwargs made them, because the cache has the first positions. Pass its arguments unchanged."
             )
 
@@ -337,16 +338,3 @@ def pad_id(tokenizer: Any) -> int:
         if value is not None:
             return int(value)
     return 0
-
-
-def device_of(module: Any) -> torch.device:
-    """The device of a module's input, also if accelerate offloads the module. UsageError if it has no weights."""
-    device: torch.device = module.weight.device
-    if device.type != "meta":
-        return device
-    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)  # accelerate's, loads it when run
-    if execution is None:
-        raise UsageError(
-            "the model's input embeddings are on the meta device, so it holds no weights. Load the checkpoint first."
-        )
-    return torch.device(execution)

@@ -21,6 +21,7 @@ from memvec.kv.suitable import check, most_tokens
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import load
 from memvec.lm.scoring import Row
+from memvec.packing.kv import longest_window
 from memvec.templates.template import frame
 
 REFUSED = {
@@ -118,6 +119,7 @@ def test_the_longest_document(name: str, lm: FrozenLM) -> None:
     with pytest.raises(UnsupportedModelError, match=f"at most {most} tokens, found one of {most + 1}"):
         check(lm, most + 1)
     check(lm, most)
+    assert 1 <= longest_window(lm) <= most  # so no window that pack makes is refused
     text, question = tokens(lm, most), tokens(lm, 6, 2)
     before = list(frame(lm.tokenizer, "").before)
     found = behind(lm, placed(lm.model, whole(lm, [text]), [before]), question)

@@ -6,20 +6,25 @@ from typing import Any
 
 import pytest
 import torch
-from isolation import Setting, made_up
+from isolation import PROMPT, Setting, made_up
+from kept_memory import kept_memory
 
+from memvec.identity.fingerprint import fingerprint
 from memvec.memory.attach import attached
 
 
 @pytest.fixture(scope="module")
 def of(tiny: str) -> Setting:
-    """The tiny LM with memories A and B."""
-    return made_up(tiny)
+    """The tiny LM with memories A and B of vectors, and one of keys and values."""
+    made = made_up(tiny)
+    kept = kept_memory(made.model, made.tokenizer, fingerprint(tiny), PROMPT, 3)
+    return Setting(made.model, made.tokenizer, {**made.memories, "kv": kept})
 
 
 @pytest.mark.filterwarnings("ignore:.*checkpointing")  # PEFT asks by a name that transformers renamed
+@pytest.mark.parametrize("name", ["A", "kv"])
 @pytest.mark.parametrize("wrap", ["lora", "compiled", "parallel", "offloaded"])
-def test_wrapped_models(of: Setting, tiny: str, wrap: str) -> None:
+def test_wrapped_models(of: Setting, tiny: str, wrap: str, name: str) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
@@ -39,7 +44,7 @@ def test_wrapped_models(of: Setting, tiny: str, wrap: str) -> None:
         accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
         outer = model
     caller = outer.module if wrap == "parallel" else outer
-    memory = of.memories["A"]
+    memory = of.memories[name]
     assert memory is not None
     options: dict[str, Any] = {"allow_adapters": wrap == "lora"}
     for kwargs in (
@@ -51,4 +56,4 @@ def test_wrapped_models(of: Setting, tiny: str, wrap: str) -> None:
         assert tuple(out[0, -4:].tolist()) == wanted
     with attached(outer, of.tokenizer, memory, **options):
         out = caller.generate(input_ids=of.ids, attention_mask=of.mask, do_sample=False, max_new_tokens=4)
-    assert tuple(out[0, -4:].tolist()) == of.wanted["A"]
+    assert tuple(out[0, -4:].tolist()) == of.wanted[name]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from families import make
 
 from memvec.evaluation.answers import (
     NEW_TOKENS,
     SHORT_TOKENS,
     TOGETHER,
     Marks,
+    Prompt,
     contains,
     f1,
     holds,
@@ -21,7 +24,12 @@ from memvec.evaluation.answers import (
     normalised,
     share_bounds,
 )
+from memvec.evaluation.controls import Arm
 from memvec.evaluation.forms import question_row
+from memvec.kv.compact import compact
+from memvec.lm.load import load
+from memvec.lm.scoring import embedded
+from memvec.templates.template import frame
 
 
 @pytest.mark.parametrize(
@@ -129,3 +137,26 @@ def test_judged(tiny_lm: Any) -> None:
     wanted[5:-1] = [["zq xx"]] * (len(rows) - 6)
     expected = [Marks(True, 1.0, True)] * 5 + [Marks(False, 0.0, False)] * (len(rows) - 6) + [Marks(True, 1.0, True)]
     assert found(wanted) == expected
+
+
+@pytest.mark.parametrize("family", ["mamba", "mistral", "gpt2", "qwen2"])
+def test_families(family: str, tmp_path: Path) -> None:
+    """Prompts of several lengths, behind texts and behind all of their keys and values, give what each gives alone."""
+    lm = load(make(family, tmp_path))
+    before = frame(lm.tokenizer, "", "text").before
+    texts = [lm.encode(text) for text in ("The ferry leaves from the north pier at six.", "Ingrid Vale keeps the key.")]
+    rows = [question_row(lm.tokenizer, question, "-") for question in ("Who?", "When does the ferry leave?")]
+    prompts: list[Prompt] = []
+    for ids in texts:
+        arms: list[Arm] = [embedded(lm, ids)]
+        if not lm.recurrent:
+            arms += compact(lm, [ids], 1.0, "even", "norm")
+        for row in rows:
+            alone = torch.tensor([[*before, *ids, *row.ids[: row.start]]])
+            out = lm.model.generate(alone, max_new_tokens=NEW_TOKENS, do_sample=False)[0, alone.shape[1] :]
+            line = lm.tokenizer.decode(out).split(lm.tokenizer.eos_token)[0].strip().split("\n")[0]
+            assert any(map(str.isalnum, line))
+            prompts += [(arm, row, [line]) for arm in arms]
+    assert all(found.right for found in judged(lm, before, prompts))
+    turned = [(arm, row, prompts[-1 - n][2]) for n, (arm, row, _) in enumerate(prompts)]
+    assert not any(found.right for found in judged(lm, before, turned))

@@ -103,7 +103,9 @@ def test_answered(memories: Path, tiny_lm: Any, passages: dict[str, str], packed
     assert found.f1["memory"] == pytest.approx(expected) and expected < 1.0
     accepting = [replace(one, answers=[start]) for one, start in zip(asked, starts, strict=True)]
     found = evaluate(memories, accepting, texts=packed_bytes, off_topic=False)
-    assert set(found.answered) == set(found.f1) == set(found.contained) == {"none", "text", "memory", "shuffled"}
+    assert (
+        set(found.answered) == set(found.f1) == set(found.contained) == {"none", "text", "memory", "shuffled", "last"}
+    )
     assert found.f1["memory"] == found.contained["memory"] == 1.0 > max(found.f1["none"], found.f1["shuffled"])
     low, high = found.f1_bounds or (0, 0)
     assert 0 < low <= 1 / found.f1["text"] <= high

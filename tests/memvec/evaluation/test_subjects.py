@@ -87,7 +87,13 @@ def test_figures(kv_store: Maker, asked: list[Question], packed_bytes: dict[str,
     assert found.costs.stored_text == pytest.approx(sum(map(len, packed_bytes.values())) / 3)
     assert found.costs.place_memory is not None and found.costs.place_memory > 0
     shown = table(found)
-    for words in ("kv memories", "noise of its size", "prefill, of the question only", "in its place", "stored bytes"):
+    for words in (
+        "kv memories",
+        "noise of its size",
+        "times faster, as it reads the question only",
+        "in its place",
+        "stored bytes",
+    ):
         assert words in shown
 
 
@@ -95,13 +101,13 @@ def test_kinds(kv_store: Maker, asked: list[Question], packed_bytes: dict[str, b
     """Without a choice, kv memories are judged if every document has one."""
     some = kv_store(count=2)
 
-    def kind(store: Path, questions: list[Question], **given: str) -> str:
-        return evaluate(store, questions, texts=packed_bytes, off_topic=False, template="plain", **given).kind
+    def judged(store: Path, questions: list[Question], kind: str = "auto") -> str:
+        return evaluate(store, questions, texts=packed_bytes, off_topic=False, template="plain", kind=kind).kind
 
-    assert kind(some, asked[:4]) == "kv" and kind(some, asked) == "context"
-    assert kind(some, asked[:4], kind="context") == "context"
+    assert judged(some, asked[:4]) == "kv" and judged(some, asked) == "context"
+    assert judged(some, asked[:4], "context") == "context"
     with pytest.raises(ConditioningError, match=r"'c/d\.txt' has no keys and values"):
-        kind(some, asked, kind="kv")
+        judged(some, asked, "kv")
 
 
 def test_windows(kv_store: Maker, asked: list[Question], packed_bytes: dict[str, bytes]) -> None:

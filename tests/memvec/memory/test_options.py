@@ -6,11 +6,13 @@ import copy
 import inspect
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kept_memory import kept_memory
 from transformers import (
     CompileConfig,
     GenerationConfig,
@@ -119,6 +121,20 @@ def test_options_act_as_with_the_text(model: Any, tokenizer: Any, memory: Memory
         if way == "pipeline" and name == "trust_remote_code":
             continue  # a parameter of the pipeline itself
         assert say(way, model, tokenizer, memory, **options) == wanted, way
+
+
+@pytest.mark.parametrize("name", [name for name, given in AS_TEXT.items() if "cache_implementation" not in given])
+def test_options_act_as_with_the_text_behind_keys_and_values(model: Any, tokenizer: Any, tiny: str, name: str) -> None:
+    whole = kept_memory(model, tokenizer, fingerprint(tiny), TEXT)
+    part = whole.kv[0][0]
+    # A position more than there are tokens moves nothing: keys have distances. But no plain cache can hold it.
+    part = replace(part, stored=replace(part.stored, positions=part.tokens + 1))
+    options, front = AS_TEXT[name], replace(whole, kv=((part,),))
+    wanted = plain(model, tokenizer, **options)
+    for way in WAYS:
+        if way == "pipeline" and name == "trust_remote_code":
+            continue  # a parameter of the pipeline itself
+        assert say(way, model, tokenizer, front, **options) == wanted, way
 
 
 @pytest.mark.parametrize("name", ["temperature", "num_beams", "suppress_tokens", "max_new_tokens", "use_cache"])

@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import isolation
 import numpy as np
 import pytest
 import torch
 from greedy import greedy
+from isolation import Setting
 from kept_memory import kept_memory
 from loaded import load_model
 
@@ -27,7 +29,7 @@ TEXT = "It is a truth universally acknowledged, that a single man"
 OTHER = "The ladies of the house were at supper when the carriage came"
 QUESTIONS = ["However little", "The feelings or views of such a man may be on", "wife"]
 NEAR = 3e-3  # of logits of about 10, because keys and values are rounded to 16 bits
-HOW = [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True}]
+HOW: list[dict[str, Any]] = [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True}]
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +129,15 @@ class TestBatches:
         ]
         assert found == [row for rows in alone for row in rows]
 
-    def test_logits_of_a_row_without_a_memory(self, model: Any, tokenizer: Any, head: Memory) -> None:
-        beside = run(model, generate_kwargs(model, tokenizer, QUESTIONS[:2], [None, head]))
-        alone = run(model, generate_kwargs(model, tokenizer, QUESTIONS[0], None))
-        for mine, its in zip(beside.logits, alone.logits, strict=True):
-            torch.testing.assert_close(mine[0], its[0], atol=1e-5, rtol=1e-5)
+    @pytest.mark.parametrize("budget", ["head", "even"])
+    def test_a_row_without_a_memory_is_the_same_to_the_bit(
+        self, model: Any, tokenizer: Any, kv: Any, budget: str
+    ) -> None:
+        memory, questions = kv(TEXT, 4, budget), [QUESTIONS[1], QUESTIONS[0]]  # the first is not padded in both batches
+        beside = run(model, generate_kwargs(model, tokenizer, questions, [None, memory]))
+        without = run(model, generate_kwargs(model, tokenizer, questions, None))
+        for mine, its in zip(beside.logits, without.logits, strict=True):
+            assert torch.equal(mine[0], its[0]) and not torch.equal(mine[1], its[1])
 
     def test_attached_rows(self, model: Any, tokenizer: Any, head: Memory) -> None:
         ids = torch.tensor([[tokenizer.bos_token_id, 70, 71, 72]] * 3)
@@ -149,6 +155,14 @@ class TestBatches:
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda number: greedy(model, made[number % 2], 6), range(12)))
         assert found == wanted * 6
+
+
+def test_many_threads_and_tasks(model: Any, tokenizer: Any, kv: Any, head: Memory) -> None:
+    """Each call gets its own memory, in every way to attach one."""
+    of = Setting(model, tokenizer, {"A": head, "B": kv(OTHER, 3, "even"), "none": None})
+    tally = isolation.run(of, seconds=3)
+    assert not tally.wrong, tally.wrong[:5]
+    assert len(tally.right) > len(isolation.WAYS)
 
 
 class TestAgain:
