@@ -151,7 +151,7 @@ class Compacting:
         """Documents in a batch of a bucket of `size` tokens. One of its rows is a filler."""
         if not self.batching or size > BUCKETS[-1]:
             return 1
-        each = 3 * self.lm.cache_bytes + 30 * self.lm.width * self.lm.dtype.itemsize  # bytes of a token
+        each: int = 3 * self.lm.cache_bytes + 30 * self.lm.width * self.lm.dtype.itemsize  # bytes of a token
         return max(1, min(MOST_ROWS, (self.settings.memory or BATCH_BYTES) // (each * size)) - 1)
 
     @cached_property
