@@ -1,11 +1,13 @@
 """Measure the time to the first token, and the cache, of a memory against its text, by kind, length and ratio.
 
     python benchmarks/prefill.py [--lengths 1000,4000] [--ratio 8] [--kinds context,head,even] [--score repeat|norm]
-                                 [--model NAME] [--device NAME] [--dtype NAME] [--json FILE]
+                                 [--model NAME] [--device NAME] [--dtype NAME] [--rounds 5]
+                                 [--json FILE]
 
 A query is BOS, the memory or the text, and a question of 20 tokens. Behind a kv memory only the question is prefilled.
 `head` and `even` are the budgets of kv memories. The vectors of `context` are not trained, because time and cache depend
-on their number only. Each pair runs in turn six times. The first time is left out, and the median of the others counts.
+on their number only. Each pair runs in turn, five times and once more. The first time is left out, and the median of the
+others counts.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.evaluation.controls import Arm
-from memvec.evaluation.costs import Query, measure_costs
+from memvec.evaluation.costs import ROUNDS, Query, measure_costs
 from memvec.kv.compact import compact
 from memvec.lm.device import pick_device, pick_dtype
 from memvec.lm.frozen import FrozenLM
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--device")
     parser.add_argument("--dtype")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     device = pick_device(args.device)
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for kind in args.kinds.split(","):
             arm, stored = memory(lm, ids[:length], kind, args.ratio, args.score)
             query = Query(ids[:1], ids[:length], arm, ids[-QUESTION:], len(lm.decode(ids[:length]).encode()), stored)
-            c = measure_costs(lm, [query])
+            c = measure_costs(lm, [query], rounds=args.rounds)
             placing = "" if c.place_memory is None else f"{c.place_memory * 1000:.1f}"
             print(f"| {kind} | {length} | {c.positions_memory:.0f} | {c.prefill_text * 1000:.1f} | {c.prefill_memory * 1000:.1f} "
                   f"| {c.speedup:.1f} | {placing} | {c.cache_text:,.0f} | {c.cache_memory:,.0f} | {stored:,} |", flush=True)  # fmt: skip

@@ -17,6 +17,7 @@ from memvec.errors import UsageError, counted
 from memvec.filesystem.plain_text import printable
 
 if TYPE_CHECKING:
+    from memvec.identity.runtime import Runtime
     from memvec.memory.generate import Arm
 
 HEADINGS = {"none": "nothing", "vectors": "vectors", "text": "text", "kv": "keys and values"}
@@ -88,6 +89,8 @@ def command(
     if retrieve:
         _ = runtime.lm  # loaded first: the search takes the tokenizer and the embedding table from it
         documents = find(runtime, prompt or "", retrieve, memories=using == "vectors")
+        if using == "vectors":
+            documents = _of_one_kind(runtime, documents, output)
         if not documents:
             output.result({"text": None, "documents": [], "missing": NOTHING_FOUND}, NOTHING_FOUND)
             return
@@ -109,6 +112,19 @@ def command(
         emit(f"{made.text}\n")
         if retrieve:
             emit(f"from {', '.join(map(printable, made.documents))}\n")
+
+
+def _of_one_kind(runtime: Runtime, documents: tuple[str, ...], output: Output) -> tuple[str, ...]:
+    """Leave out documents without the kind of memory that the best match has, unless all have another kind."""
+    live = runtime.store.documents()
+    kinds = [[name for name in documents if getattr(live[name], kind)] for kind in ("kv", "memory")]
+    if tuple(documents) in map(tuple, kinds):
+        return documents
+    kept = next(names for names in kinds if documents[0] in names)
+    if not output.quiet:
+        others = [name for name in documents if name not in kept]
+        output.note(f"left out, because their memories are of another kind: {', '.join(map(printable, others))}")
+    return tuple(kept)
 
 
 def _comparison(arms: Sequence[Arm]) -> str:

@@ -114,7 +114,7 @@ def _front(name: str) -> str:
         "memory": "the memory",
         "shuffled": "another's memory",
         "last": "the text, last tokens",
-    }[name]
+    }.get(name, f"{name} memories")
 
 
 def _nll(e: Evaluation, name: str) -> str:

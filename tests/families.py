@@ -134,18 +134,18 @@ VARIANTS: dict[str, Family] = {
     ),
     "llama, yarn": _llama(**_rope("yarn", factor=8.0, original_max_position_embeddings=64)),
     "llama, linear": _llama(**_rope("linear", factor=4.0)),
-    "llama, dynamic": _llama(**_rope("dynamic", factor=4.0), max_position_embeddings=128),
+    "llama, dynamic": _llama(**_rope("dynamic", factor=4.0)),
     "phi3, longrope": Family(
         "Phi3Config",
         lambda: byte_level(True),
         COMMON
-        | {"original_max_position_embeddings": 128}
+        | {"max_position_embeddings": 2048, "original_max_position_embeddings": 512}
         | _rope(
             "longrope",
             short_factor=[1.0] * 8,
             long_factor=[2.0] * 8,
             factor=4.0,
-            original_max_position_embeddings=128,
+            original_max_position_embeddings=512,
         ),
     ),
     "glm": Family("GlmConfig", lambda: byte_level(True), GROUPED),  # interleaved and partial

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 COMPANY = (2, 4, 8)  # numbers of memories in front of one question
 FRONTS = ("none", "text", "memory")  # put in front of off-topic prompts
 # "last" is the best of the texts cut to the memory's size, on most documents.
-ANSWERING = (*FRONTS, "shuffled", "last")  # put in front of questions that are answered freely
+ANSWERING = (*FRONTS, "shuffled", "last", "2", "4")  # put in front of questions that are answered freely
 TIMED = 4  # documents whose prefill is timed
 QUESTIONS = path_or(several(instance(Question), "Questions", ()))
 PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
@@ -71,7 +71,7 @@ class Evaluation:
     nll: Mapping[str, float | None]  # of the answers by the arm in front [nats per token]
     answered: Mapping[
         str, float
-    ]  # share of greedy answers with the right words, by none, text, memory, shuffled, last [0..1]
+    ]  # share of greedy answers with the right words, by none, text, memory, shuffled, last, 2 and 4 memories [0..1]
     documents: int  # measured in the figures above
     questions: int
     skipped: int  # documents left out, because their text helps the model by less than 0.1 nats per token
@@ -187,7 +187,7 @@ class _Trial:
         others = [s for i, s in enumerate(self.subjects) if i != number]
         other = self.chance.choice(others) if others else None
         arms: dict[str, Arm] = {"none": self.nothing}
-        arms |= text_arms(self.lm, subject.text, round(size(subject.memory)))
+        arms |= text_arms(self.lm, subject.text, max(1, round(size(subject.memory))))
         arms |= control_arms(subject.memory, other.memory if other else None, subject.exact, self.seed + number)
         if other:
             arms["shuffled_text"] = embedded(self.lm, self.lm.encode(other.text))

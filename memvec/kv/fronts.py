@@ -10,7 +10,7 @@ M positions it takes, T positions behind it, C keys of a head (padded to the mos
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class Front:
         **rest: Any,
     ) -> tuple[Tensor, None]:
         """Attention of queries (B, H·G, Q, E) to the memory and to the layer's own keys (B, H, P + T, E): ((B, Q, H·G, E), None)."""
-        if rest.get("s_aux") is not None or rest.get("softcap") is not None:
+        if _unknown(rest):
             raise UnsupportedModelError("this model changes attention weights in a way that kv memories do not know")
         given = query
         batch, every, asked, width = query.shape
@@ -110,7 +110,7 @@ class Front:
         if self.bare:  # such rows get what they get in a batch without memories, to the bit
             rows = torch.tensor(self.bare, device=key.device)
             keys, values = (part[rows, :, self.before :] for part in (key, value))
-            behind = None if own is None else own[rows, :, :, self.before :]
+            behind = None if own is None else own.expand(batch, -1, -1, -1)[rows, :, :, self.before :]
             out[rows] = attend(module, given[rows], keys, values, behind, scaling=scaling, **rest)[0]
         return out, None
 
@@ -225,7 +225,7 @@ class _Probe(DynamicLayer):  # type: ignore[misc]
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
     ) -> Any:
         """Plain attention."""
-        self.seen = True
+        self.seen = not _unknown(rest)
         return attend(module, query, key.view_as(key), value, attention_mask, **rest)
 
 
@@ -248,6 +248,11 @@ def _tried(model: Any) -> bool:
     ids = torch.zeros(1, 1, dtype=torch.long, device=device_of(model.get_input_embeddings()))
     model.base_model(input_ids=ids, use_cache=True, **{compat.cache_argument(model): cache})
     return all(layer.seen for layer in cache.layers if layer.is_initialized)
+
+
+def _unknown(given: Mapping[str, Any]) -> bool:
+    """Does a model change attention weights in a way that fronts do not know?"""
+    return given.get("s_aux") is not None or given.get("softcap") is not None
 
 
 def _rows(rows: Tensor, index: Tensor) -> Tensor:

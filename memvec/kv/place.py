@@ -109,16 +109,22 @@ def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequenc
     Raises:
         UsageError: Heads keep different numbers of rows, and the model's attention does not take them.
     """
-    seen = sees_fronts(model)
     even = all(fits_plain(memory) for memory in memories if memory is not None)
-    if not (seen or even):
+    if not even:
+        check_attention(model)
+    front = not even or (sees_fronts(model) and (windowed(model) or None in memories))
+    made = _placed(model, memories, before)
+    return made if front else plain(made)
+
+
+def check_attention(model: Any) -> None:
+    """Raise UsageError for a model whose attention does not see fronts."""
+    if not sees_fronts(model):
         raise UsageError(
             "the heads of this memory keep other numbers of keys than it takes positions, and the model's attention "
             f"({model.config._attn_implementation}) cannot take them. Load the model with attn_implementation='sdpa'"
-            + (", or make the memory with an even budget." if rotation_of(model).movable else ".")
+            + (", or pack it with an even budget, KVSettings(budget='even')." if rotation_of(model).movable else ".")
         )
-    made = _placed(model, memories, before)
-    return plain(made) if even and not (seen and (windowed(model) or None in memories)) else made
 
 
 def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:
@@ -126,7 +132,11 @@ def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:
     if not fits_plain(memory):
         raise UsageError(
             "the heads of this memory keep other numbers of keys than it takes positions, which a plain cache cannot hold. "
-            + ("Make it with an even budget." if rotation_of(model).movable else "Use context vectors: kind='context'.")
+            + (
+                "Pack it with an even budget, KVSettings(budget='even')."
+                if rotation_of(model).movable
+                else "Use context vectors: kind='context'."
+            )
         )
     return plain(_placed(model, [memory], [before]))
 
@@ -136,18 +146,23 @@ def fits_plain(memory: Kept) -> bool:
     return memory.even and int(memory.counts[0, 0]) == memory.positions
 
 
-def _one_device(model: Any) -> None:
-    """Raise UsageError for a model whose layers are on several devices."""
+def _check(model: Any) -> None:
+    """Raise UsageError for a model on several devices, or one that attends within chunks."""
     places = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
     if len(places) > 1:
         raise UsageError(
             f"the model is on several devices ({', '.join(sorted(places))}), and keys and values go to one. Load it on one "
             "device, or use context vectors: kind='context'."
         )
+    if "chunked_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
+        raise UsageError(
+            f"{model.config.model_type} models attend within chunks of positions, which kept keys do not have. Use context "
+            "vectors: kind='context'."
+        )
 
 
 def _placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
-    _one_device(model)
+    _check(model)
     placing = Placing(model, memories, before)
     some = [memory for memory in memories if memory is not None]
     device = placing.held.device

@@ -243,10 +243,10 @@ class _Asker:
     def arm(self, name: str, front: _Front, answer: str | None) -> Arm:
         """Answer with `front`, measure the time to the first token and the surprisal of `answer`."""
         made = self.answer(front)
-        kwargs, _ = self._prompt(front, 1)
         with declared_numerics(self.lm.device):
             for _ in range(2):  # the first warms up
                 begun = time.perf_counter()
+                kwargs, _ = self._prompt(front, 1)  # puts keys and values in place, too
                 self.lm.model.generate(**kwargs, do_sample=False)[0, -1].item()  # waits until the device has finished
                 seconds = time.perf_counter() - begun
             nats = None if answer is None else self._surprisal(front, self.lm.encode(answer))

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from memvec.errors import UsageError, counted
 from memvec.identity.fingerprint import check_model
+from memvec.kv.fronts import FrontCache
 from memvec.kv.kept import Kept
-from memvec.kv.place import placed, plain_windows
+from memvec.kv.place import check_attention, placed, plain_windows
 from memvec.lm import compat
 from memvec.lm.adapters import unwrapped
 from memvec.lm.device import device_of
@@ -162,6 +163,8 @@ class Prompt:
 def behind(model: Any, given: dict[str, Any], cache: Any) -> dict[str, Any]:
     """The argument for a copy of a cache, with a row for each beam and each sample. UsageError for options against it."""
     options.check_cache(model, given, cache)
+    if isinstance(cache, FrontCache):
+        check_attention(model)  # another one may have been chosen since
     counts = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))
     return {compat.cache_argument(model): compat.repeated(cache, max(counts))}
 

@@ -39,7 +39,7 @@ def test_xquad(novel: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFix
     judged = found["ratios"]["4"]["text"]
     assert judged["documents"] + judged["skipped"] == 2 and judged["questions"] == 2 * judged["documents"]
     for name in ("f1", "contained"):
-        assert set(judged[name]) == {"none", "text", "memory", "shuffled", "last"}
+        assert set(judged[name]) == {"none", "text", "memory", "shuffled", "last", "2"}
     assert set(judged["of_text"]) == {name for name in ("f1", "contained") if judged[name]["text"]}
     shown = capsys.readouterr().out
     assert "set xquad:novel.jsonl, sha256 " in shown and ": 2 documents, 4 questions" in shown and "another's" in shown
@@ -56,7 +56,7 @@ def test_kv(novel: Path, tiny: str, tmp_path: Path, budget: str) -> None:
     found = json.loads(out.read_text())
     assert found["kind"] == "kv" and (found["settings"]["budget"], found["settings"]["bits"]) == (budget, 4)
     judged, cost = found["ratios"]["4"]["text"], found["ratios"]["4"]["cost"]
-    assert judged["kind"] == "kv" and set(judged["answered"]) == {"none", "text", "memory", "shuffled", "last"}
+    assert judged["kind"] == "kv" and set(judged["answered"]) == {"none", "text", "memory", "shuffled", "last", "2"}
     assert cost["positions"] == pytest.approx(cost["tokens"] / 4, abs=2) and cost["vectors"] == 0
     assert (
         0 < cost["bytes"] < judged["costs"]["cache_text"] and cost["token_steps_per_token"] > 0 < cost["seconds_making"]

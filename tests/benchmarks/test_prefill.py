@@ -12,7 +12,9 @@ import pytest
 def test_kinds(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A row for each kind and length. Only kv memories have to be put in their place."""
     out = tmp_path / "out.json"
-    prefill.main(["--model", tiny, "--lengths", "80,160", "--ratio", "4", "--device", "cpu", "--json", str(out)])
+    prefill.main(
+        ["--model", tiny, "--lengths", "80,160", "--ratio", "4", "--device", "cpu", "--rounds", "2", "--json", str(out)]
+    )
     whole = json.loads(out.read_text())
     assert (whole["model"], whole["dtype"], whole["ratio"]) == (tiny, "torch.float32", 4)
     found = {(one["kind"], one["tokens"]): one for one in whole["found"]}

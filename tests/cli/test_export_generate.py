@@ -142,6 +142,26 @@ class TestGenerate:
         )
         assert (found["documents"], found["kind"]) == ([DOCUMENT], "kv")
 
+    def test_documents_of_several_kinds(
+        self, remembering: Path, tiny_lm: Any, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is found without the best match's kind of memory is left out, and named."""
+        store = with_kv(
+            remembering, tmp_path / "s", tiny_lm, [DOCUMENT, "bom.txt"]
+        )  # the second has no context vectors
+        cases = [
+            (("bom.txt", "crlf.txt", DOCUMENT), ["bom.txt", DOCUMENT], "crlf.txt", "kv"),
+            (("crlf.txt", DOCUMENT, "bom.txt"), ["crlf.txt", DOCUMENT], "bom.txt", "context"),
+            (("crlf.txt", DOCUMENT), ["crlf.txt", DOCUMENT], None, "context"),
+            (("bom.txt", DOCUMENT), ["bom.txt", DOCUMENT], None, "kv"),
+        ]
+        args = ["generate", store, PROMPT, "--retrieve", "3", "--max-new-tokens", "1", "--json", "--no-progress"]
+        for found, kept, out, kind in cases:
+            monkeypatch.setattr("memvec.retrieval.search.retrieve", lambda *given, found=found, **named: found)
+            code, made, err = call(*args)
+            assert code == 0 and (json.loads(made)["documents"], json.loads(made)["kind"]) == (kept, kind)
+            assert (f"another kind: {out}" in err) if out else ("another kind" not in err)
+
     def test_answer(self, remembering: Path, call: Any) -> None:
         """Vectors and text give answers; a seed repeats one."""
         args = ["generate", remembering, PROMPT, "--id", DOCUMENT, "--max-new-tokens", "8", "--no-progress"]

@@ -34,6 +34,8 @@ def folder(tmp_path: Path, remembering: Path, packed: Path) -> Path:
         for name in ("prose.txt", "crlf.txt")
     ]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    asked = {"document": "t.txt", "question": "Who wants a wife?", "answer": "a single man"}
+    (tmp_path / "t.jsonl").write_text(json.dumps(asked))
     return tmp_path
 
 
@@ -45,7 +47,11 @@ LINES: dict[str, list[str]] = {
     "cat": ["cat p prose.txt"],
     "compact": ["compact p --dry-run", "compact p"],
     "diff": ["diff p {m}", "diff p {m} --no-probe"],
-    "evaluate": ["evaluate s --questions q.jsonl --template plain"],
+    "evaluate": [
+        "evaluate s --questions q.jsonl --template plain",
+        "pack t.txt -o k --kind kv -m {m} -q",
+        "evaluate k --kind kv --questions t.jsonl --texts . --template plain",
+    ],
     "export": ["export p -o one", "export s --to npy --id prose.txt --prompt x -o n.npy"],
     "fingerprint": ["fingerprint {m}", "fingerprint {m} --tensors"],
     "gc": ["gc p --dry-run", "gc p"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, VARIANTS, make
+from loaded import load_model
 from reading import behind, behind_text, off, tokens, uneven, whole
 
 import memvec
@@ -21,6 +22,7 @@ from memvec.kv.suitable import check, most_tokens
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import load
 from memvec.lm.scoring import Row
+from memvec.memory.prompt import generate_kwargs
 from memvec.packing.kv import longest_window
 from memvec.templates.template import frame
 
@@ -125,3 +127,28 @@ def test_the_longest_document(name: str, lm: FrozenLM) -> None:
     found = behind(lm, placed(lm.model, whole(lm, [text]), [before]), question)
     assert off(found, behind_text(lm, [*before, *text], question)) < 1e-5
     return None
+
+
+def test_from_pack_to_answers(lm: FrozenLM, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packed memory of all rows answers as the text does, in the model as users load it. Smaller ones answer too."""
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
+    text = "The ferry leaves from the north pier at six, and dogs travel free."
+    questions = ["Who?", "When does the ferry leave"]
+    model = load_model(str(folder))
+    for ratio, bits, refine in ((1, 16, 0), (3, 8, 2)):
+        store = tmp_path / f"{ratio}.memvec"
+        settings = memvec.KVSettings(ratio=ratio, bits=bits, refine=refine, measure="all")
+        memvec.pack([memvec.Source("a.txt", text.encode())], store, model=str(folder), kind="kv", kv=settings)
+        memory = memvec.load_memory(store, "a.txt")
+        given = generate_kwargs(model, lm.tokenizer, questions, [memory, memory], template="text")
+        said = model.generate(
+            **given, max_new_tokens=3, eos_token_id=None, output_logits=True, return_dict_in_generate=True
+        )
+        for number, question in enumerate(questions):
+            row, new = frame(lm.tokenizer, question, "text"), said.sequences[number, -3:].tolist()
+            wanted = behind_text(lm, [*row.before, *lm.encode(text)], [*row.after, *new])[-4:-1]
+            error = off(torch.stack([step[number] for step in said.logits]), wanted)
+            if ratio == 1:
+                assert error < 0.05  # 16 bits round a little
+            else:  # windows of 16 may not see the text from the end of a longer question
+                assert 0.05 < error < 2 or number

@@ -80,8 +80,8 @@ def test_a_wrong_rotation_is_noticed(tiny: str, dtype: torch.dtype, fault: str) 
         ("opt", False, 512, True),
         ("llama", True, 512, False),
         ("llama, yarn", True, 512, False),
-        ("llama, dynamic", True, 128, True),
-        ("phi3, longrope", True, 128, True),
+        ("llama, dynamic", True, 512, True),
+        ("phi3, longrope", True, 512, True),
     ],
 )
 def test_where_positions_end(name: str, movable: bool, context: int, bound: bool, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -238,11 +239,63 @@ class TestRefused:
 
         eager = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation="eager").eval()
         for make in (head.generate_kwargs, lambda *given: head.as_cache(*given[:2])):
-            with pytest.raises(UsageError, match="attn_implementation='sdpa', or make the memory with an even budget"):
+            with pytest.raises(UsageError, match="attn_implementation='sdpa', or pack it with an even budget"):
                 make(eager, tokenizer, "wife")
         even, sdpa = kv(TEXT, 4, "even"), load_model(tiny)
         wanted = new(sdpa, even.generate_kwargs(sdpa, tokenizer, QUESTIONS))
         assert new(eager, even.generate_kwargs(eager, tokenizer, QUESTIONS)) == wanted
+
+    @pytest.mark.parametrize("change", ["scaling", "adapter"])
+    def test_a_model_that_was_changed(self, tiny: str, tokenizer: Any, head: Memory, change: str) -> None:
+        """Keys were kept with its rotation and its weights. A refusal leaves other calls as they were."""
+        from peft import LoraConfig
+
+        model = load_model(tiny)
+        made = [head.generate_kwargs(model, tokenizer, "wife"), head.as_cache(model, tokenizer).generate_kwargs("wife")]
+        ids = {"input_ids": torch.tensor([[5, 6, 7]])}
+        wanted = [new(model, kwargs) for kwargs in (*made, ids)]
+        before = copy.deepcopy(model.config.rope_parameters)
+        if change == "scaling":
+            model.config.rope_parameters["rope_theta"] *= 2
+        else:
+            model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+        for kwargs in made:
+            with pytest.raises(FingerprintError):
+                new(model, kwargs)
+        if change == "scaling":
+            model.config.rope_parameters = before
+        else:
+            model.disable_adapters()
+        assert [new(model, kwargs) for kwargs in (*made, ids)] == wanted
+
+    def test_an_attention_that_was_changed(self, tiny: str, tokenizer: Any, kv: Any, head: Memory) -> None:
+        model = load_model(tiny)
+        made = [memory.generate_kwargs(model, tokenizer, "wife") for memory in (head, kv(TEXT, 4, "even"))]
+        wanted = [new(model, kwargs) for kwargs in made]
+        model.set_attn_implementation("eager")
+        with pytest.raises(UsageError, match="attn_implementation='sdpa'"):
+            new(model, made[0])
+        assert new(model, made[1]) == wanted[1]
+        model.set_attn_implementation("sdpa")
+        assert [new(model, kwargs) for kwargs in made] == wanted
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda model: setattr(model, "hf_device_map", {"model": 0, "lm_head": "cpu"}), "several devices"),
+            (lambda model: setattr(model.config, "layer_types", ["chunked_attention"] * 4), "within chunks"),
+        ],
+        ids=["devices", "chunks"],
+    )
+    def test_models_that_cannot_take_them(
+        self, tiny: str, tokenizer: Any, kv: Any, change: Callable[[Any], None], said: str
+    ) -> None:
+        model = load_model(tiny)
+        change(model)
+        for ratio in (1, 4):
+            made = functools.partial(generate_kwargs, model, tokenizer, "wife", kv(TEXT, ratio), check=False)
+            with pytest.raises(UsageError, match=f"{said}.*kind='context'"):
+                made()
 
     def test_a_mask_of_another_length(self, model: Any, tokenizer: Any, head: Memory) -> None:
         kwargs = head.generate_kwargs(model, tokenizer, QUESTIONS[:2])
