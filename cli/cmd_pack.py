@@ -185,7 +185,7 @@ def _settings(given: dict[str, Any]) -> tuple[PackSettings, ContextSettings, KVS
     kept = {name: given.pop(name) for name in ("budget", "score", "refine", "measure")}
     exact = {field.name: given.pop(field.name) for field in fields(PackSettings) if field.name in given}
     settings = PackSettings(memory=limit, **{name: value for name, value in exact.items() if value is not None})
-    common = {"seed": settings.seed, "memory": limit}
+    common: dict[str, Any] = {"seed": settings.seed, "memory": limit}
     if given["kind"] == "kv":
         return settings, C, KVSettings(**shared, **kept, bits=bits, **common)
     return settings, ContextSettings(**shared, gist=gist, steps=steps, **common), K

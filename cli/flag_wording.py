@@ -22,7 +22,9 @@ COMMANDS = {"documents": "list", "build_index": "index build", "drop_index": "in
 # A Python literal; `name=value`; settings in a call; "name is value" at the start of a message; a call of a function.
 VALUE = r"""(?:"[^"]*"|'[^']*'|\[[^\]]*\]|…|\.\.\.|[\w./%-]*[\w/%])"""
 ARGUMENT = rf"(?<![\w.`\"'/-])([a-z_]+)=({VALUE})?"
-SETTINGS = re.compile(rf"\b(?:settings=|context=)?(?:Pack|Context|Capacity)Settings\(({ARGUMENT}(?:, {ARGUMENT})*)\)")
+SETTINGS = re.compile(
+    rf"\b(?:settings=|context=|kv=)?(?:Pack|Context|KV|Capacity)Settings\(({ARGUMENT}(?:, {ARGUMENT})*)\)"
+)
 SUBJECT = re.compile(r"\A([a-z_]+)(?:\[\d+\])? is (?=['\"\[(\d-]|True\b|False\b|None\b|nan\b|inf\b|empty\b)")
 CALL = re.compile(r"\bmemvec\.([a-z_]+)\(([^()`]*)\)")
 

@@ -31,7 +31,7 @@ def check_fields(settings: Any, bounds: Bounds, choices: Choices = MappingProxyT
             flag(field.name, value)
             continue
         if accepted := choices.get(field.name):
-            one_of = choice(*accepted) if isinstance(accepted[0], str) else among(*accepted)  # type: ignore[arg-type]
+            one_of = choice(*accepted) if isinstance(accepted[0], str) else among(*accepted)
             object.__setattr__(settings, field.name, one_of(field.name, value))
             continue
         low, high = bounds[field.name]

@@ -277,10 +277,11 @@ class PackReport:
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
     skipped: tuple[Skipped, ...] = ()  # inputs that could not be read, or that have no memory; all others were packed
     zstd_sampled: bool = False  # this pack estimated zstd_bytes of its documents from a sample
-    kv_records: int = 0  # of complete kv memories, as are the next six fields
+    kv_records: int = 0  # of complete kv memories, as are the next seven fields
     kv_positions: int = 0  # that they take in front of a prompt
     kv_tokens: int = 0  # tokens of their text
     kv_text_bytes: int = 0  # bytes of their text
     kv_bytes: int = 0  # of their keys and values, as stored
     kv_measured: int = 0  # of these records, those whose gain was measured
     kv_gain: float | None = None  # mean of the measured gains, weighted by tokens [1]; None if none was measured
+    kv_seconds: float = 0.0  # for reading and training them, not for measuring [s]

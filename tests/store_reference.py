@@ -98,6 +98,7 @@ def totals(store: Store, documents: Sequence[StoredDocument]) -> dict[str, Any]:
         "kv_bytes": sum(record.kv.nbytes for record in kv if record.kv),
         "kv_measured": sum(record.conditioning.gain is not None for record in kv if record.conditioning),
         "kv_gain": weighted(kv, "gain"),
+        "kv_seconds": round(math.fsum(record.report.seconds for record in kv), 3),
     }
 
 

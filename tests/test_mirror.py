@@ -44,6 +44,7 @@ COVERED = {
     "memory/unverified.py": "memvec/memory/test_generate.py",
     "off_topic.py": "memvec/packing/test_context.py",
     "packing/exact.py": "memvec/packing/test_pack.py",
+    "packing/memories.py": "memvec/packing/test_context.py",
     "packing/records.py": "memvec/packing/test_reuse.py",
     "progress.py": "memvec/packing/test_calibrate.py",
     "retrieval/build.py": "memvec/retrieval/test_search.py",

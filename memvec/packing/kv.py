@@ -41,7 +41,7 @@ from memvec.store.documents import Version
 from memvec.types import Conditioning, FitReport, KeysValues, Kind, Record
 
 SAMPLED = 16  # one window in so many is measured, with measure="sample"
-HELD_OUT, PASSAGES = 16, 8  # cloze questions and off-topic prompts that a measured memory is asked
+HELD_OUT, PASSAGES = 8, 4  # cloze questions and off-topic prompts that a measured memory is asked
 KEYWORD_QUESTIONS = 96  # made by rule for each 150 tokens or so, divided among the prompt prefixes
 SENTENCE_ANSWERS = 0.25  # share of them that a full sentence answers [0..1]
 AROUND = 256  # tokens around a document and its repetition
@@ -101,6 +101,7 @@ class Compacting:
         self.lm, self.settings, self.work = lm, settings, work
         self.fingerprint = fingerprint
         self.batching = lm.device.type != "cpu"
+        self._others: dict[str, Kept] = {}  # memories of fixed texts
 
     def run(self, lots: Iterable[Sequence[Window]]) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window in `lots` as it is done."""
@@ -150,7 +151,7 @@ class Compacting:
         """Documents in a batch of a bucket of `size` tokens. One of its rows is a filler."""
         if not self.batching or size > BUCKETS[-1]:
             return 1
-        each = 3 * self.lm.cache_bytes + 30 * self.lm.width * self.lm.dtype.itemsize  # bytes of a token
+        each: int = 3 * self.lm.cache_bytes + 30 * self.lm.width * self.lm.dtype.itemsize  # bytes of a token
         return max(1, min(MOST_ROWS, (self.settings.memory or BATCH_BYTES) // (each * size)) - 1)
 
     @cached_property
@@ -267,13 +268,12 @@ class Compacting:
 
     def _other(self, text: str) -> Kept:
         """The rounded memory of a fixed text, always the same, or of another one if that is `text`."""
-        return self._others[texts()[0] == text]
-
-    @cached_property
-    def _others(self) -> list[Kept]:
-        rows = [self.lm.encode(text)[: min(MOST_TOKENS, longest_window(self.lm))] for text in texts()[:2]]
-        bits, device = self.settings.bits, self.lm.device
-        return [Kept.of(self._compacted([ids])[0].stored(bits), len(ids), device) for ids in rows]
+        other = next(fixed for fixed in texts() if fixed != text)
+        if other not in self._others:
+            ids = self.lm.encode(other)[: min(MOST_TOKENS, longest_window(self.lm))]
+            stored = self._compacted([ids])[0].stored(self.settings.bits)
+            self._others[other] = Kept.of(stored, len(ids), self.lm.device)
+        return self._others[other]
 
 
 def measures(settings: KVSettings, text_sha256: bytes) -> bool:

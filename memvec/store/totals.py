@@ -49,6 +49,7 @@ def report(store: Store, sums: Mapping[str, Any]) -> PackReport:
         "model": origin.source,
         "fingerprint": origin.id,
         "seconds": round(sums["seconds"], 3),
+        "kv_seconds": round(sums.get("kv_seconds", 0.0), 3),
     }
     return PackReport(**{**sums, **derived})
 
@@ -98,6 +99,7 @@ def totals(scan: Scan, placed: Placed, chosen: Array, measures: Measured) -> dic
         "kv_bytes": total("kv_bytes", kv),
         "kv_measured": len(measures.kv_gain),
         "kv_gain": weighted(measures.kv_gain),
+        "kv_seconds": math.fsum(columns["seconds"][kv].tolist()),
     }
 
 

@@ -76,15 +76,16 @@ class TestInfo:
         assert (value["documents"], value["incomplete"], value["records"]) == (2, 1, 12)
         _, out, _ = call("info", mixed)
         (row,) = [line for line in out.splitlines() if line.split()[:2] == ["kv", "memory"]]
-        assert "3 records of 60 tokens in 18 positions" in row
-        assert f"{BYTES / 60:.0f} bytes a token as stored (the text 0.9), 2 measured, gain 0.63 of the text's" in row
+        assert "3 records of 60 tokens in 18 positions (3.3 tokens each)" in row
+        assert f"{BYTES / 60:.0f} bytes a token as stored (the text 0.9), 0.0 s for 1,000 tokens" in row
+        assert row.endswith("2 measured, gain on blanks 0.63 of the text's")
 
     def test_unmeasured(self, tmp_path: Path, call: Any) -> None:
         """A store whose memories nobody measured says no gain, and that it decodes to nothing."""
         put(tmp_path / "s", [part("a", 0, 56, 14, UNMEASURED)])
         _, out, _ = call("info", tmp_path / "s")
         (row,) = [line for line in out.splitlines() if line.split()[:2] == ["kv", "memory"]]
-        assert row.endswith("(the text 4.0), 0 measured") and "as a memory only" in out
+        assert row.endswith("(the text 4.0), 0.0 s for 1,000 tokens, 0 measured") and "as a memory only" in out
         assert any(line.split()[:3] == ["keys", "and", "values"] for line in out.splitlines())
         _, out, _ = call("info", tmp_path / "s", "--json")
         assert json.loads(out)["kv_gain"] is None
