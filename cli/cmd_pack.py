@@ -122,7 +122,7 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
     "pack",
     epilog=examples(
         "memvec pack notes/ -o notes.memvec",
-        "memvec pack notes/ -o notes.memvec --kind both --exclude '*.log'",
+        "memvec pack notes/ -o notes.memvec --kind kv --exclude '*.log'",
         "memvec pack notes/ -o notes.memvec --dry-run",
         "cat letter.txt | memvec pack - --name letter.txt -o notes.memvec",
     ),

@@ -1,7 +1,8 @@
 """Make kv records for `pack`: read the windows of documents, keep some of their keys and values, and measure a sample.
 
 On a CPU windows are read one at a time. On a GPU they are read in batches of fixed shapes: a length rounded up to a bucket,
-and a number of rows that follows from the bucket, filled up. So nothing in a record depends on its neighbours.
+and a number of rows that follows from the bucket, filled up. So nothing in a record depends on its neighbours. Only
+training on a GPU goes on in batches of any shape: there refined numbers may differ by rounding.
 """
 
 from __future__ import annotations
