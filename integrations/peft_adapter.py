@@ -35,8 +35,8 @@ from memvec.formats import files
 from memvec.guard import loading_alone
 from memvec.identity.fingerprint import check_model
 from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS, import_prompt_tuning
-from memvec.kv.kept import Kept
 from memvec.kv.place import placed_plain, windowed
+from memvec.kv.selection import Selection
 from memvec.lm.adapters import unwrapped
 from memvec.lm.compat import sliding
 from memvec.lm.device import device_of
@@ -164,7 +164,7 @@ def _export_cache(
 def _cache(memory: Memory, model: Any, tokenizer: Any, template: Template) -> tuple[Sequence[int], int, Any]:
     """(tokens before the memory, positions of both, their keys and values as a plain cache)."""
     front = front_of(memory)
-    if not isinstance(front, Kept):
+    if not isinstance(front, Selection):
         cached = CachedMemory(model, tokenizer, memory, template, check=False)
         return cached.before, cached.length, cached.copy()
     before = frame(tokenizer, "", template).before

@@ -9,8 +9,8 @@ from families import CORPUS
 from torch import Tensor
 
 from memvec.kv.compact import compact
-from memvec.kv.kept import Kept
 from memvec.kv.place import Placing
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Prefixes, Row, run_rows
 
@@ -39,12 +39,12 @@ def behind(lm: FrozenLM, prefixes: Prefixes, question: Sequence[int], row: int =
     return (hidden @ lm.head.T).float()
 
 
-def whole(lm: FrozenLM, texts: Sequence[Sequence[int]]) -> list[Kept]:
+def whole(lm: FrozenLM, texts: Sequence[Sequence[int]]) -> list[Selection]:
     """Memories of all rows of texts."""
     return compact(lm, texts, 1, "even")
 
 
-def uneven(lm: FrozenLM, memories: Sequence[Kept], before: Sequence[Sequence[int]]) -> Prefixes:
+def uneven(lm: FrozenLM, memories: Sequence[Selection], before: Sequence[Sequence[int]]) -> Prefixes:
     """The cache with fronts, even for memories that a plain cache could hold."""
     placing = Placing(lm.model, memories, before)
     rows = [torch.cat([getattr(memory, name) for memory in memories])[placing.order] for name in ("keys", "values")]

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from memvec.evaluation.controls import Arm, positions, run_arms
 from memvec.evaluation.gain import ratio_interval
-from memvec.kv.kept import Kept
 from memvec.kv.place import windowed
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Row, embedded, rows_that_fit, sample
 from memvec.retrieval.bm25 import UNSPACED, UNSPACED_LETTERS
@@ -54,7 +54,7 @@ def judged(lm: FrozenLM, before: Sequence[int], prompts: Sequence[Prompt]) -> li
     # Arms of a kind go together. The longest come first, as their length bounds their batch, and those of one document
     # in a row, as they share its cache.
     numbers = {arm: n for n, arm in enumerate(dict.fromkeys(id(arm) for arm, _, _ in prompts))}
-    keys = [(isinstance(arm, Kept), positions(arm), numbers[id(arm)], row.start) for arm, row, _ in prompts]
+    keys = [(isinstance(arm, Selection), positions(arm), numbers[id(arm)], row.start) for arm, row, _ in prompts]
     order = sorted(range(len(prompts)), key=keys.__getitem__, reverse=True)
     found: dict[int, Marks] = {}
     while len(found) < len(prompts):

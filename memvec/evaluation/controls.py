@@ -1,6 +1,6 @@
 """The arms of an evaluation, each put in front of a question: the memory, its controls, and the text cut to its size.
 
-An arm is input embeddings, or kept rows of keys and values.
+An arm is input embeddings, or selected rows of keys and values.
 Letters: M vectors or positions, N tokens, D width, L layers, H key/value heads, K rows in all heads.
 """
 
@@ -14,29 +14,29 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from memvec.kv.kept import Kept
 from memvec.kv.place import placed
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Prefixes, embedded, run_prefixes
 
 EQUAL_POSITIONS = ("first", "last", "sentences")  # arms of text that are as large as the memory
-Arm: TypeAlias = Tensor | Kept  # embeddings (M, D), or rows
+Arm: TypeAlias = Tensor | Selection  # embeddings (M, D), or rows
 
 
 def positions(arm: Arm) -> int:
     """M: the question goes on so many positions behind the start of the arm."""
-    return arm.positions if isinstance(arm, Kept) else len(arm)
+    return arm.positions if isinstance(arm, Selection) else len(arm)
 
 
 def size(arm: Arm) -> float:
     """The positions of a cache with as many keys: the rows that a head keeps on average."""
-    return len(arm.distances) / arm.counts.numel() if isinstance(arm, Kept) else len(arm)
+    return len(arm.distances) / arm.counts.numel() if isinstance(arm, Selection) else len(arm)
 
 
 @torch.inference_mode()
 def run_arms(lm: FrozenLM, before: Sequence[int], arms: Sequence[Arm]) -> Prefixes:
-    """Put arms, all embeddings or all kept rows, each behind the tokens `before`."""
-    rows = [arm for arm in arms if isinstance(arm, Kept)]
+    """Put arms, all embeddings or all selected rows, each behind the tokens `before`."""
+    rows = [arm for arm in arms if isinstance(arm, Selection)]
     if rows:
         return placed(lm.model, rows, [before] * len(rows))
     start = embedded(lm, before)
@@ -66,8 +66,8 @@ def control_arms(memory: Arm, other: Arm | None, exact: Tensor | None, seed: int
 
 def together(memories: Sequence[Arm]) -> Arm:
     """Memories of one kind as one arm: vectors one behind another, keys and values side by side."""
-    rows = [memory for memory in memories if isinstance(memory, Kept)]
-    return Kept.joined(rows) if rows else torch.cat([memory for memory in memories if isinstance(memory, Tensor)])
+    rows = [memory for memory in memories if isinstance(memory, Selection)]
+    return Selection.joined(rows) if rows else torch.cat([memory for memory in memories if isinstance(memory, Tensor)])
 
 
 def noise(memory: Arm, seed: int) -> Arm:

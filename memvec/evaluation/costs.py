@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from memvec.evaluation.controls import Arm, positions, run_arms, size
-from memvec.kv.kept import Kept
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Prefixes, embedded
 
@@ -89,7 +89,7 @@ def _medians(lm: FrozenLM, query: Query, rounds: int) -> tuple[float, float, flo
     """Median seconds of (the query behind the text, behind the memory, putting a kv memory in its place)."""
     with_text = embedded(lm, [*query.before, *query.text, *query.question])[None]
     ways: list[Callable[[], object]] = [lambda: lm.start(with_text)]
-    if isinstance(query.memory, Kept):
+    if isinstance(query.memory, Selection):
         run = run_arms(lm, query.before, [query.memory])
         ways += [
             lambda: _behind(lm, run, query.question),

@@ -17,7 +17,7 @@ from memvec.evaluation.controls import Arm
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.questions import Question
 from memvec.identity.runtime import Runtime
-from memvec.kv.kept import Kept
+from memvec.kv.selection import Selection
 from memvec.lm.scoring import Row
 from memvec.memory.memory import load
 from memvec.memory.prompt import tensor
@@ -88,8 +88,8 @@ def _memory(runtime: Runtime, name: str, kind: str) -> tuple[Arm, int]:
     if kind == "context":
         return tensor(memory).to(device), memory.vectors.nbytes
     (parts,) = memory.kv
-    kept = Kept.behind([Kept.of(part.stored, part.tokens, device) for part in parts])
-    return kept, sum(part.stored.nbytes for part in parts)
+    selected = Selection.behind([Selection.of(part.stored, part.tokens, device) for part in parts])
+    return selected, sum(part.stored.nbytes for part in parts)
 
 
 def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from memvec.kv import choose
 from memvec.kv.choose import Budget, positions_for
-from memvec.kv.kept import Kept
 from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import Read, Score, read
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 
 
@@ -26,7 +26,7 @@ def compact(
     score: Score = "repeat",
     shares: Tensor | None = None,
     longest: int | None = None,
-) -> list[Kept]:
+) -> list[Selection]:
     """Keep 1 of `ratio` rows of each document, all read in one batch.
 
     Args:
@@ -51,7 +51,7 @@ def compact(
     return gathered(lm, found, kept, positions)
 
 
-def gathered(lm: FrozenLM, found: Read, kept: Tensor, positions: Sequence[int]) -> list[Kept]:
+def gathered(lm: FrozenLM, found: Read, kept: Tensor, positions: Sequence[int]) -> list[Selection]:
     """The rows `kept` (L, B, H, N) of each document, without their places. Keys that cannot be moved take N positions."""
     rotation, longest = rotation_of(lm.model), kept.shape[3]
     counts = kept.sum(3).cpu()  # (L, B, H)
@@ -69,6 +69,6 @@ def gathered(lm: FrozenLM, found: Read, kept: Tensor, positions: Sequence[int]) 
     sizes = counts.sum((0, 2)).tolist()
     pieces = zip(*(torch.split(part[order], sizes) for part in (distances, keys, values)), strict=True)
     return [
-        Kept(tokens, most if rotation.movable else tokens, counts[:, row], *piece)
+        Selection(tokens, most if rotation.movable else tokens, counts[:, row], *piece)
         for row, (tokens, most, piece) in enumerate(zip(found.lengths, positions, pieces, strict=True))
     ]

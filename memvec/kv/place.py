@@ -1,4 +1,4 @@
-"""Put kept rows in front of prompts: turn keys to their places, and make the cache that prompts go on from.
+"""Put selected rows in front of prompts: turn keys to their places, and make the cache that prompts go on from.
 
 Letters: B memories, L layers, H key/value heads, K rows of all memories, k rows of one layer, E width of a head,
 P positions before the memories, M positions of the longest, C keys of a head.
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from memvec.errors import UsageError
 from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup, sees_fronts
-from memvec.kv.kept import Kept
 from memvec.kv.rotation import rotation_of
+from memvec.kv.selection import Selection
 from memvec.lm import compat
 from memvec.lm.device import device_of
 from memvec.lm.scoring import Prefixes, alike
@@ -42,7 +42,7 @@ class Placing:
     the tokens before the memory. So those are moved back by N - M positions.
     """
 
-    def __init__(self, model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: Any, memories: Sequence[Selection | None], before: Sequence[Sequence[int]]) -> None:
         """Rows may have no memory or no tokens before it. At least one has a memory."""
         self.dtype, self.rotation = model.dtype, rotation_of(model)
         device = device_of(model.get_input_embeddings())
@@ -72,7 +72,7 @@ class Placing:
         )
         self.groups = [_groups(self.counts[:, layer], distances[part]) for layer, part in enumerate(self.slices)]
 
-    def _moved(self, cache: Any, memories: Sequence[Kept | None]) -> list[tuple[Tensor, Tensor]]:
+    def _moved(self, cache: Any, memories: Sequence[Selection | None]) -> list[tuple[Tensor, Tensor]]:
         """(keys, values) (B, H, P, E) of each layer before the memories, moved back where positions are saved."""
         out = []
         saved = torch.tensor([0 if m is None else m.tokens - m.positions for m in memories])
@@ -99,7 +99,7 @@ class Placing:
         return Prefixes(FrontCache(layers), self.held)
 
 
-def placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
+def placed(model: Any, memories: Sequence[Selection | None], before: Sequence[Sequence[int]]) -> Prefixes:
     """The cache of a row for each memory, behind the tokens `before` it. One of them at least is a memory.
 
     If all heads keep as many rows in every memory, it is a plain cache, for any attention. Else it is a `FrontCache`. Where
@@ -127,7 +127,7 @@ def check_attention(model: Any) -> None:
         )
 
 
-def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:
+def placed_plain(model: Any, memory: Selection, before: Sequence[int]) -> Prefixes:
     """A plain cache of one memory behind the tokens `before` it. UsageError if heads keep different numbers of rows."""
     if not fits_plain(memory):
         raise UsageError(
@@ -141,7 +141,7 @@ def placed_plain(model: Any, memory: Kept, before: Sequence[int]) -> Prefixes:
     return plain(_placed(model, [memory], [before]))
 
 
-def fits_plain(memory: Kept) -> bool:
+def fits_plain(memory: Selection) -> bool:
     """Does every head keep a row for each position?"""
     return memory.even and int(memory.counts[0, 0]) == memory.positions
 
@@ -156,12 +156,12 @@ def _check(model: Any) -> None:
         )
     if "chunked_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
         raise UsageError(
-            f"{model.config.model_type} models attend within chunks of positions, which kept keys do not have. Use context "
+            f"{model.config.model_type} models attend within chunks of positions, which selected keys do not have. Use context "
             "vectors: kind='context'."
         )
 
 
-def _placed(model: Any, memories: Sequence[Kept | None], before: Sequence[Sequence[int]]) -> Prefixes:
+def _placed(model: Any, memories: Sequence[Selection | None], before: Sequence[Sequence[int]]) -> Prefixes:
     _check(model)
     placing = Placing(model, memories, before)
     some = [memory for memory in memories if memory is not None]
@@ -220,7 +220,7 @@ def layer_first(counts: Tensor) -> Tensor:
     return layers.argsort(stable=True)
 
 
-def _outside(held: Tensor, memories: Sequence[Kept | None]) -> Tensor:
+def _outside(held: Tensor, memories: Sequence[Selection | None]) -> Tensor:
     """(B, P) distances of the tokens before each memory to its end; 0 is padding. `held` (B, P) is their mask."""
     tokens = torch.tensor([0 if memory is None else memory.tokens for memory in memories], device=held.device)
     from_end = torch.arange(held.shape[1], 0, -1, device=held.device)  # they are padded on the left

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memvec.kv.kept import Kept
 from memvec.kv.place import Placing
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, distil_pass, teacher_pass
 from memvec.lm.scoring import CACHE_AT_ONCE, Prefixes, Row, embedded, padded, passes, run_prefixes, run_rows, targets
@@ -35,7 +35,7 @@ class RefineTask:
     """A memory to be trained."""
 
     ids: tuple[int, ...]  # N tokens of its document
-    kept: Kept
+    selection: Selection
     questions: tuple[tuple[Row, ...], ...]  # about the document, for each prompt prefix
 
 
@@ -85,18 +85,19 @@ class Refiner:
         for prefix, rows in zip(self.prompt_prefixes, unrelated, strict=True):
             self.unrelated.append(taught(lm, [embedded(lm, prefix)], [0] * len(rows), rows, mix))
 
-    def run(self, tasks: Sequence[RefineTask], tick: Callable[[int], None] = lambda positions: None) -> list[Kept]:
+    def run(self, tasks: Sequence[RefineTask], tick: Callable[[int], None] = lambda positions: None) -> list[Selection]:
         """Train the memories of some documents together. `tick` gets the positions of each step."""
         recipe, lm = self.recipe, self.lm
         plans = self._plans(tasks)
         lessons, where = self._teach(tasks, plans)
         placings = [
-            Placing(lm.model, [task.kept for task in tasks], [prefix] * len(tasks)) for prefix in self.prompt_prefixes
+            Placing(lm.model, [task.selection for task in tasks], [prefix] * len(tasks))
+            for prefix in self.prompt_prefixes
         ]
         order = placings[0].order
-        owners = torch.arange(len(tasks)).repeat_interleave(torch.tensor([len(t.kept.distances) for t in tasks]))
+        owners = torch.arange(len(tasks)).repeat_interleave(torch.tensor([len(t.selection.distances) for t in tasks]))
         owners = owners.to(lm.device)[order]
-        keys, values = (torch.cat([getattr(t.kept, name) for t in tasks])[order] for name in ("keys", "values"))
+        keys, values = (torch.cat([getattr(t.selection, name) for t in tasks])[order] for name in ("keys", "values"))
         adams = [
             _Adam(tensor, rate * _sizes(tensor, owners, len(tasks)))
             for tensor, rate in ((keys, recipe.key_rate), (values, recipe.value_rate))
@@ -113,9 +114,11 @@ class Refiner:
             positions = self._step(prefixes, rows, adams, self._rate(step))
             tick(positions)
         back = order.argsort()
-        sizes = [len(task.kept.distances) for task in tasks]
+        sizes = [len(task.selection.distances) for task in tasks]
         trained = [torch.split(adam.numbers.detach()[back], sizes) for adam in adams]
-        return [dataclasses.replace(task.kept, keys=k, values=v) for task, k, v in zip(tasks, *trained, strict=True)]
+        return [
+            dataclasses.replace(task.selection, keys=k, values=v) for task, k, v in zip(tasks, *trained, strict=True)
+        ]
 
     def _plans(self, tasks: Sequence[RefineTask]) -> list[_Plan]:
         """The rows of every step. Each question of a document is drawn once before any is drawn again."""

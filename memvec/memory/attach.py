@@ -145,7 +145,7 @@ class _Rows:
             "input_ids": ids,  # unchanged: callers cut the output at the length of their ids
             "inputs_embeds": mark(made.inputs_embeds, READY),
             "attention_mask": made.attention_mask,
-            **({} if made.kept is None else behind(model, asked, made.kept.cache)),
+            **({} if made.cached is None else behind(model, asked, made.cached.cache)),
         }
 
 

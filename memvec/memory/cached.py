@@ -23,9 +23,9 @@ from memvec.memory.prompt import (
     Prompt,
     Prompts,
     as_memories,
+    cached_rows,
     embed,
     front_of,
-    kept_of,
     pad_id,
 )
 from memvec.memory.prompt_input import as_prompts
@@ -64,10 +64,10 @@ class CachedMemory:
         self.before = frame(tokenizer, "", template, True, now=self.now).before
         self.front = front_of(memory)
         start = [(Frame(self.before, ()), self.front)]
-        self.kept = kept_of(self.model, start)  # None for vectors
+        self.placed = cached_rows(self.model, start)  # None for vectors
         self._cache: Any
-        if self.kept is not None:
-            self._cache, self.length = self.kept.cache, self.kept.held.shape[1]  # H
+        if self.placed is not None:
+            self._cache, self.length = self.placed.cache, self.placed.held.shape[1]  # H
         else:
             self._cache, self.length = self._run(embed(self.model, start), memory)
         self.sliding = sliding(self._cache)
@@ -112,8 +112,8 @@ class CachedMemory:
                 "the tokens before the memory, such as a system message, are not the ones this cache was made with. "
                 "Use memory.generate_kwargs for such prompts."
             )
-        uncached = embed(self.model, [(row, self.front) for row in frames], pad_id(self.tokenizer), self.kept)
-        if self.kept is not None:
+        uncached = embed(self.model, [(row, self.front) for row in frames], pad_id(self.tokenizer), self.placed)
+        if self.placed is not None:
             return replace(uncached, owners=self._owners).generate_kwargs()
         plain = self.sliding and len({len(row.after) for row in frames}) > 1
         carrier = _CachedPrompt(self, uncached, plain)

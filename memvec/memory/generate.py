@@ -21,7 +21,7 @@ from memvec.decoding.unpack import content
 from memvec.errors import ConditioningError, NoContentError, UsageError
 from memvec.filesystem.names import several
 from memvec.identity.runtime import Opening, Runtime, runtime_of
-from memvec.kv.kept import Kept
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.numerics import declared_numerics, sampling
 from memvec.lm.scoring import embedded
@@ -289,13 +289,13 @@ class _Asker:
 class _Front:
     """What stands in front of a prompt."""
 
-    content: Tensor | Kept | None = None  # vectors or embedded tokens (M, D), or keys and values
+    content: Tensor | Selection | None = None  # vectors or embedded tokens (M, D), or keys and values
     kind: str | None = None  # of a memory
 
     @property
     def positions(self) -> int:
         """M."""
-        if isinstance(self.content, Kept):
+        if isinstance(self.content, Selection):
             return self.content.positions
         return 0 if self.content is None else len(self.content)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptPart:
+class KVPart:
     """The keys and values that one record keeps of a text of N tokens."""
 
     tokens: int  # N
@@ -57,7 +57,7 @@ class Memory:
     parts: tuple[Vectors, ...]
     fingerprint: Fingerprint
     probe: Mapping[str, Any] = field(default_factory=dict)
-    kv: tuple[tuple[KeptPart, ...], ...] = ()
+    kv: tuple[tuple[KVPart, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Prepare transformers' `generate` for memories. UsageError for vectors beside keys and values."""
@@ -149,13 +149,13 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
     if kind == "auto":
         kind = "kv" if names and all(live[name].kv for name in names) else "context"
     records = [_records(opened, live[name], kind) for name in names]
-    kept = [tuple(KeptPart(record.tokens, record.kv) for record in own if record.kv is not None) for own in records]
+    kv = [tuple(KVPart(record.tokens, record.kv) for record in own if record.kv is not None) for own in records]
     return Memory(
         names,
         () if kind == "kv" else tuple(record.vectors for own in records for record in own),
         opened.manifest.fingerprint,
         opened.manifest.probe,
-        tuple(kept) if kind == "kv" else (),
+        tuple(kv) if kind == "kv" else (),
     )
 
 

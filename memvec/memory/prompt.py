@@ -21,8 +21,8 @@ from torch import Tensor
 from memvec.errors import UsageError, counted
 from memvec.identity.fingerprint import check_model
 from memvec.kv.fronts import FrontCache
-from memvec.kv.kept import Kept
 from memvec.kv.place import check_attention, placed, plain_windows
+from memvec.kv.selection import Selection
 from memvec.lm import compat
 from memvec.lm.adapters import unwrapped
 from memvec.lm.device import device_of
@@ -65,7 +65,7 @@ class Embedded:
     attention_mask: Tensor  # (B, P)
     pad: int = 0  # id of the padding token
     owners: Owners | None = None  # the models the memories belong to; None if the caller wants no check
-    kept: Prefixes | None = None  # the first H positions of each row as a cache, if a memory is keys and values
+    cached: Prefixes | None = None  # the first H positions of each row as a cache, if a memory is keys and values
     cache_name: str = compat.CACHE_NAMES[0]  # the model's name for a cache
 
     @property
@@ -75,19 +75,19 @@ class Embedded:
 
     def generate_kwargs(self) -> dict[str, Any]:
         """Return arguments for `model.generate`. Its output begins with `input_ids`. They can be used many times."""
-        carrier = Prompt(self.pad, self.owners, self.kept)
+        carrier = Prompt(self.pad, self.owners, self.cached)
         return {
             "input_ids": self.input_ids,
             "inputs_embeds": mark(self.inputs_embeds, carrier),
             "attention_mask": self.attention_mask,
             # The carrier has the cache. It is here for callers that change the embeddings, which loses their mark.
-            **({self.cache_name: mark(compat.repeated(self.kept.cache), carrier)} if self.kept else {}),
+            **({self.cache_name: mark(compat.repeated(self.cached.cache), carrier)} if self.cached else {}),
         }
 
     def forward_kwargs(self) -> dict[str, Any]:
         """Return arguments for one forward pass of the model over the rows, or over what is behind their cache."""
-        held = self.kept.held.shape[1] if self.kept else 0
-        cache = {self.cache_name: compat.repeated(self.kept.cache)} if self.kept else {}
+        held = self.cached.held.shape[1] if self.cached else 0
+        cache = {self.cache_name: compat.repeated(self.cached.cache)} if self.cached else {}
         return {
             "inputs_embeds": self.inputs_embeds[:, held:],
             "attention_mask": self.attention_mask,
@@ -126,7 +126,7 @@ class Prompt:
 
     pad: int
     owners: Owners | None
-    kept: Prefixes | None = None
+    cached: Prefixes | None = None
 
     def __deepcopy__(self, memo: Any) -> Prompt:
         """Return itself: nothing changes it."""
@@ -136,22 +136,22 @@ class Prompt:
         """The arguments of the call, checked, with lengths counted in new tokens. FingerprintError, UsageError."""
         if self.owners is not None:
             self.owners.check(model)  # the call may be to another model, or the model may have changed
-        own = PROMPT_ARGUMENTS if self.kept is None else (*PROMPT_ARGUMENTS, *compat.CACHE_NAMES)
+        own = PROMPT_ARGUMENTS if self.cached is None else (*PROMPT_ARGUMENTS, *compat.CACHE_NAMES)
         asked = {name: value for name, value in given.items() if name not in own}
         options.check(model, asked)
         prompt = {name: given[name] for name in PROMPT_ARGUMENTS if given.get(name) is not None}
         ids, embeds = prompt.get("input_ids"), prompt["inputs_embeds"]
-        if self.kept is not None:
+        if self.cached is not None:
             self._check_shapes(embeds, prompt.get("attention_mask"))
         length = 0 if ids is None else ids.shape[1]  # without ids, the output holds only new tokens
         ready = {"inputs_embeds": mark(embeds.view_as(embeds), READY)}
-        cache = {} if self.kept is None else behind(model, asked, self.kept.cache)
+        cache = {} if self.cached is None else behind(model, asked, self.cached.cache)
         return {**options.settle(model, asked, length, self.pad), **prompt, **ready, **cache}
 
     def _check_shapes(self, embeds: Tensor, mask: Tensor | None) -> None:
         """Refuse embeddings or a mask that do not go with the cache. transformers would misread them. UsageError."""
-        assert self.kept is not None
-        rows, held = self.kept.held.shape
+        assert self.cached is not None
+        rows, held = self.cached.held.shape
         shape, of_mask = tuple(embeds.shape[:2]), None if mask is None else tuple(mask.shape)
         if shape != of_mask or shape[0] != rows or shape[1] <= held:
             raise UsageError(
@@ -171,11 +171,11 @@ def behind(model: Any, given: dict[str, Any], cache: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def embed(
-    model: Any, rows: Sequence[tuple[Frame, Tensor | Kept | None]], pad: int = 0, kept: Prefixes | None = None
+    model: Any, rows: Sequence[tuple[Frame, Tensor | Selection | None]], pad: int = 0, cached: Prefixes | None = None
 ) -> Embedded:
     """Embed rows of (frame, memory or None), of any lengths, as one left-padded batch.
 
-    A memory is vectors (M, D) or rows of keys and values. Those are put into a cache, or are in the cache `kept` already,
+    A memory is vectors (M, D) or rows of keys and values. Those are put into a cache, or are in the cache `cached` already,
     one row for all.
 
     Raises:
@@ -186,15 +186,15 @@ def embed(
     module = model.get_input_embeddings()
     device, dtype = device_of(module), model.dtype
     ids = [list(row.before) + list(row.after) for row, _ in rows]
-    kept = kept_of(model, rows) if kept is None else every(kept, len(rows))
+    cached = cached_rows(model, rows) if cached is None else every(cached, len(rows))
     pieces = []
     for row, memory in rows:
         before, after = (
             module(torch.tensor(part, dtype=torch.long, device=device)) for part in (row.before, row.after)
         )
         middle = [memory.to(device, dtype)] if isinstance(memory, Tensor) else []
-        pieces.append(torch.cat([*([] if isinstance(memory, Kept) else [before]), *middle, after]).to(dtype))
-    held = 0 if kept is None else kept.held.shape[1]  # H
+        pieces.append(torch.cat([*([] if isinstance(memory, Selection) else [before]), *middle, after]).to(dtype))
+    held = 0 if cached is None else cached.held.shape[1]  # H
     width, length = pieces[0].shape[1], held + max(map(len, pieces))
     embeds = torch.zeros(len(rows), length, width, dtype=dtype, device=device)
     mask = torch.zeros(len(rows), length, dtype=torch.long, device=device)
@@ -203,23 +203,23 @@ def embed(
         embeds[i, length - len(piece) :] = piece
         mask[i, length - len(piece) :] = 1
         tokens[i, tokens.shape[1] - len(own) :] = torch.tensor(own, dtype=torch.long, device=device)
-    if kept is not None:
-        mask[:, :held] = kept.held
-        if len({len(piece) for piece in pieces}) > 1 and plain_windows(model, kept):
+    if cached is not None:
+        mask[:, :held] = cached.held
+        if len({len(piece) for piece in pieces}) > 1 and plain_windows(model, cached):
             raise UsageError(
                 "the model has sliding windows, which count the padding behind keys and values with this attention "
                 f"({model.config._attn_implementation}). Pass prompts of one length, or load the model with "
                 "attn_implementation='sdpa'."
             )
-    return Embedded(tokens, embeds, mask, pad, None, kept, compat.cache_argument(model))
+    return Embedded(tokens, embeds, mask, pad, None, cached, compat.cache_argument(model))
 
 
-def kept_of(model: Any, rows: Sequence[tuple[Frame, Any]]) -> Prefixes | None:
+def cached_rows(model: Any, rows: Sequence[tuple[Frame, Any]]) -> Prefixes | None:
     """The cache of the keys and values in rows of (frame, memory), and of the tokens before them. None without any."""
-    found: dict[tuple[Any, ...], tuple[Kept | None, tuple[int, ...]]] = {}
+    found: dict[tuple[Any, ...], tuple[Selection | None, tuple[int, ...]]] = {}
     owner = []
     for row, memory in rows:
-        own = (memory, row.before) if isinstance(memory, Kept) else (None, ())
+        own = (memory, row.before) if isinstance(memory, Selection) else (None, ())
         key = (id(own[0]), own[1])
         found.setdefault(key, own)
         owner.append(list(found).index(key))
@@ -229,13 +229,13 @@ def kept_of(model: Any, rows: Sequence[tuple[Frame, Any]]) -> Prefixes | None:
     return every(placed(model, memories, before), owner)
 
 
-def every(kept: Prefixes, owner: Sequence[int] | int) -> Prefixes:
+def every(cached: Prefixes, owner: Sequence[int] | int) -> Prefixes:
     """The rows `owner` of caches, or so many times the only row."""
     owner = [0] * owner if isinstance(owner, int) else owner
-    if owner == list(range(len(kept.held))):
-        return kept
-    index = torch.tensor(owner, device=kept.held.device)
-    return Prefixes(compat.branched(kept.cache, index), kept.held[index])
+    if owner == list(range(len(cached.held))):
+        return cached
+    index = torch.tensor(owner, device=cached.held.device)
+    return Prefixes(compat.branched(cached.cache, index), cached.held[index])
 
 
 def as_memories(memories: Any) -> list[HasVectors | None]:
@@ -312,11 +312,13 @@ def generate_kwargs(
     return prompts_with(model, tokenizer, prompts, memories, template, **options).generate_kwargs()
 
 
-def front_of(memory: HasVectors | None) -> Tensor | Kept | None:
+def front_of(memory: HasVectors | None) -> Tensor | Selection | None:
     """What a memory puts in front of a prompt: its vectors (M, D) or its keys and values."""
     kv = getattr(memory, "kv", None)
     if kv:
-        return Kept.joined([Kept.behind([Kept.of(p.stored, p.tokens) for p in document]) for document in kv])
+        return Selection.joined(
+            [Selection.behind([Selection.of(p.stored, p.tokens) for p in document]) for document in kv]
+        )
     return None if memory is None else tensor(memory)
 
 

@@ -20,12 +20,12 @@ from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, reported
 from memvec.evaluation.questions import cloze_questions
 from memvec.kv.compact import compact
-from memvec.kv.kept import Kept
 from memvec.kv.place import placed
 from memvec.kv.profile import MOST_TOKENS, profile_of, texts
 from memvec.kv.refine import Recipe, Refiner, RefineTask
 from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import CHUNK
+from memvec.kv.selection import Selection
 from memvec.kv.suitable import check
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
@@ -102,7 +102,7 @@ class Compacting:
         self.lm, self.settings, self.work = lm, settings, work
         self.fingerprint = fingerprint
         self.batching = lm.device.type != "cpu"
-        self._others: dict[str, Kept] = {}  # memories of fixed texts
+        self._others: dict[str, Selection] = {}  # memories of fixed texts
 
     def run(self, lots: Iterable[Sequence[Window]]) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window in `lots` as it is done."""
@@ -115,9 +115,9 @@ class Compacting:
         begun, left = time.perf_counter(), Counter[str]()  # windows still to come, by document
         for windows in self._batches(lots, left):
             before = time.perf_counter()
-            kept, positions = self._kept(windows)
+            selected, positions = self._selected(windows)
             seconds = (time.perf_counter() - before) / sum(len(window.segment.ids) for window in windows)
-            for window, memory in zip(windows, kept, strict=True):
+            for window, memory in zip(windows, selected, strict=True):
                 yield self._record(window, memory, positions, seconds), window.text
                 name = window.document.name
                 left[name] -= 1
@@ -164,25 +164,25 @@ class Compacting:
         most = min(MOST_TOKENS, longest_window(self.lm))
         return profile_of(self.lm, self.fingerprint, most, lambda: watch(progress)).at(self.settings.ratio)
 
-    def _compacted(self, rows: Sequence[Sequence[int]], longest: int | None = None) -> list[Kept]:
+    def _compacted(self, rows: Sequence[Sequence[int]], longest: int | None = None) -> list[Selection]:
         s = self.settings
         return compact(self.lm, rows, s.ratio, s.budget, s.score, self.shares, longest)
 
-    def _kept(self, windows: Sequence[Window]) -> tuple[list[Kept], int]:
+    def _selected(self, windows: Sequence[Window]) -> tuple[list[Selection], int]:
         """The memories of windows, and the positions that each was trained on."""
         progress, watch, positions = self.work.progress, self.work.watch, 0
         ids = [window.segment.ids for window in windows]
         size = bucket(max(map(len, ids)))
         if not self.batching:
-            kept = self._compacted(ids)
+            selected = self._compacted(ids)
         elif size > BUCKETS[-1]:
-            kept = self._compacted(ids, size)
+            selected = self._compacted(ids, size)
         else:
             # A row as long as the bucket gives every batch the same shape. So do copies of it in place of documents.
             filler = [(0,) * size] * (self._documents_in(size) + 1 - len(ids))
-            kept = self._compacted([*ids, *filler], size)[: len(ids)]
+            selected = self._compacted([*ids, *filler], size)[: len(ids)]
         if not self.settings.refine:
-            return kept, 0
+            return selected, 0
         enter("refining", progress, watch)
 
         def tick(more: int) -> None:
@@ -194,11 +194,11 @@ class Compacting:
         # From some texts, such as those without spaces, no questions are made. Their memories stay as they are.
         some = [number for number, questions in enumerate(asked) if all(questions)]
         if some:
-            tasks = [RefineTask(ids[number], kept[number], asked[number]) for number in some]
+            tasks = [RefineTask(ids[number], selected[number], asked[number]) for number in some]
             for number, refined in zip(some, self.refiner.run(tasks, tick), strict=True):
-                kept[number] = refined
+                selected[number] = refined
         enter("reading", progress, watch)
-        return kept, positions // len(windows)
+        return selected, positions // len(windows)
 
     @cached_property
     def asking(self) -> Asking:
@@ -218,8 +218,8 @@ class Compacting:
         )
         return Refiner(self.lm, asking.prompt_prefixes, aside, recipe)
 
-    def _record(self, window: Window, kept: Kept, positions: int, seconds: float) -> Record:
-        stored = kept.stored(self.settings.bits)
+    def _record(self, window: Window, selected: Selection, positions: int, seconds: float) -> Record:
+        stored = selected.stored(self.settings.bits)
         tokens = len(window.segment.ids)
         if measures(self.settings, window.text_sha256):
             told = self.measured(window, stored)
@@ -243,7 +243,7 @@ class Compacting:
         """Measure a rounded memory on cloze questions, beside nothing, the text, and the memory of a fixed other text."""
         lm, s, ids = self.lm, self.settings, window.segment.ids
         before = self.asking.prompt_prefixes[0]
-        memory = placed(lm.model, [Kept.of(stored, len(ids), lm.device)], [before])
+        memory = placed(lm.model, [Selection.of(stored, len(ids), lm.device)], [before])
         text = run_prefixes(lm, [embedded(lm, [*before, *ids])])
         asked = cloze_questions(window.document.name, window.text, HELD_OUT, s.seed)
         rows = [question_row(lm.tokenizer, q.question, q.answer) for q in asked]
@@ -267,13 +267,13 @@ class Compacting:
             nats += float(head_pass(hidden, self.lm.head, targets(self.lm, chunk), gradient=False).nats.sum())
         return nats
 
-    def _other(self, text: str) -> Kept:
+    def _other(self, text: str) -> Selection:
         """The rounded memory of a fixed text, always the same, or of another one if that is `text`."""
         other = next(fixed for fixed in texts() if fixed != text)
         if other not in self._others:
             ids = self.lm.encode(other)[: min(MOST_TOKENS, longest_window(self.lm))]
             stored = self._compacted([ids])[0].stored(self.settings.bits)
-            self._others[other] = Kept.of(stored, len(ids), self.lm.device)
+            self._others[other] = Selection.of(stored, len(ids), self.lm.device)
         return self._others[other]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kept_memory import with_kv
+from kv_memory import with_kv
 
 from memvec.errors import FingerprintError
 from memvec.integrations.embeds_export import prompt_embeds

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kept_memory import kept_memory
+from kv_memory import kv_memory
 
 from memvec.errors import FingerprintError, UsageError
 from memvec.identity.fingerprint import fingerprint
@@ -158,7 +158,7 @@ def test_the_limits_are_told() -> None:
 
 def test_keys_and_values_are_refused(model: Any, chat: Any, tiny: str, tmp_path: Path) -> None:
     """They are no embeddings."""
-    kv = kept_memory(model, chat, fingerprint(tiny), PROMPT, 2, "even")
+    kv = kv_memory(model, chat, fingerprint(tiny), PROMPT, 2, "even")
     for export in (
         lambda: prompt_embeds(model, chat, PROMPT, kv),
         lambda: vllm_inputs(model, chat, PROMPT, kv),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kept_memory import kept_memory
+from kv_memory import kv_memory
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -287,7 +287,7 @@ def test_kept_keys_and_values_are_the_hook(
     model: Any, chat: Any, owner: Any, tmp_path: Path, export: Callable[..., Path]
 ) -> None:
     """Of memories with an even budget, several together. Those with a budget by head are refused, and leave nothing."""
-    parts = [kept_memory(model, chat, owner, text, 3, "even") for text in (PROMPTS[1], " ".join(PROMPTS))]
+    parts = [kv_memory(model, chat, owner, text, 3, "even") for text in (PROMPTS[1], " ".join(PROMPTS))]
     both = parts[0] + parts[1]
     wanted = greedy(model, generate_kwargs(model, chat, PROMPTS, both))
     before = len(frame(chat, "").before)
@@ -296,7 +296,7 @@ def test_kept_keys_and_values_are_the_hook(
     assert before and config["num_virtual_tokens"] == before + len(both)
     assert json.loads((folder / "memvec.json").read_text())["parts"] == [len(part) for part in parts]
     assert greedy(PeftModel.from_pretrained(model, folder), rest(chat, PROMPTS)) == wanted
-    head = kept_memory(model, chat, owner, PROMPTS[1], 3)
+    head = kv_memory(model, chat, owner, PROMPTS[1], 3)
     with pytest.raises(UsageError, match="even budget"):
         export(both + head, tmp_path / "b", model, chat)
     with pytest.raises(UsageError, match="kind='context'"):

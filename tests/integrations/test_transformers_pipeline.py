@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept_memory import kept_memory
+from kv_memory import kv_memory
 from transformers import TextStreamer, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -185,7 +185,7 @@ def test_what_is_no_memory_is_refused(model: Any, tokenizer: Any, wrong: Any) ->
 
 def test_keys_and_values(model: Any, chat: Any, owner: Any) -> None:
     """Beside vectors and nothing, in chats and in text."""
-    memories = [kept_memory(model, chat, owner, PROMPTS[1], 3), memory_of(owner, 5), None]
+    memories = [kv_memory(model, chat, owner, PROMPTS[1], 3), memory_of(owner, 5), None]
     for prompts in (PROMPTS, [[{"role": "user", "content": prompt}] for prompt in PROMPTS]):
         template = "text" if prompts is PROMPTS else "auto"
         wanted = [

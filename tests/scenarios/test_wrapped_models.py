@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from isolation import PROMPT, Setting, made_up
-from kept_memory import kept_memory
+from kv_memory import kv_memory
 
 from memvec.identity.fingerprint import fingerprint
 from memvec.memory.attach import attached
@@ -17,7 +17,7 @@ from memvec.memory.attach import attached
 def of(tiny: str) -> Setting:
     """The tiny LM with memories A and B of vectors, and one of keys and values."""
     made = made_up(tiny)
-    kept = kept_memory(made.model, made.tokenizer, fingerprint(tiny), PROMPT, 3)
+    kept = kv_memory(made.model, made.tokenizer, fingerprint(tiny), PROMPT, 3)
     return Setting(made.model, made.tokenizer, {**made.memories, "kv": kept})
 
 

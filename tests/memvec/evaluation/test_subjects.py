@@ -19,7 +19,7 @@ from memvec.evaluation.questions import Question
 from memvec.evaluation.subjects import subjects
 from memvec.identity.runtime import runtime_of
 from memvec.kv.compact import compact
-from memvec.kv.kept import Kept
+from memvec.kv.selection import Selection
 from memvec.packing.records import kv_record
 from memvec.store.store import Store
 from memvec.types import Conditioning
@@ -115,8 +115,8 @@ def test_windows(kv_store: Maker, asked: list[Question], packed_bytes: dict[str,
     opened = runtime_of(kv_store(window=150))
     (found,) = subjects(opened, ["a.txt"], asked, "kv", packed_bytes, opened.store, "text")
     refs = opened.store.documents()["a.txt"].kv
-    parts = [Kept.of(r.kv, r.tokens) for r in map(opened.store.record, refs) if r.kv is not None]
-    assert len(parts) == 3 and isinstance(found.memory, Kept)
+    parts = [Selection.of(r.kv, r.tokens) for r in map(opened.store.record, refs) if r.kv is not None]
+    assert len(parts) == 3 and isinstance(found.memory, Selection)
     assert found.memory.positions == sum(part.positions for part in parts)
     assert found.memory.tokens == sum(part.tokens for part in parts)
     assert found.memory.counts.equal(sum(part.counts for part in parts))  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def test_noise(tiny_lm: Any, passages: dict[str, str]) -> None:
     """Noise has the size of the keys and values of each head, and the places of the memory."""
     (kept,) = compact(tiny_lm, [tiny_lm.encode(passages["a.txt"])], 2)
     made, again, other = noise(kept, 1), noise(kept, 1), noise(kept, 2)
-    assert isinstance(made, Kept) and isinstance(again, Kept) and isinstance(other, Kept)
+    assert isinstance(made, Selection) and isinstance(again, Selection) and isinstance(other, Selection)
     assert made.keys.equal(again.keys) and not made.keys.equal(other.keys)
     assert made.distances is kept.distances and made.counts is kept.counts
     counts = kept.counts.flatten().tolist()

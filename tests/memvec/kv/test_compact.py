@@ -8,16 +8,16 @@ from reading import behind, behind_text, off, prose, tokens
 
 from memvec.kv.choose import positions_for
 from memvec.kv.compact import compact
-from memvec.kv.kept import Kept
 from memvec.kv.place import placed
 from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import Score, read
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 
 LENGTHS = (40, 25, 33)
 
 
-def parts(kept: Kept) -> list[torch.Tensor]:
+def parts(kept: Selection) -> list[torch.Tensor]:
     """Distances of each head."""
     return list(torch.split(kept.distances, kept.counts.flatten().tolist()))
 

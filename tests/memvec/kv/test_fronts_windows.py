@@ -9,13 +9,13 @@ from typing import Any
 import families
 import pytest
 import torch
-from kept_memory import kept_memory
+from kv_memory import kv_memory
 
 from memvec.errors import UsageError
 from memvec.identity.fingerprint import fingerprint
 from memvec.kv.fronts import FrontCache, sees_fronts
-from memvec.kv.kept import Kept
 from memvec.kv.place import placed
+from memvec.kv.selection import Selection
 from memvec.lm import compat
 from memvec.memory.memory import Memory
 from memvec.memory.prompt import front_of
@@ -40,7 +40,7 @@ def windowed(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("family")
     folder = families.make(request.param, folder) or folder
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    memory = kept_memory(load(folder, "sdpa"), tokenizer, fingerprint(str(folder)), TEXT)
+    memory = kv_memory(load(folder, "sdpa"), tokenizer, fingerprint(str(folder)), TEXT)
     assert len(memory) > 20
     yield folder, tokenizer, memory
 
@@ -80,9 +80,9 @@ def test_windows_of_another_attention_take_one_length(windowed: tuple[Path, Any,
 
 
 def test_a_row_is_shared_and_rows_are_chosen(tiny_lm: Any) -> None:
-    memory = kept_memory(tiny_lm.model, tiny_lm.tokenizer, fingerprint(str(tiny_lm.model.name_or_path)), TEXT, 4)
+    memory = kv_memory(tiny_lm.model, tiny_lm.tokenizer, fingerprint(str(tiny_lm.model.name_or_path)), TEXT, 4)
     kept = front_of(memory)
-    assert isinstance(kept, Kept)
+    assert isinstance(kept, Selection)
     one = placed(tiny_lm.model, [kept], [[5, 6]]).cache
     twice = compat.repeated(one, 3).layers[0].front.groups[0].keys
     assert twice.shape[0] == 3 and twice.data_ptr() == one.layers[0].front.groups[0].keys.data_ptr()  # type: ignore[attr-defined]

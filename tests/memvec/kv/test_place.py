@@ -1,4 +1,4 @@
-"""Kept rows in front of prompts: keys at their places, in batches of memories, of none, and of both."""
+"""Selected rows in front of prompts: keys at their places, in batches of memories, of none, and of both."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import DynamicCache
 from memvec.kv import scores
 from memvec.kv.compact import compact
 from memvec.kv.fronts import FrontCache
-from memvec.kv.kept import Kept
 from memvec.kv.place import layer_first, placed, plain
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.templates.template import Frame, frame
 
@@ -43,7 +43,7 @@ def test_mixed_rows_are_those_of_single_memories(tiny_lm: FrozenLM) -> None:
     texts = [tokens(tiny_lm, many, many) for many in (30, 12, 21)]
     one, two, three = (compact(tiny_lm, [text], ratio)[0] for text, ratio in zip(texts, (3, 2, 1), strict=True))
     even = compact(tiny_lm, texts[:1], 3, "even")[0]
-    memories: list[Kept | None] = [one, None, two, three, even, None, two]
+    memories: list[Selection | None] = [one, None, two, three, even, None, two]
     before = [BEFORE, (5, 6, 4, 3), (), BEFORE, (8,), (), (8, 9, 3)]
     made = placed(tiny_lm.model, memories, before)
     for row, (memory, own) in enumerate(zip(memories, before, strict=True)):

@@ -1,4 +1,4 @@
-"""Training kept rows: the loss falls, the rest of the world stays as it is."""
+"""Training selected rows: the loss falls, the rest of the world stays as it is."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from memvec.kv import refine
 from memvec.kv.compact import compact
-from memvec.kv.kept import Kept
 from memvec.kv.place import Placing, placed
 from memvec.kv.refine import Recipe, Refiner, RefineTask, taught
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Row, embedded, run_rows
@@ -48,7 +48,7 @@ def refiner(lm: FrozenLM, **changes: Any) -> Refiner:
     return Refiner(lm, FORMS, [aside, aside], Recipe(**{"steps": 6, **changes}))
 
 
-def loss(lm: FrozenLM, kept: Kept, one: RefineTask, form: int, mix: LossMix) -> float:
+def loss(lm: FrozenLM, kept: Selection, one: RefineTask, form: int, mix: LossMix) -> float:
     """What a step would lower: the weighted loss of all of a document's questions."""
     text = embedded(lm, [*FORMS[form], *one.ids])
     questions = one.questions[form]
@@ -66,26 +66,26 @@ def test_the_loss_falls(tiny_lm: FrozenLM) -> None:
     mix = Recipe().mix
     for one, few, many in zip(tasks, some, more, strict=True):
         for form in range(2):
-            start, then, end = (loss(tiny_lm, kept, one, form, mix) for kept in (one.kept, few, many))
+            start, then, end = (loss(tiny_lm, kept, one, form, mix) for kept in (one.selection, few, many))
             assert end < then < start
             assert end < 0.8 * start
         for name in ("tokens", "positions"):
-            assert getattr(many, name) == getattr(one.kept, name)
-        assert torch.equal(many.counts, one.kept.counts) and torch.equal(many.distances, one.kept.distances)
+            assert getattr(many, name) == getattr(one.selection, name)
+        assert torch.equal(many.counts, one.selection.counts) and torch.equal(many.distances, one.selection.distances)
 
 
 def test_no_steps_change_nothing(tiny_lm: FrozenLM) -> None:
     """Not even the order of rows."""
     tasks = [task(tiny_lm, text) for text in texts(tiny_lm)]
     for one, kept in zip(tasks, refiner(tiny_lm, steps=0).run(tasks), strict=True):
-        assert torch.equal(kept.keys, one.kept.keys) and torch.equal(kept.values, one.kept.values)
+        assert torch.equal(kept.keys, one.selection.keys) and torch.equal(kept.values, one.selection.values)
 
 
 def test_rows_that_are_not_trained_stay(tiny_lm: FrozenLM) -> None:
     """With a rate of zero for keys, values change and keys do not."""
     one = task(tiny_lm, texts(tiny_lm)[0])
     kept = refiner(tiny_lm, key_rate=0.0).run([one])[0]
-    assert torch.equal(kept.keys, one.kept.keys) and off(kept.values, one.kept.values) > 0.01
+    assert torch.equal(kept.keys, one.selection.keys) and off(kept.values, one.selection.values) > 0.01
 
 
 def test_neighbours_change_little(tiny_lm: FrozenLM) -> None:
@@ -95,7 +95,7 @@ def test_neighbours_change_little(tiny_lm: FrozenLM) -> None:
     for one, kept, other in zip(tasks, together, turned, strict=True):
         alone = refiner(tiny_lm).run([one])[0]
         for name in ("keys", "values"):
-            change = float((getattr(kept, name) - getattr(one.kept, name)).norm())
+            change = float((getattr(kept, name) - getattr(one.selection, name)).norm())
             for again in (alone, other):
                 assert float((getattr(kept, name) - getattr(again, name)).norm()) < 0.02 * change
     again = refiner(tiny_lm).run(tasks)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from kept_memory import with_kv
+from kv_memory import with_kv
 
 import memvec
 from memvec.errors import ConditioningError, NotFoundError, UsageError
-from memvec.kv.kept import Kept
+from memvec.kv.selection import Selection
 from memvec.memory.prompt import front_of
 
 BOTH, ONLY_KV, ONLY_CONTEXT = "prose.txt", "bom.txt", "crlf.txt"
@@ -65,9 +65,9 @@ def test_joining(kept: Path) -> None:
 
 def test_windows_stand_one_behind_another_and_documents_side_by_side(kept: Path) -> None:
     memories = [memvec.load_memory(kept, name, "kv") for name in (BOTH, ONLY_KV)]
-    single = [[Kept.of(part.stored, part.tokens) for part in memory.kv[0]] for memory in memories]
+    single = [[Selection.of(part.stored, part.tokens) for part in memory.kv[0]] for memory in memories]
     both = front_of(memories[0] + memories[1])
-    assert isinstance(both, Kept)
+    assert isinstance(both, Selection)
     assert both.tokens == max(sum(part.tokens for part in parts) for parts in single)
     assert both.positions == sum(part.positions for parts in single for part in parts)
     begin, places = 0, []
@@ -86,7 +86,7 @@ def test_windows_stand_one_behind_another_and_documents_side_by_side(kept: Path)
     assert begin == len(both.keys) == sum(places)
 
 
-def _bounds(part: Kept, layer: int, head: int) -> tuple[int, int]:
+def _bounds(part: Selection, layer: int, head: int) -> tuple[int, int]:
     counts = part.counts.flatten()
     cell = layer * part.counts.shape[1] + head
     return int(counts[:cell].sum()), int(counts[: cell + 1].sum())

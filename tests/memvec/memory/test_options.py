@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kept_memory import kept_memory
+from kv_memory import kv_memory
 from transformers import (
     CompileConfig,
     GenerationConfig,
@@ -125,7 +125,7 @@ def test_options_act_as_with_the_text(model: Any, tokenizer: Any, memory: Memory
 
 @pytest.mark.parametrize("name", [name for name, given in AS_TEXT.items() if "cache_implementation" not in given])
 def test_options_act_as_with_the_text_behind_keys_and_values(model: Any, tokenizer: Any, tiny: str, name: str) -> None:
-    whole = kept_memory(model, tokenizer, fingerprint(tiny), TEXT)
+    whole = kv_memory(model, tokenizer, fingerprint(tiny), TEXT)
     part = whole.kv[0][0]
     # A position more than there are tokens moves nothing: keys have distances. But no plain cache can hold it.
     part = replace(part, stored=replace(part.stored, positions=part.tokens + 1))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from greedy import greedy
 from isolation import Setting
-from kept_memory import kept_memory
+from kv_memory import kv_memory
 from loaded import load_model
 
 from memvec.errors import FingerprintError, UsageError
@@ -44,7 +44,7 @@ def kv(tiny: str, tiny_lm: Any) -> Callable[..., Memory]:
     """Make a memory of a text."""
     owner, tokenizer = fingerprint(tiny), copy.deepcopy(tiny_lm.tokenizer)
     tokenizer.bos_token = "<|end|>"
-    return lambda text=TEXT, *how, **more: kept_memory(tiny_lm.model, tokenizer, owner, text, *how, **more)
+    return lambda text=TEXT, *how, **more: kv_memory(tiny_lm.model, tokenizer, owner, text, *how, **more)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Kept rows go into a record and come out of it."""
+"""Selected rows go into a record and come out of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from reading import off, tokens
 
 from memvec.kv.compact import compact
-from memvec.kv.kept import Kept
+from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 
 
@@ -18,7 +18,7 @@ def test_stored_rows_come_back(tiny_lm: FrozenLM, bits: int, most: float) -> Non
     """What is counted comes back exactly, numbers as well as their bits allow."""
     kept = compact(tiny_lm, [tokens(tiny_lm, 80)], 4)[0]
     stored = kept.stored(bits)
-    back = Kept.of(stored, kept.tokens)
+    back = Selection.of(stored, kept.tokens)
     assert (stored.positions, stored.bits, back.tokens, back.positions) == (20, bits, 80, 20)
     assert torch.equal(back.counts, kept.counts) and torch.equal(back.distances, kept.distances)
     for name in ("keys", "values"):

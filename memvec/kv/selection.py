@@ -1,4 +1,4 @@
-"""Kept rows: the keys and values of a memory as tensors, between a stored record and a front.
+"""Selections: the rows of keys and values of a memory as tensors, between a stored record and a front.
 
 Letters: L layers, H key/value heads, K rows in all heads, E width of a head, M positions, N tokens of the document.
 """
@@ -18,7 +18,7 @@ from memvec.types import KeysValues
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
+class Selection:
     """Rows of one memory, ordered by layer and head. In a head those of one document are in order of place."""
 
     tokens: int  # N, of the longest document
@@ -29,7 +29,7 @@ class Kept:
     values: Tensor  # (K, E) float32
 
     @classmethod
-    def of(cls, stored: KeysValues, tokens: int, device: torch.device | str = "cpu") -> Kept:
+    def of(cls, stored: KeysValues, tokens: int, device: torch.device | str = "cpu") -> Selection:
         """The rows of a stored memory of a document of N `tokens`."""
         keys, values = dequantised(stored)
         return cls(
@@ -42,14 +42,14 @@ class Kept:
         )
 
     @classmethod
-    def behind(cls, parts: Sequence[Kept]) -> Kept:
+    def behind(cls, parts: Sequence[Selection]) -> Selection:
         """The memories of a document's windows, in order, as one memory of the document."""
         following = [0, *accumulate(part.tokens for part in parts[:0:-1])][::-1]  # tokens behind each window
         distances = [part.distances + tokens for part, tokens in zip(parts, following, strict=True)]
         return cls._together(parts, sum(part.tokens for part in parts), distances)
 
     @classmethod
-    def joined(cls, memories: Sequence[Kept]) -> Kept:
+    def joined(cls, memories: Sequence[Selection]) -> Selection:
         """Memories of several documents side by side: each key keeps its distance to what follows them all.
 
         Their positions are added up. So the tokens before them have the distance of the longest document.
@@ -57,7 +57,7 @@ class Kept:
         return cls._together(memories, max(m.tokens for m in memories), [m.distances for m in memories])
 
     @classmethod
-    def _together(cls, parts: Sequence[Kept], tokens: int, distances: Sequence[Tensor]) -> Kept:
+    def _together(cls, parts: Sequence[Selection], tokens: int, distances: Sequence[Tensor]) -> Selection:
         counts = torch.stack([part.counts for part in parts])  # (B, L, H)
         heads = torch.arange(counts[0].numel()).repeat(len(parts))
         # Rows lie part by part, and are put head by head.

@@ -12,7 +12,7 @@ from conftest import DOCUMENTS
 from memvec.kv.choose import Budget
 from memvec.kv.compact import compact
 from memvec.lm.frozen import FrozenLM
-from memvec.memory.memory import KeptPart, Memory
+from memvec.memory.memory import KVPart, Memory
 from memvec.packing.records import kv_record
 from memvec.store.lock import writing
 from memvec.store.store import Store
@@ -22,13 +22,13 @@ from memvec.types import Conditioning
 UNMEASURED = Conditioning(None, None, None, None, None, None, None, 0, "kv", 0)
 
 
-def kept_memory(
+def kv_memory(
     model: Any, tokenizer: Any, owner: Any, text: str, ratio: float = 1.0, budget: Budget = "head", bits: int = 16
 ) -> Memory:
     """A memory of one text."""
     lm = FrozenLM(model, tokenizer)
     (kept,) = compact(lm, [lm.encode(text)], ratio, budget)
-    return Memory((text[:8],), (), owner, {}, ((KeptPart(kept.tokens, kept.stored(bits)),),))
+    return Memory((text[:8],), (), owner, {}, ((KVPart(kept.tokens, kept.stored(bits)),),))
 
 
 def with_kv(
