@@ -39,6 +39,8 @@ from memvec.cli.render_evaluation import evaluation as table
 from memvec.evaluation.evaluate import Evaluation, evaluate
 from memvec.evaluation.questions import Question
 from memvec.identity.runtime import open_runtime
+from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.load import load
 from memvec.progress import Progress
 from memvec.settings import ContextSettings, KVSettings
 from memvec.types import Kind
@@ -80,6 +82,7 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         options: dict[str, Any] = {"kind": job.kind, job.kind: job.settings, "watch": watch}
         report = memvec.pack(sources, store, model=job.model, **options)
         packing = time.perf_counter() - begun
+        reading = seconds_reading(job)
         if job.exact:
             memvec.pack(sources[: job.exact], control, model=job.model, kind="exact", watch=watch)
         exact = control if job.exact else None
@@ -110,10 +113,25 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         "token_steps_per_token": sum(record.report.token_steps for record in records) / tokens,
         "seconds": packing,
         "seconds_making": sum(record.report.seconds for record in records),
+        "seconds_reading": reading,
         "seconds_judging": judging,
         "gain_at_pack_time": report.kv_gain if job.kind == "kv" else report.gain,
         "harm_at_pack_time": report.harm,
     }
+
+
+def seconds_reading(job: Job) -> float:
+    """The time of one forward pass over each text, in the dtype that `pack` uses [s]. The first text warms up."""
+    device = pick_device(None)
+    lm = load(resolve(job.model), pick_dtype(None, device), device)
+    texts = [lm.embed(torch.tensor([lm.encode(text)], device=lm.device)) for text in job.texts.values()]
+    begun = 0.0
+    with torch.inference_mode():
+        for number, text in enumerate([texts[0], *texts]):
+            if number == 1:
+                begun = time.perf_counter()
+            float(lm.hidden(text).sum())  # waits until the device has finished
+    return time.perf_counter() - begun
 
 
 def watcher(ratio: float) -> Callable[[Progress], None]:

@@ -245,6 +245,31 @@ def harm(*names: str) -> str:
     return markdown([*head, "choices right: memory", "text", "nothing"], rows)
 
 
+def kv(name: str) -> str:
+    """Gain, answers, size and cost of kv memories, a row for each budget and ratio."""
+    head = ["memory", "tokens per position", "gain", "another document's", "text cut to as many positions"]
+    head += ["contained", "F1", "bytes per token", "readings"]
+    found = view(name)
+    rows = []
+    for one in found["found"]:
+        budget, _, steps = one["arm"].partition("+")
+        row = found[one["arm"].replace("+", "_")][f"{one['ratio']:g}"]
+        (form,) = one["forms"].values()
+        rows.append(
+            [
+                f"{budget}, {steps} steps" if steps else budget,
+                f"{one['ratio']:g}",
+                f"**{form['gain']:.2f}** ({form['gain_low']:.2f}–{form['gain_high']:.2f})",
+                f"{form['shuffled']:.2f}".replace("-", "−"),
+                f"{max(value for value in form['text_at_equal_positions'].values()):.2f}",
+                *(f"{form[score]['memory']:.0%} of {form[score]['text']:.0%}" for score in ("contained", "f1")),
+                f"{row['bytes_a_token']:,.0f}",
+                f"{row['readings']:.1f}",
+            ]
+        )
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "fit": fit,
     "fit-bars": fit_bars,
@@ -257,4 +282,5 @@ TABLES: dict[str, Callable[..., str]] = {
     "capacity": capacity,
     "conditioning": conditioning,
     "harm": harm,
+    "kv": kv,
 }

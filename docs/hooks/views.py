@@ -134,6 +134,30 @@ def scale(raw: Results) -> dict[str, Any]:
     return {"largest": largest, "slowest_seconds": max(max(run["first"], run["seconds"]) for run in reading)}
 
 
+def kv(raw: Results) -> dict[str, Any]:
+    """`ARM.RATIO.FORM.…` of the first set, ARM being `head`, or `head_20` with 20 training steps. `machine` made the first result."""
+    found: dict[str, Any] = {}
+    first = raw["found"][0]
+    for one in raw["found"]:
+        if one["set"] != first["set"]:
+            continue
+        found.setdefault(one["arm"].replace("+", "_"), {})[f"{one['ratio']:g}"] = {
+            **one["forms"],
+            "bytes_a_token": one["cost"]["bytes"] / one["cost"]["tokens"],
+            "tokens_a_position": one["cost"]["tokens"] / one["cost"]["positions"],
+            "readings": one["cost"]["seconds_making"] / one["cost"]["seconds_reading"],
+        }
+    return {**found, "first": first}
+
+
+def prefill(raw: Results) -> dict[str, Any]:
+    """`KIND_LENGTH.…`: the costs of a kind of memory and a length of text, with how many times sooner its first token comes."""
+    return {
+        f"{row['kind']}_{row['tokens']}": {**row, "times_sooner": row["prefill_text"] / row["prefill_memory"]}
+        for row in raw["found"]
+    }
+
+
 DERIVED: dict[str, Callable[[Results], dict[str, Any]]] = {
     "fit": fit,
     "roundtrip": roundtrip,
@@ -144,4 +168,6 @@ DERIVED: dict[str, Callable[[Results], dict[str, Any]]] = {
     "numerics": numerics,
     "isolation": isolation,
     "scale": scale,
+    "kv": kv,
+    "prefill": prefill,
 }

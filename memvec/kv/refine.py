@@ -20,9 +20,9 @@ from torch import Tensor
 from memvec.kv.place import Placing
 from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.head import TeacherPass, distil_pass, teacher_pass
-from memvec.lm.scoring import CACHE_AT_ONCE, Prefixes, Row, embedded, padded, passes, run_prefixes, run_rows, targets
-from memvec.training.lessons import LIKELIEST, Lesson, LossMix, corrected
+from memvec.lm.head import TeacherPass, distil_pass
+from memvec.lm.scoring import Prefixes, Row, embedded, padded, passes, run_rows
+from memvec.training.lessons import Lesson, LossMix, teach, teach_each
 
 PART_TOKENS = 150  # a step asks the rows of the settings once for so many tokens of a document
 BETAS = (0.9, 0.99)
@@ -83,7 +83,7 @@ class Refiner:
         mix = LossMix(weight=recipe.aside_weight)
         self.unrelated: list[Lesson] = []
         for prefix, rows in zip(self.prompt_prefixes, unrelated, strict=True):
-            self.unrelated.append(taught(lm, [embedded(lm, prefix)], [0] * len(rows), rows, mix))
+            self.unrelated.append(teach(lm, embedded(lm, prefix), rows, mix))
 
     def run(self, tasks: Sequence[RefineTask], tick: Callable[[int], None] = lambda positions: None) -> list[Selection]:
         """Train the memories of some documents together. `tick` gets the positions of each step."""
@@ -149,7 +149,7 @@ class Refiner:
             asked = sorted({(m, n) for plan in plans[form::forms] for m, is_question, n in plan.rows if is_question})
             fronts = [embedded(self.lm, [*prefix, *task.ids]) for task in tasks]
             rows = [tasks[memory].questions[form][number] for memory, number in asked]
-            lessons.append(taught(self.lm, fronts, [memory for memory, _ in asked], rows, self.recipe.mix))
+            lessons.append(teach_each(self.lm, fronts, [memory for memory, _ in asked], rows, self.recipe.mix))
             where.append({one: place for place, one in enumerate(asked)})
         return lessons, where
 
@@ -204,34 +204,3 @@ def _sizes(numbers: Tensor, owners: Tensor, memories: int) -> Tensor:
     sums = torch.zeros(memories, device=numbers.device).index_add_(0, owners, squares)
     counts = torch.zeros(memories, device=numbers.device).index_add_(0, owners, torch.ones_like(squares))
     return (sums / counts).sqrt()[owners, None]
-
-
-@torch.inference_mode()
-def taught(lm: FrozenLM, fronts: Sequence[Tensor], owner: Sequence[int], rows: Sequence[Row], mix: LossMix) -> Lesson:
-    """The LM's answers to rows behind fronts (P, D), each row behind the front of its owner. Many fronts are run at once."""
-    asked = [Row(row.ids, 1) for row in rows] if mix.question_weight else list(rows)
-    answers: list[TeacherPass] = []
-    weights, shares = [], []
-    for row, one in zip(rows, asked, strict=True):
-        before = row.start - one.start
-        weights.append([mix.question_weight] * before + [mix.weight] * row.scored)
-        first = mix.truth if mix.first_truth is None else mix.first_truth
-        shares.append([mix.truth] * before + [first] + [mix.truth] * (row.scored - 1))
-    longest = max(map(len, fronts))
-    size = max(1, CACHE_AT_ONCE * (1 if lm.device.type == "cpu" else 16) // max(1, lm.cache_bytes * (longest + 64)))
-    done = 0
-    while done < len(asked):
-        chunk = slice(done, done + size)
-        owners = owner[chunk]
-        own = sorted(set(owners))
-        run = run_prefixes(lm, [fronts[number] for number in own])
-        some = asked[chunk]
-        said = teacher_pass(run_rows(lm, run, [own.index(number) for number in owners], some), lm.head, LIKELIEST)
-        share = torch.tensor([s for row in shares[chunk] for s in row], device=lm.device)
-        if share.any():
-            said = corrected(said, targets(lm, some), share)
-        sizes = [row.scored for row in some]
-        parts = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
-        answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in parts]
-        done += len(some)
-    return Lesson(asked, answers, weights)

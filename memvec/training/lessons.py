@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, teacher_pass
-from memvec.lm.scoring import Row, run_prefixes, run_rows, targets, together
+from memvec.lm.scoring import Prefixes, Row, rows_that_fit, run_prefixes, run_rows, targets, together
 
 LIKELIEST = 32  # tokens kept of each answer; all others are one bucket
 
@@ -45,30 +45,63 @@ def teach(lm: FrozenLM, prefix: Tensor, rows: Sequence[Row], mix: LossMix = PLAI
 
     The tokens of questions are scored too if `mix` gives them a weight.
     """
+    scored = _Scored.of(rows, mix)
     answers: list[TeacherPass] = []
-    asked = [Row(row.ids, 1) for row in rows] if mix.question_weight else list(rows)
-    before = [row.start - one.start for row, one in zip(rows, asked, strict=True)]  # scored tokens of the question
-    weights = [
-        [mix.question_weight] * count + [mix.weight] * row.scored for count, row in zip(before, rows, strict=True)
-    ]
-    shares = [
-        [mix.truth] * count + [first] + [mix.truth] * (row.scored - 1)
-        for count, row in zip(before, rows, strict=True)
-        for first in [mix.truth if mix.first_truth is None else mix.first_truth]
-    ]
     with torch.inference_mode():
         run = run_prefixes(lm, [prefix])
-        done = 0
-        for chunk in together(lm, len(prefix), asked):
-            said = teacher_pass(run_rows(lm, run, [0] * len(chunk), chunk), lm.head, LIKELIEST)
-            share = torch.tensor([s for row in shares[done : done + len(chunk)] for s in row], device=lm.device)
-            done += len(chunk)
-            if share.any():
-                said = corrected(said, targets(lm, chunk), share)
-            sizes = [row.scored for row in chunk]
-            split = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
-            answers += [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in split]
-    return Lesson(asked, answers, weights)
+        for chunk in together(lm, len(prefix), scored.rows):
+            answers += scored.answers(lm, run, [0] * len(chunk), len(answers))
+    return Lesson(scored.rows, answers, scored.weights)
+
+
+@torch.inference_mode()
+def teach_each(
+    lm: FrozenLM, prefixes: Sequence[Tensor], owner: Sequence[int], rows: Sequence[Row], mix: LossMix = PLAIN
+) -> Lesson:
+    """As `teach`, with each row behind the prefix (P, D) of its owner. Several prefixes are run at once."""
+    scored = _Scored.of(rows, mix)
+    longest = max((len(row.ids) for row in scored.rows), default=0)
+    size = rows_that_fit(lm, max(map(len, prefixes)) + longest)
+    answers: list[TeacherPass] = []
+    while len(answers) < len(rows):
+        owners = owner[len(answers) : len(answers) + size]
+        own = sorted(set(owners))
+        run = run_prefixes(lm, [prefixes[number] for number in own])
+        answers += scored.answers(lm, run, [own.index(number) for number in owners], len(answers))
+    return Lesson(scored.rows, answers, scored.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Rows with the tokens that a loss scores, their weights, and the share of the right answer in each target."""
+
+    rows: list[Row]
+    weights: list[list[float]]
+    shares: list[list[float]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], mix: LossMix) -> _Scored:
+        asked = [Row(row.ids, 1) for row in rows] if mix.question_weight else list(rows)
+        before = [row.start - one.start for row, one in zip(rows, asked, strict=True)]  # scored tokens of the question
+        first = mix.truth if mix.first_truth is None else mix.first_truth
+        pairs = list(zip(before, rows, strict=True))
+        return cls(
+            asked,
+            [[mix.question_weight] * count + [mix.weight] * row.scored for count, row in pairs],
+            [[mix.truth] * count + [first] + [mix.truth] * (row.scored - 1) for count, row in pairs],
+        )
+
+    def answers(self, lm: FrozenLM, run: Prefixes, owner: Sequence[int], done: int) -> list[TeacherPass]:
+        """The LM's answers to as many rows as there are owners, after the `done` ones, with the right answers mixed in."""
+        chunk = slice(done, done + len(owner))
+        some = self.rows[chunk]
+        said = teacher_pass(run_rows(lm, run, owner, some), lm.head, LIKELIEST)
+        share = torch.tensor([s for row in self.shares[chunk] for s in row], device=lm.device)
+        if share.any():
+            said = corrected(said, targets(lm, some), share)
+        sizes = [row.scored for row in some]
+        split = zip(torch.split(said.ids, sizes), torch.split(said.log_probs, sizes), strict=True)
+        return [TeacherPass(ids.clone(), log_probs.clone()) for ids, log_probs in split]
 
 
 def corrected(said: TeacherPass, right: Tensor, truth: Tensor) -> TeacherPass:

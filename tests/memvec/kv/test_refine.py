@@ -15,12 +15,12 @@ from torch import Tensor
 from memvec.kv import refine
 from memvec.kv.compact import compact
 from memvec.kv.place import Placing, placed
-from memvec.kv.refine import Recipe, Refiner, RefineTask, taught
+from memvec.kv.refine import Recipe, Refiner, RefineTask
 from memvec.kv.selection import Selection
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Row, embedded, run_rows
-from memvec.training.lessons import LossMix
+from memvec.training.lessons import LossMix, teach
 
 FORMS: list[list[int]] = [[], [5, 9]]  # two beginnings of prompts
 
@@ -52,7 +52,7 @@ def loss(lm: FrozenLM, kept: Selection, one: RefineTask, form: int, mix: LossMix
     """What a step would lower: the weighted loss of all of a document's questions."""
     text = embedded(lm, [*FORMS[form], *one.ids])
     questions = one.questions[form]
-    lesson = taught(lm, [text], [0] * len(questions), questions, mix)
+    lesson = teach(lm, text, questions, mix)
     hidden = run_rows(lm, placed(lm.model, [kept], [FORMS[form]]), [0] * len(questions), lesson.rows)
     said = TeacherPass(torch.cat([a.ids for a in lesson.answers]), torch.cat([a.log_probs for a in lesson.answers]))
     losses, _ = distil_pass(hidden.detach(), lm.head, said)
@@ -117,7 +117,7 @@ def test_unrelated_prompts_are_answered_as_without_a_memory(tiny_lm: FrozenLM) -
     """Their rows have a teacher that saw no text. Trained with them, a memory disturbs them less."""
     one = task(tiny_lm, texts(tiny_lm)[0])
     aside = rows(tiny_lm, tokens(tiny_lm, 40, 7), 3)
-    lesson = taught(tiny_lm, [embedded(tiny_lm, FORMS[1])], [0] * 3, aside, LossMix())
+    lesson = teach(tiny_lm, embedded(tiny_lm, FORMS[1]), aside, LossMix())
     said = TeacherPass(torch.cat([a.ids for a in lesson.answers]), torch.cat([a.log_probs for a in lesson.answers]))
     harms = []
     for weight in (0.0, 4.0):
