@@ -210,10 +210,10 @@ class ContextSettings:
 
 @dataclass(frozen=True, slots=True)
 class KVSettings:
-    """Settings of kv memories: which keys and values are kept, and whether they are trained.
+    """Settings of kv memories: which keys and values are stored, and whether they are trained.
 
     Attributes:
-        ratio, budget, score, window_tokens: How text is cut into windows, and which keys and values of it are kept.
+        ratio, budget, score, window_tokens: How text is cut into windows, and which keys and values of it are stored.
         refine, question_rows, aside_rows, key_rate, value_rate: The training. By default there is none.
         bits: How the numbers are stored.
         measure: Which memories are measured.
@@ -229,22 +229,22 @@ class KVSettings:
         'head'
     """
 
-    ratio: float = 8.0  # Tokens of text for each position. So many times fewer keys and values are kept.
+    ratio: float = 8.0  # Tokens of text for each position. So many times fewer keys and values are stored.
     # "head": heads keep different numbers of keys, by the model's profile. "even": all heads keep the same number.
     budget: Literal["head", "even"] = "head"
     # "repeat": keep what the model attends to when it says the text again. "norm": the longest values. One reading, not three.
     score: Literal["repeat", "norm"] = "repeat"
-    refine: int = 0  # Training steps. At a high ratio some 20 steps bring back most of what is lost.
-    bits: int = 8  # Bits of each stored number: 4, 8 or 16.
     # Most tokens in a window. None: as many as the model can read and repeat.
     window_tokens: int | None = None
+    refine: int = 0  # Training steps. At a high ratio some 20 steps bring back most of what is lost.
     question_rows: int = 8  # Questions asked in a training step, for each 150 tokens of the window.
     aside_rows: int = 1  # Unrelated prompts asked in a training step, for each 150 tokens of the window.
     key_rate: float = 0.05  # The learning rate of keys, as a share of their root mean square.
     value_rate: float = 0.1  # The learning rate of values, as a share of their root mean square.
-    seed: int = 0  # The seed of all random choices.
+    bits: int = 8  # Bits of each stored number: 4, 8 or 16.
     # "all": measure every memory, which takes longer than making it. "sample": about 1 in 16, chosen by its text. "none": none.
     measure: Literal["all", "sample", "none"] = "sample"
+    seed: int = 0  # The seed of all random choices.
     memory: int | None = None  # Most bytes that a batch may take on a GPU. None: 8 GiB.
 
     def __post_init__(self) -> None:

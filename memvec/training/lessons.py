@@ -81,6 +81,7 @@ class _Scored:
 
     @classmethod
     def of(cls, rows: Sequence[Row], mix: LossMix) -> _Scored:
+        """What `mix` scores of rows."""
         asked = [Row(row.ids, 1) for row in rows] if mix.question_weight else list(rows)
         before = [row.start - one.start for row, one in zip(rows, asked, strict=True)]  # scored tokens of the question
         first = mix.truth if mix.first_truth is None else mix.first_truth

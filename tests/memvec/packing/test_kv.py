@@ -172,13 +172,13 @@ class TestReuse:
     def read(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """The lengths of the windows that were read."""
         lengths: list[int] = []
-        kept = Compacting._kept
+        kept = Compacting._selected
 
         def noted(self: Compacting, windows: Any) -> Any:
             lengths.extend(len(window.segment.ids) for window in windows)
             return kept(self, windows)
 
-        monkeypatch.setattr(Compacting, "_kept", noted)
+        monkeypatch.setattr(Compacting, "_selected", noted)
         return lengths
 
     def test_copied(self, packs: Packs, sources: list[Source], read: list[int]) -> None:
