@@ -6,8 +6,9 @@ DOCS_READY := .venv/.ready-docs
 RESULTS := benchmarks/results
 UNSEEN := velloway-playhouse-history vasker-highlands-log travel-guide-harrowmere
 ON ?=# behind the names of what benchmarks of speed write: -gpu on a GPU
+SET ?=# questions that people wrote, for bench-kv: xquad:FILE or nq:FILE
 
-.PHONY: demo test check setup setup-docs docs figures format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput capacity capacity-gpu
+.PHONY: demo test check setup setup-docs docs figures format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput bench-kv capacity capacity-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +22,7 @@ help:
 	@echo "make bench-decode  decode the same records by memvec and by transformers"
 	@echo "make bench-speed   time a step of fitting beside its matrix products alone"
 	@echo "make bench-throughput  pack and unpack 100,000 tokens beside the published recipe (for a GPU)"
+	@echo "make bench-kv SET=xquad:FILE  make kv memories at every ratio, ask about them, and draw it (for a GPU)"
 	@echo "make capacity      fill one vector and eight with the longest texts they hold (two hours on two cores)"
 	@echo "make capacity-gpu  fill one to eight vectors with a novel and with random words, and draw it (for a GPU)"
 	@echo "make format  let ruff rewrite the sources"
@@ -77,6 +79,11 @@ bench-speed: setup
 
 bench-throughput: setup
 	$(BIN)/python benchmarks/throughput.py --tokens 100000 --steps 300 --json $(RESULTS)/throughput$(ON).json
+
+# The sets of questions are not part of this project: SET=xquad:FILE or nq:FILE. It goes on from what the file has.
+bench-kv: setup
+	test -n "$(SET)"
+	$(BIN)/python benchmarks/kv.py $(RESULTS)/kv$(ON).json --sets $(SET) --documents 12 --forms chat
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > $(RESULTS)/capacity.json
