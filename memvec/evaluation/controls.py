@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from memvec.kv.place import placed
-from memvec.kv.selection import Selection
+from memvec.kv.selection import Selection, sizes
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Prefixes, embedded, run_prefixes
 
@@ -75,24 +75,16 @@ def noise(memory: Arm, seed: int) -> Arm:
     chance = torch.Generator().manual_seed(seed % 2**64)
     if isinstance(memory, Tensor):
         drawn = torch.randn(memory.shape, generator=chance).to(memory.device)
-        sizes: Tensor = memory.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True)
-        return drawn * sizes
+        scaled: Tensor = drawn * memory.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True)
+        return scaled
     counts = memory.counts.flatten()
     head = torch.arange(len(counts)).repeat_interleave(counts).to(memory.keys.device)  # (K,)
     drawn = torch.randn(2, *memory.keys.shape, generator=chance).to(head.device)
     keys, values = (
-        one * _head_sizes(numbers, head, len(counts))
+        one * sizes(numbers, head, len(counts))
         for one, numbers in zip(drawn, (memory.keys, memory.values), strict=True)
     )
     return replace(memory, keys=keys, values=values)
-
-
-def _head_sizes(numbers: Tensor, head: Tensor, heads: int) -> Tensor:
-    """(K, 1) the root mean square of the numbers (K, E) in the head of each row."""
-    sums = torch.zeros(2, heads, device=head.device)
-    sums[0].index_add_(0, head, numbers.square().mean(1))
-    sums[1].index_add_(0, head, torch.ones_like(numbers[:, 0]))
-    return (sums[0] / sums[1]).sqrt()[head, None]
 
 
 def spaced_sentences(lm: FrozenLM, text: str, count: int) -> list[int]:

@@ -6,6 +6,7 @@ P positions before the memories, M positions of the longest, C keys of a head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,6 +18,7 @@ from torch import Tensor
 from memvec.errors import UsageError
 from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup, sees_fronts
 from memvec.kv.rotation import rotation_of
+from memvec.kv.scores import windows
 from memvec.kv.selection import Selection
 from memvec.lm import compat
 from memvec.lm.device import device_of
@@ -177,9 +179,7 @@ def plain_windows(model: Any, prefixes: Prefixes) -> bool:
 
 def windowed(model: Any) -> bool:
     """Has a model sliding windows?"""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    return "sliding_attention" in kinds if kinds else bool(getattr(config, "sliding_window", None))
+    return any(width < math.inf for width in windows(model, 1))
 
 
 def plain(prefixes: Prefixes) -> Prefixes:

@@ -1,4 +1,4 @@
-"""Refine memories: train kept keys and values for a few steps, until the model answers behind them as behind the text.
+"""Refine memories: train their keys and values for a few steps, until the model answers behind them as behind the text.
 
 The teacher is the LM behind the text, the student the same LM behind the memory. Rows are questions about the text, and
 prompts that have nothing to do with it, whose teacher has seen no text. A memory's rows, and all random choices, follow
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from memvec.kv.place import Placing
-from memvec.kv.selection import Selection
+from memvec.kv.selection import Selection, sizes
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Prefixes, Row, embedded, padded, passes, run_rows
 from memvec.training.lessons import Lesson, LossMix, teach, teach_each
 
+Asked = tuple[int, bool, int]  # (memory, is it a question?, number of the row) of one row of a step
 PART_TOKENS = 150  # a step asks the rows of the settings once for so many tokens of a document
 BETAS = (0.9, 0.99)
 LAST_RATE = 0.02  # of the full rate
@@ -44,12 +45,12 @@ class Recipe:
     """How memories are trained."""
 
     steps: int = 20
-    question_rows: int = 4  # for each part of a document
+    question_rows: int = 8  # for each part of a document
     aside_rows: int = 1
     aside_weight: float = 4.0
     key_rate: float = 0.05  # in root mean squares of a memory's keys
     value_rate: float = 0.1
-    truth: float = 0.9  # as in ContextSettings, as are the next three
+    truth: float = 0.9  # this and the next two are those of ContextSettings
     first_truth: float | None = 0.4
     question_weight: float = 0.3
     seed: int = 0
@@ -58,13 +59,6 @@ class Recipe:
     def mix(self) -> LossMix:
         """The loss of questions about a document."""
         return LossMix(self.truth, self.first_truth, question_weight=self.question_weight)
-
-
-@dataclass(slots=True)
-class _Plan:
-    """The rows of one step: by memory, question or unrelated prompt."""
-
-    rows: list[tuple[int, bool, int]]  # (memory, is it a question?, number of the row)
 
 
 class Refiner:
@@ -99,7 +93,7 @@ class Refiner:
         owners = owners.to(lm.device)[order]
         keys, values = (torch.cat([getattr(t.selection, name) for t in tasks])[order] for name in ("keys", "values"))
         adams = [
-            _Adam(tensor, rate * _sizes(tensor, owners, len(tasks)))
+            _Adam(tensor, rate * sizes(tensor, owners, len(tasks)))
             for tensor, rate in ((keys, recipe.key_rate), (values, recipe.value_rate))
         ]
         for step, plan in enumerate(plans):
@@ -108,22 +102,22 @@ class Refiner:
                 (lessons[form], where[form][memory, number], memory)
                 if asked
                 else (self.unrelated[form], number, memory)
-                for memory, asked, number in plan.rows
+                for memory, asked, number in plan
             ]
             prefixes = placings[form].prefixes(*(adam.numbers.requires_grad_(True) for adam in adams))
             positions = self._step(prefixes, rows, adams, self._rate(step))
             tick(positions)
         back = order.argsort()
-        sizes = [len(task.selection.distances) for task in tasks]
-        trained = [torch.split(adam.numbers.detach()[back], sizes) for adam in adams]
+        lengths = [len(task.selection.distances) for task in tasks]
+        trained = [torch.split(adam.numbers.detach()[back], lengths) for adam in adams]
         return [
             dataclasses.replace(task.selection, keys=k, values=v) for task, k, v in zip(tasks, *trained, strict=True)
         ]
 
-    def _plans(self, tasks: Sequence[RefineTask]) -> list[_Plan]:
+    def _plans(self, tasks: Sequence[RefineTask]) -> list[list[Asked]]:
         """The rows of every step. Each question of a document is drawn once before any is drawn again."""
         recipe, forms = self.recipe, len(self.prompt_prefixes)
-        plans = [_Plan([]) for _ in range(recipe.steps)]
+        plans: list[list[Asked]] = [[] for _ in range(recipe.steps)]
         for memory, task in enumerate(tasks):
             chance = random.Random(f"{recipe.seed} {task.ids}")
             parts = max(1, round(len(task.ids) / PART_TOKENS))
@@ -134,19 +128,19 @@ class Refiner:
                 for _ in range(min(recipe.question_rows * parts, len(questions))):
                     if not left[form]:
                         left[form] = chance.sample(range(len(questions)), len(questions))
-                    plan.rows.append((memory, True, left[form].pop()))
+                    plan.append((memory, True, left[form].pop()))
                 for _ in range(recipe.aside_rows * parts if self.unrelated[form].rows else 0):
-                    plan.rows.append((memory, False, chance.randrange(len(self.unrelated[form].rows))))
+                    plan.append((memory, False, chance.randrange(len(self.unrelated[form].rows))))
         return plans
 
     def _teach(
-        self, tasks: Sequence[RefineTask], plans: Sequence[_Plan]
+        self, tasks: Sequence[RefineTask], plans: Sequence[Sequence[Asked]]
     ) -> tuple[list[Lesson], list[dict[tuple[int, int], int]]]:
         """(lessons by prompt prefix, where in them each question is). Only questions that will be asked are taught."""
         forms = len(self.prompt_prefixes)
         lessons, where = [], []
         for form, prefix in enumerate(self.prompt_prefixes):
-            asked = sorted({(m, n) for plan in plans[form::forms] for m, is_question, n in plan.rows if is_question})
+            asked = sorted({(m, n) for plan in plans[form::forms] for m, is_question, n in plan if is_question})
             fronts = [embedded(self.lm, [*prefix, *task.ids]) for task in tasks]
             rows = [tasks[memory].questions[form][number] for memory, number in asked]
             lessons.append(teach_each(self.lm, fronts, [memory for memory, _ in asked], rows, self.recipe.mix))
@@ -196,11 +190,3 @@ class _Adam:
         self.second.mul_(two).addcmul_(gradient, gradient, value=1 - two)
         mean, size = self.first / (1 - one**self.age), (self.second / (1 - two**self.age)).sqrt()
         self.numbers = self.numbers.detach() - share * self.rate * mean / (size + 1e-10)
-
-
-def _sizes(numbers: Tensor, owners: Tensor, memories: int) -> Tensor:
-    """(K, 1) the root mean square of the numbers (K, E) of each row's memory."""
-    squares = numbers.square().mean(1)
-    sums = torch.zeros(memories, device=numbers.device).index_add_(0, owners, squares)
-    counts = torch.zeros(memories, device=numbers.device).index_add_(0, owners, torch.ones_like(squares))
-    return (sums / counts).sqrt()[owners, None]

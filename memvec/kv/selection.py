@@ -83,3 +83,11 @@ class Selection:
     def even(self) -> bool:
         """Does every head keep as many rows? Then a plain cache can hold them."""
         return bool((self.counts == self.counts.flatten()[0]).all())
+
+
+def sizes(numbers: Tensor, groups: Tensor, count: int) -> Tensor:
+    """(K, 1) the root mean square of the numbers (K, E) in the group of each row. `groups` (K,) are below `count`."""
+    squares = numbers.square().mean(1)
+    sums = torch.zeros(count, device=numbers.device).index_add_(0, groups, squares)
+    rows = torch.zeros(count, device=numbers.device).index_add_(0, groups, torch.ones_like(squares))
+    return (sums / rows).sqrt()[groups, None]

@@ -24,8 +24,6 @@ from memvec.guard import Lock
 NAME = "memvec"
 SDPA = "sdpa"  # transformers' name of its attention by PyTorch's fused kernels
 SHORT = 192  # most positions at which this attention is faster
-
-
 FRONT = "_memvec_front"  # attribute of keys: what else the queries see
 
 _WRAPPING = Lock()

@@ -146,9 +146,10 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
     for name in names:
         if name not in live:
             raise opened.missing(name)
+    asked = kind
     if kind == "auto":
         kind = "kv" if names and all(live[name].kv for name in names) else "context"
-    records = [_records(opened, live[name], kind) for name in names]
+    records = [_records(opened, live[name], kind, asked) for name in names]
     kv = [tuple(KVPart(record.tokens, record.kv) for record in own if record.kv is not None) for own in records]
     return Memory(
         names,
@@ -159,10 +160,10 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
     )
 
 
-def _records(store: Store, stored: StoredDocument, kind: str) -> list[Record]:
+def _records(store: Store, stored: StoredDocument, kind: str, asked: str) -> list[Record]:
     refs: Sequence[RecordRef] = {"context": stored.memory, "kv": stored.kv}.get(kind, stored.records)
     if kind in ("context", "kv") and not refs:
-        raise ConditioningError(stored.document.name, str(store.path), kind)
+        raise ConditioningError(stored.document.name, str(store.path), kind if stored.kv else asked)
     if kind == "exact" and not stored.complete:
         raise NoContentError(stored.document.name)
     return [store.record(ref) for ref in refs]

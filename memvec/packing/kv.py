@@ -28,8 +28,7 @@ from memvec.kv.scores import CHUNK
 from memvec.kv.selection import Selection
 from memvec.kv.suitable import check
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.head import head_pass
-from memvec.lm.scoring import Prefixes, Row, embedded, run_prefixes, run_rows, targets, together
+from memvec.lm.scoring import embedded, run_prefixes, score
 from memvec.packing.commit import Committer
 from memvec.packing.memories import Asking, MemoryRecords, MemoryWork
 from memvec.packing.outstanding import factor_to_all
@@ -253,19 +252,11 @@ class Compacting:
             "text": text,
             "shuffled": placed(lm.model, [self._other(window.text)], [before]),
         }
-        sums = Sums({name: self._nats(arm, rows) for name, arm in arms.items()}, sum(row.scored for row in rows))
+        sums = Sums({name: sum(score(lm, arm, rows)) for name, arm in arms.items()}, sum(row.scored for row in rows))
         passages = [question_row(lm.tokenizer, p.prompt, p.continuation) for p in off_topic.passages()[:PASSAGES]]
-        nats = {name: self._nats(arms[name], passages) for name in ("memory", "text")}
+        nats = {name: sum(score(lm, arms[name], passages)) for name in ("memory", "text")}
         aside = Sums(nats, sum(row.scored for row in passages))
         return reported(sums, aside, len(rows), s.recipe, s.seed)
-
-    def _nats(self, arm: Prefixes, rows: Sequence[Row]) -> float:
-        """Surprisal of the scored tokens of rows behind an arm [nats, summed]."""
-        nats = 0.0
-        for chunk in together(self.lm, arm.held.shape[1], rows) if rows else ():
-            hidden = run_rows(self.lm, arm, [0] * len(chunk), chunk)
-            nats += float(head_pass(hidden, self.lm.head, targets(self.lm, chunk), gradient=False).nats.sum())
-        return nats
 
     def _other(self, text: str) -> Selection:
         """The rounded memory of a fixed text, always the same, or of another one if that is `text`."""

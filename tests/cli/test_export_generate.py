@@ -212,7 +212,7 @@ class TestGenerate:
             (2, [*base, PROMPT, "--compare", "--as", "text"], "Leave --as out"),
             (2, [*base, PROMPT, "--as", "decode"], "no prompt"),
             (2, [*base, PROMPT, "--seed", "1"], "--sample"),
-            (2, ["generate", remembering, PROMPT, "--id", "bom.txt"], "no context vectors"),
+            (2, ["generate", remembering, PROMPT, "--id", "bom.txt"], "no memory"),
             (4, [*base, PROMPT, "-m", "another"], "weights"),
             (6, ["generate", remembering, PROMPT, "--id", "no-such"], "no-such"),
         ]

@@ -12,7 +12,6 @@ import torch
 from reading import off, prose, tokens
 from torch import Tensor
 
-from memvec.kv import refine
 from memvec.kv.compact import compact
 from memvec.kv.place import Placing, placed
 from memvec.kv.refine import Recipe, Refiner, RefineTask
@@ -106,10 +105,10 @@ def test_the_seed_chooses_rows(tiny_lm: FrozenLM) -> None:
     """Each question is asked once before any is asked again, in an order of the seed and the document."""
     one = task(tiny_lm, texts(tiny_lm)[0])
     plans = [refiner(tiny_lm, steps=6, question_rows=2, seed=seed)._plans([one]) for seed in (0, 0, 1)]
-    asked = [[row for plan in made for row in plan.rows] for made in plans]
+    asked = [[row for plan in made for row in plan] for made in plans]
     assert asked[0] == asked[1] != asked[2]
     for form in range(2):
-        first = [number for plan in plans[0][form::2] for _, question, number in plan.rows if question]
+        first = [number for plan in plans[0][form::2] for _, question, number in plan if question]
         assert sorted(first) == list(range(6))
 
 
@@ -158,9 +157,3 @@ def test_gradients_are_finite_differences(tiny_lm: FrozenLM, name: str) -> None:
             slope = (value(numbers + 3e-3 * way) - value(numbers - 3e-3 * way)) / 6e-3
         assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=2e-3, abs=1e-3)
     assert (gradient.abs().amax(1) > 0).all()  # every row is seen by some question
-
-
-def test_sizes_are_those_of_each_memory() -> None:
-    """The rate of a row is a share of its own memory's numbers."""
-    numbers, owners = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
-    torch.testing.assert_close(refine._sizes(numbers, owners, 2)[:, 0], torch.tensor([2.5, 2.5, 1.0]))

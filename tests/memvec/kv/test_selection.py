@@ -9,7 +9,7 @@ import torch
 from reading import off, tokens
 
 from memvec.kv.compact import compact
-from memvec.kv.selection import Selection
+from memvec.kv.selection import Selection, sizes
 from memvec.lm.frozen import FrozenLM
 
 
@@ -34,3 +34,9 @@ def test_memories_of_even_length(tiny_lm: FrozenLM) -> None:
     counts = even.counts.clone()
     counts[0, 0] += 1
     assert even.even and not dataclasses.replace(even, counts=counts).even
+
+
+def test_sizes_are_those_of_each_group() -> None:
+    """Noise is as large as each head, and a training rate follows from its own memory."""
+    numbers, owners = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
+    torch.testing.assert_close(sizes(numbers, owners, 2)[:, 0], torch.tensor([2.5, 2.5, 1.0]))

@@ -149,7 +149,7 @@ def test_compare_says_what_cannot_be_had(remembering: Path) -> None:
     assert "found only a memory" in text.missing
     none, vectors, text = compare(remembering, PROMPT, "image.png", max_new_tokens=2)
     assert none.text is not None
-    assert "no context vectors" in vectors.missing and "no UTF-8 text" in text.missing
+    assert "no memory" in vectors.missing and "no UTF-8 text" in text.missing
     with pytest.raises(NotFoundError):
         compare(remembering, PROMPT, "no-such-document")
 

@@ -44,7 +44,7 @@ def test_a_kind_that_is_missing(kept: Path) -> None:
     for name, kind, said in (
         (ONLY_CONTEXT, "kv", "no keys and values"),
         (ONLY_KV, "context", "no context vectors"),
-        ("latin-1.txt", "auto", "no context vectors"),
+        ("latin-1.txt", "auto", "no memory"),
     ):
         with pytest.raises(ConditioningError, match=said):
             memvec.load_memory(kept, [BOTH, name], kind)
