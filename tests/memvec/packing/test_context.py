@@ -55,7 +55,7 @@ def test_a_memory_gives_no_document_back(memories: Path, tmp_path: Path) -> None
 
 
 def test_exact_vectors_are_refused_for_conditioning_with_the_ways_out(store: Path) -> None:
-    with pytest.raises(ConditioningError, match=r"kind='context'.*memvec\.cat"):
+    with pytest.raises(ConditioningError, match=r"kind='kv'.*memvec\.cat"):
         load(store, "prose.txt")
     with pytest.raises(UsageError, match="expected auto, context, kv or exact"):
         load(store, "prose.txt", "exakt")
