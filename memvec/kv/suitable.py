@@ -17,6 +17,7 @@ from memvec.kv.compact import gathered
 from memvec.kv.place import Placing, plain
 from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import LEAST, lead_tokens, read
+from memvec.lm.attention import EAGER, attention_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Prefixes, Row, run_prefixes, run_rows
 from memvec.templates.template import frame
@@ -70,6 +71,8 @@ def _fault(lm: FrozenLM) -> str:
     """What is wrong with the model, as the rest of a sentence. Empty if nothing is."""
     if lm.recurrent:
         return "have a state of fixed size instead of keys and values"
+    if attention_of(lm.model) == EAGER:  # `load` found that memvec's attention does not do for it
+        return "compute attention in a way of their own"
     try:
         return _difference(lm)
     except UnsupportedModelError as error:
