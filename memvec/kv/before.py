@@ -91,7 +91,7 @@ def _state(model: Any) -> list[Any] | None:
         return None
     if any(m.training or "forward" in vars(m) or any(vars(m)[hooks] for hooks in HOOKS) for m in every):
         return None
-    kinds = list(map(type, every))
+    kinds: list[Any] = list(map(type, every))
     code = {kind: kind.forward for kind in kinds}
     buffers = [value for module in every for value in module._buffers.values() if value is not None]
     places = [(value.data_ptr(), 0 if value.is_inference() else value._version) for value in buffers]

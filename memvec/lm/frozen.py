@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.errors import UnsupportedModelError
+from memvec.causes import first_line
+from memvec.errors import MemvecError, UnsupportedModelError
 from memvec.lm import compat
 from memvec.lm.compile import Fused
 
@@ -100,13 +101,25 @@ class FrozenLM:
         return hidden if self.scale == 1 else hidden * self.scale
 
     def prefill(self, embeds: Tensor, mask: Tensor) -> Any:
-        """Run left-padded input embeddings (S, P, D) under a mask (S, P). Return their cache. Differentiable."""
+        """Run left-padded input embeddings (S, P, D) under a mask (S, P). Return their cache. Differentiable.
+
+        Raises:
+            UnsupportedModelError: The model keeps other things than keys and values.
+        """
         if self.recurrent:
             return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = compat.empty_cache()
         where = {"attention_mask": mask, "position_ids": positions, self.cache_name: cache}
-        self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
+        try:
+            self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
+        except (IndexError, ValueError) as error:
+            if isinstance(error, MemvecError):
+                raise
+            raise UnsupportedModelError(
+                f"{self.model.config.model_type} models do not go on from keys and values alone ({first_line(error, 120)})",
+                "Pack with kind='exact', which needs no cache of prompts",
+            ) from error
         return cache
 
     def branch(self, cache: Any, owner: Tensor) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import byte_level
+from families import byte_level, make
 from transformers import AutoModelForCausalLM
 
 import memvec
@@ -55,6 +55,14 @@ def test_models_without_a_body(tmp_path: Path) -> None:
     refused(save(AutoModelForCausalLM.from_config(config), tmp_path / "llama4"), tmp_path, "beneath their LM head")
 
 
+def test_models_that_take_embeddings_of_tokens_only(tmp_path: Path) -> None:
+    """Vectors are the embeddings of no token."""
+    settings = {"vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8, "num_hidden_layers": 2}
+    config = transformers.Gemma4TextConfig(**SMALL | settings)
+    with pytest.raises(UnsupportedModelError, match=r"gemma4_text models cannot be run .*inputs_embeds"):
+        load(Path(save(AutoModelForCausalLM.from_config(config), tmp_path / "gemma4")))
+
+
 class TestAttention:
     """memvec's own where it says what the model's says."""
 
@@ -94,6 +102,15 @@ class TestAttention:
         with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
             check_model(tiny_lm)
         assert tiny_lm.model.config._attn_implementation == attention.NAME
+
+
+def test_models_that_keep_more_than_keys(tmp_path: Path) -> None:
+    """Their vectors can be decoded, but nothing can be continued behind a prefix."""
+    folder, store = str(make("lfm2", tmp_path / "lfm2")), tmp_path / "s.memvec"
+    with pytest.raises(UnsupportedModelError, match=r"lfm2 models do not go on from keys.*kind='exact'"):
+        memvec.pack([memvec.Source("a", b"The ferry leaves at six.")], store, model=folder, kind="context")
+    memvec.pack([memvec.Source("a", b"The ferry leaves at six.")], store, model=folder)
+    assert memvec.cat(store, "a") == b"The ferry leaves at six."
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
