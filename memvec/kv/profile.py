@@ -128,6 +128,12 @@ def _read(value: dict[str, object]) -> HeadProfile:
 def _write(profile: HeadProfile, fingerprint: str, folder: Path) -> None:
     shares = [[[round(share, DIGITS) for share in row] for row in layer] for layer in profile.shares.tolist()]
     attention = [round(share, DIGITS) for share in profile.attention]
-    value = {"version": VERSION, "fingerprint": fingerprint, "ratios": profile.ratios, "attention": attention, "shares": shares}
+    value = {
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "ratios": profile.ratios,
+        "attention": attention,
+        "shares": shares,
+    }
     files.make_folder(folder)
     files.write_atomically(folder / f"{fingerprint}.json", (json.dumps(value) + "\n").encode())

@@ -73,10 +73,14 @@ class TestKept:
             "",
             "[1]",
             '{"version": 2}',
-            '{"version": 1, "ratios": [1, 2, 4, 8, 16, 32], "attention": [1, 1, 1, 1, 1, 1], "shares": '
-            "[[[1]], [[1]], [[1]], [[1]], [[1]], [[1]]]}",
-            '{"version": 2, "ratios": [1, 2, 4, 8, 16, 32], "attention": [1, 1, 1, 1, 1, 7], "shares": '
-            "[[[1]], [[1]], [[1]], [[1]], [[1]], [[1]]]}",
+            (
+                '{"version": 1, "ratios": [1, 2, 4, 8, 16, 32], "attention": [1, 1, 1, 1, 1, 1], "shares": '
+                "[[[1]], [[1]], [[1]], [[1]], [[1]], [[1]]]}"
+            ),
+            (
+                '{"version": 2, "ratios": [1, 2, 4, 8, 16, 32], "attention": [1, 1, 1, 1, 1, 7], "shares": '
+                "[[[1]], [[1]], [[1]], [[1]], [[1]], [[1]]]}"
+            ),
         ],
     )
     def test_damaged(self, damage: str, tiny_lm: Any, cache: Path) -> None:
@@ -96,7 +100,11 @@ class TestKept:
         """That of the default model comes with the package: 30 layers of 3 heads."""
         monkeypatch.setattr(profile, "found", None)
         shipped = profile_of(tiny_lm, "b774fc7952d6f201")
-        assert shipped.safe_ratio == 8 and shipped.shares.shape == (6, 30, 3) and int((shipped.at(8.0) > 0.5).sum()) in range(5, 15)
+        assert (
+            shipped.safe_ratio == 8
+            and shipped.shares.shape == (6, 30, 3)
+            and int((shipped.at(8.0) > 0.5).sum()) in range(5, 15)
+        )
 
     def test_ship(self, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(profile, "MOST_TOKENS", 40)
