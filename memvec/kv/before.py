@@ -87,9 +87,13 @@ def _state(model: Any) -> list[Any] | None:
     with rotations that depend on the inputs so far.
     """
     every = modules(model)
-    if active_adapters(model) or rotation_of(model).bound or any(getattr(all_modules, f"_global{h}") for h in HOOKS):
+    if (
+        active_adapters(model)
+        or rotation_of(model).bound
+        or any(getattr(all_modules, f"_global{h}", None) for h in HOOKS)
+    ):
         return None
-    if any(m.training or "forward" in vars(m) or any(vars(m)[hooks] for hooks in HOOKS) for m in every):
+    if any(m.training or "forward" in vars(m) or any(vars(m).get(hooks) for hooks in HOOKS) for m in every):
         return None
     kinds: list[Any] = list(map(type, every))
     code = {kind: kind.forward for kind in kinds}

@@ -166,7 +166,7 @@ def _at_head(lm: FrozenLM, **given: Tensor) -> tuple[Tensor, Tensor]:
 
 def _probe(lm: FrozenLM) -> Tensor:
     """(V,) float32 logits of a wide range: a cap, which small logits hardly feel, shows in them."""
-    return torch.linspace(-WIDE, WIDE, lm.vocabulary, device=lm.device)
+    return torch.linspace(-WIDE, WIDE, len(lm.head), device=lm.device)
 
 
 def _far(found: Tensor, expected: Tensor) -> bool:
