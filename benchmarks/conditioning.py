@@ -36,7 +36,7 @@ from question_sets import UNITS, QuestionSet, question_set
 import memvec
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.cli.render_evaluation import evaluation as table
-from memvec.evaluation.evaluate import Evaluation, evaluate
+from memvec.evaluation.evaluate import Evaluation, Known, evaluated
 from memvec.evaluation.questions import Question
 from memvec.identity.runtime import open_runtime
 from memvec.lm.device import pick_device, pick_dtype
@@ -68,10 +68,14 @@ class Job:
     settings: ContextSettings | KVSettings
     exact: int = 0  # of how many texts exact vectors are fitted too, as a control
     threads: int = 1
+    lean: bool = False  # judge only the memories, another's, and their harm
 
 
-def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-    """Make memories of the job's texts and evaluate them in every form: (evaluations, costs)."""
+def measure(job: Job, known: Known | None = None) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+    """Make memories of the job's texts and evaluate them in every form: (evaluations, costs).
+
+    `known` holds what earlier jobs of the same model found behind texts, and gets what this one finds.
+    """
     torch.set_num_threads(job.threads)
     sources = [memvec.Source(name, text.encode()) for name, text in job.texts.items()]
     packed = {name: text.encode() for name, text in job.texts.items()}
@@ -89,14 +93,8 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         begun = time.perf_counter()
         runtime = open_runtime(store)
         found = {
-            name: evaluate(
-                runtime,
-                asked,
-                kind=job.kind,
-                texts=packed,
-                exact=exact,
-                template=form,
-                off_topic=name == next(iter(job.asked)),
+            name: evaluated(
+                runtime, asked, job.kind, packed, exact, form, name == next(iter(job.asked)), 0, known, job.lean
             )
             for name, (form, asked) in job.asked.items()
         }

@@ -6,8 +6,9 @@
     python benchmarks/kv.py FILE.json --draw
 
 `head` and `even` are the budgets of kv memories, `+20` is 20 refine steps. `context` takes a thousand times as long, so it
-is not among the arms by default. The text cut to as many positions, another document's memory and nothing stand beside
-them, from the evaluations of the first arm. Sets and forms are those of conditioning.py.
+is not among the arms by default. Sets and forms are those of conditioning.py. The first arm of a set and ratio is judged
+beside every control: the text cut to as many positions, another document's memory, nothing and more. Further arms are
+judged only with their own memory and another's in front, which takes a fifth of the time.
 
 Every result is written to FILE.json at once. The same command goes on from there, with more arms, sets or ratios if it
 names more. With `--seconds` no work is begun that would probably end later. At the end, or with `--draw` alone, a picture
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +33,7 @@ from question_sets import UNITS, question_set
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.errors import counted
+from memvec.evaluation.evaluate import Known
 from memvec.settings import ContextSettings, KVSettings
 
 ARMS = "head,head+20,even,even+20"
@@ -74,16 +77,19 @@ def settings_of(work: Work, args: argparse.Namespace) -> tuple[str, ContextSetti
     )
 
 
-def run(work: Work, args: argparse.Namespace) -> Found:
-    """Make and judge the memories."""
+def run(work: Work, args: argparse.Namespace, lean: bool, known: Known) -> Found:
+    """Make and judge the memories, if `lean` without most controls. `known` holds what is known of texts in front."""
     chosen = question_set(work.set, args.documents, args.seed, "*", args.quick, args.unit)
     asked = {form: (form, chosen.questions) for form in args.forms.split(",")}
     kind, settings = settings_of(work, args)
     begun = time.perf_counter()
-    found, cost = measure(Job(args.model, kind, chosen.texts, asked, settings, threads=torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    found, cost = measure(Job(args.model, kind, chosen.texts, asked, settings, threads=threads, lean=lean), known)
     forms = {form: asdict(one) | {"of_text": of_text(one)} for form, one in found.items()}
+    for judged in forms.values():  # JSON has no nan, which stands for times that were not measured
+        judged["costs"] = {name: value for name, value in judged["costs"].items() if not math.isnan(value or 0)}
     about = {"machine": machine(), "torch": torch.__version__, **chosen.origin, "settings": asdict(settings)}
-    return work.key | about | {"cost": cost, "forms": forms, "seconds": time.perf_counter() - begun}
+    return work.key | about | {"lean": lean, "cost": cost, "forms": forms, "seconds": time.perf_counter() - begun}
 
 
 def left(todo: Sequence[Work], found: Sequence[Found]) -> list[Work]:
@@ -92,16 +98,22 @@ def left(todo: Sequence[Work], found: Sequence[Found]) -> list[Work]:
     return [work for work in todo if work.key not in done]
 
 
-def results(todo: Sequence[Work], args: argparse.Namespace) -> Iterator[Found]:
-    """Yield results until the time is used up."""
-    begun, longest = time.monotonic(), dict[str, float]()
+def results(todo: Sequence[Work], found: Sequence[Found], args: argparse.Namespace) -> Iterator[Found]:
+    """Yield results until the time is used up. `found` are those that are known, and has to get each one."""
+    begun, longest, known = time.monotonic(), dict[str, float](), Known()
     for work in todo:
         used = time.monotonic() - begun
         if args.seconds is not None and used + longest.get(work.arm, 0.0) > args.seconds:
             continue  # another arm may be quicker
-        found = run(work, args)
-        longest[work.arm] = max(longest.get(work.arm, 0.0), found["seconds"])
-        yield found
+        judged = [one for one in found if not lean(one) and {**work.key, "arm": one["arm"]}.items() <= one.items()]
+        new = run(work, args, bool(judged), known)
+        longest[work.arm] = max(longest.get(work.arm, 0.0), new["seconds"])
+        yield new
+
+
+def lean(one: Found) -> bool:
+    """Was it judged without most controls?"""
+    return bool(one.get("lean"))
 
 
 def write(file: Path, known: Found) -> None:
@@ -163,8 +175,8 @@ def draw(found: Sequence[Found], target: Path) -> None:
             panel.axhline(0, color="grey", linewidth=0.8)
             panel.set_xscale("log")
             panel.set_xlabel(label)
-    first = [one for one in found if one["arm"] == found[0]["arm"]]
-    _controls(panels[0][0], panels[1][0], sorted(first, key=lambda one: float(one["ratio"])), form)
+    first = {float(one["ratio"]): one for one in reversed(found) if not lean(one)}
+    _controls(panels[0][0], panels[1][0], [first[ratio] for ratio in sorted(first)], form)
     panels[0][0].set_ylabel("share of the text's gain")
     panels[1][0].set_ylabel("right answers, of those with the text")
     ratios = sorted({one["ratio"] for one in found})
@@ -263,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 question_set(work.set, args.documents, args.seed, "*", args.quick, args.unit)
         except (OSError, ValueError) as error:
             parser.error(str(error))
-        for one in results(left(todo, found), args):
+        for one in results(left(todo, found), found, args):
             found.append(one)
             write(args.file, known)
             print(line(one), flush=True)
