@@ -71,10 +71,13 @@ class Job:
     lean: bool = False  # judge only the memories, another's, and their harm
 
 
-def measure(job: Job, known: Known | None = None) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+def measure(
+    job: Job, known: Known | None = None, change: Callable[[Path], None] = lambda store: None
+) -> tuple[dict[str, Evaluation], dict[str, Any]]:
     """Make memories of the job's texts and evaluate them in every form: (evaluations, costs).
 
-    `known` holds what earlier jobs of the same model found behind texts, and gets what this one finds.
+    `known` holds what earlier jobs of the same model found behind texts, and gets what this one finds. `change` may put
+    others in place of the memories in the store.
     """
     torch.set_num_threads(job.threads)
     sources = [memvec.Source(name, text.encode()) for name, text in job.texts.items()]
@@ -85,6 +88,7 @@ def measure(job: Job, known: Known | None = None) -> tuple[dict[str, Evaluation]
         watch = watcher(job.settings.ratio)
         options: dict[str, Any] = {"kind": job.kind, job.kind: job.settings, "watch": watch}
         report = memvec.pack(sources, store, model=job.model, **options)
+        change(store)
         packing = time.perf_counter() - begun
         reading = seconds_reading(job)
         if job.exact:
@@ -100,9 +104,9 @@ def measure(job: Job, known: Known | None = None) -> tuple[dict[str, Evaluation]
         }
         judging = time.perf_counter() - begun
         opened = runtime.store
-        kind = Kind.KV if job.kind == "kv" else Kind.CONTEXT
-        records = [opened.record(ref) for stored in opened.documents().values() for ref in stored.memory_of(kind)]
-    tokens = sum(record.tokens for record in records)
+        kind, documents = Kind.KV if job.kind == "kv" else Kind.CONTEXT, opened.documents().values()
+        records = [opened.record(ref) for stored in documents for ref in stored.memory_of(kind)]
+        tokens = sum(stored.document.tokens for stored in documents)
     return found, {
         "tokens": tokens,
         "vectors": report.context_vectors,

@@ -5,7 +5,8 @@
                             [--score repeat|norm] [--bits 4|8|16] [--seed N] [--model NAME] [--seconds N]
     python benchmarks/kv.py FILE.json --draw
 
-`head` and `even` are the budgets of kv memories, `+20` is 20 refine steps. `context` takes a thousand times as long, so it
+`head` and `even` are the budgets of kv memories, `+20` is 20 refine steps. `cartridge+20` trains PEFT's own start, see
+cartridges.py. `context` takes a thousand times as long, so it
 is not among the arms by default. Sets and forms are those of conditioning.py. The first arm of a set and ratio is judged
 beside every control: the text cut to as many positions, another document's memory, nothing and more. Further arms are
 judged only with their own memory and another's in front, which takes a fifth of the time.
@@ -23,11 +24,12 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from cartridges import put_cartridges
 from conditioning import Job, machine, measure, of_text
 from question_sets import UNITS, question_set
 
@@ -36,10 +38,11 @@ from memvec.errors import counted
 from memvec.evaluation.evaluate import Known
 from memvec.settings import ContextSettings, KVSettings
 
+KV = ("head", "even", "cartridge")
 ARMS = "head,head+20,even,even+20"
 RATIOS = "4,8,16,32"
-LABELS = {"head": "kv head", "even": "kv even", "context": "context"}
-COLOURS = {"head": "tab:blue", "even": "tab:orange", "context": "tab:green"}
+LABELS = {"head": "kv head", "even": "kv even", "cartridge": "PEFT's cartridge", "context": "context"}
+COLOURS = {"head": "tab:blue", "even": "tab:orange", "cartridge": "tab:red", "context": "tab:green"}
 SAME = ("model", "seed", "bits", "score", "documents", "quick", "unit")  # options that all results of a file share
 Found = dict[str, Any]
 
@@ -63,9 +66,9 @@ def settings_of(work: Work, args: argparse.Namespace) -> tuple[str, ContextSetti
     """The kind of an arm's memories, and their settings. ValueError for an unknown arm."""
     if work.arm == "context":
         return "context", ContextSettings(ratio=work.ratio, seed=args.seed)
-    found = re.fullmatch(r"(head|even)(?:\+(\d+))?", work.arm)
+    found = re.fullmatch(rf"({'|'.join(KV)})(?:\+(\d+))?", work.arm)
     if not found:
-        raise ValueError(f"{work.arm!r} is no arm. Give head, even, head+STEPS, even+STEPS or context.")
+        raise ValueError(f"{work.arm!r} is no arm. Give {', '.join(KV)}, one of these with +STEPS, or context.")
     return "kv", KVSettings(
         ratio=work.ratio,
         budget="head" if found[1] == "head" else "even",
@@ -84,7 +87,12 @@ def run(work: Work, args: argparse.Namespace, lean: bool, known: Known) -> Found
     kind, settings = settings_of(work, args)
     begun = time.perf_counter()
     threads = torch.get_num_threads()
-    found, cost = measure(Job(args.model, kind, chosen.texts, asked, settings, threads=threads, lean=lean), known)
+    job = Job(args.model, kind, chosen.texts, asked, settings, threads=threads, lean=lean)
+    if isinstance(settings, KVSettings) and work.arm.startswith("cartridge"):
+        job = replace(job, settings=replace(settings, score="norm", refine=0))
+        found, cost = measure(job, known, lambda store: put_cartridges(store, args.model, chosen.texts, settings))
+    else:
+        found, cost = measure(job, known)
     forms = {form: asdict(one) | {"of_text": of_text(one)} for form, one in found.items()}
     for judged in forms.values():  # JSON has no nan, which stands for times that were not measured
         judged["costs"] = {name: value for name, value in judged["costs"].items() if not math.isnan(value or 0)}
