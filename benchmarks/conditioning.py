@@ -69,6 +69,7 @@ class Job:
     exact: int = 0  # of how many texts exact vectors are fitted too, as a control
     threads: int = 1
     lean: bool = False  # judge only the memories, another's, and their harm
+    harm: bool = True  # try off-topic prompts
 
 
 def measure(
@@ -96,10 +97,9 @@ def measure(
         exact = control if job.exact else None
         begun = time.perf_counter()
         runtime = open_runtime(store)
+        harmed = next(iter(job.asked)) if job.harm else None
         found = {
-            name: evaluated(
-                runtime, asked, job.kind, packed, exact, form, name == next(iter(job.asked)), 0, known, job.lean
-            )
+            name: evaluated(runtime, asked, job.kind, packed, exact, form, name == harmed, 0, known, job.lean)
             for name, (form, asked) in job.asked.items()
         }
         judging = time.perf_counter() - begun
