@@ -6,11 +6,13 @@
                             [--lean] [--no-harm] [--kvpress PYTHON]
     python benchmarks/kv.py FILE.json --draw
 
-`head` and `even` are the budgets of kv memories, `+20` is 20 refine steps. `cartridge+20` trains PEFT's own start.
-`kvzip`, `kvcompose`, `expected` and `snap` keep what kvpress chooses, see rival_memories.py and kv_rivals.py. `context` takes a thousand times as long, so it
-is not among the arms by default. Sets and forms are those of conditioning.py. The first arm of a set and ratio is judged
-beside every control: the text cut to as many positions, another document's memory, nothing and more. Further arms are
-judged only with their own memory and another's in front, which takes a fifth of the time. With `--lean` so is the first.
+`head` and `even` are the budgets of kv memories, `+20` is 20 refine steps. `context` takes a thousand times as long, so it
+is not among the arms by default. Others' memories are arms too: `cartridge+20` trains the start of PEFT's CARTRIDGE,
+`kvzip`, `kvcompose`, `expected` and `snap` keep what methods of kvpress choose. rival_memories.py makes them.
+
+Sets and forms are those of conditioning.py. The first arm of a set and ratio is judged beside every control: the text cut
+to as many positions, another document's memory, nothing and more. Further arms are judged only with their own memory and
+another's in front, which takes a fifth of the time. With `--lean` so is the first.
 
 Every result is written to FILE.json at once. The same command goes on from there, with more arms, sets or ratios if it
 names more. With `--seconds` no work is begun that would probably end later. At the end, or with `--draw` alone, a picture
