@@ -56,10 +56,23 @@ def test_options(pack: Any, tmp_path: Path) -> None:
         assert record.conditioning.seed == 3 and record.conditioning.harm is not None
 
 
+def test_dry_run(pack: Any, tmp_path: Path) -> None:
+    """It prints sizes beside that of the text, and writes nothing."""
+    code, out, _ = pack("--dry-run", "--measure", "none", "--json")
+    said = json.loads(out)
+    assert (code, said["kind"], said["documents"], said["records"]) == (0, "kv", 2, 2)
+    code, out, _ = pack("--dry-run", "--measure", "none")
+    assert code == 0 and not (tmp_path / "s").exists()
+    sizes = f"{said['memory_bytes']:,} bytes; the text {said['text_bytes']:,}, its whole cache {said['cache_bytes']:,}"
+    assert f"keys and values  {sizes}\n" in out and f"{said['tokens']:,} to read" in out
+    code, out, _ = pack("--measure", "none", "--json")
+    made = json.loads(out)
+    assert (made["kv_bytes"], made["kv_positions"]) == (said["memory_bytes"], said["positions"])
+
+
 def test_refused(pack: Any, tmp_path: Path) -> None:
     """Each message names the option."""
     for words, said in (
-        (("--dry-run",), "three times"),
         (("--ratio", "0.5"), "--ratio is 0.5"),
         (("--window-tokens", "4000"), "--window-tokens is 4000"),
         (("--bits", "5"), "--bits"),
