@@ -39,8 +39,8 @@ def estimated(e: Estimate) -> str:
     """The estimate of `pack --dry-run`."""
     rows = _exact_rows(e) if e.kind == "exact" else _memory_rows(e)
     if e.skipped:
-        why = "cannot be read" if e.kind == "exact" else "cannot be read or have no text"
-        rows.append(("skipped", f"{counted(e.skipped, 'input')} that {why}"))
+        more = "" if e.kind == "exact" else ", or without text"
+        rows.append(("skipped", f"{counted(e.skipped, 'input')} that cannot be read{more}"))
     there = ("documents", f"{e.documents:,}" + (f" ({e.unchanged:,} there already)" if e.unchanged else ""))
     return f"nothing was written; a pack would make\n{facts([there, *rows])}"
 
