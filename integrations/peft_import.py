@@ -220,7 +220,8 @@ class _Adapter:
                     raise UsageError(
                         f"{str(file)!r} holds {found.get_dtype()} numbers, expected one of {', '.join(FLOATS)}. Save it again."
                     )
-                return opened.get_tensor(KEY).float()
+                numbers: Tensor = opened.get_tensor(KEY).float()
+                return numbers
         except SafetensorError as error:
             raise UsageError(f"{str(file)!r} is damaged ({error}). Export it again.") from error
 

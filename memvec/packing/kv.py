@@ -308,7 +308,7 @@ class Compacting:
         some, ticks = planned.some[size][: self._documents_in(size)], list[tuple[float, int]]()
         begun = self._now()
         _ = self.refiner
-        selected, once = self._read(some), self._now() - begun
+        once, selected = self._now() - begun, self._read(some)
         begun = self._now()
         self._refined(some, selected, ticks)
         if not ticks:  # no questions are made of such texts
