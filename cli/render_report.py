@@ -46,7 +46,8 @@ def estimated(e: Estimate) -> str:
 
 
 def _memory_rows(e: Estimate) -> list[tuple[str, str]]:
-    each = f" ({e.memory_bytes / e.positions:,.0f} bytes each)" if e.positions else ""
+    ratio = f"{e.tokens / e.positions:.1f} tokens and " if e.positions and not e.reused else ""
+    each = f" ({ratio}{e.memory_bytes / e.positions:,.0f} bytes each)" if e.positions else ""
     steps = f"; {e.token_steps:,} token-steps, {e.token_steps_per_second:.0f}/s measured" if e.token_steps else ""
     what = "context vectors" if e.kind == "context" else "keys and values"
     return [

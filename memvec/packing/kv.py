@@ -7,11 +7,11 @@ training on a GPU goes on in batches of any shape: there refined numbers may dif
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -28,7 +28,7 @@ from memvec.formats.keys_values import stored_bytes
 from memvec.kv import choose
 from memvec.kv.compact import compact
 from memvec.kv.place import placed
-from memvec.kv.profile import MOST_TOKENS, profile_of, texts
+from memvec.kv.profile import MOST_TOKENS, HeadProfile, profile_of, texts
 from memvec.kv.refine import Recipe, Refiner, RefineTask
 from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import CHUNK, read
@@ -69,7 +69,14 @@ class KVRecords(MemoryRecords):
     def __init__(self, work: MemoryWork, settings: KVSettings, fingerprint: str) -> None:
         """`fingerprint` is the id of the model's."""
         super().__init__(work)
-        self.settings, self.fingerprint = settings, fingerprint
+        self.given, self.fingerprint = settings, fingerprint
+
+    @cached_property
+    def compacting(self) -> Compacting:
+        """Makes the memories. UnsupportedModelError for a model that has no kv memories."""
+        lm = self.work.models.fast
+        check(lm)
+        return Compacting(lm, self.given, self.fingerprint, self.work)
 
     @property
     def there(self) -> Collection[Version]:
@@ -78,7 +85,7 @@ class KVRecords(MemoryRecords):
 
     def window_tokens(self) -> int:
         """Most tokens in a window: as the settings say, or as many as the model can read and repeat. UsageError."""
-        most, wanted = longest_window(self.work.models.fast), self.settings.window_tokens
+        most, wanted = longest_window(self.work.models.fast), self.given.window_tokens
         if wanted is not None and wanted > most:
             raise UsageError(
                 f"window_tokens is {wanted}, expected {most} or less: the model has to read a window and repeat it."
@@ -91,13 +98,14 @@ class KVRecords(MemoryRecords):
 
     def _fits(self, record: Record) -> bool:
         found = record.conditioning
-        if found is None or (found.recipe, found.seed) != (self.settings.recipe, self.settings.seed):
+        settings = self.compacting.settings
+        if found is None or (found.recipe, found.seed) != (settings.recipe, settings.seed):
             return False
-        return found.harm is not None or not measures(self.settings, record.text_sha256)
+        return found.harm is not None or not measures(settings, record.text_sha256)
 
     def make(self, todo: Iterable[Sequence[Window]]) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window as it is done."""
-        return self._compacting(self.settings).run(todo)
+        return self.compacting.run(todo)
 
     def group(self, tokens: int) -> int:
         """Windows of a bucket cost alike."""
@@ -105,21 +113,18 @@ class KVRecords(MemoryRecords):
 
     def forecast(self, planned: Planned) -> Forecast:
         """What the planned memories would take. Some of each bucket are made, and trained for a few steps."""
-        steps = self.settings.refine
-        trial = self._compacting(dataclasses.replace(self.settings, refine=min(steps, TRIAL_STEPS)))
-        return trial.forecast(planned, steps)
-
-    def _compacting(self, settings: KVSettings) -> Compacting:
-        check(self.work.models.fast)
-        return Compacting(self.work.models.fast, settings, self.fingerprint, self.work)
+        s = self.compacting.settings
+        trial = replace(s, refine=min(s.refine, TRIAL_STEPS))
+        return Compacting(self.work.models.fast, trial, self.fingerprint, self.work).forecast(planned, s.refine)
 
 
 class Compacting:
     """Makes the kv memories of one pack with `lm`."""
 
     def __init__(self, lm: FrozenLM, settings: KVSettings, fingerprint: str, work: MemoryWork) -> None:
-        self.lm, self.settings, self.work = lm, settings, work
-        self.fingerprint = fingerprint
+        self.lm, self.work, self.fingerprint = lm, work, fingerprint
+        self.ratio = settings.ratio or self.profile.safe_ratio
+        self.settings = replace(settings, ratio=self.ratio)
         self.batching = lm.device.type != "cpu"
         self._others: dict[str, Selection] = {}  # memories of fixed texts
 
@@ -127,9 +132,6 @@ class Compacting:
         """Yield (record, text) of each window in `lots` as it is done."""
         progress, watch = self.work.progress, self.work.watch
         progress.segments_done, progress.exact, progress.tokens_done, progress.token_steps = 0, 0, 0, 0
-        if self.settings.budget == "head":
-            enter("finding the profile of the model's heads", progress, watch)
-            _ = self.shares
         enter("reading", progress, watch)
         begun, left = time.perf_counter(), Counter[str]()  # windows still to come, by document
         for windows in self._batches(lots, left):
@@ -175,17 +177,21 @@ class Compacting:
         return max(1, min(MOST_ROWS, (self.settings.memory or BATCH_BYTES) // (each * size)) - 1)
 
     @cached_property
-    def shares(self) -> torch.Tensor | None:
-        """The shares (L, H) of rows that heads keep at the ratio of the settings. None with budget="even"."""
-        if self.settings.budget == "even":
-            return None
+    def profile(self) -> HeadProfile:
+        """The profile of the model's heads."""
         progress, watch = self.work.progress, self.work.watch
+        enter("finding the profile of the model's heads", progress, watch)
         most = min(MOST_TOKENS, longest_window(self.lm))
-        return profile_of(self.lm, self.fingerprint, most, lambda: watch(progress)).at(self.settings.ratio)
+        return profile_of(self.lm, self.fingerprint, most, lambda: watch(progress))
+
+    @cached_property
+    def shares(self) -> torch.Tensor | None:
+        """The shares (L, H) of rows that heads keep. None with budget="even"."""
+        return None if self.settings.budget == "even" else self.profile.at(self.ratio)
 
     def _compacted(self, rows: Sequence[Sequence[int]], longest: int | None = None) -> list[Selection]:
         s = self.settings
-        return compact(self.lm, rows, s.ratio, s.budget, s.score, self.shares, longest)
+        return compact(self.lm, rows, self.ratio, s.budget, s.score, self.shares, longest)
 
     def _read(self, windows: Sequence[Window]) -> list[Selection]:
         """The memories of windows, not trained."""
@@ -274,7 +280,7 @@ class Compacting:
         movable = rotation_of(self.lm.model).movable
         positions = memory_bytes = tokens = 0
         for size, count in Counter([*planned.made, *planned.copied]).items():
-            rows = choose.positions_for(size, self.settings.ratio)
+            rows = choose.positions_for(size, self.ratio)
             counts = (
                 np.full((layers, heads), rows)
                 if self.shares is None

@@ -165,7 +165,7 @@ def test_measuring_counts_as_often_as_the_settings_say(
 
 def test_a_batch_that_is_not_full_takes_as_long(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, where its shape stays the same."""
-    made = Compacting(tiny_lm, KVSettings(), "", None)  # type: ignore[arg-type]
+    made = Compacting(tiny_lm, KVSettings(ratio=8), "", None)  # type: ignore[arg-type]
     made.batching = True
     monkeypatch.setattr(Compacting, "_documents_in", lambda self, size: 4)
     monkeypatch.setattr(Compacting, "_read", lambda self, windows: time.sleep(0.1) or [])
