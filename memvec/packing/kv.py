@@ -132,6 +132,7 @@ class Compacting:
         """Yield (record, text) of each window in `lots` as it is done."""
         progress, watch = self.work.progress, self.work.watch
         progress.segments_done, progress.exact, progress.tokens_done, progress.token_steps = 0, 0, 0, 0
+        _ = self.shares  # it may have to be found, which is a stage of its own
         enter("reading", progress, watch)
         begun, left = time.perf_counter(), Counter[str]()  # windows still to come, by document
         for windows in self._batches(lots, left):

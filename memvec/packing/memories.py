@@ -124,9 +124,9 @@ class MemoryRecords(ABC):
                 planned.text_bytes += window.segment.length
                 if len(some := planned.some.setdefault(self.group(tokens), [])) < most:
                     some.append(window)
-        for copy in self.copies:
-            planned.copied.append(copy.record.tokens)
-            planned.text_bytes += copy.record.length
+            for copy in self._copies():
+                planned.copied.append(copy.record.tokens)
+                planned.text_bytes += copy.record.length
         for same in chain.from_iterable(self.again.values()):
             planned.copied.append(len(same.segment.ids))
             planned.text_bytes += same.segment.length
