@@ -32,7 +32,7 @@ OFF_TOPIC = 96  # off-topic prompts to train on, divided among the prompt prefix
 OFF_TOPIC_TOKENS = 64  # most tokens of the LM's answer to each
 GENERATED = 64  # questions asked of `generate` for each window
 
-SAMPLES, SAMPLES_GPU = 3, 256  # windows of one group that a forecast may make
+SAMPLES, SAMPLES_GPU = 2, 256  # windows of one group that a forecast may make
 
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
