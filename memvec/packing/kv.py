@@ -7,31 +7,37 @@ training on a GPU goes on in batches of any shape: there refined numbers may dif
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 
+import numpy as np
 import torch
 
 from memvec import off_topic
+from memvec.chunks import chunked
 from memvec.errors import UsageError
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, reported
 from memvec.evaluation.questions import cloze_questions
+from memvec.formats.keys_values import stored_bytes
+from memvec.kv import choose
 from memvec.kv.compact import compact
 from memvec.kv.place import placed
 from memvec.kv.profile import MOST_TOKENS, HeadProfile, profile_of, texts
 from memvec.kv.refine import Recipe, Refiner, RefineTask
 from memvec.kv.rotation import rotation_of
-from memvec.kv.scores import CHUNK
+from memvec.kv.scores import CHUNK, read
 from memvec.kv.selection import Selection
 from memvec.kv.suitable import check
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import embedded, run_prefixes, score
 from memvec.packing.commit import Committer
-from memvec.packing.memories import Asking, MemoryRecords, MemoryWork
+from memvec.packing.memories import Asking, Forecast, MemoryRecords, MemoryWork, Planned
 from memvec.packing.outstanding import factor_to_all
 from memvec.packing.plan import Window
 from memvec.packing.records import kv_record
@@ -39,6 +45,7 @@ from memvec.packing.reuse import Held
 from memvec.progress import enter
 from memvec.settings import KVSettings
 from memvec.store.documents import Version
+from memvec.training.distill import parts
 from memvec.types import Conditioning, FitReport, KeysValues, Kind, Record
 
 SAMPLED = 16  # one window in so many is measured, with measure="sample"
@@ -51,6 +58,7 @@ LONGEST_WINDOW = 1.25  # in windows: the last one of a document takes up a short
 BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # tokens; above them multiples of the last
 MOST_ROWS = 256  # of a batch on a GPU
 BATCH_BYTES = 8 * 2**30  # of a batch on a GPU
+TRIAL_SECONDS, TRIAL_STEPS = 1.0, 4  # of a forecast: spent on a group of windows before the last one, and on training
 
 
 class KVRecords(MemoryRecords):
@@ -99,6 +107,16 @@ class KVRecords(MemoryRecords):
         """Yield (record, text) of each window as it is done."""
         return self.compacting.run(todo)
 
+    def group(self, tokens: int) -> int:
+        """Windows of a bucket cost alike."""
+        return bucket(tokens)
+
+    def forecast(self, planned: Planned) -> Forecast:
+        """What the planned memories would take. Some of each bucket are made, and trained for a few steps."""
+        s = self.compacting.settings
+        trial = replace(s, refine=min(s.refine, TRIAL_STEPS))
+        return Compacting(self.work.models.fast, trial, self.fingerprint, self.work).forecast(planned, s.refine)
+
 
 class Compacting:
     """Makes the kv memories of one pack with `lm`."""
@@ -114,11 +132,12 @@ class Compacting:
         """Yield (record, text) of each window in `lots` as it is done."""
         progress, watch = self.work.progress, self.work.watch
         progress.segments_done, progress.exact, progress.tokens_done, progress.token_steps = 0, 0, 0, 0
+        _ = self.shares  # it may have to be found, which is a stage of its own
         enter("reading", progress, watch)
         begun, left = time.perf_counter(), Counter[str]()  # windows still to come, by document
         for windows in self._batches(lots, left):
             before = time.perf_counter()
-            selected, positions = self._selected(windows)
+            selected, positions = self._refined(windows, self._read(windows))
             seconds = (time.perf_counter() - before) / sum(len(window.segment.ids) for window in windows)
             for window, memory in zip(windows, selected, strict=True):
                 yield self._record(window, memory, positions, seconds), window.text
@@ -166,31 +185,45 @@ class Compacting:
         most = min(MOST_TOKENS, longest_window(self.lm))
         return profile_of(self.lm, self.fingerprint, most, lambda: watch(progress))
 
+    @cached_property
+    def shares(self) -> torch.Tensor | None:
+        """The shares (L, H) of rows that heads keep. None with budget="even"."""
+        return None if self.settings.budget == "even" else self.profile.at(self.ratio)
+
     def _compacted(self, rows: Sequence[Sequence[int]], longest: int | None = None) -> list[Selection]:
         s = self.settings
-        shares = None if s.budget == "even" else self.profile.at(self.ratio)
-        return compact(self.lm, rows, self.ratio, s.budget, s.score, shares, longest)
+        return compact(self.lm, rows, self.ratio, s.budget, s.score, self.shares, longest)
 
-    def _selected(self, windows: Sequence[Window]) -> tuple[list[Selection], int]:
-        """The memories of windows, and the positions that each was trained on."""
-        progress, watch, positions = self.work.progress, self.work.watch, 0
+    def _read(self, windows: Sequence[Window]) -> list[Selection]:
+        """The memories of windows, not trained."""
         ids = [window.segment.ids for window in windows]
         size = bucket(max(map(len, ids)))
         if not self.batching:
-            selected = self._compacted(ids)
-        elif size > BUCKETS[-1]:
-            selected = self._compacted(ids, size)
-        else:
-            # A row as long as the bucket gives every batch the same shape. So do copies of it in place of documents.
-            filler = [(0,) * size] * (self._documents_in(size) + 1 - len(ids))
-            selected = self._compacted([*ids, *filler], size)[: len(ids)]
+            return self._compacted(ids)
+        if size > BUCKETS[-1]:
+            return self._compacted(ids, size)
+        # A row as long as the bucket gives every batch the same shape. So do copies of it in place of documents.
+        filler = [(0,) * size] * (self._documents_in(size) + 1 - len(ids))
+        return self._compacted([*ids, *filler], size)[: len(ids)]
+
+    def _refined(
+        self, windows: Sequence[Window], selected: list[Selection], ticks: list[tuple[float, int]] | None = None
+    ) -> tuple[list[Selection], int]:
+        """The memories of windows after training, and the positions that each was trained on.
+
+        `ticks` gets the time after each step, and the positions of the step.
+        """
         if not self.settings.refine:
             return selected, 0
+        progress, watch, positions = self.work.progress, self.work.watch, 0
+        ids = [window.segment.ids for window in windows]
         enter("refining", progress, watch)
 
         def tick(more: int) -> None:
             nonlocal positions
             positions += more
+            if ticks is not None:
+                ticks.append((self._now(), more))
             watch(progress)
 
         asked = [self.asking.about(window, KEYWORD_QUESTIONS, SENTENCE_ANSWERS) for window in windows]
@@ -240,6 +273,77 @@ class Compacting:
             report,
             width=self.lm.width,
         )
+
+    def forecast(self, planned: Planned, steps: int) -> Forecast:
+        """What the planned memories would take with so many training steps. Some are read, trained and measured."""
+        found = read(self.lm, [[0]], "norm")
+        layers, (_, heads, _, width) = len(found.keys), found.keys[0].shape
+        movable = rotation_of(self.lm.model).movable
+        positions = memory_bytes = tokens = 0
+        for size, count in Counter([*planned.made, *planned.copied]).items():
+            rows = choose.positions_for(size, self.ratio)
+            counts = (
+                np.full((layers, heads), rows)
+                if self.shares is None
+                else choose.shared_out(self.shares, [size], [rows])[:, 0].numpy()
+            )
+            memory_bytes += count * stored_bytes(counts, width, self.settings.bits)
+            positions += count * (rows if movable else size)
+            tokens += count * size
+        seconds = sum(self._seconds_to_read(size, planned) for size in planned.some)
+        token_steps, speed, training = self._training(planned, steps)
+        seconds += training + self._seconds_to_measure(planned)
+        return Forecast(positions, memory_bytes, 4 * layers * heads * width * tokens, token_steps, speed, seconds)
+
+    def _seconds_to_read(self, size: int, planned: Planned) -> float:
+        """Seconds to read the planned windows of a bucket. A few of them are read."""
+        sizes, at_once = planned.sizes[size], self._documents_in(size)
+        done, begun = 0, self._now()
+        for some in chunked(planned.some[size], at_once):
+            for memory in self._read(some):
+                memory.stored(self.settings.bits)
+            done += 1 if self.batching else len(some[0].segment.ids)  # a batch takes as long when it is not full
+            if (seconds := self._now() - begun) > TRIAL_SECONDS:
+                break
+        return seconds / done * (math.ceil(len(sizes) / at_once) if self.batching else sum(sizes))
+
+    def _training(self, planned: Planned, steps: int) -> tuple[int, float, float]:
+        """(positions of so many training steps of all planned memories, positions a second, seconds). Some are trained."""
+        if not steps or not planned.some:
+            return 0, 0.0, 0.0
+        size = max(planned.some, key=lambda size: sum(planned.sizes[size]))
+        some, ticks = planned.some[size][: self._documents_in(size)], list[tuple[float, int]]()
+        begun = self._now()
+        _ = self.refiner
+        once, selected = self._now() - begun, self._read(some)
+        begun = self._now()
+        self._refined(some, selected, ticks)
+        if not ticks:  # no questions are made of such texts
+            return 0, 0.0, once
+        each = [after - before for before, after in pairwise(at for at, _ in ticks)] or [ticks[0][0] - begun]
+        step, positions = sum(each) / len(each), sum(more for _, more in ticks) / len(ticks)
+        taught, to_teach = (min(KEYWORD_QUESTIONS, n * self.settings.question_rows) for n in (len(ticks), steps))
+        teaching = max(0.0, ticks[0][0] - begun - step) * to_teach / taught
+        factor = sum(map(parts, planned.made)) / sum(parts(len(window.segment.ids)) for window in some)
+        return round(factor * steps * positions), positions / step, once + factor * (teaching + steps * step)
+
+    def _seconds_to_measure(self, planned: Planned) -> float:
+        """Seconds to measure as many of the planned memories as the settings say. One of them is measured."""
+        share = {"all": 1.0, "sample": 1 / SAMPLED, "none": 0.0}[self.settings.measure]
+        if not share or not planned.some:
+            return 0.0
+        window = next(iter(planned.some.values()))[0]
+        stored = self._read([window])[0].stored(self.settings.bits)
+        self._other(window.text)
+        begun = self._now()
+        self.measured(window, stored)
+        return (self._now() - begun) * share * len(planned.made)
+
+    def _now(self) -> float:
+        """The time when all that was asked of a GPU is done [s]."""
+        if self.lm.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     @torch.inference_mode()
     def measured(self, window: Window, stored: KeysValues) -> Conditioning:

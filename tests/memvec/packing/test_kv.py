@@ -181,13 +181,13 @@ class TestReuse:
     def read(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """The lengths of the windows that were read."""
         lengths: list[int] = []
-        kept = Compacting._selected
+        kept = Compacting._read
 
         def noted(self: Compacting, windows: Any) -> Any:
             lengths.extend(len(window.segment.ids) for window in windows)
             return kept(self, windows)
 
-        monkeypatch.setattr(Compacting, "_selected", noted)
+        monkeypatch.setattr(Compacting, "_read", noted)
         return lengths
 
     def test_copied(self, packs: Packs, sources: list[Source], read: list[int]) -> None:
@@ -256,7 +256,7 @@ class TestStopping:
         program = (
             "import os, sys, memvec, memvec.packing.commit; from memvec.filesystem.sources import Source\n"
             "memvec.packing.commit.COMMIT_SECONDS = 0.0; store, tiny, after, *texts = sys.argv[1:]\n"
-            "settings = memvec.KVSettings(measure='none')\n"
+            "settings = memvec.KVSettings(ratio=8, measure='none')\n"
             "documents = [Source(str(n), text.encode()) for n, text in enumerate(texts)]\n"
             "memvec.pack(documents, store, model=tiny, kind='kv', kv=settings, dtype='float32',\n"
             "            watch=lambda p: p.segments_done == int(after) and os.kill(os.getpid(), 9))\n"
