@@ -26,6 +26,7 @@ from memvec.evaluation.questions import Question, read_questions
 from memvec.evaluation.subjects import Subject, chosen_kind, subjects
 from memvec.identity.fingerprint import check_fingerprint
 from memvec.identity.runtime import Opening, Runtime, runtime_of
+from memvec.languages.detect import language_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Row, embedded, score
 from memvec.progress import Progress, enter
@@ -80,7 +81,7 @@ class Evaluation:
     by_document: Mapping[str, float | None] = field(default_factory=dict)
     elsewhere: int = 0  # questions about documents that the store does not have
     # Of the first 16 tokens of the greedy answers, by the same arms [0..1]. As in SQuAD, case, punctuation
-    # and English articles are ignored. The best of several accepted answers counts.
+    # and the articles of the text's language are ignored. The best of several accepted answers counts.
     f1: Mapping[str, float] = field(default_factory=dict)  # mean F1 of the words
     contained: Mapping[str, float] = field(default_factory=dict)  # share with the right words next to each other
     # Bounds of 95 % intervals over documents: the memory's share of the text's own F1 and containment
@@ -198,9 +199,10 @@ class _Trial:
                 arms[f"{count}"] = together([s.memory for s in company])
         nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
+        language = language_of(subject.text)
         answering = ANSWERING if self.template != "plain" else ()  # a continuation is no answer
         self.prompts += [
-            (name, self.sums[-1], (arms[name], row, accepted))
+            (name, self.sums[-1], (arms[name], row, accepted, language))
             for name in answering
             if name in arms
             for row, accepted in zip(subject.rows, subject.answers, strict=True)
