@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from memvec.evaluation.questions import blank_end, blanked
 from memvec.languages.detect import language_of
 from memvec.languages.language import Language
-from memvec.languages.sentences import sentences, telling_places
+from memvec.languages.sentences import run_starts, sentences, telling_places
 
 Near = Callable[[str], Sequence[str]]  # other words of similar meaning, perhaps none
 
 MOST_ANSWER_WORDS = 6
 MOST_SENTENCE_WORDS = 40  # in a sentence that is an answer
+RUN_STARTS = 0.6  # share of the blanks at the start of a run of telling words
 REWORDED = 0.4  # share of the telling words that are replaced, if they have near ones
 
 
@@ -50,7 +51,9 @@ def keyword_questions(
 
 def _with_blank(words: Sequence[str], chance: random.Random, language: Language) -> tuple[str, str]:
     """Some words of a sentence, with a blank in place of the answer."""
-    begin = chance.choice(telling_places(words, language))
+    places = telling_places(words, language)
+    # People's answers begin where such words begin.
+    begin = chance.choice(run_starts(words, places, language) if chance.random() < RUN_STARTS else places)
     end = blank_end(words, begin, chance, language)
     first, last = max(0, begin - chance.choice((3, 5, 8))), end + chance.choice((2, 4, 6))
     question, answer = blanked(words[first:last], begin - first, end - first, language)

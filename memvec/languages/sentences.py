@@ -11,8 +11,8 @@ from functools import cache
 
 from memvec.languages.language import UNSPACED_LETTERS, Language
 
-LEAST_WORDS = 5  # shorter sentences are left out
-RUN_LETTERS = 2  # in a run that stands for a word: Chinese words have two letters more often than not
+LEAST_WORDS, LEAST_RUNS = 5, 3  # shorter sentences are left out
+RUN_LETTERS = 4  # most in a run that stands for a word
 _END_ENGLISH = re.compile(r"(?<=[.!?;])\s+")
 # No sentence ends behind a single letter, as in "z. B.", or a day, as in "7. Februar".
 _END = re.compile(r"(?<=[.!?;…؟؛।॥])(?<!\b\w\.)\s+")
@@ -29,21 +29,32 @@ _BEFORE = "[\u0e40-\u0e44\u0ec0-\u0ec4]"
 
 
 def sentences(text: str, language: Language) -> list[list[str]]:
-    """The words of each sentence, sentences of fewer than LEAST_WORDS left out. `language.glue` joins them again."""
+    """The words of each sentence, short sentences left out. `language.glue` joins them again."""
+    least = LEAST_WORDS
     if language.code == "unspaced":
+        least = LEAST_RUNS
         found = [_run(language).findall(" ".join(sentence.split())) for sentence in _END_UNSPACED.split(text)]
     elif language.code == "en":
         found = [sentence.split() for sentence in _END_ENGLISH.split(text)]
     else:
         end = _END_GERMAN if language.code == "de" else _END
         found = [_words(sentence, language) for sentence in end.split(text)]
-    return [words for words in found if len(words) >= LEAST_WORDS]
+    return [words for words in found if len(words) >= least]
 
 
 def telling_places(words: Sequence[str], language: Language) -> list[int]:
     """The places of the words of a sentence that are worth asking for. The first is left out, as it always has a capital."""
     first = 0 if language.code == "unspaced" else 1
     return [place for place in range(first, len(words)) if language.telling(words[place])]
+
+
+def run_starts(words: Sequence[str], places: Sequence[int], language: Language) -> list[int]:
+    """The places at which a run of telling words begins: the word in front is not telling, or marks stand between."""
+    return [
+        place
+        for place in places
+        if not place or not language.telling(words[place - 1]) or language.apart(*words[place - 1 : place + 1])
+    ]
 
 
 def _words(sentence: str, language: Language) -> list[str]:

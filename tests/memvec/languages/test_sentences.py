@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from memvec.languages.detect import language_of
 from memvec.languages.language import by_code
-from memvec.languages.sentences import sentences, telling_places
+from memvec.languages.sentences import run_starts, sentences, telling_places
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_sentences(code: str, text: str, count: int) -> None:
     [
         ("fr", "Il dit « bonjour » aux amis !", ["Il", "dit «", "bonjour »", "aux", "amis !"]),
         ("de", "– Er trank 50 % des Wassers.", ["– Er", "trank", "50 %", "des", "Wassers."]),
-        ("unspaced", "黑豹队以 24 次（NFL）领先", ["黑豹", "队", "以 ", "24 ", "次", "（NFL）", "领先"]),
+        ("unspaced", "黑豹队以 24 次（NFL）领先", ["黑豹队", "以 ", "24 ", "次", "（NFL）", "领先"]),
         ("unspaced", "スカイツリーは634.5メートルの塔", ["スカイツリー", "は", "634.5", "メートル", "の", "塔"]),
-        ("unspaced", "เรือใบที่แล่นไปทะเล", ["เรือ", "ใบที่", "แล่น", "ไปทะ", "เล"]),
+        ("unspaced", "เรือใบที่แล่นไปทะเล", ["เรือใบที่", "แล่นไปทะ", "เล"]),
     ],
 )
 def test_words(code: str, text: str, words: list[str]) -> None:
@@ -55,6 +55,13 @@ def test_telling(code: str, text: str, telling: list[str]) -> None:
     """Names, numbers and long words are worth asking for, common words are not."""
     (words,) = sentences(text, by_code(code))
     assert [words[place] for place in telling_places(words, by_code(code))] == telling
+
+
+def test_run_starts() -> None:
+    """A run of telling words begins behind a common word or a mark."""
+    (words,) = sentences("东京塔，高333米的塔", by_code("unspaced"))
+    assert words == ["东京塔，", "高", "333", "米", "的", "塔"]
+    assert run_starts(words, telling_places(words, by_code("unspaced")), by_code("unspaced")) == [0, 1, 5]
 
 
 @given(st.text() | st.text("人的アก่เ（「。！ \n1a", max_size=60))
