@@ -1,5 +1,7 @@
 """Questions made from a text by rule: a question word, some words around a fact, and the fact as the answer. Knows no model.
 
+In languages whose question words are not known, a blank stands in place of the fact.
+
 The questions have no grammar. Their words vary, so that memories also answer the questions of people. Some words are left
 out, moved, mixed with words from elsewhere in the text, or replaced by words of similar meaning.
 """
@@ -27,7 +29,6 @@ def keyword_questions(
 ) -> list[tuple[str, str]]:
     """Make up to `count` different (question, answer) pairs in the language of a text.
 
-    Languages without question words have questions with a blank in place of the answer.
     The answer is the fact, or in `sentences_share` of the pairs [0..1] the sentence that states it.
     """
     chance = random.Random(f"{seed} {text}")
@@ -66,11 +67,9 @@ def _question(
     begin, end = _phrase(words, chance, language)
     answer = language.bare(" ".join(words[begin:end]))
     lead = chance.choice(_leads(answer, " ".join(words[:begin]).lower(), language))
-    article = (
-        begin and words[begin - 1].lower() in language.articles and not language.apart(*words[begin - 1 : begin + 1])
-    )
-    if article and chance.random() < 0.3:
-        answer = f"{words[begin - 1]} {answer}"
+    article = words[begin - 1] if begin else ""
+    if article.lower() in language.articles and not language.apart(article, words[begin]) and chance.random() < 0.3:
+        answer = f"{article} {answer}"
     asked = _stretch(words, begin, end, chance) if chance.random() < 0.3 else []
     if not asked:  # the stretch may hold the answer only
         asked = _some(words[:begin] + words[end:], chance, chance.randint(2, 6), language)
