@@ -26,6 +26,7 @@ from memvec.evaluation.questions import Question, read_questions
 from memvec.evaluation.subjects import Subject, chosen_kind, subjects
 from memvec.identity.fingerprint import check_fingerprint
 from memvec.identity.runtime import Opening, Runtime, runtime_of
+from memvec.languages.detect import language_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Row, embedded, score
 from memvec.progress import Progress, enter
@@ -81,7 +82,7 @@ class Evaluation:
     by_document: Mapping[str, float | None] = field(default_factory=dict)
     elsewhere: int = 0  # questions about documents that the store does not have
     # Of the first 16 tokens of the greedy answers, by the same arms [0..1]. As in SQuAD, case, punctuation
-    # and English articles are ignored. The best of several accepted answers counts.
+    # and the articles of the text's language are ignored. The best of several accepted answers counts.
     f1: Mapping[str, float] = field(default_factory=dict)  # mean F1 of the words
     contained: Mapping[str, float] = field(default_factory=dict)  # share with the right words next to each other
     # Bounds of 95 % intervals over documents: the memory's share of the text's own F1 and containment
@@ -150,7 +151,8 @@ class Known:
     """Results of earlier evaluations with the same model, by the digest of what stood in front of a row."""
 
     nats: dict[tuple[bytes, Row], float] = field(default_factory=dict)
-    marks: dict[tuple[bytes, Row, tuple[str, ...]], Marks] = field(default_factory=dict)  # and by the accepted answers
+    # And by the accepted answers, and the code of their language
+    marks: dict[tuple[bytes, Row, tuple[str, ...], str], Marks] = field(default_factory=dict)
 
 
 def evaluated(
@@ -243,9 +245,9 @@ class _Trial:
         self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
         self.aside.append(Sums(aside_nats, sum(row.scored for row in aside.passages)))
         self.tried += len(aside.choices)
-        answering = FRONTS if self.lean else ANSWERING
+        answering, language = FRONTS if self.lean else ANSWERING, language_of(subject.text)
         self.prompts += [
-            (name, self.sums[-1], (arms[name], row, accepted))
+            (name, self.sums[-1], (arms[name], row, accepted, language))
             for name in (answering if self.template != "plain" else ())  # a continuation is no answer
             if name in arms
             for row, accepted in zip(subject.rows, subject.answers, strict=True)
@@ -327,8 +329,8 @@ class _Trial:
     def _judged(self) -> list[Judged]:
         """Judge the answers to the questions of each document. All are asked at once, which is faster."""
         asked = [(name, sums, prompt) for name, sums, prompt in self.prompts if sums.usable]
-        fronts = {id(arm): digest(self.before, arm) for *_, (arm, _, _) in asked}
-        keys = [(fronts[id(arm)], row, tuple(accepted)) for *_, (arm, row, accepted) in asked]
+        fronts = {id(arm): digest(self.before, arm) for *_, (arm, *_) in asked}
+        keys = [(fronts[id(arm)], row, tuple(accepted), language.code) for *_, (arm, row, accepted, language) in asked]
         known = self.known.marks
         new = {key: prompt for key, (*_, prompt) in zip(keys, asked, strict=True) if key not in known}
         known.update(zip(new, judged(self.lm, self.before, list(new.values())), strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +13,14 @@ from typing import Any
 
 from memvec.errors import UsageError
 from memvec.filesystem.text_files import read_lines
+from memvec.languages.detect import language_of
+from memvec.languages.language import Language
+from memvec.languages.sentences import sentences, telling_places
 
 FIELDS = ("document", "question", "answer")
 ANSWERS = "answers"  # all accepted ones, the first of which stands for "answer" where a line lacks that
 BLANK = "____"
 MOST_BLANK_WORDS = 4
-LEAST_WORDS = 5  # shorter sentences give no questions
-MARKS = ".,;:!?\"'()"
-_COMMON = (
-    "a about after again all also an and any are as at be because been before but by can could did do does each for "
-    "from had has have he her here him his i if in into is it its just may me might more most must my no not of off "
-    "on once only or our out over shall she should since so such than that the their them then there these they this "
-    "those to too under until up us very was we were what when where which while who whom whose will with would you "
-    "your "
-)
-COMMON = frozenset(_COMMON.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,36 +130,38 @@ def _constant(name: str) -> None:
     raise ValueError(f"not JSON, which has no {name}")
 
 
-def sentences(text: str) -> list[list[str]]:
-    """The words of each sentence, sentences of fewer than LEAST_WORDS left out."""
-    found = [sentence.split() for sentence in re.split(r"(?<=[.!?;])\s+", text)]
-    return [words for words in found if len(words) >= LEAST_WORDS]
-
-
-def telling(word: str) -> bool:
-    """Is a word worth asking for: a name, a number or a long word?"""
-    return word[0].isupper() or word[0].isdigit() or len(word) > 6
-
-
-def telling_places(words: Sequence[str]) -> list[int]:
-    """The places of the telling words of a sentence. Its first word is left out, because it always has a capital."""
-    return [place for place in range(1, len(words)) if telling(words[place])]
-
-
 def cloze_questions(document: str, text: str, count: int, seed: int = 0) -> list[Question]:
     """Up to `count` questions, each a sentence of the text with a blank for a name, a number or a long word. No two have the same blank."""
     chance = random.Random(f"{seed} {document} {text}")
-    told = sentences(text)
-    places = [(number, place) for number, words in enumerate(told) for place in telling_places(words)]
+    language = language_of(text)
+    told = sentences(text, language)
+    places = [(number, place) for number, words in enumerate(told) for place in telling_places(words, language)]
     chosen = sorted(chance.sample(places, min(count, len(places))))
-    return [_blanked(document, told[number], place, chance) for number, place in chosen]
+    return [_cloze(document, told[number], place, chance, language) for number, place in chosen]
 
 
-def _blanked(document: str, words: list[str], place: int, chance: random.Random) -> Question:
-    end = place + 1
-    while end < len(words) and end - place < MOST_BLANK_WORDS and telling(words[end]) and chance.random() < 0.7:
+def _cloze(document: str, words: Sequence[str], place: int, chance: random.Random, language: Language) -> Question:
+    asked, answer = blanked(words, place, blank_end(words, place, chance, language), language)
+    return Question(document, f"Fill in the blank: {asked}", answer)
+
+
+def blank_end(words: Sequence[str], begin: int, chance: random.Random, language: Language) -> int:
+    """The end of some words to ask for: the one at `begin`, and perhaps more if they are telling too."""
+    end = begin + 1
+    while (
+        end < len(words) and end - begin < MOST_BLANK_WORDS and language.telling(words[end]) and chance.random() < 0.7
+    ):
+        if language.code != "en" and language.apart(*words[end - 1 : end + 1]):  # English keeps its first rule
+            break
         end += 1
-    answer = " ".join(words[place:end]).strip(MARKS)
-    rest = words[end - 1][len(words[end - 1].rstrip(MARKS)) :]
-    blanked = " ".join([*words[:place], BLANK + rest, *words[end:]])
-    return Question(document, f"Fill in the blank: {blanked}", answer or words[place])
+    return end
+
+
+def blanked(words: Sequence[str], begin: int, end: int, language: Language) -> tuple[str, str]:
+    """The words with a blank in place of some, and these."""
+    taken = language.glue.join(words[begin:end])
+    answer = language.bare(taken) or words[begin]
+    # English keeps its first rule, which drops the marks in front.
+    lead = "" if language.code == "en" else taken[: taken.index(answer)]
+    rest = words[end - 1][len(words[end - 1].rstrip(language.marks)) :]
+    return language.glue.join([*words[:begin], f"{lead}{BLANK}{rest}", *words[end:]]), answer

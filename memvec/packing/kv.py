@@ -227,7 +227,7 @@ class Compacting:
             watch(progress)
 
         asked = [self.asking.about(window, KEYWORD_QUESTIONS, SENTENCE_ANSWERS) for window in windows]
-        # From some texts, such as those without spaces, no questions are made. Their memories stay as they are.
+        # From some texts, such as lists of short words, no questions are made. Their memories stay as they are.
         some = [number for number, questions in enumerate(asked) if all(questions)]
         if some:
             tasks = [RefineTask(ids[number], selected[number], asked[number]) for number in some]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memvec.formats.keys import Keys
+from memvec.languages.language import UNSPACED_LETTERS
 
 Array = npt.NDArray[np.float32]
 
@@ -22,7 +23,6 @@ ENDINGS = ("ing", "ed", "es", "s", "ly")  # cut off, for English and similar lan
 LEAST_STEM = 3  # letters that must remain
 SATURATION, LENGTH = 1.2, 0.75  # k1 and b of Robertson & Zaragoza 2009
 WORDS = re.compile(r"\w+")
-UNSPACED_LETTERS = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 UNSPACED = re.compile(UNSPACED_LETTERS + "{2,}")  # in such scripts, every two neighbouring characters are a term
 
 

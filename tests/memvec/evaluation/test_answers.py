@@ -10,6 +10,7 @@ import torch
 from families import make
 
 from memvec.evaluation.answers import (
+    ENGLISH,
     NEW_TOKENS,
     SHORT_TOKENS,
     TOGETHER,
@@ -27,6 +28,7 @@ from memvec.evaluation.answers import (
 from memvec.evaluation.controls import Arm
 from memvec.evaluation.forms import question_row
 from memvec.kv.compact import compact
+from memvec.languages.language import by_code
 from memvec.lm.load import load
 from memvec.lm.scoring import embedded
 from memvec.templates.template import frame
@@ -43,6 +45,10 @@ from memvec.templates.template import frame
         ("", "nine", False),
         ("It is --", "--", False),
         ("船在上海停了。", "上海", True),
+        ("他完成了136次擒杀。", "136 次", True),
+        ("他完成了1136次擒杀。", "136次", False),
+        ("वह कानपुर की है", "की", True),
+        ("वह कानपुर का है", "की", False),
         ("船在上海停了。", "北京", False),
     ],
 )
@@ -94,6 +100,27 @@ def test_normalised() -> None:
     assert normalised("开\ufffd") == ["开"]  # the cut left half a character
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "words"),
+    [
+        ("es", "El a la Habana, un día", ["a", "habana", "día"]),
+        ("de", "Die an dem Haus des Vaters", ["an", "haus", "vaters"]),
+        ("fr", "L'eau de l’Isère, une rivière", ["eau", "de", "isère", "rivière"]),
+        ("it", "la the Roma", ["la", "the", "roma"]),
+        ("unspaced", "the 北京", ["the", "北", "京"]),
+    ],
+)
+def test_articles(code: str, text: str, words: list[str]) -> None:
+    """Articles of the text's language go, and only those."""
+    assert normalised(text, by_code(code)) == words
+
+
+def test_judging_knows_the_language() -> None:
+    """`der Hund` answers `Hund` wholly only where `der` is an article."""
+    assert marks("der Hund", "der Hund", ["Hund"], by_code("de")).f1 == 1.0
+    assert marks("der Hund", "der Hund", ["Hund"]).f1 < 1.0
+
+
 def test_best() -> None:
     """The accepted answer that fits best counts, for each measure by itself."""
     assert marks("the red cat", "the red cat", ["dog", "cat", "red cat on mats"]) == Marks(
@@ -128,7 +155,7 @@ def test_judged(tiny_lm: Any) -> None:
     assert any(len(start) < len(line) for start, line in zip(starts, said, strict=True))
 
     def found(wanted: list[list[str]]) -> list[Marks]:
-        return judged(tiny_lm, [], [(prefix, *pair) for pair in zip(rows, wanted, strict=True)])
+        return judged(tiny_lm, [], [(prefix, *pair, ENGLISH) for pair in zip(rows, wanted, strict=True)])
 
     lines, short = said * TOGETHER, starts * TOGETHER
     expected = [Marks(True, f1(*pair), contains(*pair)) for pair in zip(short, lines, strict=True)]
@@ -156,7 +183,7 @@ def test_families(family: str, tmp_path: Path) -> None:
             out = lm.model.generate(alone, max_new_tokens=NEW_TOKENS, do_sample=False)[0, alone.shape[1] :]
             line = lm.tokenizer.decode(out).split(lm.tokenizer.eos_token)[0].strip().split("\n")[0]
             assert any(map(str.isalnum, line))
-            prompts += [(arm, row, [line]) for arm in arms]
+            prompts += [(arm, row, [line], ENGLISH) for arm in arms]
     assert all(found.right for found in judged(lm, before, prompts))
-    turned = [(arm, row, prompts[-1 - n][2]) for n, (arm, row, _) in enumerate(prompts)]
+    turned = [(arm, row, *prompts[-1 - n][2:]) for n, (arm, row, *_) in enumerate(prompts)]
     assert not any(found.right for found in judged(lm, before, turned))

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from memvec.evaluation.keywords import DATES, NUMBERS, PLACES, REASONS, keyword_questions
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memvec.evaluation.keywords import keyword_questions
+from memvec.evaluation.questions import BLANK
 from memvec.filesystem.sources import Source
+from memvec.languages.language import by_code
 from memvec.packing.context import Distilling
 from memvec.packing.outstanding import described
 from memvec.packing.plan import Reading, windows
@@ -30,12 +36,116 @@ def test_it_asks_with_words_of_the_text_for_others_of_it() -> None:
     assert keyword_questions("no more", 8) == keyword_questions("", 8) == []
 
 
-def test_the_question_word_suits_the_answer() -> None:
-    found = keyword_questions(TEXT + " They left because tides turned early there.", 600)
-    leads = {answer: [q for q, a in found if a == answer] for _, answer in found}
-    expected = {"1742": DATES, "17 crowns": NUMBERS, "Candle Steps": PLACES, "tides turned": REASONS}
-    for answer, fitting in expected.items():
-        assert leads[answer] and all(question.startswith(fitting) for question in leads[answer]), answer
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [
+        (
+            "en",
+            TEXT + " They left because tides turned early there.",
+            {"1742": "dates", "17 crowns": "numbers", "Candle Steps": "places", "tides turned": "reasons"},
+        ),
+        (
+            "es",
+            (
+                "La catedral fue construida en Toledo por el arquitecto Martín y cuesta 9 euros. El puerto cerró porque "
+                "llovía intensamente ese día. La obra terminó el 7 de febrero de 1493. El cuadro fue pintado por Velázquez en la corte. "
+                "El barco llegó a la Habana con 30 marineros."
+            ),
+            {
+                "7 de febrero de 1493": "dates",
+                "1493": "dates",
+                "9 euros": "numbers",
+                "30 marineros": "numbers",
+                "Toledo": "places",
+                "Habana": "places",
+                "llovía intensamente": "reasons",
+                "Velázquez": "agents",
+                "arquitecto": "ordinary",
+            },
+        ),
+        (
+            "de",
+            (
+                "Das Schiff lag am 7. Februar 1848 im Hafen von Bremen und hatte 40 Matrosen. Die Brücke wurde von Anna Lind "
+                "in Hamburg gebaut. Die Schule blieb zu, weil Schnee gefallen war."
+            ),
+            {
+                "Februar 1848": "dates",
+                "1848": "dates",
+                "40 Matrosen": "numbers",
+                "Hafen": "places",
+                "Hamburg": "places",
+                "Anna Lind": "agents",
+                "Schnee gefallen": "reasons",
+            },
+        ),
+        (
+            "fr",
+            (
+                "Le pont fut construit à Avignon par Saint Bénézet et il compte 22 arches. Elle a quitté la ville parce que "
+                "tout brûlait. Le traité fut signé le 3 mars 1918. Les étudiants de l'Université viennent de Lyon."
+            ),
+            {
+                "3 mars 1918": "dates",
+                "22 arches": "numbers",
+                "Avignon": "places",
+                "Saint Bénézet": "agents",
+                "Université": "names",
+            },
+        ),
+    ],
+    ids=["English", "Spanish", "German", "French"],
+)
+def test_the_question_word_suits_the_answer(code: str, text: str, expected: dict[str, str]) -> None:
+    before, _, after = by_code(code).question.partition("{}")
+    found = keyword_questions(text, 900)
+    for answer, kind in expected.items():
+        asked = [question for question, given in found if given == answer]
+        leads = tuple(f"{before}{lead} " for lead in by_code(code).leads[kind])
+        assert asked and all(q.startswith(leads) and q.endswith(after) for q in asked), (answer, asked)
+
+
+BLANKS = {
+    "Chinese": (
+        "东京塔高333米，建于1958年。塔的设计者是内藤多仲。每天有很多游客来这里看夜景。",
+        {"333", "1958", "内藤多仲", "设计者"},
+    ),
+    "Japanese": (
+        "東京は日本の首都であり、人口は約1400万人である。江戸時代には徳川家康がここに幕府を開いた。",
+        {"東京", "1400", "徳川家康", "幕府"},
+    ),
+    "Italian": (
+        "Roma è la capitale d'Italia e il comune più popoloso del paese. La città si trova sulle rive del Tevere.",
+        {"Tevere", "popoloso", "capitale d'Italia"},
+    ),
+    "Russian": ("Москва стоит на одноимённой реке. Город впервые упоминается в летописи в 1147 году.", {"1147"}),
+    "Arabic": (
+        "تقع المدينة على جوانب نهر النيل في شمال مصر. يبلغ عدد سكانها عشرة ملايين نسمة في 2020.",
+        {"المدينة", "ملايين"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLANKS)
+def test_a_blank_stands_for_the_answer_in_other_languages(name: str) -> None:
+    """The question is a part of a sentence, and the answer fills its blank. Question words are left to the model."""
+    text, wanted = BLANKS[name]
+    found = keyword_questions(text, 300)
+    assert wanted <= {answer for _, answer in found}
+    for question, answer in found:
+        assert question.count(BLANK) == 1 and question.replace(BLANK, answer) in text
+        assert not set(answer) & set(",.，。、")
+    assert keyword_questions(text, 300) == found != keyword_questions(text, 300, seed=1)
+
+
+@given(st.text(max_size=200) | st.text("かカ的人山。，（）a1 \n«le l'que", max_size=80), st.sampled_from([0.0, 1.0]))
+@settings(max_examples=200, deadline=None)
+def test_answers_of_any_text_are_in_it(text: str, share: float) -> None:
+    found = keyword_questions(text, 8, sentences_share=share)
+    assert found == keyword_questions(text, 8, sentences_share=share)
+    for question, answer in found:
+        assert question.strip() and answer.strip()
+        assert " ".join(answer.split()) in " ".join(text.split())
 
 
 def test_no_answer_runs_over_a_mark_or_begins_or_ends_in_a_common_word() -> None:

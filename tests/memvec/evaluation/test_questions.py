@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memvec.errors import NotFoundError, UsageError
 from memvec.evaluation.questions import BLANK, Question, cloze_questions, read_questions
@@ -24,6 +26,33 @@ def test_cloze() -> None:
         assert question.question.removeprefix("Fill in the blank: ").replace(BLANK, question.answer) in TEXT
     assert cloze_questions("d", TEXT, 8) == found != cloze_questions("d", TEXT, 8, seed=1)
     assert cloze_questions("d", "It is so.", 8) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        (
+            "El río Tajo nace en la sierra de «Albarracín» y desemboca en Lisboa.",
+            {"Tajo", "Albarracín", "desemboca", "Lisboa"},
+        ),
+        ("Le musée de l'Homme se trouve à Paris et il reçoit des visiteurs.", {"Homme", "Paris", "visiteurs"}),
+        ("长城全长21196公里，明朝时修建。", {"21196公里", "明朝时修建"}),
+    ],
+)
+def test_cloze_in_other_languages(text: str, answers: set[str]) -> None:
+    found = cloze_questions("d", text, 40)
+    assert answers <= {question.answer for question in found}
+    for question in found:
+        assert question.question.removeprefix("Fill in the blank: ").replace(BLANK, question.answer) == text
+
+
+@given(st.text(max_size=200) | st.text("かカ的人山。，（）a1 \n«", max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_cloze_of_any_text(text: str) -> None:
+    """A cloze question is a sentence of the text."""
+    for question in cloze_questions("d", text.replace(BLANK, ""), 4):
+        sentence = question.question.removeprefix("Fill in the blank: ").replace(BLANK, question.answer)
+        assert " ".join(sentence.split()) in " ".join(text.split())
 
 
 GOOD = '{"document": "a", "question": "Who%s?", "answer": "x"}\n'
