@@ -36,7 +36,7 @@ from question_sets import UNITS, QuestionSet, question_set
 import memvec
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.cli.render_evaluation import evaluation as table
-from memvec.evaluation.evaluate import Evaluation, evaluate
+from memvec.evaluation.evaluate import Evaluation, Known, evaluated
 from memvec.evaluation.questions import Question
 from memvec.identity.runtime import open_runtime
 from memvec.lm.device import pick_device, pick_dtype
@@ -68,10 +68,18 @@ class Job:
     settings: ContextSettings | KVSettings
     exact: int = 0  # of how many texts exact vectors are fitted too, as a control
     threads: int = 1
+    lean: bool = False  # judge only the memories, another's, and their harm
+    harm: bool = True  # try off-topic prompts
 
 
-def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-    """Make memories of the job's texts and evaluate them in every form: (evaluations, costs)."""
+def measure(
+    job: Job, known: Known | None = None, change: Callable[[Path], None] = lambda store: None
+) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+    """Make memories of the job's texts and evaluate them in every form: (evaluations, costs).
+
+    `known` holds what earlier jobs of the same model found behind texts, and gets what this one finds. `change` may put
+    others in place of the memories in the store.
+    """
     torch.set_num_threads(job.threads)
     sources = [memvec.Source(name, text.encode()) for name, text in job.texts.items()]
     packed = {name: text.encode() for name, text in job.texts.items()}
@@ -81,6 +89,7 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         watch = watcher(job.settings.ratio)
         options: dict[str, Any] = {"kind": job.kind, job.kind: job.settings, "watch": watch}
         report = memvec.pack(sources, store, model=job.model, **options)
+        change(store)
         packing = time.perf_counter() - begun
         reading = seconds_reading(job)
         if job.exact:
@@ -88,23 +97,16 @@ def measure(job: Job) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         exact = control if job.exact else None
         begun = time.perf_counter()
         runtime = open_runtime(store)
+        harmed = next(iter(job.asked)) if job.harm else None
         found = {
-            name: evaluate(
-                runtime,
-                asked,
-                kind=job.kind,
-                texts=packed,
-                exact=exact,
-                template=form,
-                off_topic=name == next(iter(job.asked)),
-            )
+            name: evaluated(runtime, asked, job.kind, packed, exact, form, name == harmed, 0, known, job.lean)
             for name, (form, asked) in job.asked.items()
         }
         judging = time.perf_counter() - begun
         opened = runtime.store
-        kind = Kind.KV if job.kind == "kv" else Kind.CONTEXT
-        records = [opened.record(ref) for stored in opened.documents().values() for ref in stored.memory_of(kind)]
-    tokens = sum(record.tokens for record in records)
+        kind, documents = Kind.KV if job.kind == "kv" else Kind.CONTEXT, opened.documents().values()
+        records = [opened.record(ref) for stored in documents for ref in stored.memory_of(kind)]
+        tokens = sum(stored.document.tokens for stored in documents)
     return found, {
         "tokens": tokens,
         "vectors": report.context_vectors,

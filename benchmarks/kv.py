@@ -3,11 +3,16 @@
     python benchmarks/kv.py FILE.json [--sets report,xquad:PATH] [--arms head,head+20,even,even+20,context]
                             [--ratios 4,8,16,32] [--forms chat,text] [--documents N] [--quick] [--unit paragraph|article]
                             [--score repeat|norm] [--bits 4|8|16] [--seed N] [--model NAME] [--seconds N]
+                            [--lean] [--no-harm] [--kvpress PYTHON]
     python benchmarks/kv.py FILE.json --draw
 
 `head` and `even` are the budgets of kv memories, `+20` is 20 refine steps. `context` takes a thousand times as long, so it
-is not among the arms by default. The text cut to as many positions, another document's memory and nothing stand beside
-them, from the evaluations of the first arm. Sets and forms are those of conditioning.py.
+is not among the arms by default. Others' memories are arms too: `cartridge+20` trains the start of PEFT's CARTRIDGE,
+`kvzip`, `kvcompose`, `expected` and `snap` keep what methods of kvpress choose. rival_memories.py makes them.
+
+Sets and forms are those of conditioning.py. The first arm of a set and ratio is judged beside every control: the text cut
+to as many positions, another document's memory, nothing and more. Further arms are judged only with their own memory and
+another's in front, which takes a fifth of the time. With `--lean` so is the first.
 
 Every result is written to FILE.json at once. The same command goes on from there, with more arms, sets or ratios if it
 names more. With `--seconds` no work is begun that would probably end later. At the end, or with `--draw` alone, a picture
@@ -18,25 +23,40 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from conditioning import Job, machine, measure, of_text
 from question_sets import UNITS, question_set
+from rival_memories import cartridges, chosen_by, replace_memories
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.errors import counted
+from memvec.evaluation.evaluate import Known
 from memvec.settings import ContextSettings, KVSettings
 
+KV = ("head", "even", "cartridge")  # arms that steps can be added to
+PRESSES = ("kvzip", "kvcompose", "expected", "snap")  # of kvpress
 ARMS = "head,head+20,even,even+20"
 RATIOS = "4,8,16,32"
-LABELS = {"head": "kv head", "even": "kv even", "context": "context"}
-COLOURS = {"head": "tab:blue", "even": "tab:orange", "context": "tab:green"}
+LABELS = {  # by arm, without steps
+    "head": "kv head",
+    "even": "kv even",
+    "context": "context",
+    "cartridge": "PEFT's cartridge",
+    "kvzip": "KVzip",
+    "kvcompose": "KVCompose",
+    "expected": "ExpectedAttention",
+    "snap": "SnapKV",
+}
+COLOURS = {arm: f"C{number}" for number, arm in enumerate(LABELS)}
 SAME = ("model", "seed", "bits", "score", "documents", "quick", "unit")  # options that all results of a file share
 Found = dict[str, Any]
 
@@ -60,13 +80,16 @@ def settings_of(work: Work, args: argparse.Namespace) -> tuple[str, ContextSetti
     """The kind of an arm's memories, and their settings. ValueError for an unknown arm."""
     if work.arm == "context":
         return "context", ContextSettings(ratio=work.ratio, seed=args.seed)
-    found = re.fullmatch(r"(head|even)(?:\+(\d+))?", work.arm)
-    if not found:
-        raise ValueError(f"{work.arm!r} is no arm. Give head, even, head+STEPS, even+STEPS or context.")
+    found = re.fullmatch(rf"({'|'.join(KV)})(?:\+(\d+))?", work.arm)
+    if not found and work.arm not in PRESSES:
+        known = ", ".join((*KV, *PRESSES))
+        raise ValueError(f"{work.arm!r} is no arm. Give {known}, {', '.join(KV)} with +STEPS, or context.")
+    if not found and not args.kvpress:
+        raise ValueError(f"{work.arm} needs --kvpress: a python that has kvpress. kv_rivals.py says how to make one.")
     return "kv", KVSettings(
         ratio=work.ratio,
-        budget="head" if found[1] == "head" else "even",
-        refine=int(found[2] or 0),
+        budget="even" if found and found[1] != "head" else "head",
+        refine=int(found[2] or 0) if found else 0,
         score=args.score,
         bits=args.bits,
         seed=args.seed,
@@ -74,16 +97,26 @@ def settings_of(work: Work, args: argparse.Namespace) -> tuple[str, ContextSetti
     )
 
 
-def run(work: Work, args: argparse.Namespace) -> Found:
-    """Make and judge the memories."""
+def run(work: Work, args: argparse.Namespace, lean: bool, known: Known) -> Found:
+    """Make and judge the memories, if `lean` without most controls. `known` holds what is known of texts in front."""
     chosen = question_set(work.set, args.documents, args.seed, "*", args.quick, args.unit)
     asked = {form: (form, chosen.questions) for form in args.forms.split(",")}
     kind, settings = settings_of(work, args)
     begun = time.perf_counter()
-    found, cost = measure(Job(args.model, kind, chosen.texts, asked, settings, threads=torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    job = Job(args.model, kind, chosen.texts, asked, settings, threads=threads, lean=lean, harm=not args.no_harm)
+    if not isinstance(settings, KVSettings) or re.match("head|even", work.arm):
+        found, cost = measure(job, known)
+    else:
+        make = chosen_by(settings, args.model, work.arm, args.kvpress) if work.arm in PRESSES else cartridges(settings)
+        job = replace(job, settings=replace(settings, score="norm", budget="even", refine=0))
+        change = partial(replace_memories, model=args.model, texts=chosen.texts, settings=settings, make=make)
+        found, cost = measure(job, known, change)
     forms = {form: asdict(one) | {"of_text": of_text(one)} for form, one in found.items()}
+    for judged in forms.values():  # JSON has no nan, which stands for times that were not measured
+        judged["costs"] = {name: value for name, value in judged["costs"].items() if not math.isnan(value or 0)}
     about = {"machine": machine(), "torch": torch.__version__, **chosen.origin, "settings": asdict(settings)}
-    return work.key | about | {"cost": cost, "forms": forms, "seconds": time.perf_counter() - begun}
+    return work.key | about | {"lean": lean, "cost": cost, "forms": forms, "seconds": time.perf_counter() - begun}
 
 
 def left(todo: Sequence[Work], found: Sequence[Found]) -> list[Work]:
@@ -92,16 +125,22 @@ def left(todo: Sequence[Work], found: Sequence[Found]) -> list[Work]:
     return [work for work in todo if work.key not in done]
 
 
-def results(todo: Sequence[Work], args: argparse.Namespace) -> Iterator[Found]:
-    """Yield results until the time is used up."""
-    begun, longest = time.monotonic(), dict[str, float]()
+def results(todo: Sequence[Work], found: Sequence[Found], args: argparse.Namespace) -> Iterator[Found]:
+    """Yield results until the time is used up. `found` are those that are known, and has to get each one."""
+    begun, longest, known = time.monotonic(), dict[str, float](), Known()
     for work in todo:
         used = time.monotonic() - begun
         if args.seconds is not None and used + longest.get(work.arm, 0.0) > args.seconds:
             continue  # another arm may be quicker
-        found = run(work, args)
-        longest[work.arm] = max(longest.get(work.arm, 0.0), found["seconds"])
-        yield found
+        judged = [one for one in found if not lean(one) and {**work.key, "arm": one["arm"]}.items() <= one.items()]
+        new = run(work, args, args.lean or bool(judged), known)
+        longest[work.arm] = max(longest.get(work.arm, 0.0), new["seconds"])
+        yield new
+
+
+def lean(one: Found) -> bool:
+    """Was it judged without most controls?"""
+    return bool(one.get("lean"))
 
 
 def write(file: Path, known: Found) -> None:
@@ -163,8 +202,8 @@ def draw(found: Sequence[Found], target: Path) -> None:
             panel.axhline(0, color="grey", linewidth=0.8)
             panel.set_xscale("log")
             panel.set_xlabel(label)
-    first = [one for one in found if one["arm"] == found[0]["arm"]]
-    _controls(panels[0][0], panels[1][0], sorted(first, key=lambda one: float(one["ratio"])), form)
+    first = {float(one["ratio"]): one for one in reversed(found) if not lean(one)}
+    _controls(panels[0][0], panels[1][0], [first[ratio] for ratio in sorted(first)], form)
     panels[0][0].set_ylabel("share of the text's gain")
     panels[1][0].set_ylabel("right answers, of those with the text")
     ratios = sorted({one["ratio"] for one in found})
@@ -245,6 +284,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--seconds", type=float, help="begin nothing that would probably end later")
+    parser.add_argument("--lean", action="store_true", help="judge no arm beside every control")
+    parser.add_argument("--no-harm", action="store_true", help="leave out prompts on other subjects")
+    parser.add_argument("--kvpress", metavar="PYTHON", help="an interpreter that has kvpress")
     parser.add_argument("--draw", action="store_true", help="draw only")
     args = parser.parse_args(argv)
     about = {name: getattr(args, name) for name in SAME}
@@ -263,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 question_set(work.set, args.documents, args.seed, "*", args.quick, args.unit)
         except (OSError, ValueError) as error:
             parser.error(str(error))
-        for one in results(left(todo, found), args):
+        for one in results(left(todo, found), found, args):
             found.append(one)
             write(args.file, known)
             print(line(one), flush=True)

@@ -86,6 +86,7 @@ def command(
     if compare and using != "vectors":
         raise UsageError("--compare uses both the memory and the text. Leave --as out.")
     runtime = open_runtime(store, model=settings.pop("model"), device=settings.pop("device"), watch=output.watch)
+    settings["ranked"] = bool(retrieve)
     if retrieve:
         _ = runtime.lm  # loaded first: the search takes the tokenizer and the embedding table from it
         documents = find(runtime, prompt or "", retrieve, memories=using == "vectors")

@@ -82,7 +82,8 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         click.option(
             "--ratio",
             type=float,
-            help=f"For memories: tokens of text for each position. [default: context {C.ratio:g}, kv {K.ratio:g}]",
+            help=f"For memories: tokens of text for each position. [default: context {C.ratio:g}, kv the most that is "
+            "safe for the model without training]",
         ),
         click.option(
             "--gist", is_flag=True, help="For context: allow a ratio above 16, which loses names and numbers."
@@ -157,7 +158,7 @@ def run_pack(
     asked = read_questions(questions) if questions else []
     said = options.pairs(meta, "--meta") if meta else None
     if dry_run:
-        _estimate(given.pop("kind"), output, _read(sources, name), store, **given)
+        _estimate(output, _read(sources, name), store, context=context, kv=kv, **given)
         return
     try:
         report = pack(
@@ -203,13 +204,12 @@ def _warn(unmatched: Sequence[str]) -> None:
         emit(f"memvec: warning: {printable(pattern)!r} matches no file and no folder\n", err=True)
 
 
-def _estimate(kind: str, output: Output, *arguments: Any, **given: Any) -> None:
+def _estimate(output: Output, *arguments: Any, **given: Any) -> None:
     from memvec.packing.estimate import estimate
 
-    if kind != "exact":
+    if given["kind"] == "both":
         raise UsageError(
-            "--dry-run estimates exact records. Leave --kind out. A context memory takes five to six times as long, a kv "
-            "memory as long as reading the text three times."
+            "--dry-run estimates records of one kind. Pass --kind exact, then --kind context, and add them up."
         )
     found = estimate(*arguments, **given, watch=output.watch)
     output.result({"dry_run": True, **asdict(found)}, lambda: estimated(found))

@@ -37,9 +37,32 @@ def totals(r: PackReport) -> str:
 
 def estimated(e: Estimate) -> str:
     """The estimate of `pack --dry-run`."""
+    rows = _exact_rows(e) if e.kind == "exact" else _memory_rows(e)
+    if e.skipped:
+        more = "" if e.kind == "exact" else ", or without text"
+        rows.append(("skipped", f"{counted(e.skipped, 'input')} that cannot be read{more}"))
+    there = ("documents", f"{e.documents:,}" + (f" ({e.unchanged:,} there already)" if e.unchanged else ""))
+    return f"nothing was written; a pack would make\n{facts([there, *rows])}"
+
+
+def _memory_rows(e: Estimate) -> list[tuple[str, str]]:
+    ratio = f"{e.tokens / e.positions:.1f} tokens and " if e.positions and not e.reused else ""
+    each = f" ({ratio}{e.memory_bytes / e.positions:,.0f} bytes each)" if e.positions else ""
+    steps = f"; {e.token_steps:,} token-steps, {e.token_steps_per_second:.0f}/s measured" if e.token_steps else ""
+    what = "context vectors" if e.kind == "context" else "keys and values"
+    return [
+        ("records", f"{e.records:,}" + _copied(e.reused)),
+        ("tokens", f"{e.tokens:,} to read"),
+        ("positions", f"{e.positions:,}{each}"),
+        ("time", f"{clock(e.seconds)} (by a trial on this machine{steps})"),
+        (what, f"{e.memory_bytes:,} bytes; the text {e.text_bytes:,}, its whole cache {e.cache_bytes:,}"),
+        ("size", f"{e.store_bytes:,} bytes in the store"),
+    ]
+
+
+def _exact_rows(e: Estimate) -> list[tuple[str, str]]:
     by = "the model's profile" if e.profiled else "figures of the default model; `memvec calibrate` measures this one"
-    rows = [
-        ("documents", f"{e.documents:,}" + (f" ({e.unchanged:,} there already)" if e.unchanged else "")),
+    return [
         ("records", f"{e.records:,} ({e.raw_records:,} raw)" + _copied(e.reused)),
         ("tokens", f"{e.tokens:,} in vectors"),
         ("vectors", f"{e.vectors:,}" + (f" ({e.tokens / e.vectors:.2f} tokens each)" if e.vectors else "")),
@@ -49,9 +72,6 @@ def estimated(e: Estimate) -> str:
         ),
         ("size", f"{e.store_bytes:,} bytes; vectors are larger than the text, for bytes use zstd"),
     ]
-    if e.skipped:
-        rows.append(("skipped", f"{counted(e.skipped, 'input')} that cannot be read"))
-    return f"nothing was written; a pack would make\n{facts(rows)}"
 
 
 def sizes(r: PackReport) -> str:

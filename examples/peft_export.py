@@ -13,7 +13,12 @@ import torch
 from peft import PeftModel
 
 import memvec
-from memvec.integrations.peft_adapter import export_prefix_tuning, export_prompt_tuning, import_prompt_tuning
+from memvec.integrations.peft_adapter import (
+    export_prefix_tuning,
+    export_prompt_tuning,
+    import_cartridge,
+    import_prompt_tuning,
+)
 from memvec.templates.template import frame
 
 # Warnings of PEFT: it asks transformers for an old name, and says at each step that padded prompt tuning goes wrong.
@@ -47,3 +52,8 @@ with tempfile.TemporaryDirectory() as folder:
         print(f"{kind}: {size:,} bytes, same answer: {same}")
     back = import_prompt_tuning(adapters["PROMPT_TUNING"])
     print("imported again, bit for bit:", back.vectors.tobytes() == memory.vectors.tobytes())
+    kept = import_cartridge(adapters["PREFIX_TUNING"], lm.model, lm.tokenizer)
+    made = kept.generate_kwargs(lm.model, lm.tokenizer, prompt)
+    new = lm.model.generate(**made, max_new_tokens=32, do_sample=False)[0, made["input_ids"].shape[1] :]
+    same = lm.tokenizer.decode(new, skip_special_tokens=True) == with_memvec
+    print("imported again as keys and values, same answer:", same)

@@ -5,6 +5,7 @@ Letters: L layers, H key/value heads, E width of a head, K rows, G runs of rows,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,6 +42,12 @@ def run_lengths(counts: Array) -> npt.NDArray[np.int64]:
     ends = np.cumsum(runs)[runs > 0] - 1
     lengths[ends] = ((rows - 1) % RUN + 1)[runs > 0]
     return lengths
+
+
+def stored_bytes(counts: Array, width: int, bits: int) -> int:
+    """Size of all arrays of a record that keeps so many rows in each head [bytes]."""
+    expected = _expected(counts, width, bits).values()
+    return sum(np.dtype(code).itemsize * math.prod(shape) for code, shape in expected)
 
 
 def runs_of_a_row(width: int) -> int:
@@ -128,7 +135,7 @@ def checked(kv: KeysValues) -> KeysValues:
     # Before runs are counted: counts that are too large would ask for more memory than the record has bytes.
     if int(kv.counts.sum(dtype=np.uint64)) != len(kv.distances):
         raise _bad(f"the counts of its heads do not add up to {len(kv.distances)} rows")
-    for name, (code, shape) in _expected(kv).items():
+    for name, (code, shape) in _expected(kv.counts, kv.width, kv.bits).items():
         found = getattr(kv, name)
         if found.dtype != np.dtype(f"<{code}") or found.shape != shape:
             raise _bad(f"{name} is {found.dtype} {found.shape}, expected {np.dtype(code)} {shape}")
@@ -141,15 +148,15 @@ def checked(kv: KeysValues) -> KeysValues:
     return kv
 
 
-def _expected(kv: KeysValues) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Numpy's code and the shape of each array."""
-    rows, width, scaled = kv.rows, kv.width, kv.bits < 16
+def _expected(counts: Array, width: int, bits: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Numpy's code and the shape of each array of a record with `counts` (L, H) rows."""
+    rows, scaled = int(counts.sum()), bits < 16
     shapes = {
-        "counts": kv.counts.shape,
+        "counts": counts.shape,
         "distances": (rows,),
-        "keys": (rows, width * kv.bits // 8),
-        "key_scales": (len(run_lengths(kv.counts)) if scaled else 0, 2, width),
-        "values": (rows, width * kv.bits // 8),
+        "keys": (rows, width * bits // 8),
+        "key_scales": (len(run_lengths(counts)) if scaled else 0, 2, width),
+        "values": (rows, width * bits // 8),
         "value_scales": (rows if scaled else 0, runs_of_a_row(width), 2),
     }
     return {name: (code, shapes[name]) for name, code in ARRAYS.items()}

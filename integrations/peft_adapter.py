@@ -34,7 +34,15 @@ from memvec.filesystem.paths import outside
 from memvec.formats import files
 from memvec.guard import loading_alone
 from memvec.identity.fingerprint import check_model
-from memvec.integrations.peft_import import KEY, ORIGIN, ORIGIN_FORMAT, WEIGHTS, import_prompt_tuning
+from memvec.integrations.peft_import import (
+    KEY,
+    ORIGIN,
+    ORIGIN_FORMAT,
+    WEIGHTS,
+    import_cartridge,
+    import_prompt_tuning,
+    one_shape,
+)
 from memvec.kv.place import placed_plain, windowed
 from memvec.kv.selection import Selection
 from memvec.lm.adapters import unwrapped
@@ -49,6 +57,7 @@ __all__ = [
     "export_cartridge",
     "export_prefix_tuning",
     "export_prompt_tuning",
+    "import_cartridge",
     "import_prompt_tuning",
 ]
 
@@ -104,10 +113,10 @@ def export_prefix_tuning(
 ) -> Path:
     """Write the keys and values of BOS, template and memory as a PREFIX_TUNING adapter. Return the folder.
 
-    The adapter has (P, layers · 2 · key/value width) float32 and cannot be imported again. The model then gets
-    `frame(…).after`, also in left-padded batches. A model with sliding windows counts the padding, so its rows must have
-    the same length: a warning says so. FingerprintError, UnsupportedModelError; UsageError if the folder is not empty, or
-    heads keep different numbers of keys.
+    The adapter has (P, layers · 2 · key/value width) float32. The model then gets `frame(…).after`, also in left-padded
+    batches. A model with sliding windows counts the padding, so its rows must have the same length: a warning says so.
+    `import_cartridge` makes a memory of keys and values of it. FingerprintError, UnsupportedModelError; UsageError if the
+    folder is not empty, or heads keep different numbers of keys.
     """
     with loading_alone():
         from peft import PrefixTuningConfig
@@ -138,7 +147,7 @@ def _export_cache(
 ) -> Path:
     _check(memory, model, tokenizer)
     model = unwrapped(model)
-    before, length, cache = _cache(memory, model, tokenizer, template)
+    before, tokens, cache = _cache(memory, model, tokenizer, template)
     if sliding(cache) or (memory.kv and windowed(model)):
         warnings.warn(
             f"{model.config.model_type} has sliding windows, which count padding between this adapter and a prompt. "
@@ -146,30 +155,28 @@ def _export_cache(
             stacklevel=3,
         )
     layers = cache.layers
-    shapes = {tuple(layer.keys.shape) for layer in layers} | {tuple(layer.values.shape) for layer in layers}
-    if len(shapes) != 1 or next(iter(shapes))[2] != length:
+    heads, positions, size = one_shape(model, cache)
+    if positions != len(before) + len(memory):
         raise UnsupportedModelError(
-            f"{model.config.model_type} keeps keys and values of different shapes ({sorted(shapes)}), which a PEFT "
-            "prefix cannot hold; export as prompt tuning"
+            f"{model.config.model_type} keeps {positions} of {len(before) + len(memory)} keys and values, because of its "
+            "sliding windows",
+            "Export as prompt tuning",
         )
-    _, heads, positions, size = shapes.pop()
     # PEFT's layout: for each position keys then values of each layer, each as (heads, size).
     stacked = torch.stack([t[0].transpose(0, 1) for layer in layers for t in (layer.keys, layer.values)], dim=1)
     config = kind(num_attention_heads=heads, num_layers=len(layers), **_common(model, positions, heads * size))
-    return _write(
-        outside(folder, "folder"), config, stacked.reshape(positions, -1).float().cpu(), _origin(memory, before)
-    )
+    origin = {**_origin(memory, before), "tokens": tokens}
+    return _write(outside(folder, "folder"), config, stacked.reshape(positions, -1).float().cpu(), origin)
 
 
 def _cache(memory: Memory, model: Any, tokenizer: Any, template: Template) -> tuple[Sequence[int], int, Any]:
-    """(tokens before the memory, positions of both, their keys and values as a plain cache)."""
+    """(tokens before the memory, tokens that it stands for, the keys and values of both as a plain cache)."""
     front = front_of(memory)
     if not isinstance(front, Selection):
         cached = CachedMemory(model, tokenizer, memory, template, check=False)
-        return cached.before, cached.length, cached.copy()
+        return cached.before, len(memory), cached.copy()
     before = frame(tokenizer, "", template).before
-    made = placed_plain(model, front, before)
-    return before, made.held.shape[1], made.cache
+    return before, front.tokens, placed_plain(model, front, before).cache
 
 
 def _common(model: Any, positions: int, width: int) -> dict[str, Any]:

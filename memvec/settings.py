@@ -229,7 +229,9 @@ class KVSettings:
         'head'
     """
 
-    ratio: float = 8.0  # Tokens of text for each position. So many times fewer keys and values are stored.
+    # Tokens of text for each position. So many times fewer keys and values are stored. None: as many as are safe without training
+    # for this model, by the attention that goes to what is stored.
+    ratio: float | None = None
     # "head": heads keep different numbers of keys, by the model's profile. "even": all heads keep the same number.
     budget: Literal["head", "even"] = "head"
     # "repeat": keep what the model attends to when it says the text again. "norm": the longest values. One reading, not three.
@@ -275,7 +277,8 @@ class KVSettings:
     @property
     def recipe(self) -> str:
         """The settings that decide the bytes of a memory, in words. Memories of another recipe are not reused."""
-        said = f"kv 1: ratio {self.ratio:g}, {self.budget}, {self.score}, {self.refine} steps, {self.bits} bits"
+        ratio = "safe" if self.ratio is None else f"{self.ratio:g}"
+        said = f"kv 1: ratio {ratio}, {self.budget}, {self.score}, {self.refine} steps, {self.bits} bits"
         if self.refine:
             rows = f"{self.question_rows} and {self.aside_rows} rows"
             said += f", {rows}, rates {self.key_rate:g} and {self.value_rate:g}"

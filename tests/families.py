@@ -109,6 +109,53 @@ FAMILIES: dict[str, Family] = {
     ),
     "phi": Family("PhiConfig", lambda: byte_level(True)),
     "phi3": Family("Phi3Config", lambda: sentencepiece(True)),
+    "falcon": Family(  # looks its attention up in a list of its own, as the next two
+        "FalconConfig",
+        lambda: byte_level(True),
+        {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
+    ),
+    "gptj": Family(
+        "GPTJConfig",
+        lambda: byte_level(True),
+        {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 8},
+    ),
+    "gpt_neo": Family(
+        "GPTNeoConfig",
+        lambda: byte_level(True),
+        {
+            "hidden_size": 64,
+            "num_layers": 2,
+            "num_heads": 4,
+            "max_position_embeddings": 512,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 16,
+        },
+    ),
+    "bloom": Family(  # never asks for another attention than its own, as the next
+        "BloomConfig", lambda: byte_level(True), {"hidden_size": 64, "n_layer": 2, "n_head": 4}
+    ),
+    "mpt": Family(
+        "MptConfig", lambda: byte_level(True), {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
+    ),
+    "gpt_oss": Family(  # sinks
+        "GptOssConfig", lambda: byte_level(True), GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}
+    ),
+    "cohere": Family(  # logits are scaled
+        "CohereConfig", lambda: byte_level(True), COMMON | {"num_key_value_heads": 2, "logit_scale": 0.25}
+    ),
+    "granite": Family(
+        "GraniteConfig",
+        lambda: byte_level(True),
+        COMMON
+        | {
+            "num_key_value_heads": 2,
+            "logits_scaling": 2.0,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.25,
+        },
+        embedding=0.08,
+    ),
     "mamba": Family(
         "MambaConfig",
         lambda: byte_level(True),
@@ -155,9 +202,6 @@ VARIANTS: dict[str, Family] = {
         "PhimoeConfig",
         lambda: byte_level(True),
         COMMON | {"num_key_value_heads": 2, "sliding_window": 16, "num_local_experts": 4},
-    ),
-    "gpt_oss": Family(  # sinks
-        "GptOssConfig", lambda: byte_level(True), GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}
     ),
     "deepseek_v3": Family(  # latent attention
         "DeepseekV3Config",

@@ -54,3 +54,4 @@ def test_peft_export(remembering: Path, tmp_path: Path) -> None:
     out = run(sys.executable, ROOT / "examples/peft_export.py", remembering, "prose.txt", cwd=tmp_path)
     assert len(re.findall(r"_TUNING: [\d,]+ bytes, same answer: True", out)) == 2
     assert "imported again, bit for bit: True" in out
+    assert "as keys and values, same answer: True" in out

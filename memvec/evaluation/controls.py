@@ -6,6 +6,7 @@ Letters: M vectors or positions, N tokens, D width, L layers, H key/value heads,
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +32,19 @@ def positions(arm: Arm) -> int:
 def size(arm: Arm) -> float:
     """The positions of a cache with as many keys: the rows that a head keeps on average."""
     return len(arm.distances) / arm.counts.numel() if isinstance(arm, Selection) else len(arm)
+
+
+def digest(before: Sequence[int], arm: Arm) -> bytes:
+    """A digest of the tokens `before` and an arm. Equal ones stand for equal fronts of a prompt."""
+    if isinstance(arm, Selection):
+        parts = [arm.counts, arm.distances, arm.keys, arm.values]
+        found = hashlib.sha256(repr((list(before), arm.tokens, arm.positions)).encode())
+    else:
+        parts = [arm]
+        found = hashlib.sha256(repr((list(before), arm.dtype)).encode())
+    for part in parts:
+        found.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.digest()
 
 
 @torch.inference_mode()

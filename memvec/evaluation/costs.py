@@ -5,6 +5,7 @@ Letters: D width, N tokens.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -64,8 +65,11 @@ class Query:
 def measure_costs(
     lm: FrozenLM, queries: Sequence[Query], write_seconds: float | None = None, rounds: int = ROUNDS
 ) -> Costs:
-    """Measure the costs of one query of each document, in so many rounds behind one that does not count."""
-    found = [_medians(lm, query, rounds) for query in queries]
+    """Measure the costs of one query of each document, in so many rounds behind one that does not count.
+
+    With no rounds the seconds are nan.
+    """
+    found = [_medians(lm, query, rounds) if rounds else (math.nan, math.nan, None) for query in queries]
     placing = [seconds for *_, seconds in found if seconds is not None]
 
     def mean(figure: Callable[[Query], float]) -> float:

@@ -18,8 +18,8 @@ from memvec import arguments, off_topic
 from memvec.arguments import BYTES, checked, instance, path_or, several
 from memvec.errors import NotFoundError
 from memvec.evaluation.answers import Judged, Marks, Prompt, judged, means, share_bounds
-from memvec.evaluation.controls import EQUAL_POSITIONS, Arm, control_arms, run_arms, size, text_arms, together
-from memvec.evaluation.costs import Costs, Query, measure_costs
+from memvec.evaluation.controls import EQUAL_POSITIONS, Arm, control_arms, digest, run_arms, size, text_arms, together
+from memvec.evaluation.costs import ROUNDS, Costs, Query, measure_costs
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, interval, per_token, share
 from memvec.evaluation.questions import Question, read_questions
@@ -40,6 +40,7 @@ COMPANY = (2, 4, 8)  # numbers of memories in front of one question
 FRONTS = ("none", "text", "memory")  # put in front of off-topic prompts
 # "last" is the best of the texts cut to the memory's size, on most documents.
 ANSWERING = (*FRONTS, "shuffled", "last", "2", "4")  # put in front of questions that are answered freely
+LEAN = (*FRONTS, "shuffled")  # arms of a lean evaluation
 TIMED = 4  # documents whose prefill is timed
 QUESTIONS = path_or(several(instance(Question), "Questions", ()))
 PASSAGES, CHOICES = 8, 16  # off-topic items tried with each document's memory
@@ -142,6 +143,34 @@ def evaluate(
     """
     asked = read_questions(questions) if isinstance(questions, str | Path) else list(questions)
     runtime = runtime_of(store, **opening)
+    return evaluated(runtime, asked, kind, texts, exact, template, off_topic, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Results of earlier evaluations with the same model, by the digest of what stood in front of a row."""
+
+    nats: dict[tuple[bytes, Row], float] = field(default_factory=dict)
+    # And by the accepted answers and the language's code
+    marks: dict[tuple[bytes, Row, tuple[str, ...], str], Marks] = field(default_factory=dict)
+
+
+def evaluated(
+    runtime: Runtime,
+    asked: Sequence[Question],
+    kind: str,
+    texts: Mapping[str, bytes] | None,
+    exact: str | Path | None,
+    template: str,
+    off_topic: bool,
+    seed: int,
+    known: Known | None = None,
+    lean: bool = False,
+) -> Evaluation:
+    """Evaluate as `evaluate` does. What is in `known` is not measured again, and new results are added to it.
+
+    A lean evaluation measures only the arms of LEAN, the answers and the harm of FRONTS, and no times, which are nan.
+    """
     progress, opened = Progress(), runtime.store
     enter("reading the documents", progress, runtime.watch)
     control = opened if exact is None else Store.open(exact)
@@ -154,7 +183,7 @@ def evaluate(
         )
     kind = chosen_kind(opened, names, kind)
     found = subjects(runtime, names, asked, kind, texts, control, template)
-    trial = _Trial(runtime.lm, found, kind, template, off_topic, seed)
+    trial = _Trial(runtime.lm, found, kind, template, off_topic, seed, known or Known(), lean)
     progress.documents = len(found)
     for number, subject in enumerate(found):
         enter("asking", progress, runtime.watch)
@@ -165,13 +194,30 @@ def evaluate(
     return replace(trial.report(), elsewhere=elsewhere)
 
 
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """Prompts on other subjects: passages, and choices with all their options and the number of the right one."""
+
+    passages: Sequence[Row] = ()
+    choices: Sequence[tuple[Sequence[Row], int]] = ()
+
+
 class _Trial:
     """The questions about every document, asked with each arm in front, and the sums of the surprisal."""
 
     def __init__(
-        self, lm: FrozenLM, found: Sequence[Subject], kind: str, template: str, off_topic: bool, seed: int
+        self,
+        lm: FrozenLM,
+        found: Sequence[Subject],
+        kind: str,
+        template: str,
+        off_topic: bool,
+        seed: int,
+        known: Known,
+        lean: bool,
     ) -> None:
         self.lm, self.subjects, self.kind, self.template, self.off_topic = lm, found, kind, template, off_topic
+        self.known, self.lean = known, lean
         self.before = frame(lm.tokenizer, "", "text" if template == "plain" else template).before
         self.chance, self.seed = random.Random(seed), seed
         self.nothing = embedded(lm, [])
@@ -181,10 +227,33 @@ class _Trial:
         self.aside: list[Sums] = []  # of off-topic passages
         self.right: Counter[str] = Counter()  # off-topic choices answered rightly, by the arm in front
         self.tried = 0
-        self.alone: dict[Row, float] = {}  # nats of off-topic rows with nothing in front, which no document changes
 
     def ask(self, number: int, subject: Subject) -> None:
         """Ask the questions about one document with each arm in front."""
+        arms = self._arms(number, subject)
+        aside = self._aside() if self.off_topic else _Aside()
+        off_topic_rows = [*aside.passages, *(row for options, _ in aside.choices for row in options)]
+        nats, aside_nats = dict[str, float](), dict[str, float]()
+        for name, arm in arms.items():
+            found = self._score(arm, [*subject.rows, *(off_topic_rows if name in FRONTS else ())])
+            nats[name] = sum(found[row] for row in subject.rows)
+            if name in FRONTS:
+                aside_nats[name] = sum(found[row] for row in aside.passages)
+                for options, right in aside.choices:
+                    given = [found[row] / row.scored for row in options]
+                    self.right[name] += given.index(min(given)) == right
+        self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
+        self.aside.append(Sums(aside_nats, sum(row.scored for row in aside.passages)))
+        self.tried += len(aside.choices)
+        answering, language = FRONTS if self.lean else ANSWERING, language_of(subject.text)
+        self.prompts += [
+            (name, self.sums[-1], (arms[name], row, accepted, language))
+            for name in (answering if self.template != "plain" else ())  # a continuation is no answer
+            if name in arms
+            for row, accepted in zip(subject.rows, subject.answers, strict=True)
+        ]
+
+    def _arms(self, number: int, subject: Subject) -> dict[str, Arm]:
         others = [s for i, s in enumerate(self.subjects) if i != number]
         other = self.chance.choice(others) if others else None
         arms: dict[str, Arm] = {"none": self.nothing}
@@ -197,44 +266,26 @@ class _Trial:
                 company = [subject, *self.chance.sample(others, count - 1)]
                 self.chance.shuffle(company)
                 arms[f"{count}"] = together([s.memory for s in company])
-        nats = {name: sum(self._score(arm, subject.rows)) for name, arm in arms.items()}
-        self.sums.append(Sums(nats, sum(row.scored for row in subject.rows)))
-        language = language_of(subject.text)
-        answering = ANSWERING if self.template != "plain" else ()  # a continuation is no answer
-        self.prompts += [
-            (name, self.sums[-1], (arms[name], row, accepted, language))
-            for name in answering
-            if name in arms
-            for row, accepted in zip(subject.rows, subject.answers, strict=True)
-        ]
-        if self.off_topic:
-            self._ask_aside({name: arms[name] for name in FRONTS})
+        return {name: arm for name, arm in arms.items() if name in LEAN} if self.lean else arms
 
-    def _ask_aside(self, arms: Mapping[str, Arm]) -> None:
-        passages = self.chance.sample(off_topic.passages(), PASSAGES)
-        rows = [question_row(self.lm.tokenizer, p.prompt, p.continuation, self.template) for p in passages]
-        nats = {name: sum(self._score_aside(arm, rows)) for name, arm in arms.items()}
-        self.aside.append(Sums(nats, sum(row.scored for row in rows)))
-        choices = self.chance.sample(off_topic.choices(), CHOICES)
-        options = [
-            question_row(self.lm.tokenizer, c.question, option, self.template) for c in choices for option in c.choices
-        ]
-        for name, arm in arms.items():
-            scores = iter([n / row.scored for n, row in zip(self._score_aside(arm, options), options, strict=True)])
-            for choice in choices:
-                given = [next(scores) for _ in choice.choices]
-                self.right[name] += given.index(min(given)) == choice.answer
-        self.tried += len(choices)
+    def _aside(self) -> _Aside:
+        """Draw prompts on other subjects."""
+        drawn = self.chance.sample(off_topic.passages(), PASSAGES), self.chance.sample(off_topic.choices(), CHOICES)
+        passages, choices = drawn[0], () if self.lean else drawn[1]
+        tokenizer, form = self.lm.tokenizer, self.template
+        return _Aside(
+            [question_row(tokenizer, p.prompt, p.continuation, form) for p in passages],
+            [([question_row(tokenizer, c.question, o, form) for o in c.choices], c.answer) for c in choices],
+        )
 
-    def _score(self, arm: Arm, rows: Sequence[Row]) -> list[float]:
-        return score(self.lm, run_arms(self.lm, self.before, [arm]), rows)
-
-    def _score_aside(self, arm: Arm, rows: Sequence[Row]) -> list[float]:
-        if arm is not self.nothing:
-            return self._score(arm, rows)
-        new = [row for row in dict.fromkeys(rows) if row not in self.alone]
-        self.alone.update(zip(new, self._score(arm, new) if new else [], strict=True))
-        return [self.alone[row] for row in rows]
+    def _score(self, arm: Arm, rows: Sequence[Row]) -> dict[Row, float]:
+        """Surprisal of rows behind an arm [nats]."""
+        front, known = digest(self.before, arm), self.known.nats
+        new = [row for row in dict.fromkeys(rows) if (front, row) not in known]
+        if new:
+            nats = score(self.lm, run_arms(self.lm, self.before, [arm]), new)
+            known.update(((front, row), one) for row, one in zip(new, nats, strict=True))
+        return {row: known[front, row] for row in rows}
 
     def report(self) -> Evaluation:
         """The result over all documents."""
@@ -245,7 +296,7 @@ class _Trial:
         aside = {name: per_token(self.aside, name) or 0.0 for name in FRONTS} if self.off_topic else None
         arms = list(dict.fromkeys(name for s in sums for name in s.nats))
         answers = self._judged()
-        seconds = fmean(subject.seconds for subject in self.subjects)
+        seconds, queries = fmean(s.seconds for s in self.subjects), [self._query(s) for s in self.subjects[:TIMED]]
         return Evaluation(
             kind=self.kind,
             gain=share(sums, "memory"),
@@ -260,14 +311,14 @@ class _Trial:
             harm=None if aside is None else aside["memory"] - aside["text"],
             off_topic=None
             if aside is None
-            else OffTopic(aside, {name: self.right[name] / max(1, self.tried) for name in FRONTS}),
+            else OffTopic(aside, {name: self.right[name] / self.tried for name in FRONTS if self.tried}),
             nll={name: per_token(sums, name) for name in arms},
             documents=len(sums),
             answered=means(answers, "right"),
             questions=questions,
             skipped=len(self.subjects) - len(sums),
             template=self.template,
-            costs=measure_costs(self.lm, [self._query(s) for s in self.subjects[:TIMED]], seconds),
+            costs=measure_costs(self.lm, queries, seconds, 0 if self.lean else ROUNDS),
             by_document={s.name: share([one], "memory") for s, one in usable},
             f1=means(answers, "f1"),
             contained=means(answers, "contained"),
@@ -278,11 +329,14 @@ class _Trial:
     def _judged(self) -> list[Judged]:
         """Judge the answers to the questions of each document. All are asked at once, which is faster."""
         asked = [(name, sums, prompt) for name, sums, prompt in self.prompts if sums.usable]
+        fronts = {id(arm): digest(self.before, arm) for *_, (arm, *_) in asked}
+        keys = [(fronts[id(arm)], row, tuple(accepted), language.code) for *_, (arm, row, accepted, language) in asked]
+        known = self.known.marks
+        new = {key: prompt for key, (*_, prompt) in zip(keys, asked, strict=True) if key not in known}
+        known.update(zip(new, judged(self.lm, self.before, list(new.values())), strict=True))
         found: dict[int, dict[str, list[Marks]]] = {}
-        for (name, sums, _), one in zip(
-            asked, judged(self.lm, self.before, [prompt for *_, prompt in asked]), strict=True
-        ):
-            found.setdefault(id(sums), {}).setdefault(name, []).append(one)
+        for key, (name, sums, _) in zip(keys, asked, strict=True):
+            found.setdefault(id(sums), {}).setdefault(name, []).append(known[key])
         return list(found.values())
 
     def _query(self, subject: Subject) -> Query:

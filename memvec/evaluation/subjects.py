@@ -9,10 +9,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from memvec.decoding.unpack import content
-from memvec.errors import UsageError
+from memvec.errors import ConditioningError, UsageError
 from memvec.evaluation.controls import Arm
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.questions import Question
@@ -22,7 +23,7 @@ from memvec.lm.scoring import Row
 from memvec.memory.memory import load
 from memvec.memory.prompt import tensor
 from memvec.store.store import Store, StoredDocument
-from memvec.types import Document, Kind
+from memvec.types import Document, Kind, Record
 
 
 @dataclass(slots=True)
@@ -58,16 +59,18 @@ def subjects(
     given = {name: _text(runtime, live[name], texts) for name in names}
     for name in names:
         questions = [question for question in asked if question.document == name]
-        memory, stored = _memory(runtime, name, kind)
         refs = live[name].kv if kind == "kv" else live[name].memory
+        if not refs:
+            raise ConditioningError(name, str(runtime.store.path), kind)
+        records = [runtime.store.record(ref) for ref in refs]
         exact = tensor(load(control, name, "exact")) if _has_exact(control, live[name].document) else None
         out.append(
             Subject(
                 name=name,
                 text=given[name],
-                memory=memory,
-                stored=stored,
-                seconds=sum(runtime.store.record(ref).report.seconds for ref in refs),
+                memory=_memory(records, runtime.lm.device),
+                stored=sum(record.kv.nbytes if record.kv else record.vectors.nbytes for record in records),
+                seconds=sum(record.report.seconds for record in records),
                 exact=None if exact is None else exact.to(runtime.lm.device),
                 rows=[question_row(runtime.lm.tokenizer, q.question, q.answer, template) for q in questions],
                 answers=[q.answers for q in questions],
@@ -82,14 +85,10 @@ def chosen_kind(store: Store, names: Sequence[str], kind: str) -> str:
     return kind if kind != "auto" else "kv" if all(live[name].kv for name in names) else "context"
 
 
-def _memory(runtime: Runtime, name: str, kind: str) -> tuple[Arm, int]:
-    """A document's memory, and its size in the store [bytes]. ConditioningError."""
-    memory, device = load(runtime.store, name, kind), runtime.lm.device
-    if kind == "context":
-        return tensor(memory).to(device), memory.vectors.nbytes
-    (parts,) = memory.kv
-    selected = Selection.behind([Selection.of(part.stored, part.tokens, device) for part in parts])
-    return selected, sum(part.stored.nbytes for part in parts)
+def _memory(records: Sequence[Record], device: torch.device) -> Arm:
+    """The memory of a document that has these records."""
+    kv = [Selection.of(record.kv, record.tokens, device) for record in records if record.kv is not None]
+    return Selection.behind(kv) if kv else torch.cat([tensor(record) for record in records]).to(device)
 
 
 def _text(runtime: Runtime, stored: StoredDocument, texts: Mapping[str, bytes] | None) -> str:

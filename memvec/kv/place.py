@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from memvec.errors import UsageError
+from memvec.kv.before import run_before
 from memvec.kv.fronts import Front, FrontCache, FrontLayer, HeadGroup, sees_fronts
 from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import windows
@@ -60,8 +61,8 @@ class Placing:
         owners = torch.arange(len(some)).repeat_interleave(torch.tensor([len(m.distances) for m in some]))
         places = torch.tensor(ends, device=device)[owners.to(device)][self.order] - distances
         self.angles = self.rotation.angles(places, self.slices) if self.rotation.movable else None
-        cache, held = run_before(model, before)
-        self.before = [] if cache is None else self._moved(cache, memories)
+        run, held = run_before(model, before)
+        self.before = [] if run is None else list(zip(self._moved(run[0], memories), run[1], strict=True))
         columns, self.positions = held.shape[1], max(m.positions for m in some)
         self.held = torch.zeros(len(memories), columns + self.positions, dtype=torch.long, device=device)
         self.held[:, :columns] = held
@@ -74,17 +75,15 @@ class Placing:
         )
         self.groups = [_groups(self.counts[:, layer], distances[part]) for layer, part in enumerate(self.slices)]
 
-    def _moved(self, cache: Any, memories: Sequence[Selection | None]) -> list[tuple[Tensor, Tensor]]:
-        """(keys, values) (B, H, P, E) of each layer before the memories, moved back where positions are saved."""
-        out = []
+    def _moved(self, keys: Tensor, memories: Sequence[Selection | None]) -> Tensor:
+        """Keys (L, B, H, P, E) before the memories, moved back where positions are saved."""
         saved = torch.tensor([0 if m is None else m.tokens - m.positions for m in memories])
-        for number, layer in enumerate(cache.layers):
-            keys = layer.keys
-            if self.rotation.movable and bool(saved.any()):
-                moves = -saved.to(keys.device)[:, None, None].expand(keys.shape[:3]).flatten()
-                keys = self.rotation.turned(number, keys.float().flatten(0, 2), moves).view(keys.shape).to(self.dtype)
-            out.append((keys, layer.values))
-        return out
+        if not self.rotation.movable or not bool(saved.any()):
+            return keys
+        rows = keys[0, ..., 0].numel()  # of one layer
+        moves = -saved.to(keys.device)[None, :, None, None].expand(keys.shape[:4]).flatten()
+        angles = self.rotation.angles(moves, [slice(n * rows, (n + 1) * rows) for n in range(len(keys))])
+        return self.rotation.turn(keys.float().flatten(0, 3), angles).view(keys.shape).to(self.dtype)
 
     def prefixes(self, keys: Tensor, values: Tensor) -> Prefixes:
         """The cache of all memories with keys and values (K, E), layer by layer as `order` puts them. Differentiable."""
@@ -192,25 +191,6 @@ def plain(prefixes: Prefixes) -> Prefixes:
         keys, values = (part.gather(2, place.expand_as(part)) for part in (group.keys, group.values))
         cache.update(torch.cat([layer.keys, keys], 2), torch.cat([layer.values, values], 2), number)
     return Prefixes(cache, prefixes.held)
-
-
-def run_before(model: Any, before: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
-    """(cache of the tokens before each memory, mask (B, P)), padded on the left. Without any tokens the cache is None."""
-    longest = max(map(len, before))
-    device = device_of(model.get_input_embeddings())
-    ids = torch.zeros(len(before), longest, dtype=torch.long)
-    held = torch.zeros_like(ids)
-    for row, seen, own in zip(ids, held, before, strict=True):
-        row[longest - len(own) :] = torch.tensor(own, dtype=torch.long)
-        seen[longest - len(own) :] = 1
-    held = held.to(device)
-    if not longest:
-        return None, held
-    cache = compat.empty_cache()
-    where = {"position_ids": (held.cumsum(1) - 1).clamp(min=0), "attention_mask": held}
-    with torch.no_grad():
-        model.base_model(input_ids=ids.to(device), use_cache=True, **where, **{compat.cache_argument(model): cache})
-    return cache, held
 
 
 def layer_first(counts: Tensor) -> Tensor:

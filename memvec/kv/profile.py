@@ -1,7 +1,7 @@
 """Profiles of heads: the share of its rows that each head of a model keeps.
 
-Some heads look at nearly all of a document, most at little of it. That belongs to the model, not to the document. So a
-profile is found once for a model, from fixed texts in the package (`data/profile_texts.jsonl`: a dozen invented documents
+Some heads look at nearly all of a document, most at little of it. That belongs to the model, not to the document. So does
+the share of their attention that goes to the rows they keep. It tells how far texts can be cut. A profile is found once for a model, from fixed texts in the package (`data/profile_texts.jsonl`: a dozen invented documents
 of some 140 to 600 tokens). Memories of one length then have one layout. Profiles are in the cache folder, those that come with
 the package in `data/kv_profiles`. This makes one of those:
 
@@ -28,16 +28,17 @@ from memvec.checkpoints.identify import fingerprint_folder
 from memvec.checkpoints.resolve import resolve
 from memvec.filesystem.cache_folder import cache_root
 from memvec.formats import files
-from memvec.kv.choose import adaptive, positions_for
+from memvec.kv.choose import adaptive, best, positions_for
 from memvec.kv.scores import read
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import load
 
-VERSION = 1  # of the texts and the way to find shares
+VERSION = 2  # of the texts and the way to find shares
 FOLDER = "kv_profiles"
 RATIOS = (2.0, 4.0, 8.0, 16.0, 32.0)
 MOST_TOKENS = 600  # of a text
 DIGITS = 5  # of a share
+SAFE = 0.7  # least share of the attention that a safe ratio keeps: below it, names and numbers are lost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +47,12 @@ class HeadProfile:
 
     ratios: tuple[float, ...]  # R, rising, the first is 1
     shares: Tensor  # (R, L, H) float64 [0..1]
+    attention: tuple[float, ...]  # R, the share of the heads' attention that goes to the rows they keep [0..1]
+
+    @property
+    def safe_ratio(self) -> float:
+        """The greatest of the ratios at which memories need no training: heads keep `SAFE` of their attention."""
+        return max(ratio for ratio, share in zip(self.ratios, self.attention, strict=True) if share >= SAFE)
 
     def at(self, ratio: float) -> Tensor:
         """The shares (L, H) at any ratio: straight lines over the ratio's logarithm, level above the last one."""
@@ -66,17 +73,19 @@ def texts() -> list[str]:
 @torch.inference_mode()
 def found(lm: FrozenLM, most: int = MOST_TOKENS, tick: Callable[[], None] = lambda: None) -> HeadProfile:
     """Find the profile of a model. Each text is read up to `most` tokens, and said again."""
-    sums = [torch.zeros(0)] * len(RATIOS)
-    for text in (every := texts()):
+    shares, attention = [], []  # of each text
+    for text in texts():
         ids = lm.encode(text)[: min(most, MOST_TOKENS)]
         scores = read(lm, [ids], "repeat").scores
-        for place, ratio in enumerate(RATIOS):
-            share = adaptive(scores, [positions_for(len(ids), ratio)])[:, 0].cpu().double() / len(ids)
-            sums[place] = sums[place] + share if len(sums[place]) else share
+        counts = [adaptive(scores, [positions_for(len(ids), ratio)]) for ratio in RATIOS]
+        shares.append(torch.stack([of_heads[:, 0].cpu().double() / len(ids) for of_heads in counts]))
+        attention.append([float((scores * best(scores, of_heads)).double().sum()) for of_heads in counts])
+        attention[-1] = [kept / float(scores.double().sum()) for kept in attention[-1]]
         tick()
-    shares = torch.stack([total / len(every) for total in sums])
-    rounded = (shares * 10**DIGITS).round() / 10**DIGITS  # as it is written, so that both give the same memories
-    return HeadProfile((1.0, *RATIOS), torch.cat([torch.ones_like(rounded[:1]), rounded]))
+    mean = torch.stack(shares).mean(0)
+    rounded = (mean * 10**DIGITS).round() / 10**DIGITS  # as it is written, so that both give the same memories
+    kept = [round(share, DIGITS) for share in torch.tensor(attention).double().mean(0).tolist()]
+    return HeadProfile((1.0, *RATIOS), torch.cat([torch.ones_like(rounded[:1]), rounded]), (1.0, *kept))
 
 
 def profile_of(
@@ -108,14 +117,23 @@ def _read(value: dict[str, object]) -> HeadProfile:
     """A profile from JSON. ValueError, TypeError or KeyError for anything else."""
     shares = torch.tensor(value["shares"], dtype=torch.float64)
     ratios = tuple(float(ratio) for ratio in value["ratios"])  # type: ignore[attr-defined]
-    sound = ratios == (1.0, *RATIOS) and shares.ndim == 3 and len(shares) == len(ratios)
-    if value["version"] != VERSION or not sound or not bool(((shares >= 0) & (shares <= 1)).all()):
+    attention = torch.tensor(value["attention"], dtype=torch.float64)
+    sound = ratios == (1.0, *RATIOS) and shares.ndim == 3 and len(shares) == len(ratios) == len(attention)
+    within = all(bool(((part >= 0) & (part <= 1)).all()) for part in (shares, attention))
+    if value["version"] != VERSION or not sound or not within:
         raise ValueError("no profile of this version")
-    return HeadProfile(ratios, shares)
+    return HeadProfile(ratios, shares, tuple(attention.tolist()))
 
 
 def _write(profile: HeadProfile, fingerprint: str, folder: Path) -> None:
     shares = [[[round(share, DIGITS) for share in row] for row in layer] for layer in profile.shares.tolist()]
-    value = {"version": VERSION, "fingerprint": fingerprint, "ratios": profile.ratios, "shares": shares}
+    attention = [round(share, DIGITS) for share in profile.attention]
+    value = {
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "ratios": profile.ratios,
+        "attention": attention,
+        "shares": shares,
+    }
     files.make_folder(folder)
     files.write_atomically(folder / f"{fingerprint}.json", (json.dumps(value) + "\n").encode())

@@ -25,11 +25,11 @@ OFF, OFF_HALF = (0.01, 0.001), (0.25, 0.02)
 
 
 class Rotation:
-    """How one model turns its keys by position. Cosine and sine come from the model's own module."""
+    """How one model turns its keys by position. Cosine and sine come from the model's own module. It does not keep the model."""
 
     def __init__(self, model: Any) -> None:
         """Find the rotary module and the rotation of a transformers model."""
-        self.model = model
+        self.model = weakref.proxy(model)  # `_KNOWN` must not keep models
         buffers = ((module, [name for name, _ in module.named_buffers(recurse=False)]) for module in model.modules())
         self._module = next((module for module, names in buffers if any(n.endswith("inv_freq") for n in names)), None)
         # Its own file has the rotation that belongs to it. A model's class may be a subclass from elsewhere.

@@ -182,13 +182,17 @@ class _Watching(DynamicLayer):  # type: ignore[misc]
         for begin in range(0, asked, size):
             block = query[:, :, :, begin : begin + size]
             rows = block.shape[3]
-            weights = (block.reshape(batch, heads, -1, width) * scale) @ key.transpose(-1, -2)
-            weights = weights.float().view(batch, heads, shared, rows, seen)
+            logits = (block.reshape(batch, heads, -1, width) * scale) @ key.transpose(-1, -2)
+            logits = logits.view(batch, heads, shared, rows, seen)
             allowed = attention_mask[:, :, None, begin : begin + size]  # type: ignore[index]
-            weights = weights.masked_fill(~allowed, -torch.inf) if allowed.dtype == torch.bool else weights + allowed
-            weights = weights.softmax(-1)
-            counted = weights[..., document].masked_fill(~self.counts[:, None, None, begin : begin + size, None], 0)
-            torch.maximum(self.best, counted.amax((2, 3)), out=self.best)
+            if allowed.dtype == torch.bool:
+                logits.masked_fill_(~allowed, -torch.inf)
+            else:
+                logits = logits.float() + allowed
+            weights = logits.softmax(-1, dtype=torch.float32)  # on a GPU in one pass, from the model's dtype
+            greatest = weights[..., document].amax(2)  # (B, H, rows, N)
+            greatest.masked_fill_(~self.counts[:, None, begin : begin + size, None], 0)
+            torch.maximum(self.best, greatest.amax(2), out=self.best)
             mixed = weights.to(value.dtype).view(batch, heads, -1, seen) @ value
             out[:, :, :, begin : begin + size] = mixed.view(batch, heads, shared, rows, width)
         return out.view(batch, every, asked, width).transpose(1, 2).contiguous(), None

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from memvec.causes import first_line, out_of_memory
-from memvec.errors import UnsupportedModelError
+from memvec.errors import MemvecError, UnsupportedModelError
 from memvec.kv.compact import gathered
 from memvec.kv.place import Placing, plain
 from memvec.kv.rotation import rotation_of
 from memvec.kv.scores import LEAST, lead_tokens, read
+from memvec.lm.attention import EAGER, attention_of
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Prefixes, Row, run_prefixes, run_rows
 from memvec.templates.template import frame
@@ -70,14 +71,17 @@ def _fault(lm: FrozenLM) -> str:
     """What is wrong with the model, as the rest of a sentence. Empty if nothing is."""
     if lm.recurrent:
         return "have a state of fixed size instead of keys and values"
+    if attention_of(lm.model) == EAGER:  # `load` found that memvec's attention does not do for it
+        return "compute attention in a way of their own"
     try:
         return _difference(lm)
     except UnsupportedModelError as error:
         return f"attend in a way that kept keys and values do not know ({str(error).split('. ')[0]})"
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, LookupError) as error:
-        if out_of_memory(error):
+    except Exception as error:  # models of other makers raise anything
+        if out_of_memory(error) or isinstance(error, MemvecError):
             raise
-        return f"do not keep keys and values as others do ({first_line(error, 120)})"
+        kind, said = type(error).__name__, first_line(error, 120)
+        return f"do not keep keys and values as others do ({said if said == kind else f'{kind}: {said}'})"
 
 
 def _difference(lm: FrozenLM) -> str:

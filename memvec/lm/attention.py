@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from memvec.guard import Lock
 
 NAME = "memvec"
+COMPARED = "memvec-compared"  # the same, which compares what it gives with the model's own attention
+EAGER = "eager"  # transformers' name of the attention that every model brings along
 SDPA = "sdpa"  # transformers' name of its attention by PyTorch's fused kernels
 SHORT = 192  # most positions at which this attention is faster
 FRONT = "_memvec_front"  # attribute of keys: what else the queries see
@@ -114,6 +117,40 @@ def attention_of(model: Any) -> Any:
     return AttentionInterface().get(name, name)
 
 
+_differences: ContextVar[list[float]] = ContextVar("differences")
+
+
+@contextlib.contextmanager
+def comparing() -> Iterator[list[float]]:
+    """Within: each layer of a pass with `COMPARED` notes how far `attend` is from the model's own attention [0..1 of it]."""
+    found: list[float] = []
+    token = _differences.set(found)
+    try:
+        yield found
+    finally:
+        _differences.reset(token)
+
+
+def _compared(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+) -> tuple[Tensor, None]:
+    """`attend`. Models have their own attention in the file of their layers, under the same name."""
+    made = attend(module, query, key, value, attention_mask, **rest)
+    own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    off = 0.0
+    if own is not None:
+        seen = attention_mask
+        if seen is None:
+            asked, past = query.shape[2], key.shape[2]
+            seen = torch.ones(1, 1, asked, past, dtype=torch.bool, device=key.device).tril(past - asked)
+        if seen.dtype == torch.bool:
+            seen = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, torch.finfo(query.dtype).min)
+        expected = own(module, query, key, value, seen, **rest)[0].float()
+        off = float((made[0].float() - expected).norm() / expected.norm().clamp(min=1e-6))
+    _differences.get().append(off)
+    return made
+
+
 # (was each mask of a forward pass None, in order?, does this pass repeat the list instead of writing it?)
 _plain: ContextVar[tuple[list[bool], bool] | None] = ContextVar("plain", default=None)
 
@@ -150,6 +187,7 @@ def mask(*given: Any, **named: Any) -> Any:
 
 def register() -> str:
     """Make `attend` known to transformers. Return the name to load models with."""
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, mask)
+    for name, function in ((NAME, attend), (COMPARED, _compared)):
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, mask)
     return NAME

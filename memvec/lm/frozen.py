@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memvec.errors import UnsupportedModelError
+from memvec.causes import first_line
+from memvec.errors import MemvecError, UnsupportedModelError
 from memvec.lm import compat
 from memvec.lm.compile import Fused
 
@@ -50,6 +51,7 @@ class FrozenLM:
         # A bias is one more column of the head, and hidden states get a 1 for it. So logits are one product for all models.
         self._biased = getattr(head, "bias", None) is not None and bool(head.bias.any())
         self.head: Tensor = torch.cat([head.weight, head.bias[:, None]], 1) if self._biased else head.weight  # (V, D)
+        self.scale = 1.0  # logits are so many times the product with the head; `load` measures it
         self.vocabulary, self.width = self.table.shape
         # Whether special tokens are split is a setting of fast tokenizers. With a second one, no call changes the setting.
         self.splitter = copy.deepcopy(tokenizer)
@@ -94,17 +96,30 @@ class FrozenLM:
         return self._readable(hidden)
 
     def _readable(self, hidden: Tensor) -> Tensor:
-        """Hidden states with a 1 for the head's bias, if it has one."""
-        return torch.nn.functional.pad(hidden, (0, 1), value=1.0) if self._biased else hidden
+        """Hidden states such that their product with `head` is logits: with a 1 for its bias, if it has one, and scaled."""
+        hidden = torch.nn.functional.pad(hidden, (0, 1), value=1.0) if self._biased else hidden
+        return hidden if self.scale == 1 else hidden * self.scale
 
     def prefill(self, embeds: Tensor, mask: Tensor) -> Any:
-        """Run left-padded input embeddings (S, P, D) under a mask (S, P). Return their cache. Differentiable."""
+        """Run left-padded input embeddings (S, P, D) under a mask (S, P). Return their cache. Differentiable.
+
+        Raises:
+            UnsupportedModelError: The model keeps other things than keys and values.
+        """
         if self.recurrent:
             return Unrun(embeds, mask)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = compat.empty_cache()
         where = {"attention_mask": mask, "position_ids": positions, self.cache_name: cache}
-        self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
+        try:
+            self.model.base_model(inputs_embeds=embeds, use_cache=True, **where)
+        except (IndexError, ValueError) as error:
+            if isinstance(error, MemvecError):
+                raise
+            raise UnsupportedModelError(
+                f"{self.model.config.model_type} models do not go on from keys and values alone ({first_line(error, 120)})",
+                "Pack with kind='exact', which needs no cache of prompts",
+            ) from error
         return cache
 
     def branch(self, cache: Any, owner: Tensor) -> Any:
@@ -166,6 +181,8 @@ class FrozenLM:
 
 def open_embeddings(model: Any) -> tuple[Any, Any]:
     """Return the modules of a model's input embeddings and of its LM head. UnsupportedModelError if it hides them."""
+    if model.base_model is model:
+        raise UnsupportedModelError(f"{model.config.model_type} models hide the layers beneath their LM head")
     try:
         found = model.get_input_embeddings(), model.get_output_embeddings()
         if all(isinstance(getattr(module, "weight", None), Tensor) for module in found):

@@ -1,11 +1,11 @@
 """Load a checkpoint as a FrozenLM: check its configuration, load it, wrap it, and check by running it.
 
-A model is supported if its input embeddings and its LM head give the logits that the model itself gives.
+A model is supported if its input embeddings and its LM head give the logits that the model itself gives, up to a factor.
+It runs with memvec's attention if that gives what its own attention gives, else with its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,17 @@ from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake,
 from memvec.checkpoints.files import load_config, quiet
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
+from memvec.lm import attention
 from memvec.lm.compat import isolate, recurrent
 from memvec.lm.frozen import FrozenLM
 
 # Tokens of the run that checks a model. Half of them are changed, to look for attention to later ones.
 TOKENS, HALF = 8, 4
+ATTENTION_OFF = 0.05  # most error of memvec's attention, of the model's own; rounding to bfloat16 makes .006
+WIDE = 100.0  # the highest logit that a model is tried with
+OTHERWISE = "make logits in another way than by their LM head and a factor, for instance with a cap"
+# Raised by models that do not run as others do.
+FOREIGN = (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError)
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FrozenLM:
@@ -53,18 +59,19 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """(tokenizer, model) of a checkpoint, as transformers loads them. NotFoundError."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from memvec.lm import attention  # imports transformers
+    def read(attn: str) -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attn, trust_remote_code=False, use_safetensors=True
+        )
 
     with quiet(), reading_checkpoint(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention.register(),
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    return tokenizer, model
+        try:
+            return tokenizer, read(attention.register())
+        except KeyError as error:
+            if error.args != (attention.NAME,):
+                raise
+        return tokenizer, read(attention.EAGER)  # a model that has a list of its own attentions
 
 
 def check_config(folder: Path) -> None:
@@ -81,31 +88,85 @@ def check_config(folder: Path) -> None:
 
 @torch.inference_mode()
 def check_model(lm: FrozenLM) -> None:
-    """Raise UnsupportedModelError if input embeddings and the LM head are not all that the logits depend on."""
+    """Find the attention and the scale of logits of a model, and check that nothing else is in its logits.
+
+    Raises:
+        UnsupportedModelError: Input embeddings and the LM head are not all that the logits depend on.
+    """
     name = lm.model.config.model_type
+    ids = torch.arange(1, TOKENS + 1, device=lm.device)[None]
     try:
-        faults = [why for found, expected, why in _pairs(lm) if _far(found, expected)]
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+        if not lm.recurrent:
+            _choose_attention(lm, ids)
+        fault = _fault(lm, ids)
+    except FOREIGN as error:
         if out_of_memory(error) or own_mistake(error):
             raise
         raise UnsupportedModelError(
             f"{name} models cannot be run as memvec runs them: {first_line(error, 160)}"
         ) from error
-    if faults:
-        raise UnsupportedModelError(f"{name} models {faults[0]}")
+    if fault:
+        raise UnsupportedModelError(f"{name} models {fault}")
 
 
-def _pairs(lm: FrozenLM) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """(found, expected, the fault if they differ)."""
-    ids = torch.arange(1, TOKENS + 1, device=lm.device)[None]
+def _choose_attention(lm: FrozenLM, ids: Tensor) -> None:
+    """Let a model compute its own attention where memvec's gives something else, fails, or is not asked.
+
+    Layers are compared on the same inputs. Whole passes differ by too much: in bfloat16, rounding alone can turn logits over.
+    """
+    config = lm.model.config
+    if config._attn_implementation != attention.NAME:
+        return
+    config._attn_implementation = attention.COMPARED
+    try:
+        with attention.comparing() as off:
+            lm.hidden(lm.embed(ids))
+    except FOREIGN as error:
+        if out_of_memory(error):
+            raise
+        off = []  # it is tried with its own
+    finally:
+        config._attn_implementation = attention.NAME
+    if not off or not all(share <= ATTENTION_OFF for share in off):
+        config._attn_implementation = attention.EAGER
+
+
+def _fault(lm: FrozenLM, ids: Tensor) -> str:
+    """What more than input embeddings and the LM head is in the logits, as the rest of a sentence. Sets the scale of `lm`."""
     embeds = lm.embed(ids)
     hidden = lm.hidden(embeds)
     # Later tokens are replaced, not dropped: another shape rounds differently, in bfloat16 by more than the difference sought.
-    others = torch.cat([embeds[:, :HALF], embeds[:, :HALF]], 1)
-    yield lm.hidden(others)[:, :HALF], hidden[:, :HALF], "are not decoder-only: they look at later tokens"
-    by_embeds = lm.model(inputs_embeds=embeds).logits
-    yield by_embeds, lm.model(input_ids=ids).logits, "take more from token ids than their embeddings"
-    yield hidden @ lm.head.T, by_embeds, "change logits after the LM head"
+    # What replaces them is no token's embedding, as vectors are none. Some models refuse it.
+    others = torch.cat([embeds[:, :HALF], (embeds[:, :HALF] + embeds[:, HALF:]) / 2], 1)
+    if _far(lm.hidden(others)[:, :HALF], hidden[:, :HALF]):
+        return "are not decoder-only: they look at later tokens"
+    raw, made = _at_head(lm, input_ids=ids)
+    if _far(hidden @ lm.head.T, raw):
+        same = not _far(_at_head(lm, inputs_embeds=embeds)[0], raw)
+        return OTHERWISE if same else "take more from token ids than their embeddings"
+    lm.scale = float(made[-1]) / WIDE
+    return OTHERWISE if _far(made, lm.scale * _probe(lm)) else ""
+
+
+def _at_head(lm: FrozenLM, **given: Tensor) -> tuple[Tensor, Tensor]:
+    """What the LM head gives in a pass (1, L, V), and the logits (V,) that the model makes of `_probe` in its place."""
+    found: list[Tensor] = []
+
+    def swap(module: Any, given: Any, output: Tensor) -> Tensor:
+        found.append(output)
+        return _probe(lm).expand_as(output)
+
+    handle = lm.model.get_output_embeddings().register_forward_hook(swap)
+    try:
+        logits = lm.model(**given).logits
+    finally:
+        handle.remove()
+    return (found or [logits])[0], logits[0, -1]
+
+
+def _probe(lm: FrozenLM) -> Tensor:
+    """(V,) float32 logits of a wide range: a cap, which small logits hardly feel, shows in them."""
+    return torch.linspace(-WIDE, WIDE, len(lm.head), device=lm.device)
 
 
 def _far(found: Tensor, expected: Tensor) -> bool:

@@ -90,6 +90,7 @@ def generate(
     prompt: str | Messages | None,
     documents: Sequence[str] | str,
     *,
+    ranked: bool = False,
     using: Using = "vectors",
     max_new_tokens: int | None = None,
     sample: bool = False,
@@ -104,6 +105,7 @@ def generate(
         store: The store, or what `memvec.open` returns.
         prompt: A text, or the messages of a chat. None for `using` "decode".
         documents: Names of the documents, in the order of the prompt.
+        ranked: The names are in the order of a search, the best match first. Then the best match stands next to the prompt.
         using: "vectors" puts the memories of the documents in front: keys and values if all documents have them, else
             context vectors. "text" puts their verified text in front. "decode" shows the text that the exact vectors give
             without corrections. It takes no prompt and is not verified; `cat` is.
@@ -141,7 +143,7 @@ def generate(
         made = draft(runtime, names, max_new_tokens)
         return Generated(made.text, using, names, made.vectors, made.vectors, made.tokens, corrections=made.corrections)
     asked = one_prompt(prompt)
-    front = FRONTS[using](runtime, names)
+    front = FRONTS[using](runtime, names, ranked)
     answer = _Asker(runtime, asked, template, choice).answer(front)
     return Generated(using=using, documents=names, **answer)
 
@@ -152,6 +154,7 @@ def compare(
     prompt: str | Messages,
     documents: Sequence[str] | str,
     *,
+    ranked: bool = False,
     answer: str | None = None,
     max_new_tokens: int | None = None,
     sample: bool = False,
@@ -166,6 +169,7 @@ def compare(
         store: The store, or what `memvec.open` returns.
         prompt: A text, or the messages of a chat.
         documents: Names of the documents, in the order of the prompt.
+        ranked: As in `generate`.
         answer: A text whose surprisal is measured in each case. Without a chat template it follows the prompt directly, so
             it should begin with a space.
         max_new_tokens: By default 64.
@@ -199,7 +203,7 @@ def compare(
     arms = [asker.arm("none", _Front(), answer)]
     for name, make in FRONTS.items():
         try:
-            arms.append(asker.arm(name, make(runtime, names), answer))
+            arms.append(asker.arm(name, make(runtime, names, ranked), answer))
         except (ConditioningError, NoContentError, _NoRoom, _NoText) as error:
             arms.append(Arm(name, missing=str(error)))
     return tuple(arms)
@@ -300,15 +304,15 @@ class _Front:
         return 0 if self.content is None else len(self.content)
 
 
-def _memory(runtime: Runtime, names: Sequence[str]) -> _Front:
-    memory = load(runtime, names)
+def _memory(runtime: Runtime, names: Sequence[str], ranked: bool) -> _Front:
+    memory = load(runtime, names, ranked=ranked)
     return _Front(front_of(memory), "kv" if memory.kv else "context")
 
 
-def _text(runtime: Runtime, names: Sequence[str]) -> _Front:
+def _text(runtime: Runtime, names: Sequence[str], ranked: bool) -> _Front:
     """The embedded text of the documents, with a blank line between two. NoContentError, UsageError."""
     texts = []
-    for name in names:
+    for name in names[:: -1 if ranked else 1]:
         try:
             texts.append(content(runtime, name).decode())
         except UnicodeDecodeError as error:
@@ -319,7 +323,7 @@ def _text(runtime: Runtime, names: Sequence[str]) -> _Front:
     return _Front(embedded(lm, lm.encode(SEPARATOR.join(texts))))
 
 
-FRONTS: dict[str, Callable[[Runtime, Sequence[str]], _Front]] = {"vectors": _memory, "text": _text}
+FRONTS: dict[str, Callable[[Runtime, Sequence[str], bool], _Front]] = {"vectors": _memory, "text": _text}
 
 
 def _names(documents: Sequence[str] | str) -> tuple[str, ...]:

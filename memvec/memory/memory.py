@@ -44,6 +44,8 @@ class Memory:
         fingerprint: The model the memory belongs to.
         probe: The numeric probe of that model. It helps to recognise a loaded model.
         kv: The keys and values of each document, by record. Empty for vectors.
+        ranked: The last document is the best match. Its keys and values stand next to the prompt, those of the others
+            side by side before them. Else all documents stand side by side.
 
     Example:
         >>> memory = memvec.load_memory(store, "harbour.txt") + memvec.load_memory(store, "letters/jane.txt")
@@ -58,6 +60,7 @@ class Memory:
     fingerprint: Fingerprint
     probe: Mapping[str, Any] = field(default_factory=dict)
     kv: tuple[tuple[KVPart, ...], ...] = ()
+    ranked: bool = False
 
     def __post_init__(self) -> None:
         """Prepare transformers' `generate` for memories. UsageError for vectors beside keys and values."""
@@ -83,7 +86,7 @@ class Memory:
         return sum(map(len, self.parts)) + sum(part.stored.positions for document in self.kv for part in document)
 
     def __add__(self, other: Memory) -> Memory:
-        """Join two memories, this one first.
+        """Join two memories, this one first. The last document stays next to the prompt if it is in the other one.
 
         FingerprintError if they belong to different models, UsageError if one is vectors and the other keys and values.
         """
@@ -98,6 +101,7 @@ class Memory:
             self.fingerprint,
             self.probe or other.probe,
             self.kv + other.kv,
+            other.ranked,
         )
 
     def generate_kwargs(self, model: Any, tokenizer: Any, prompts: Prompts, **options: Any) -> dict[str, Any]:
@@ -114,7 +118,9 @@ class Memory:
 
 
 @checked(kind=choice("auto", "context", "kv", "exact"))
-def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, kind: str = "auto") -> Memory:
+def load(
+    store: str | Path | Store | Runtime, documents: Sequence[str] | str, kind: str = "auto", *, ranked: bool = False
+) -> Memory:
     """Load the memory of documents from a store. No model is loaded.
 
     Args:
@@ -123,6 +129,8 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
         kind: "context" for context vectors, "kv" for keys and values. "auto" is "kv" if every document has a kv memory,
             else "context". "exact" gives the vectors that reproduce the text; they harm other answers of the model, so
             use them to measure that.
+        ranked: The documents are in the order of a search, the best match first. Then the best match stands next to the
+            prompt: it is worth as much as alone, and the others are worth less. The memory names it last.
 
     Returns:
         The memory.
@@ -141,7 +149,7 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
     opened = runtime_of(store).store
     with contextlib.suppress(ImportError), loading_alone():
         import transformers.generation.utils  # noqa: F401 - Memory installs the dispatcher there
-    names = several(documents)
+    names = several(documents)[:: -1 if ranked else 1]
     live = opened.documents()
     for name in names:
         if name not in live:
@@ -157,6 +165,7 @@ def load(store: str | Path | Store | Runtime, documents: Sequence[str] | str, ki
         opened.manifest.fingerprint,
         opened.manifest.probe,
         tuple(kv) if kind == "kv" else (),
+        ranked,
     )
 
 

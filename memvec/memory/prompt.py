@@ -316,9 +316,10 @@ def front_of(memory: HasVectors | None) -> Tensor | Selection | None:
     """What a memory puts in front of a prompt: its vectors (M, D) or its keys and values."""
     kv = getattr(memory, "kv", None)
     if kv:
-        return Selection.joined(
-            [Selection.behind([Selection.of(p.stored, p.tokens) for p in document]) for document in kv]
-        )
+        documents = [Selection.behind([Selection.of(p.stored, p.tokens) for p in document]) for document in kv]
+        if getattr(memory, "ranked", False) and len(documents) > 1:
+            return Selection.behind([Selection.joined(documents[:-1]), documents[-1]])
+        return Selection.joined(documents)
     return None if memory is None else tensor(memory)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import count, pairwise
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from memvec.filesystem.sources import Gathered
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Row, embedded, score
 from memvec.packing.commit import Committer
-from memvec.packing.memories import Asking, Generate, MemoryRecords, MemoryWork
+from memvec.packing.memories import Asking, Forecast, Generate, MemoryRecords, MemoryWork, Planned
 from memvec.packing.outstanding import factor_to_all
 from memvec.packing.plan import Window
 from memvec.packing.records import context_record
@@ -34,6 +36,7 @@ HELD_OUT = 16  # cloze questions to measure with; a memory learns other question
 PASSAGES = 8  # off-topic prompts with answers, to measure harm
 KEYWORD_QUESTIONS = 192  # made by rule for each 150 tokens or so, divided among the prompt prefixes
 RECIPE = "keyword questions, 4"
+TRIAL_STEPS = 5  # of a forecast; the first one warms the allocator up and is not counted
 AHEAD, AHEAD_GPU = 64, 512  # windows that are planned ahead, so that a free slot does not wait
 
 
@@ -65,6 +68,21 @@ class ContextRecords(MemoryRecords):
         distilling = Distilling(work.models.fast, self.settings, work.questions, work.generate)
         return distilling.run(todo, work.outstanding.documents, work.progress, work.watch)
 
+    def group(self, tokens: int) -> int:
+        """All windows are distilled together."""
+        return 0
+
+    def forecast(self, planned: Planned) -> Forecast:
+        """What the planned memories would take. Some are distilled for a few steps."""
+        s, lm = self.settings, self.work.models.fast
+        sizes = [*planned.made, *planned.copied]
+        positions = sum(map(s.vectors_for, sizes))
+        made = Forecast(positions, positions * lm.width * 2, sum(sizes) * lm.cache_bytes // lm.dtype.itemsize * 2)
+        if not planned.some:
+            return made
+        trial = Distilling(lm, dataclasses.replace(s, steps=min(s.steps, TRIAL_STEPS)))
+        return trial.forecast(made, planned, s.steps)
+
 
 class Distilling:
     """Distils the windows of one pack with `lm`."""
@@ -86,10 +104,7 @@ class Distilling:
     ) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window in `lots` as it is done. `documents` counts the documents that were reached."""
         enter("asking what the texts say", progress, watch)
-        asking, aside = self.asking, self.settings.aside_rows
-        prompts = [asking.off_topic(template) if aside else [] for template in asking.templates]
-        unseen = [asking.unseen_documents(template) if aside else [] for template in asking.templates]
-        engine = DistilEngine(self.lm, self.settings, self.prompt_prefixes, prompts, unseen)
+        engine = self._engine()
         ahead = AHEAD_GPU if self.lm.device.type == "cuda" else AHEAD
         coming, keys = iter(lots), count()
         waiting: dict[int, Window] = {}  # by task key
@@ -132,6 +147,32 @@ class Distilling:
                 yield record, window.text
                 watch(progress)
             feed()
+
+    def _engine(self) -> DistilEngine:
+        asking, aside = self.asking, self.settings.aside_rows
+        prompts = [asking.off_topic(template) if aside else [] for template in asking.templates]
+        unseen = [asking.unseen_documents(template) if aside else [] for template in asking.templates]
+        return DistilEngine(self.lm, self.settings, self.prompt_prefixes, prompts, unseen)
+
+    def forecast(self, made: Forecast, planned: Planned, steps: int) -> Forecast:
+        """The costs of `made` with so many steps. Some memories are distilled for fewer, and one is measured."""
+        begun, windows = time.perf_counter(), [window for some in planned.some.values() for window in some]
+        engine = self._engine()
+        once = time.perf_counter() - begun
+        engine.add(self._task(key, window) for key, window in enumerate(windows))
+        ticks: list[tuple[float, int]] = []
+        done = [one for batch in engine.run(lambda more: ticks.append((time.perf_counter(), more))) for one in batch]
+        speeds = [more / (after - before) for (before, _), (after, more) in pairwise(ticks)]
+        token_steps, seconds = (sum(getattr(one.cost, name) for one in done) for name in ("token_steps", "seconds"))
+        speed = median(speeds) if speeds else token_steps / seconds
+        begun = time.perf_counter()
+        self._record(windows[done[0].task.key], done[0], None)
+        measuring = time.perf_counter() - begun
+        factor = sum(map(parts, planned.made)) / sum(parts(len(window.segment.ids)) for window in windows)
+        every = factor * token_steps / self.settings.steps * steps
+        teaching = factor * max(0.0, seconds - token_steps / speed)
+        seconds = once + teaching + every / speed + measuring * len(planned.made)
+        return dataclasses.replace(made, token_steps=round(every), token_steps_per_second=speed, seconds=seconds)
 
     def _expect(self, sizes: Sequence[int], documents: Gathered, progress: Progress) -> None:
         """Estimate the windows and tokens of the whole pack, and the positions that each token takes."""

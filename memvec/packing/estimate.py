@@ -1,4 +1,4 @@
-"""`estimate`: predict the records of a pack and its duration. It plans the pack and times one batch."""
+"""`estimate`: predict the records of a pack and its duration. It plans the pack, and times one batch or a few memories."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from memvec.arguments import checked, instance, literal
 from memvec.checkpoints.identify import identify_folder
@@ -20,19 +21,25 @@ from memvec.lm.device import pick_device, pick_dtype
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
 from memvec.packing.calibrate import Preset, profile_of, with_preset
+from memvec.packing.commit import Committer
+from memvec.packing.context import ContextRecords
+from memvec.packing.kv import KVRecords
+from memvec.packing.memories import MemoryRecords, MemoryWork
 from memvec.packing.outstanding import Outstanding
-from memvec.packing.pack import gathered, removed
+from memvec.packing.pack import first_manifest, gathered, removed
 from memvec.packing.plan import lots, partial_content, plan, tasks
 from memvec.packing.reuse import Held
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
-from memvec.settings import PackSettings
+from memvec.settings import ContextSettings, KVSettings, PackSettings
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
 from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, shown_at
 from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even
-from memvec.types import Identity
+from memvec.types import Identity, Kind
+
+EstimateKind = Literal["exact", "context", "kv"]
 
 TIMED_STEPS = 5  # the first step and the search for starts warm the allocator up and are not counted
 # Bytes of a store without its vectors. A record has its row, corrections and words. A store without records has its
@@ -42,32 +49,46 @@ RECORD_BYTES, STORE_BYTES, TENSOR_BYTES = 700, 5_000, 60
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The prediction of `estimate`. Records and vectors are counted before any refit."""
+    """The prediction of `estimate`. Exact records and their vectors are counted before any refit."""
 
-    documents: int
-    unchanged: int  # of them, those that the store holds already
-    records: int
-    raw_records: int  # of them, those that will be raw in any case
-    tokens: int  # to be fitted
-    vectors: int  # to be fitted
-    token_steps: int
-    token_steps_per_second: float  # measured now, on a full batch, before anything is compiled
-    seconds: float  # fitting and certifying
-    store_bytes: int  # that would be added
-    profiled: bool  # by a profile of this model; else by the costs of the default model
-    skipped: int  # inputs that cannot be read
+    documents: int = 0
+    unchanged: int = 0  # of them, those that the store holds already
+    records: int = 0
+    raw_records: int = 0  # of them, those that will be raw in any case
+    tokens: int = 0  # to be fitted, or to be read for memories
+    vectors: int = 0  # to be fitted
+    token_steps: int = 0  # 0 for kv memories that are not refined
+    token_steps_per_second: float = 0.0  # measured now, before anything is compiled
+    seconds: float = 0.0  # fitting and certifying, or making and measuring memories
+    store_bytes: int = 0  # that would be added
+    profiled: bool = False  # by a profile of this model; else by the costs of the default model, or by a trial
+    skipped: int = 0  # inputs that cannot be read, or have no text for a memory
     reused: int = 0  # of the records, copies of a text that the store or this pack has in another place
     unmatched: tuple[str, ...] = ()  # patterns of `include` and `exclude` that matched no file and no folder
+    kind: EstimateKind = "exact"
+    positions: int = 0  # that memories take in front of prompts
+    memory_bytes: int = 0  # of the vectors, or keys and values, of memories as stored
+    text_bytes: int = 0  # of their text
+    cache_bytes: int = 0  # of all keys and values of their text, in 16 bits
 
 
-@checked(settings=instance(PackSettings), preset=literal(Preset))
+@checked(
+    kind=literal(EstimateKind),
+    settings=instance(PackSettings),
+    preset=literal(Preset),
+    context=instance(ContextSettings),
+    kv=instance(KVSettings),
+)
 def estimate(
     sources: Sequence[str | Path | Source],
     store: str | Path,
     *,
     model: str = DEFAULT_MODEL,
+    kind: EstimateKind = "exact",
     settings: PackSettings | None = None,
     preset: Preset | None = None,
+    context: ContextSettings | None = None,
+    kv: KVSettings | None = None,
     keys: str | Sequence[str] = DEFAULT,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -76,16 +97,20 @@ def estimate(
     dtype: str | None = None,
     watch: Watch = unwatched,
 ) -> Estimate:
-    """Estimate what `pack` with these arguments would make and how long it would take. Nothing is written.
+    """Estimate what `pack` with these arguments would make and how long it would take. Nothing is written to the store.
 
-    The estimate is for exact records. It reads all documents, runs the model over them once, and times one batch.
+    It reads all documents. For exact records it runs the model over them once, and times one batch. For memories it makes a
+    few of them, context vectors with fewer steps. The bytes and positions of memories are those that a pack gives.
 
     Args:
         sources: The files, folders and `Source`s to pack.
         store: The store's folder. It need not be there.
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
+        kind: The kind of records, as for `pack`. Estimate "exact" and "context" in turn for a pack of both.
         settings: Settings of exact records.
         preset: Take nats per vector and learning rate from the model's profile, instead of from `settings`.
+        context: Settings of context memories.
+        kv: Settings of kv memories.
         keys: The embedders whose keys would be stored.
         include: Patterns as in .gitignore. Only files that match are packed.
         exclude: Patterns. Files that match are left out.
@@ -113,17 +138,51 @@ def estimate(
     progress = Progress()
     documents = gathered(sources, include, exclude, Path(store))
     device = pick_device(device)
-    kind = pick_dtype(dtype, device)
+    fit_dtype = pick_dtype(dtype, device)
     folder = resolve(model, lambda message: enter(message, progress, watch))
     identity = identify_folder(folder, source=lasting_name(model))
-    found = identity.fingerprint
-    settings = with_preset(settings or PackSettings(), preset, found.id, model)
+    settings = with_preset(settings or PackSettings(), preset, identity.fingerprint.id, model)
     opened = _opened(Path(store), documents, identity, folder)
-    enter("measuring surprisal and cutting segments", progress, watch)
-    fast = load(folder, kind, device)
-    outstanding = Outstanding(documents, opened, "exact")
+    enter("planning memories" if kind != "exact" else "measuring surprisal and cutting segments", progress, watch)
+    lm = load(folder, fit_dtype, device)
+    outstanding = Outstanding(documents, opened, kind)
+    if kind == "exact":
+        made = _of_exact(outstanding, opened, lm, settings, reuse, identity, folder, progress, watch)
+    else:
+        state = opened or Store(Path(store), first_manifest(identity))  # this manifest is not written
+        work = MemoryWork(outstanding, Committer(Transaction(state)), _Loaded(lm, lm), (), None, reuse, progress, watch)
+        made = _of_memories(
+            KVRecords(work, kv or KVSettings(), identity.fingerprint.id)
+            if kind == "kv"
+            else ContextRecords(work, context or ContextSettings())
+        )
+    around = made.records * (RECORD_BYTES + (TABLE in keys) * lm.width * 2)
+    new = 0 if opened else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
+    return replace(
+        made,
+        documents=len(documents.entries) - len(documents.failed) - made.skipped,
+        unchanged=outstanding.unchanged,
+        store_bytes=made.store_bytes + around + new,
+        skipped=len(documents.skipped) + made.skipped,
+        unmatched=documents.unmatched,
+        kind=kind,
+    )
+
+
+def _of_exact(
+    outstanding: Outstanding,
+    opened: Store | None,
+    fast: FrozenLM,
+    settings: PackSettings,
+    reuse: bool,
+    identity: Identity,
+    folder: Path,
+    progress: Progress,
+    watch: Watch,
+) -> Estimate:
+    """The estimate of exact records, with the bytes of their content alone."""
     counted = _count(outstanding, opened, fast, settings, reuse)
-    profile = profile_of(found.id)
+    profile = profile_of(identity.fingerprint.id)
     per_token = profile.token_steps_at(settings.budget(fast.width)) if profile else USUAL_TOKEN_STEPS
     enter("timing a batch", progress, watch)
     exact = in_float32(fast, folder)
@@ -133,27 +192,49 @@ def estimate(
     token_steps = tokens * per_token
     if isinstance(engine.batch, StaticBatch):
         token_steps = _of_whole_rows(token_steps, counted.sizes, settings.grown)
-    records = len(counted.sizes) + counted.raw_records + len(counted.copies)
-    new = 0 if opened else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
     return Estimate(
-        documents=len(documents.entries) - len(outstanding.documents.failed),
-        unchanged=outstanding.unchanged,
-        records=records,
+        records=len(counted.sizes) + counted.raw_records + len(counted.copies),
         raw_records=counted.raw_records,
         tokens=tokens,
         vectors=vectors,
         token_steps=round(token_steps),
         token_steps_per_second=speed,
         seconds=(fast.fused.seconds(token_steps, speed) if speed else 0.0) + tokens * certifying,
-        store_bytes=(vectors + sum(counted.copies) + records * (TABLE in keys)) * fast.width * 2
-        + records * RECORD_BYTES
-        + counted.raw_bytes
-        + new,
+        store_bytes=(vectors + sum(counted.copies)) * fast.width * 2 + counted.raw_bytes,
         profiled=profile is not None,
-        skipped=len(documents.skipped),
         reused=len(counted.copies),
-        unmatched=documents.unmatched,
     )
+
+
+def _of_memories(records: MemoryRecords) -> Estimate:
+    """The estimate of memories, with the bytes of their numbers alone. Documents without text are `skipped`."""
+    planned = records.planned()
+    enter("timing a few memories", records.work.progress, records.work.watch)
+    found = records.forecast(planned)
+    made = planned.made
+    return Estimate(
+        records=len(made) + len(planned.copied),
+        tokens=sum(made),
+        vectors=found.positions if records.kind == Kind.CONTEXT else 0,
+        token_steps=found.token_steps,
+        token_steps_per_second=found.token_steps_per_second,
+        seconds=found.seconds,
+        store_bytes=found.memory_bytes,
+        skipped=len(records.refused),
+        reused=len(planned.copied),
+        positions=found.positions,
+        memory_bytes=found.memory_bytes,
+        text_bytes=planned.text_bytes,
+        cache_bytes=found.cache_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model that is loaded already."""
+
+    fast: FrozenLM
+    exact: FrozenLM
 
 
 def _opened(path: Path, documents: Gathered, identity: Identity, folder: Path) -> Store | None:

@@ -7,30 +7,37 @@ training on a GPU goes on in batches of any shape: there refined numbers may dif
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 
+import numpy as np
 import torch
 
 from memvec import off_topic
+from memvec.chunks import chunked
 from memvec.errors import UsageError
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, reported
 from memvec.evaluation.questions import cloze_questions
+from memvec.formats.keys_values import stored_bytes
+from memvec.kv import choose
 from memvec.kv.compact import compact
 from memvec.kv.place import placed
-from memvec.kv.profile import MOST_TOKENS, profile_of, texts
+from memvec.kv.profile import MOST_TOKENS, HeadProfile, profile_of, texts
 from memvec.kv.refine import Recipe, Refiner, RefineTask
 from memvec.kv.rotation import rotation_of
-from memvec.kv.scores import CHUNK
+from memvec.kv.scores import CHUNK, read
 from memvec.kv.selection import Selection
 from memvec.kv.suitable import check
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import embedded, run_prefixes, score
 from memvec.packing.commit import Committer
-from memvec.packing.memories import Asking, MemoryRecords, MemoryWork
+from memvec.packing.memories import Asking, Forecast, MemoryRecords, MemoryWork, Planned
 from memvec.packing.outstanding import factor_to_all
 from memvec.packing.plan import Window
 from memvec.packing.records import kv_record
@@ -38,6 +45,7 @@ from memvec.packing.reuse import Held
 from memvec.progress import enter
 from memvec.settings import KVSettings
 from memvec.store.documents import Version
+from memvec.training.distill import parts
 from memvec.types import Conditioning, FitReport, KeysValues, Kind, Record
 
 SAMPLED = 16  # one window in so many is measured, with measure="sample"
@@ -50,6 +58,7 @@ LONGEST_WINDOW = 1.25  # in windows: the last one of a document takes up a short
 BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # tokens; above them multiples of the last
 MOST_ROWS = 256  # of a batch on a GPU
 BATCH_BYTES = 8 * 2**30  # of a batch on a GPU
+TRIAL_SECONDS, TRIAL_STEPS = 1.0, 4  # of a forecast: spent on a group of windows before the last one, and on training
 
 
 class KVRecords(MemoryRecords):
@@ -60,7 +69,14 @@ class KVRecords(MemoryRecords):
     def __init__(self, work: MemoryWork, settings: KVSettings, fingerprint: str) -> None:
         """`fingerprint` is the id of the model's."""
         super().__init__(work)
-        self.settings, self.fingerprint = settings, fingerprint
+        self.given, self.fingerprint = settings, fingerprint
+
+    @cached_property
+    def compacting(self) -> Compacting:
+        """Makes the memories. UnsupportedModelError for a model that has no kv memories."""
+        lm = self.work.models.fast
+        check(lm)
+        return Compacting(lm, self.given, self.fingerprint, self.work)
 
     @property
     def there(self) -> Collection[Version]:
@@ -69,7 +85,7 @@ class KVRecords(MemoryRecords):
 
     def window_tokens(self) -> int:
         """Most tokens in a window: as the settings say, or as many as the model can read and repeat. UsageError."""
-        most, wanted = longest_window(self.work.models.fast), self.settings.window_tokens
+        most, wanted = longest_window(self.work.models.fast), self.given.window_tokens
         if wanted is not None and wanted > most:
             raise UsageError(
                 f"window_tokens is {wanted}, expected {most} or less: the model has to read a window and repeat it."
@@ -82,24 +98,33 @@ class KVRecords(MemoryRecords):
 
     def _fits(self, record: Record) -> bool:
         found = record.conditioning
-        if found is None or (found.recipe, found.seed) != (self.settings.recipe, self.settings.seed):
+        settings = self.compacting.settings
+        if found is None or (found.recipe, found.seed) != (settings.recipe, settings.seed):
             return False
-        return found.harm is not None or not measures(self.settings, record.text_sha256)
+        return found.harm is not None or not measures(settings, record.text_sha256)
 
     def make(self, todo: Iterable[Sequence[Window]]) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window as it is done."""
-        work, lm = self.work, self.work.models.fast
-        check(lm)
-        compacting = Compacting(lm, self.settings, self.fingerprint, work)
-        return compacting.run(todo)
+        return self.compacting.run(todo)
+
+    def group(self, tokens: int) -> int:
+        """Windows of a bucket cost alike."""
+        return bucket(tokens)
+
+    def forecast(self, planned: Planned) -> Forecast:
+        """What the planned memories would take. Some of each bucket are made, and trained for a few steps."""
+        s = self.compacting.settings
+        trial = replace(s, refine=min(s.refine, TRIAL_STEPS))
+        return Compacting(self.work.models.fast, trial, self.fingerprint, self.work).forecast(planned, s.refine)
 
 
 class Compacting:
     """Makes the kv memories of one pack with `lm`."""
 
     def __init__(self, lm: FrozenLM, settings: KVSettings, fingerprint: str, work: MemoryWork) -> None:
-        self.lm, self.settings, self.work = lm, settings, work
-        self.fingerprint = fingerprint
+        self.lm, self.work, self.fingerprint = lm, work, fingerprint
+        self.ratio = settings.ratio or self.profile.safe_ratio
+        self.settings = replace(settings, ratio=self.ratio)
         self.batching = lm.device.type != "cpu"
         self._others: dict[str, Selection] = {}  # memories of fixed texts
 
@@ -107,14 +132,12 @@ class Compacting:
         """Yield (record, text) of each window in `lots` as it is done."""
         progress, watch = self.work.progress, self.work.watch
         progress.segments_done, progress.exact, progress.tokens_done, progress.token_steps = 0, 0, 0, 0
-        if self.settings.budget == "head":
-            enter("finding the profile of the model's heads", progress, watch)
-            _ = self.shares
+        _ = self.shares  # it may have to be found, which is a stage of its own
         enter("reading", progress, watch)
         begun, left = time.perf_counter(), Counter[str]()  # windows still to come, by document
         for windows in self._batches(lots, left):
             before = time.perf_counter()
-            selected, positions = self._selected(windows)
+            selected, positions = self._refined(windows, self._read(windows))
             seconds = (time.perf_counter() - before) / sum(len(window.segment.ids) for window in windows)
             for window, memory in zip(windows, selected, strict=True):
                 yield self._record(window, memory, positions, seconds), window.text
@@ -155,38 +178,52 @@ class Compacting:
         return max(1, min(MOST_ROWS, (self.settings.memory or BATCH_BYTES) // (each * size)) - 1)
 
     @cached_property
-    def shares(self) -> torch.Tensor | None:
-        """The shares (L, H) of rows that heads keep at the ratio of the settings. None with budget="even"."""
-        if self.settings.budget == "even":
-            return None
+    def profile(self) -> HeadProfile:
+        """The profile of the model's heads."""
         progress, watch = self.work.progress, self.work.watch
+        enter("finding the profile of the model's heads", progress, watch)
         most = min(MOST_TOKENS, longest_window(self.lm))
-        return profile_of(self.lm, self.fingerprint, most, lambda: watch(progress)).at(self.settings.ratio)
+        return profile_of(self.lm, self.fingerprint, most, lambda: watch(progress))
+
+    @cached_property
+    def shares(self) -> torch.Tensor | None:
+        """The shares (L, H) of rows that heads keep. None with budget="even"."""
+        return None if self.settings.budget == "even" else self.profile.at(self.ratio)
 
     def _compacted(self, rows: Sequence[Sequence[int]], longest: int | None = None) -> list[Selection]:
         s = self.settings
-        return compact(self.lm, rows, s.ratio, s.budget, s.score, self.shares, longest)
+        return compact(self.lm, rows, self.ratio, s.budget, s.score, self.shares, longest)
 
-    def _selected(self, windows: Sequence[Window]) -> tuple[list[Selection], int]:
-        """The memories of windows, and the positions that each was trained on."""
-        progress, watch, positions = self.work.progress, self.work.watch, 0
+    def _read(self, windows: Sequence[Window]) -> list[Selection]:
+        """The memories of windows, not trained."""
         ids = [window.segment.ids for window in windows]
         size = bucket(max(map(len, ids)))
         if not self.batching:
-            selected = self._compacted(ids)
-        elif size > BUCKETS[-1]:
-            selected = self._compacted(ids, size)
-        else:
-            # A row as long as the bucket gives every batch the same shape. So do copies of it in place of documents.
-            filler = [(0,) * size] * (self._documents_in(size) + 1 - len(ids))
-            selected = self._compacted([*ids, *filler], size)[: len(ids)]
+            return self._compacted(ids)
+        if size > BUCKETS[-1]:
+            return self._compacted(ids, size)
+        # A row as long as the bucket gives every batch the same shape. So do copies of it in place of documents.
+        filler = [(0,) * size] * (self._documents_in(size) + 1 - len(ids))
+        return self._compacted([*ids, *filler], size)[: len(ids)]
+
+    def _refined(
+        self, windows: Sequence[Window], selected: list[Selection], ticks: list[tuple[float, int]] | None = None
+    ) -> tuple[list[Selection], int]:
+        """The memories of windows after training, and the positions that each was trained on.
+
+        `ticks` gets the time after each step, and the positions of the step.
+        """
         if not self.settings.refine:
             return selected, 0
+        progress, watch, positions = self.work.progress, self.work.watch, 0
+        ids = [window.segment.ids for window in windows]
         enter("refining", progress, watch)
 
         def tick(more: int) -> None:
             nonlocal positions
             positions += more
+            if ticks is not None:
+                ticks.append((self._now(), more))
             watch(progress)
 
         asked = [self.asking.about(window, KEYWORD_QUESTIONS, SENTENCE_ANSWERS) for window in windows]
@@ -236,6 +273,77 @@ class Compacting:
             report,
             width=self.lm.width,
         )
+
+    def forecast(self, planned: Planned, steps: int) -> Forecast:
+        """What the planned memories would take with so many training steps. Some are read, trained and measured."""
+        found = read(self.lm, [[0]], "norm")
+        layers, (_, heads, _, width) = len(found.keys), found.keys[0].shape
+        movable = rotation_of(self.lm.model).movable
+        positions = memory_bytes = tokens = 0
+        for size, count in Counter([*planned.made, *planned.copied]).items():
+            rows = choose.positions_for(size, self.ratio)
+            counts = (
+                np.full((layers, heads), rows)
+                if self.shares is None
+                else choose.shared_out(self.shares, [size], [rows])[:, 0].numpy()
+            )
+            memory_bytes += count * stored_bytes(counts, width, self.settings.bits)
+            positions += count * (rows if movable else size)
+            tokens += count * size
+        seconds = sum(self._seconds_to_read(size, planned) for size in planned.some)
+        token_steps, speed, training = self._training(planned, steps)
+        seconds += training + self._seconds_to_measure(planned)
+        return Forecast(positions, memory_bytes, 4 * layers * heads * width * tokens, token_steps, speed, seconds)
+
+    def _seconds_to_read(self, size: int, planned: Planned) -> float:
+        """Seconds to read the planned windows of a bucket. A few of them are read."""
+        sizes, at_once = planned.sizes[size], self._documents_in(size)
+        done, begun = 0, self._now()
+        for some in chunked(planned.some[size], at_once):
+            for memory in self._read(some):
+                memory.stored(self.settings.bits)
+            done += 1 if self.batching else len(some[0].segment.ids)  # a batch takes as long when it is not full
+            if (seconds := self._now() - begun) > TRIAL_SECONDS:
+                break
+        return seconds / done * (math.ceil(len(sizes) / at_once) if self.batching else sum(sizes))
+
+    def _training(self, planned: Planned, steps: int) -> tuple[int, float, float]:
+        """(positions of so many training steps of all planned memories, positions a second, seconds). Some are trained."""
+        if not steps or not planned.some:
+            return 0, 0.0, 0.0
+        size = max(planned.some, key=lambda size: sum(planned.sizes[size]))
+        some, ticks = planned.some[size][: self._documents_in(size)], list[tuple[float, int]]()
+        begun = self._now()
+        _ = self.refiner
+        once, selected = self._now() - begun, self._read(some)
+        begun = self._now()
+        self._refined(some, selected, ticks)
+        if not ticks:  # no questions are made of such texts
+            return 0, 0.0, once
+        each = [after - before for before, after in pairwise(at for at, _ in ticks)] or [ticks[0][0] - begun]
+        step, positions = sum(each) / len(each), sum(more for _, more in ticks) / len(ticks)
+        taught, to_teach = (min(KEYWORD_QUESTIONS, n * self.settings.question_rows) for n in (len(ticks), steps))
+        teaching = max(0.0, ticks[0][0] - begun - step) * to_teach / taught
+        factor = sum(map(parts, planned.made)) / sum(parts(len(window.segment.ids)) for window in some)
+        return round(factor * steps * positions), positions / step, once + factor * (teaching + steps * step)
+
+    def _seconds_to_measure(self, planned: Planned) -> float:
+        """Seconds to measure as many of the planned memories as the settings say. One of them is measured."""
+        share = {"all": 1.0, "sample": 1 / SAMPLED, "none": 0.0}[self.settings.measure]
+        if not share or not planned.some:
+            return 0.0
+        window = next(iter(planned.some.values()))[0]
+        stored = self._read([window])[0].stored(self.settings.bits)
+        self._other(window.text)
+        begun = self._now()
+        self.measured(window, stored)
+        return (self._now() - begun) * share * len(planned.made)
+
+    def _now(self) -> float:
+        """The time when all that was asked of a GPU is done [s]."""
+        if self.lm.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     @torch.inference_mode()
     def measured(self, window: Window, stored: KeysValues) -> Conditioning:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
@@ -32,6 +32,8 @@ OFF_TOPIC = 96  # off-topic prompts to train on, divided among the prompt prefix
 OFF_TOPIC_TOKENS = 64  # most tokens of the LM's answer to each
 GENERATED = 64  # questions asked of `generate` for each window
 
+SAMPLES, SAMPLES_GPU = 2, 256  # windows of one group that a forecast may make
+
 Generate = Callable[[str, int], Sequence[tuple[str, str]]]  # (text, count) -> (question, answer) pairs
 
 
@@ -47,6 +49,33 @@ class MemoryWork:
     reuse: bool
     progress: Progress
     watch: Watch
+
+
+@dataclass(slots=True)
+class Planned:
+    """The windows of a pack, counted in groups of windows that cost alike."""
+
+    sizes: dict[int, list[int]] = field(default_factory=dict)  # tokens of each window to be made, by group
+    some: dict[int, list[Window]] = field(default_factory=dict)  # a few of them, by group
+    copied: list[int] = field(default_factory=list)  # tokens of each window whose memory is a copy
+    text_bytes: int = 0  # of all windows
+
+    @property
+    def made(self) -> list[int]:
+        """Tokens of each window to be made."""
+        return [tokens for sizes in self.sizes.values() for tokens in sizes]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What planned memories would take."""
+
+    positions: int = 0
+    memory_bytes: int = 0  # as stored
+    cache_bytes: int = 0  # of the keys and values of the whole text, in 16 bits
+    token_steps: int = 0  # positions run forward and backward
+    token_steps_per_second: float = 0.0  # measured now
+    seconds: float = 0.0
 
 
 class MemoryRecords(ABC):
@@ -76,6 +105,32 @@ class MemoryRecords(ABC):
     @abstractmethod
     def make(self, todo: Iterable[Sequence[Window]]) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window in lots, as soon as it is finished."""
+
+    @abstractmethod
+    def group(self, tokens: int) -> int:
+        """The group of a window of so many tokens."""
+
+    @abstractmethod
+    def forecast(self, planned: Planned) -> Forecast:
+        """What the planned memories would take. Some are made to be timed."""
+
+    def planned(self) -> Planned:
+        """Count the windows that need a memory, instead of making it. Documents without text are then in `refused`."""
+        planned, most = Planned(), SAMPLES_GPU if self.work.models.fast.device.type == "cuda" else SAMPLES
+        for lot in self._todo():
+            for window in lot:
+                tokens = len(window.segment.ids)
+                planned.sizes.setdefault(self.group(tokens), []).append(tokens)
+                planned.text_bytes += window.segment.length
+                if len(some := planned.some.setdefault(self.group(tokens), [])) < most:
+                    some.append(window)
+            for copy in self._copies():
+                planned.copied.append(copy.record.tokens)
+                planned.text_bytes += copy.record.length
+        for same in chain.from_iterable(self.again.values()):
+            planned.copied.append(len(same.segment.ids))
+            planned.text_bytes += same.segment.length
+        return planned
 
     def records(self) -> Iterator[Made]:
         """Yield every record as soon as it is finished."""

@@ -328,11 +328,15 @@ def removed(store: Store, documents: Gathered) -> set[Version]:
     return {(source.name, source.sha256) for source in documents.read(without=set(others))} & gone
 
 
+def first_manifest(model: Identity) -> Manifest:
+    """The manifest of a new store."""
+    vocabulary = int(model.fingerprint.architecture["vocab_size"])
+    return Manifest(model.fingerprint, vocabulary, tool=TOOL, tensors=model.tensors, probe=model.probe)
+
+
 def _open_or_create(path: Path, found: Identity, folder: Path) -> Transaction:
     if not Store.exists(path):
-        vocabulary = int(found.fingerprint.architecture["vocab_size"])
-        state = Manifest(found.fingerprint, vocabulary, tool=TOOL, tensors=found.tensors, probe=found.probe)
-        return Transaction.create(path, state)
+        return Transaction.create(path, first_manifest(found))
     transaction = Transaction.open(path)
     state = transaction.store.manifest
     check_identity(stored_identity(state), found, folder)

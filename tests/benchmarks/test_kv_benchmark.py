@@ -32,9 +32,9 @@ def test_goes_on(small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "kv head" in before and "kv even" not in before
     worked, run = [], kv.run
 
-    def noting(work: Any, args: Any) -> Any:
+    def noting(work: Any, args: Any, lean: bool, known: Any) -> Any:
         worked.append(work.arm)
-        return run(work, args)
+        return run(work, args, lean, known)
 
     monkeypatch.setattr(kv, "run", noting)
     kv.main([*small, "--arms", "head,even+1"])
@@ -52,7 +52,9 @@ def test_time(small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr(
         kv,
         "run",
-        lambda work, args: work.key | {"seconds": 100.0 if work.arm == "even" else 0.0, "forms": {"text": {}}},
+        lambda work, args, lean, known: (
+            work.key | {"seconds": 100.0 if work.arm == "even" else 0.0, "forms": {"text": {}}}
+        ),
     )
     monkeypatch.setattr(kv, "line", str)
     monkeypatch.setattr(kv, "draw", lambda found, target: None)
@@ -73,3 +75,26 @@ def test_refused(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         kv.main([*small, "--arms", "tail"])
     assert "'tail' is no arm" in capsys.readouterr().err and not Path(small[0]).exists()
+
+
+def test_lean(small: list[str], tmp_path: Path) -> None:
+    """Behind the first arm others are judged without most controls, with the same figures."""
+    kv.main([*small, "--arms", "head,even"])
+    kv.main([str(tmp_path / "alone.json"), *small[1:], "--arms", "even"])
+    full, lean = read(small)
+    (alone,) = read([str(tmp_path / "alone.json")])
+    assert [kv.lean(one) for one in (full, lean, alone)] == [False, True, False]
+    assert [kv.lean({**one, "lean": None}) for one in (full, lean)] == [False, False]  # as in earlier files
+    judged, expected = lean["forms"]["text"], alone["forms"]["text"]
+    assert set(judged["answered"]) == {"none", "text", "memory"} and "2" in expected["answered"]
+    assert set(judged["nll"]) == {"none", "text", "memory", "shuffled"} and "prefill_text" not in judged["costs"]
+    for name in ("gain", "gain_low", "gain_high", "shuffled", "harm", "documents", "questions", "by_document"):
+        assert judged[name] == pytest.approx(expected[name], abs=1e-4)
+    for name in ("nll", "answered", "f1", "contained"):
+        assert judged[name] == pytest.approx({arm: expected[name][arm] for arm in judged[name]}, abs=1e-4)
+    same = ("positions_memory", "cache_memory", "stored_memory")
+    assert [judged["costs"][name] for name in same] == [expected["costs"][name] for name in same]
+    assert judged["of_text"] == {
+        name: pytest.approx({arm: scores[arm] for arm in judged["answered"]})
+        for name, scores in expected["of_text"].items()
+    }

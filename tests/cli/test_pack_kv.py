@@ -28,14 +28,14 @@ def pack(folder: Path, tmp_path: Path, tiny: str, call: Any) -> Any:
 
 
 def test_defaults(pack: Any, tmp_path: Path) -> None:
-    """1 of 8 rows, in 8 bits, in heads of different lengths. The report names no gain that was not measured."""
+    """As few rows as are safe for the tiny LM, in 8 bits, in heads of different lengths. No gain that was not measured."""
     code, out, _ = pack("--measure", "none")
     assert code == 0
     (row,) = [line for line in out.splitlines() if line.split()[:2] == ["kv", "memory"]]
     assert "2 records of" in row and "s for 1,000 tokens, 0 measured" in row and "gain" not in row
     opened = Store.open(tmp_path / "s")
     (record,) = [opened.record(ref) for ref in opened.documents()["a.txt"].kv]
-    assert record.kv is not None and record.kv.bits == 8 and record.kv.positions == round(record.tokens / 8)
+    assert record.kv is not None and record.kv.bits == 8 and record.kv.positions == round(record.tokens / 4)
     assert len(set(record.kv.counts.flatten().tolist())) > 1
 
 
@@ -56,10 +56,23 @@ def test_options(pack: Any, tmp_path: Path) -> None:
         assert record.conditioning.seed == 3 and record.conditioning.harm is not None
 
 
+def test_dry_run(pack: Any, tmp_path: Path) -> None:
+    """It prints sizes beside that of the text, and writes nothing."""
+    code, out, _ = pack("--dry-run", "--measure", "none", "--json")
+    said = json.loads(out)
+    assert (code, said["kind"], said["documents"], said["records"]) == (0, "kv", 2, 2)
+    code, out, _ = pack("--dry-run", "--measure", "none")
+    assert code == 0 and not (tmp_path / "s").exists()
+    sizes = f"{said['memory_bytes']:,} bytes; the text {said['text_bytes']:,}, its whole cache {said['cache_bytes']:,}"
+    assert f"keys and values  {sizes}\n" in out and f"{said['tokens']:,} to read" in out
+    code, out, _ = pack("--measure", "none", "--json")
+    made = json.loads(out)
+    assert (made["kv_bytes"], made["kv_positions"]) == (said["memory_bytes"], said["positions"])
+
+
 def test_refused(pack: Any, tmp_path: Path) -> None:
     """Each message names the option."""
     for words, said in (
-        (("--dry-run",), "three times"),
         (("--ratio", "0.5"), "--ratio is 0.5"),
         (("--window-tokens", "4000"), "--window-tokens is 4000"),
         (("--bits", "5"), "--bits"),

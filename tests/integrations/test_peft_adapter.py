@@ -197,7 +197,7 @@ def test_an_adapter_of_others_has_to_say_what_stands_before(
 
     trained = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
     trained.save_pretrained(tmp_path / "a")
-    with pytest.raises(UsageError, match=r"does not say how many of its 5 vectors.*before=0"):
+    with pytest.raises(UsageError, match=r"does not say how many of its 5 positions.*before=0"):
         import_prompt_tuning(tmp_path / "a", owner)
     assert len(import_prompt_tuning(tmp_path / "a", owner, before=0)) == 5
     assert len(import_prompt_tuning(tmp_path / "a", owner, before=2)) == 3

@@ -86,6 +86,7 @@ WRONG: dict[str, list[Any]] = {
     "questions": [3, None, [3], ["Who?"], [{"question": "Who?"}], b"q.jsonl"],
     "random_words": FLAGS,
     "rename_collisions": FLAGS,
+    "ranked": FLAGS,
     "reuse": FLAGS,
     "sample": FLAGS,
     "seed": SEEDS,

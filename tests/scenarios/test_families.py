@@ -74,11 +74,11 @@ def test_cut_tokens(lm: FrozenLM) -> None:
         assert all(cut == text for cut in cuts if "\ufffd" not in cut)
 
 
-def test_logits(lm: FrozenLM) -> None:
-    """Logits are the hidden states times the head, with a cache and without."""
+def test_logits(lm: FrozenLM, folder: Path) -> None:
+    """Logits are the hidden states times the head, and those of the model that users load, with a cache and without."""
     ids = torch.tensor([lm.encode(LONG)[:24], lm.encode(LONG)[1:25]])
     with torch.inference_mode():
-        whole = lm.model(input_ids=ids).logits
+        whole = load_model(str(folder))(input_ids=ids).logits
         torch.testing.assert_close(lm.hidden(lm.embed(ids)) @ lm.head.T, whole, atol=1e-3, rtol=1e-3)
     logits, cache = lm.start(lm.embed(ids[:, :6]))
     for place in range(6, 24):

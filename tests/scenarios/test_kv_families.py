@@ -31,7 +31,9 @@ REFUSED = {
     "rwkv": "have a state of fixed size instead of keys and values",
     "lfm2": "do not keep keys and values as others do",
     "deepseek_v3": "keep keys and values of different widths, as latent attention does",
-    "gpt_oss": "this model changes attention weights in a way that kv memories do not know",
+    **dict.fromkeys(
+        ("falcon", "gptj", "gpt_neo", "bloom", "mpt", "gpt_oss"), "compute attention in a way of their own"
+    ),
 }
 LEARNED = {"gpt2", "opt"}  # positions are part of the input
 BOUND = LEARNED | {"llama, dynamic", "phi3, longrope"}  # positions end

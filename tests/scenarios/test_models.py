@@ -203,13 +203,13 @@ def test_no_model(tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_changed_logits(tiny: str) -> None:
-    """A model that changes logits after the head is refused."""
+    """A model whose logits are not those of its head is refused."""
     from memvec.errors import UnsupportedModelError
     from memvec.lm.load import check_model, load
 
     lm = load(Path(tiny))
     lm.head = lm.head * 0.5
-    with pytest.raises(UnsupportedModelError, match="after the LM head"):
+    with pytest.raises(UnsupportedModelError, match="than by their LM head"):
         check_model(lm)
 
 

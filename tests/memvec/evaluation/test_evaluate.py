@@ -19,10 +19,11 @@ from memvec.errors import (
     UsageError,
 )
 from memvec.evaluation.answers import NEW_TOKENS, SHORT_TOKENS, f1
-from memvec.evaluation.evaluate import evaluate
+from memvec.evaluation.evaluate import Known, evaluate, evaluated
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.questions import Question
 from memvec.filesystem.sources import Source
+from memvec.identity.runtime import runtime_of
 from memvec.lm.scoring import score
 from memvec.memory.memory import load
 from memvec.settings import ContextSettings, PackSettings
@@ -115,6 +116,26 @@ def test_answered(memories: Path, tiny_lm: Any, passages: dict[str, str], packed
     shown = rf"the memory +100% +100% .* 100% +{1 / found.f1['text']:.2f} +{low:.2f} to {high:.2f}\n"
     assert re.search(shown, table(found))
     assert evaluate(memories, asked, texts=packed_bytes, off_topic=False, template="plain").answered == {}
+
+
+def test_known(
+    memories: Path, asked: list[Question], packed_bytes: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second evaluation measures nothing again, and one with other questions only what is new."""
+    known = Known()
+
+    def again(questions: list[Question], lean: bool = False) -> Any:
+        found = evaluated(runtime_of(memories), questions, "context", packed_bytes, None, "text", True, 0, known, lean)
+        return replace(found, costs=None, by_document={}), len(known.nats), len(known.marks)
+
+    first = again(asked)
+    with monkeypatch.context() as changed:
+        changed.setattr("memvec.evaluation.evaluate.score", None)
+        assert again(asked) == first
+        lean = again(asked, lean=True)[0]
+    assert (lean.gain, lean.shuffled, lean.harm, lean.exact) == (first[0].gain, first[0].shuffled, first[0].harm, None)
+    assert set(lean.nll) == {"none", "text", "memory", "shuffled"} and set(lean.f1) == {"none", "text", "memory"}
+    assert again([replace(asked[0], question="Other?"), *asked[1:]])[1:] > first[1:]
 
 
 def test_refused(memories: Path, store: Path) -> None:

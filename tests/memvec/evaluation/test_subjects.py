@@ -110,6 +110,24 @@ def test_kinds(kv_store: Maker, asked: list[Question], packed_bytes: dict[str, b
         judged(some, asked, "kv")
 
 
+@pytest.mark.parametrize("kind", ["kv", "context"])
+def test_records_are_read_once(
+    kind: str, kv_store: Maker, asked: list[Question], packed_bytes: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory, its size and its seconds come from one reading of each record."""
+    runtime, read, seen = runtime_of(kv_store(window=300)), Store.record, []
+    live = runtime.store.documents()
+    wanted = [ref for name in packed_bytes for ref in (live[name].kv if kind == "kv" else live[name].memory)]
+    monkeypatch.setattr(Store, "record", lambda store, ref: seen.append(ref) or read(store, ref))
+    found = subjects(runtime, list(packed_bytes), asked, kind, packed_bytes, runtime.store, "text")
+    assert [ref for ref in seen if ref in wanted] == wanted
+    records = [runtime.store.record(ref) for ref in wanted]
+    assert sum(one.seconds for one in found) == pytest.approx(sum(record.report.seconds for record in records))
+    assert sum(one.stored for one in found) == sum(
+        record.vectors.nbytes if record.kv is None else record.kv.nbytes for record in records
+    )
+
+
 def test_windows(kv_store: Maker, asked: list[Question], packed_bytes: dict[str, bytes]) -> None:
     """The memories of windows stand one behind another: all are seen, and the last one as if it were alone behind them."""
     opened = runtime_of(kv_store(window=150))

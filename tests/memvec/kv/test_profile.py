@@ -41,6 +41,19 @@ class TestShares:
         assert torch.allclose(middle, (found.at(4.0) + found.at(8.0)) / 2)
         assert torch.equal(found.at(500.0), found.at(32.0))
 
+    def test_attention(self, found: HeadProfile) -> None:
+        """More of it goes to the rows kept than an equal share, and less at higher ratios."""
+        assert list(found.attention) == sorted(found.attention, reverse=True) and found.attention[0] == 1
+        assert all(share > 1.2 / ratio for ratio, share in zip(RATIOS, found.attention[1:], strict=True))
+
+    @pytest.mark.parametrize(
+        ("attention", "safe"),
+        [((1.0, 0.97, 0.91, 0.77, 0.52, 0.3), 8), ((1.0, 0.9, 0.71, 0.69, 0.5, 0.3), 4), ((1.0, 0.6, 0, 0, 0, 0), 1)],
+    )
+    def test_safe(self, attention: tuple[float, ...], safe: float, found: HeadProfile) -> None:
+        """The greatest ratio at which heads keep 7 tenths of their attention."""
+        assert HeadProfile(found.ratios, found.shares, attention).safe_ratio == safe
+
     def test_texts(self) -> None:
         """They are a dozen, of more than a hundred words or nearly."""
         assert len(texts()) == 12 and min(len(text.split()) for text in texts()) > 90
@@ -55,7 +68,20 @@ class TestKept:
         assert torch.equal(profile_of(tiny_lm, "made-up", 40).shares, first.shares)
 
     @pytest.mark.parametrize(
-        "damage", ["", "[1]", '{"version": 1}', '{"version": 1, "ratios": [1, 2], "shares": [[[1]], [[7]]]}']
+        "damage",
+        [
+            "",
+            "[1]",
+            '{"version": 2}',
+            (
+                '{"version": 1, "ratios": [1, 2, 4, 8, 16, 32], "attention": [1, 1, 1, 1, 1, 1], "shares": '
+                "[[[1]], [[1]], [[1]], [[1]], [[1]], [[1]]]}"
+            ),
+            (
+                '{"version": 2, "ratios": [1, 2, 4, 8, 16, 32], "attention": [1, 1, 1, 1, 1, 7], "shares": '
+                "[[[1]], [[1]], [[1]], [[1]], [[1]], [[1]]]}"
+            ),
+        ],
     )
     def test_damaged(self, damage: str, tiny_lm: Any, cache: Path) -> None:
         """A damaged file is replaced."""
@@ -74,7 +100,11 @@ class TestKept:
         """That of the default model comes with the package: 30 layers of 3 heads."""
         monkeypatch.setattr(profile, "found", None)
         shipped = profile_of(tiny_lm, "b774fc7952d6f201")
-        assert shipped.shares.shape == (6, 30, 3) and int((shipped.at(8.0) > 0.5).sum()) in range(5, 15)
+        assert (
+            shipped.safe_ratio == 8
+            and shipped.shares.shape == (6, 30, 3)
+            and int((shipped.at(8.0) > 0.5).sum()) in range(5, 15)
+        )
 
     def test_ship(self, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(profile, "MOST_TOKENS", 40)

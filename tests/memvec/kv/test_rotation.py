@@ -86,13 +86,15 @@ def test_a_wrong_rotation_is_noticed(tiny: str, dtype: torch.dtype, fault: str) 
 )
 def test_where_positions_end(name: str, movable: bool, context: int, bound: bool, tmp_path: Path) -> None:
     """Learned positions end with their table. Some rotations are others in longer inputs."""
-    rotation = rotation_of(load(make(name, tmp_path)).model)
+    lm = load(make(name, tmp_path))
+    rotation = rotation_of(lm.model)
     assert (rotation.movable, rotation.context, rotation.bound) == (movable, context, bound)
 
 
 def test_layers_without_rotation(tmp_path: Path) -> None:
     """Their keys stay as they are."""
-    rotation, keys = rotation_of(load(make("smollm3", tmp_path)).model), torch.randn(3, 16)
+    lm = load(make("smollm3", tmp_path))
+    rotation, keys = rotation_of(lm.model), torch.randn(3, 16)
     moves = torch.tensor([5, 6, 7])
     assert rotation.movable
     assert off(rotation.turned(0, keys, moves), keys) > 0.1 and torch.equal(rotation.turned(1, keys, moves), keys)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from memvec.errors import UnsupportedModelError
+from memvec.errors import ReadError, UnsupportedModelError, UsageError
 from memvec.kv import suitable
 from memvec.kv.fronts import Front
 from memvec.kv.suitable import check, most_tokens
@@ -44,15 +44,24 @@ def turned_away(self: Front, *given: Any, **named: Any) -> Any:
     raise UnsupportedModelError("this model has sinks")
 
 
-def broken(self: Front, *given: Any, **named: Any) -> Any:
+def raising(error: BaseException) -> Any:
     """An attention that fails."""
-    raise IndexError("no such layer")
+
+    def attend(self: Front, *given: Any, **named: Any) -> Any:
+        raise error
+
+    return attend
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("attend", "why"),
-    [(ignored, "answer otherwise"), (turned_away, r"\(this model has sinks\)"), (broken, r"\(no such layer\)")],
+    [
+        (ignored, "answer otherwise"),
+        (turned_away, r"\(this model has sinks\)"),
+        (raising(IndexError("no such layer\nand more")), r"\(IndexError: no such layer\)"),
+        (raising(AssertionError()), r"\(AssertionError\)"),
+    ],
 )
 def test_an_unsuitable_model(
     tiny: str, monkeypatch: pytest.MonkeyPatch, attend: Any, why: str, dtype: torch.dtype
@@ -61,6 +70,29 @@ def test_an_unsuitable_model(
     monkeypatch.setattr(Front, "attend", attend)
     with pytest.raises(UnsupportedModelError, match=f"llama models .*{why}.*kind='context'"):
         check(load(Path(tiny), dtype))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        KeyboardInterrupt(),
+        UsageError("the model is on several devices."),
+        ReadError("model.safetensors", "Input/output error"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_that_say_nothing_about_the_model(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """They are raised as they are, and the model is tried again."""
+    lm = load(Path(tiny))
+    with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+        patch.setattr(Front, "attend", raising(error))
+        check(lm)
+    assert caught.value is error
+    check(lm)
 
 
 def test_a_model_whose_positions_are_wrong_by_one(tiny_lm: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:

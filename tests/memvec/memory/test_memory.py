@@ -86,6 +86,28 @@ def test_windows_stand_one_behind_another_and_documents_side_by_side(kept: Path)
     assert begin == len(both.keys) == sum(places)
 
 
+def test_the_best_match_stands_next_to_the_prompt_the_others_side_by_side_before_it(kept: Path) -> None:
+    best, other = (memvec.load_memory(kept, name, "kv") for name in (BOTH, ONLY_KV))
+    ranked = memvec.load_memory(kept, [BOTH, ONLY_KV], "kv", ranked=True)
+    assert ranked.documents == (ONLY_KV, BOTH)
+    for memory, beside in ((ranked, [other]), (best + other + ranked, [best, other, other])):
+        assert memory.ranked
+        front, last, before = (front_of(one) for one in (memory, best, sum(beside[1:], beside[0])))
+        assert isinstance(front, Selection) and isinstance(last, Selection) and isinstance(before, Selection)
+        assert (front.tokens, front.positions) == (before.tokens + last.tokens, before.positions + last.positions)
+        wanted = torch.cat([last.distances, before.distances + last.tokens])
+        assert torch.equal(front.distances.sort().values, wanted.sort().values)
+        nearest = [front.distances[slice(*_bounds(front, 1, 0))], last.distances[slice(*_bounds(last, 1, 0))]]
+        assert torch.equal(nearest[0][-len(nearest[1]) :], nearest[1])
+
+
+def test_vectors_of_the_best_match_come_last(remembering: Path) -> None:
+    names = ["prose.txt", "crlf.txt"]
+    ranked, plain = (memvec.load_memory(remembering, names, "context", ranked=ranked) for ranked in (True, False))
+    assert ranked.documents == plain.documents[::-1] == ("crlf.txt", "prose.txt")
+    assert (ranked.vectors == memvec.load_memory(remembering, names[::-1], "context").vectors).all()
+
+
 def _bounds(part: Selection, layer: int, head: int) -> tuple[int, int]:
     counts = part.counts.flatten()
     cell = layer * part.counts.shape[1] + head
@@ -105,6 +127,20 @@ class TestGenerate:
         assert made.text == tiny_lm.tokenizer.decode(out[0, kwargs["input_ids"].shape[1] :], skip_special_tokens=True)
         context = memvec.generate(kept, "However little", ONLY_CONTEXT, max_new_tokens=4, model=tiny)
         assert context.kind == "context"
+
+    def test_ranked(self, kept: Path, tiny_lm: Any, tiny: str) -> None:
+        """It is told in the order of the names. The best match is the last in front, as a memory and as text."""
+        names, asked = [BOTH, ONLY_KV], "However little"
+        made = memvec.generate(kept, asked, names, ranked=True, max_new_tokens=6, model=tiny)
+        assert made.documents == tuple(names)
+        kwargs = memvec.load_memory(kept, names, ranked=True).generate_kwargs(tiny_lm.model, tiny_lm.tokenizer, asked)
+        out = tiny_lm.model.generate(**kwargs, max_new_tokens=6, do_sample=False)
+        assert made.text == tiny_lm.tokenizer.decode(out[0, kwargs["input_ids"].shape[1] :], skip_special_tokens=True)
+        (_, _, text), (_, _, turned) = (
+            memvec.compare(kept, asked, order, ranked=ranked, answer=" said", max_new_tokens=1, model=tiny)
+            for order, ranked in ((names, True), (names[::-1], False))
+        )
+        assert text.nats_per_token == turned.nats_per_token is not None
 
     def test_compare(self, kept: Path, tiny_lm: Any, tiny: str) -> None:
         none, memory, text = memvec.compare(kept, "However little", BOTH, answer=" said", max_new_tokens=2, model=tiny)

@@ -17,6 +17,7 @@ import memvec
 from memvec.errors import InterruptedPackError, UsageError
 from memvec.filesystem.sources import Source
 from memvec.kv.choose import positions_for
+from memvec.kv.profile import profile_of
 from memvec.packing import kv, memories
 from memvec.packing.kv import Compacting, bucket, longest_window, measures
 from memvec.progress import Progress
@@ -58,7 +59,7 @@ def packs(tmp_path: Path, tiny: str) -> Packs:
     """Pack sources into a store of a name, with settings. Nothing is measured unless they say so."""
 
     def pack(name: str, sources: Sequence[Source], watch: Any = lambda progress: None, **settings: Any) -> Path:
-        store, chosen = tmp_path / name, KVSettings(**{"measure": "none", **settings})
+        store, chosen = tmp_path / name, KVSettings(**{"ratio": 8, "measure": "none", **settings})
         memvec.pack(sources, store, model=tiny, kind="kv", kv=chosen, dtype="float32", watch=watch)
         return store
 
@@ -74,12 +75,20 @@ class TestKept:
             assert record.kv is not None and record.kv.bits == 8 and record.kv.counts.shape == (4, 2)
             assert record.kv.positions == row.kv == positions_for(record.tokens, 8.0)
             assert record.kv.rows == 8 * record.kv.positions and len(set(record.kv.counts.flatten().tolist())) > 1
-            assert record.conditioning is not None and record.conditioning.recipe == KVSettings().recipe
+            assert record.conditioning is not None and record.conditioning.recipe == KVSettings(ratio=8).recipe
             assert (record.conditioning.gain, record.conditioning.held_out, record.report.steps) == (None, 0, 0)
             assert record.report.seconds > 0
         report = memvec.info(store)
         assert (report.kv_records, report.kv_measured, report.kv_gain, report.exact) == (3, 0, None, False)
         assert report.kv_seconds > 0
+
+    def test_safe_ratio(self, packs: Packs, sources: list[Source], tmp_path: Path, tiny: str, tiny_lm: Any) -> None:
+        """Without a ratio it is the one that is safe for the model, and the records say so."""
+        safe = profile_of(tiny_lm, memvec.fingerprint(tiny).id).safe_ratio
+        (record,) = records(packs("s", sources[:1], ratio=None), "a.txt")
+        assert safe != 8 and record.kv is not None and record.kv.positions == positions_for(record.tokens, safe)
+        assert record.conditioning is not None and record.conditioning.recipe == KVSettings(ratio=safe).recipe
+        assert arrays(packs("t", sources[:1], ratio=safe), "a.txt") == arrays(tmp_path / "s", "a.txt")
 
     def test_layout(self, packs: Packs, passages: dict[str, str], tiny_lm: Any) -> None:
         """Memories of texts of one length have one layout."""
@@ -172,13 +181,13 @@ class TestReuse:
     def read(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """The lengths of the windows that were read."""
         lengths: list[int] = []
-        kept = Compacting._selected
+        kept = Compacting._read
 
         def noted(self: Compacting, windows: Any) -> Any:
             lengths.extend(len(window.segment.ids) for window in windows)
             return kept(self, windows)
 
-        monkeypatch.setattr(Compacting, "_selected", noted)
+        monkeypatch.setattr(Compacting, "_read", noted)
         return lengths
 
     def test_copied(self, packs: Packs, sources: list[Source], read: list[int]) -> None:
@@ -247,7 +256,7 @@ class TestStopping:
         program = (
             "import os, sys, memvec, memvec.packing.commit; from memvec.filesystem.sources import Source\n"
             "memvec.packing.commit.COMMIT_SECONDS = 0.0; store, tiny, after, *texts = sys.argv[1:]\n"
-            "settings = memvec.KVSettings(measure='none')\n"
+            "settings = memvec.KVSettings(ratio=8, measure='none')\n"
             "documents = [Source(str(n), text.encode()) for n, text in enumerate(texts)]\n"
             "memvec.pack(documents, store, model=tiny, kind='kv', kv=settings, dtype='float32',\n"
             "            watch=lambda p: p.segments_done == int(after) and os.kill(os.getpid(), 9))\n"
