@@ -169,7 +169,7 @@ class DistilEngine:
     def _open(self, task: DistilTask) -> _Slot:
         """A slot for a task: all rows it may be asked, with the teacher's answers."""
         begun, s = time.perf_counter(), self.settings
-        # From some texts, such as those without spaces, no questions are made. Then spans are asked for.
+        # From some texts, such as lists of short words, no questions are made. Then spans are asked for.
         span = s.span or (0 if any(task.questions) else SPAN_WITHOUT_QUESTIONS)
         spans, phases = span_phases(len(task.ids), span, s.stride)
         text = self.lm.embed(torch.tensor(task.ids, device=self.lm.device))

@@ -181,3 +181,10 @@ def test_distilling_asks_for_as_many_sentences_as_the_settings_say(tiny_lm: Any)
         answers.append([row.scored for rows in task.questions for row in rows])
     bare, whole = (sum(scored) / len(scored) for scored in answers)
     assert whole > 2 * bare
+
+
+def test_texts_without_spaces_give_questions_to_learn_from(tiny_lm: Any) -> None:
+    source = Source("tower.txt", BLANKS["Chinese"][0].encode())
+    (window,), _ = windows([Reading(source, *described([source]))], {}, tiny_lm, 512, Kind.CONTEXT)
+    task = Distilling(tiny_lm, ContextSettings())._task(0, window)
+    assert task.questions and all(len(rows) > 8 for rows in task.questions)
