@@ -37,7 +37,7 @@ Kept = list[list[list[int]]]  # places by layer and head
 def of_scores(press: type[Any], **settings: Any) -> Callable[..., Kept]:
     """A press that scores positions, and keeps as many in every head."""
 
-    class Noting(press):  # type: ignore[misc]
+    class Noting(press):
         before, most = 0, 0
 
         def compress(
@@ -72,7 +72,7 @@ def kvzip(model: Any, before: int, ids: torch.Tensor, most: int) -> Kept:
 def kvcompose(model: Any, before: int, ids: torch.Tensor, most: int) -> Kept:
     """KVCompose: a budget over layers, with as many positions in all heads of a layer."""
 
-    class Noting(kvpress.KVComposePress):  # type: ignore[misc]
+    class Noting(kvpress.KVComposePress):
         def enhance_scores(self) -> None:
             super().enhance_scores()
             self.scores[..., :before] = self.scores.max() + 1

@@ -57,7 +57,7 @@ def test_cartridges(options: list[str]) -> None:
 
 
 def test_kept_rows(tiny_lm: Any, disorder: str) -> None:
-    """Rows are those of the places, whoever chose them."""
+    """Rows chosen by their places are those that memvec chose at the same places."""
     ids = tiny_lm.encode(disorder[:200])
     (ours,) = compact(tiny_lm, [ids], 4.0, "even")
     layers, heads = ours.counts.shape
