@@ -291,7 +291,7 @@ def rivals(name: str) -> str:
     """Gain and right answers of memories by what chose their keys and values, by set and ratio, the best first."""
     head = ["questions about", "tokens per position", "keys and values", "gain", "another document's", "right answers"]
     rows = []
-    found = [(one, form) for one in view(name)["found"] for form in one["forms"].values()]
+    found = [(one, one["forms"]["chat"]) for one in view(name)["found"]]
     for one, form in sorted(found, key=lambda pair: (pair[0]["set"], pair[0]["ratio"], -pair[1]["gain"])):
         arm, _, steps = one["arm"].partition("+")
         rows.append(
