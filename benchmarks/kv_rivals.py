@@ -37,21 +37,19 @@ Kept = list[list[list[int]]]  # places by layer and head
 def of_scores(press: type[Any], **settings: Any) -> Callable[..., Kept]:
     """A press that scores positions, and keeps as many in every head."""
 
-    class Noting(press):
-        before, most = 0, 0
-
-        def compress(
-            self, module: Any, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *rest: Any
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            scores = self.score(module, hidden, keys, values, *rest)[0, :, self.before :]
-            self.found[module.layer_idx] = scores.topk(self.most).indices.sort().values.tolist()
-            return keys, values
-
     def kept(model: Any, before: int, ids: torch.Tensor, most: int) -> Kept:
-        noting = Noting(compression_ratio=0.5, **{name: of(most) for name, of in settings.items()})
-        noting.before, noting.most, noting.found = before, most, {}
-        run(model, noting, ids)
-        return [noting.found[layer] for layer in sorted(noting.found)]
+        found: Kept = []
+
+        class Noting(press):
+            def compress(
+                self, module: Any, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *rest: Any
+            ) -> tuple[torch.Tensor, torch.Tensor]:
+                scores = self.score(module, hidden, keys, values, *rest)[0, :, before:]
+                found.append(scores.topk(most).indices.sort().values.tolist())  # layers come in order
+                return keys, values
+
+        run(model, Noting(compression_ratio=0.5, **{name: of(most) for name, of in settings.items()}), ids)
+        return found
 
     return kept
 
@@ -105,7 +103,7 @@ PRESSES: dict[str, Callable[..., Kept]] = {
     "kvzip": kvzip,
     "kvcompose": kvcompose,
     "expected": of_scores(kvpress.ExpectedAttentionPress),
-    # Of its 64 last tokens, which it always keeps, nothing else would be left at these lengths.
+    # By default it keeps the last 64 tokens whatever their scores. From short texts it would keep nothing else.
     "snap": of_scores(kvpress.SnapKVPress, window_size=lambda most: max(1, most // 2)),
 }
 

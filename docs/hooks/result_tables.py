@@ -288,12 +288,12 @@ KEPT = {  # by arm of benchmarks/kv.py, without steps: how a page says it
 
 
 def rivals(name: str) -> str:
-    """Gain and right answers of memories by what chose their keys and values, a row for each set and ratio."""
+    """Gain and right answers of memories by what chose their keys and values, by set and ratio, the best first."""
     head = ["questions about", "tokens per position", "keys and values", "gain", "another document's", "right answers"]
     rows = []
-    for one in view(name)["found"]:
+    found = [(one, one["forms"]["chat"]) for one in view(name)["found"]]
+    for one, form in sorted(found, key=lambda pair: (pair[0]["set"], pair[0]["ratio"], -pair[1]["gain"])):
         arm, _, steps = one["arm"].partition("+")
-        (form,) = one["forms"].values()
         rows.append(
             [
                 "invented facts" if one["set"] == "report" else "XQuAD",
