@@ -278,7 +278,7 @@ class KVSettings:
     def recipe(self) -> str:
         """The settings that decide the bytes of a memory, in words. Memories of another recipe are not reused."""
         ratio = "safe" if self.ratio is None else f"{self.ratio:g}"
-        said = f"kv 2: ratio {ratio}, {self.budget}, {self.score}, {self.refine} steps, {self.bits} bits"
+        said = f"kv 1: ratio {ratio}, {self.budget}, {self.score}, {self.refine} steps, {self.bits} bits"
         if self.refine:
             rows = f"{self.question_rows} and {self.aside_rows} rows"
             said += f", {rows}, rates {self.key_rate:g} and {self.value_rate:g}"

@@ -187,12 +187,8 @@ class Compacting:
 
     @cached_property
     def shares(self) -> torch.Tensor | None:
-        """The shares (L, H) of rows that heads keep, by the model's profile. None where each document's scores decide.
-
-        Those of the repetition can be compared between heads, the sizes of values cannot.
-        """
-        by_profile = self.settings.budget == "head" and self.settings.score == "norm"
-        return self.profile.at(self.ratio) if by_profile else None
+        """The shares (L, H) of rows that heads keep. None with budget="even"."""
+        return None if self.settings.budget == "even" else self.profile.at(self.ratio)
 
     def _compacted(self, rows: Sequence[Sequence[int]], longest: int | None = None) -> list[Selection]:
         s = self.settings
