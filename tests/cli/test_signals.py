@@ -25,9 +25,10 @@ SLOW = (
 # Stops itself after the bytes of a document are written and before its file gets its name.
 HALF = (
     "import os, signal; from memvec.cli.main import main\n"
+    "signal.signal(signal.{1}, signal.SIG_DFL)\n"  # the tests may run under nohup, which memvec obeys
     "replace = os.replace\n"
     "def stopped(*names):\n"
-    "    if '{}' in str(names[1]): os.kill(os.getpid(), signal.{})\n"
+    "    if '{0}' in str(names[1]): os.kill(os.getpid(), signal.{1})\n"
     "    replace(*names)\n"
     "os.replace = stopped\n"
     "main()\n"
