@@ -25,7 +25,8 @@ SLOW = (
 # Stops itself after the bytes of a document are written and before its file gets its name.
 HALF = (
     "import os, signal; from memvec.cli.main import main\n"
-    "signal.signal(signal.{1}, signal.SIG_DFL)\n"  # the tests may run under nohup, which memvec obeys
+    # The tests may run under nohup, which memvec obeys.
+    "if signal.getsignal(signal.{1}) == signal.SIG_IGN: signal.signal(signal.{1}, signal.SIG_DFL)\n"
     "replace = os.replace\n"
     "def stopped(*names):\n"
     "    if '{0}' in str(names[1]): os.kill(os.getpid(), signal.{1})\n"
