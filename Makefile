@@ -7,6 +7,8 @@ RESULTS := benchmarks/results
 UNSEEN := velloway-playhouse-history vasker-highlands-log travel-guide-harrowmere
 ON ?=# behind the names of what benchmarks of speed write: -gpu on a GPU
 SET ?=# questions that people wrote, for bench-kv: xquad:FILE or nq:FILE
+ARMS ?= head,head+20,even,even+20# memories of bench-kv
+RATIOS ?= 4,8,16,32# of bench-kv
 
 .PHONY: demo test check setup setup-docs docs figures format plots clean bench-roundtrip bench-fit bench-decode bench-speed bench-throughput bench-kv capacity capacity-gpu
 .DEFAULT_GOAL := help
@@ -80,10 +82,11 @@ bench-speed: setup
 bench-throughput: setup
 	$(BIN)/python benchmarks/throughput.py --tokens 100000 --steps 300 --json $(RESULTS)/throughput$(ON).json
 
-# The sets of questions are not part of this project: SET=xquad:FILE or nq:FILE. It goes on from what the file has.
+# The sets of questions are not part of this project: SET=xquad:FILE or nq:FILE. It goes on from what the file has. LEAN=1
+# judges without most controls.
 bench-kv: setup
 	test -n "$(SET)"
-	$(BIN)/python benchmarks/kv.py $(RESULTS)/kv$(ON).json --sets $(SET) --documents 12 --forms chat
+	$(BIN)/python benchmarks/kv.py $(RESULTS)/kv$(ON).json --sets $(SET) --arms $(ARMS) --ratios $(RATIOS) --documents 12 --forms chat $(LEAN:%=--lean)
 
 capacity: setup
 	$(BIN)/memvec capacity --text tests/tiny/corpus.txt --passages 10 --steps 400 --json > $(RESULTS)/capacity.json

@@ -82,8 +82,8 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         click.option(
             "--ratio",
             type=float,
-            help=f"For memories: tokens of text for each position. [default: context {C.ratio:g}, kv the most that is "
-            "safe for the model without training]",
+            help=f"For memories: tokens of text for each position. [default: context {C.ratio:g}, kv the model's "
+            "safe ratio]",
         ),
         click.option(
             "--gist", is_flag=True, help="For context: allow a ratio above 16, which loses names and numbers."

@@ -229,8 +229,8 @@ class KVSettings:
         'head'
     """
 
-    # Tokens of text for each position. So many times fewer keys and values are stored. None: as many as are safe without training
-    # for this model, by the attention that goes to what is stored.
+    # Tokens of text for each position. So many times fewer keys and values are stored. None: the model's safe ratio, at which
+    # memories need no training.
     ratio: float | None = None
     # "head": heads keep different numbers of keys, by the model's profile. "even": all heads keep the same number.
     budget: Literal["head", "even"] = "head"

@@ -248,7 +248,7 @@ def harm(*names: str) -> str:
 def kv(name: str) -> str:
     """Gain, answers, size and cost of kv memories, a row for each budget and ratio."""
     head = ["memory", "tokens per position", "gain", "another document's", "text cut to as many positions"]
-    head += ["contained", "F1", "bytes per token", "readings"]
+    head += ["contained", "F1", "bytes per token", "made with"]
     found = view(name)
     rows = []
     for one in found["found"]:
@@ -264,7 +264,9 @@ def kv(name: str) -> str:
                 _best(form["text_at_equal_positions"].values()),
                 *(f"{form[score]['memory']:.0%} of {form[score]['text']:.0%}" for score in ("contained", "f1")),
                 f"{row['bytes_a_token']:,.0f}",
-                f"{row['readings']:.1f}",
+                f"{one['cost']['token_steps_per_token']:.0f} token-steps"
+                if steps
+                else f"{row['readings']:.1f} readings",
             ]
         )
     return markdown(head, rows)

@@ -1,7 +1,9 @@
 """Profiles of heads: the share of its rows that each head of a model keeps.
 
 Some heads look at nearly all of a document, most at little of it. That belongs to the model, not to the document. So does
-the share of their attention that goes to the rows they keep. It tells how far texts can be cut. A profile is found once for a model, from fixed texts in the package (`data/profile_texts.jsonl`: a dozen invented documents
+the share of their attention that goes to the rows they keep. It tells how far texts can be cut.
+
+A profile is found once for a model, from fixed texts in the package (`data/profile_texts.jsonl`: a dozen invented documents
 of some 140 to 600 tokens). Memories of one length then have one layout. Profiles are in the cache folder, those that come with
 the package in `data/kv_profiles`. This makes one of those:
 
@@ -79,8 +81,8 @@ def found(lm: FrozenLM, most: int = MOST_TOKENS, tick: Callable[[], None] = lamb
         scores = read(lm, [ids], "repeat").scores
         counts = [adaptive(scores, [positions_for(len(ids), ratio)]) for ratio in RATIOS]
         shares.append(torch.stack([of_heads[:, 0].cpu().double() / len(ids) for of_heads in counts]))
-        attention.append([float((scores * best(scores, of_heads)).double().sum()) for of_heads in counts])
-        attention[-1] = [kept / float(scores.double().sum()) for kept in attention[-1]]
+        total = scores.double().sum()
+        attention.append([float((scores * best(scores, of_heads)).double().sum() / total) for of_heads in counts])
         tick()
     mean = torch.stack(shares).mean(0)
     rounded = (mean * 10**DIGITS).round() / 10**DIGITS  # as it is written, so that both give the same memories

@@ -16,6 +16,7 @@ from kv_memory import with_kv
 from memvec.errors import FingerprintError
 from memvec.integrations.embeds_export import prompt_embeds
 from memvec.integrations.peft_adapter import import_prompt_tuning
+from memvec.memory import generate
 from memvec.memory.memory import load
 
 PROMPT = "However little"
@@ -141,6 +142,17 @@ class TestGenerate:
             call("generate", kept, "a single man", "--retrieve", "1", "--max-new-tokens", "2", "--json")[1]
         )
         assert (found["documents"], found["kind"]) == ([DOCUMENT], "kv")
+
+    def test_the_best_match_is_next_to_the_prompt(
+        self, remembering: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is found is ranked, what is named is not."""
+        given: list[dict[str, Any]] = []
+        original = generate.generate
+        monkeypatch.setattr(generate, "generate", lambda *a, **named: given.append(named) or original(*a, **named))
+        for choice in (("--retrieve", "1"), ("--id", DOCUMENT)):
+            assert call("generate", remembering, "a single man", *choice, "--max-new-tokens", "1")[0] == 0
+        assert [named["ranked"] for named in given] == [True, False]
 
     def test_documents_of_several_kinds(
         self, remembering: Path, tiny_lm: Any, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch

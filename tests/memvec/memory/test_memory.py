@@ -136,11 +136,12 @@ class TestGenerate:
         kwargs = memvec.load_memory(kept, names, ranked=True).generate_kwargs(tiny_lm.model, tiny_lm.tokenizer, asked)
         out = tiny_lm.model.generate(**kwargs, max_new_tokens=6, do_sample=False)
         assert made.text == tiny_lm.tokenizer.decode(out[0, kwargs["input_ids"].shape[1] :], skip_special_tokens=True)
-        (_, _, text), (_, _, turned) = (
+        (_, memory, text), (_, beside, turned) = (
             memvec.compare(kept, asked, order, ranked=ranked, answer=" said", max_new_tokens=1, model=tiny)
             for order, ranked in ((names, True), (names[::-1], False))
         )
         assert text.nats_per_token == turned.nats_per_token is not None
+        assert memory.nats_per_token != beside.nats_per_token
 
     def test_compare(self, kept: Path, tiny_lm: Any, tiny: str) -> None:
         none, memory, text = memvec.compare(kept, "However little", BOTH, answer=" said", max_new_tokens=2, model=tiny)
