@@ -134,21 +134,23 @@ def comparing() -> Iterator[list[float]]:
 def _compared(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
 ) -> tuple[Tensor, None]:
-    """`attend`. Models have their own attention in the file of their layers, under the same name."""
-    made = attend(module, query, key, value, attention_mask, **rest)
+    """`attend`. Models have their own attention in the file of their layers, under the same name.
+
+    Both are compared in float32: where keys are large, as Qwen2's are, rounding in bfloat16 alone takes them far apart.
+    """
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     off = 0.0
     if own is not None:
-        seen = attention_mask
+        wide, seen = (query.float(), key.float(), value.float()), attention_mask
         if seen is None:
             asked, past = query.shape[2], key.shape[2]
             seen = torch.ones(1, 1, asked, past, dtype=torch.bool, device=key.device).tril(past - asked)
         if seen.dtype == torch.bool:
-            seen = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, torch.finfo(query.dtype).min)
-        expected = own(module, query, key, value, seen, **rest)[0].float()
-        off = float((made[0].float() - expected).norm() / expected.norm().clamp(min=1e-6))
+            seen = torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, torch.finfo(torch.float32).min)
+        made, expected = (attention(module, *wide, seen.float(), **rest)[0] for attention in (attend, own))
+        off = float((made - expected).norm() / expected.norm().clamp(min=1e-6))
     _differences.get().append(off)
-    return made
+    return attend(module, query, key, value, attention_mask, **rest)
 
 
 # (was each mask of a forward pass None, in order?, does this pass repeat the list instead of writing it?)
