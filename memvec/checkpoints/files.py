@@ -89,6 +89,21 @@ def digests(data: bytes | mmap.mmap) -> dict[str, TensorDigest]:
         return {name: TensorDigest(found.result(), dtype) for name, found, dtype in made}
 
 
+def stored_as(folder: Path) -> str | None:
+    """The dtype of all weights of a checkpoint, as in safetensors. None if they have several.
+
+    Raises:
+        NotFoundError: The folder cannot be read as a checkpoint.
+        UnsupportedModelError: transformers would load an adapter on top of the weights.
+    """
+    found = set()
+    with reading_checkpoint(folder):
+        for file in weight_files(folder):
+            with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                found |= {dtype for _, dtype, *_ in _entries(data)}
+    return found.pop() if len(found) == 1 else None
+
+
 def embedding_name(names: Iterable[str]) -> str | None:
     """The name among `names` of the tensor of input embeddings, or None."""
     there = list(names)

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
-from memvec.checkpoints.files import load_config, quiet
+from memvec.checkpoints.files import load_config, quiet, stored_as
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
 from memvec.lm import attention
 from memvec.lm.compat import isolate, recurrent
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.widen import widened
 
 # Tokens of the run that checks a model. Half of them are changed, to look for attention to later ones.
 TOKENS, HALF = 8, 4
 ATTENTION_OFF = 0.01  # most error of memvec's attention, of the model's own; float32 rounds by 1e-7, TF32 by 1e-3
+NARROW = {"BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors call them
 WIDE = 100.0  # the highest logit that a model is tried with
 OTHERWISE = "make logits in another way than by their LM head and a factor, for instance with a cap"
 # Raised by models that do not run as others do.
@@ -38,21 +40,40 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         UsageError: Another thread loaded a model at the same time, so weights are missing.
         OutOfMemoryError: The model does not fit in memory.
     """
-    kind = str(dtype).removeprefix("torch.")
-    with loading_alone(), enough_memory(f"load {str(folder)!r} as {kind} onto {device}"):
+    with loading_alone(), enough_memory(_loading(folder, dtype, device)):
         check_config(folder)
-        tokenizer, model = _read(folder, dtype)
-        isolate(tied(model).eval().requires_grad_(False).to(device))
-        if recurrent(model):
-            model.float()  # transformers' scan of states multiplies float32 with the weights in their own dtype
-        lm = FrozenLM(model, tokenizer)
+        lm = _frozen(folder, dtype, device)
         check_model(lm)
         return lm
 
 
 def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
-    """Return `lm` if it is in float32, else load `folder` again in float32. Certifying needs float32."""
-    return lm if lm.dtype == torch.float32 else load(folder, torch.float32, str(lm.device))
+    """The model of `lm` and `folder` in float32, which certifying needs. Weights stored in 16 bits stay as they are.
+
+    Raises as `load` does.
+    """
+    if lm.dtype == torch.float32:
+        return lm
+    stored, device = NARROW.get(stored_as(folder) or ""), str(lm.device)
+    if stored is None:
+        return load(folder, torch.float32, device)
+    with loading_alone(), enough_memory(_loading(folder, stored, device)):
+        made = widened(lm if lm.dtype == stored else _frozen(folder, stored, device))
+        check_model(made)
+        return made
+
+
+def _loading(folder: Path, dtype: torch.dtype, device: str) -> str:
+    return f"load {str(folder)!r} as {str(dtype).removeprefix('torch.')} onto {device}"
+
+
+def _frozen(folder: Path, dtype: torch.dtype, device: str) -> FrozenLM:
+    """The model in `folder`, not checked. Raises as `load` does."""
+    tokenizer, model = _read(folder, dtype)
+    isolate(tied(model).eval().requires_grad_(False).to(device))
+    if recurrent(model):
+        model.float()  # transformers' scan of states multiplies float32 with the weights in their own dtype
+    return FrozenLM(model, tokenizer)
 
 
 def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -14,7 +14,6 @@ from memvec.evaluation.forms import question_row, templates
 from memvec.evaluation.keywords import keyword_questions
 from memvec.evaluation.questions import Question
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.neighbours import Thesaurus
 from memvec.lm.scoring import Row, embedded, sample
 from memvec.packing.commit import Committer
 from memvec.packing.exact import Models
@@ -23,6 +22,7 @@ from memvec.packing.plan import Window, lots, windows
 from memvec.packing.records import Made
 from memvec.packing.reuse import Held, moved
 from memvec.progress import Progress, Watch
+from memvec.retrieval.neighbours import Thesaurus
 from memvec.store.documents import Version
 from memvec.templates.template import frame
 from memvec.training.distill import parts

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from memvec.lm.neighbours import Thesaurus
+from memvec.retrieval.neighbours import Thesaurus
 
 TOKENS = [" fee", " price", " Fee", "fee", " fe", " 17", " barge", " sea", " ship"]
 DIRECTIONS = [

@@ -1,0 +1,62 @@
+"""Compute in float32 with weights of 16 bits: each weight is widened where it is used, and dropped behind it.
+
+So one copy of the weights fits vectors in bfloat16 and certifies them in float32. The numbers are those of a float32 copy to
+the bit. It costs time: a step of decoding reads each weight in 16 bits and writes it in 32 (docs/LOG.md).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from memvec.lm.frozen import FrozenLM
+
+_CHOOSING = (torch.ops.aten.embedding, torch.ops.aten.index)  # rows
+
+
+class Widened(Tensor):
+    """A tensor of 16 bits that everyone takes for its float32 copy, which is made anew for every use.
+
+    Rows that are looked up are widened alone.
+    """
+
+    stored: Tensor
+
+    @staticmethod
+    def __new__(cls, stored: Tensor) -> Widened:  # noqa: PYI034 - torch makes it
+        """Wrap a tensor of 16 bits. It is not copied."""
+        made: Widened = Tensor._make_wrapper_subclass(
+            cls, stored.shape, strides=stored.stride(), dtype=torch.float32, device=stored.device
+        )
+        made.stored = stored
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation of torch on float32 copies."""
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].stored)
+        if function.overloadpacket in _CHOOSING and isinstance(args[0], Widened):
+            return function(args[0].stored, *args[1:], **(kwargs or {})).float()
+        with torch.inference_mode(False), torch.no_grad():  # torch takes views of plain tensors only
+            given = pytree.tree_map_only(Widened, _wide, (args, kwargs or {}))
+            return function(*given[0], **given[1])
+
+
+def _wide(weight: Widened) -> Tensor:
+    return weight.stored.float()
+
+
+def widened(lm: FrozenLM) -> FrozenLM:
+    """A model that computes in float32 with the weights of `lm`, which has them in 16 bits. It is not checked."""
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in lm.model.buffers()}
+    for weight in lm.model.parameters():
+        narrow = weight.dtype in (torch.bfloat16, torch.float16)
+        shared[id(weight)] = nn.Parameter(Widened(weight.detach()), requires_grad=False) if narrow else weight
+    return FrozenLM(copy.deepcopy(lm.model, shared), lm.tokenizer)
