@@ -240,7 +240,9 @@ class KVSettings:
     window_tokens: int | None = None
     refine: int = 0  # Training steps. At a high ratio some 20 steps bring back most of what is lost.
     question_rows: int = 8  # Questions asked in a training step, for each 150 tokens of the window.
-    aside_rows: int = 1  # Unrelated prompts asked in a training step, for each 150 tokens of the window.
+    # Unrelated prompts asked in a training step, for each 150 tokens of the window. None: 1, and 2 for even budgets, which do
+    # more harm to such prompts.
+    aside_rows: int | None = None
     key_rate: float = 0.05  # The learning rate of keys, as a share of their root mean square.
     value_rate: float = 0.1  # The learning rate of values, as a share of their root mean square.
     bits: int = 8  # Bits of each stored number: 4, 8 or 16.
@@ -275,11 +277,16 @@ class KVSettings:
             raise UsageError("question_rows is 0, so there is nothing to learn from. Set it, or set refine to 0.")
 
     @property
+    def asides(self) -> int:
+        """Unrelated prompts asked in a training step, for each part of the window."""
+        return (2 if self.budget == "even" else 1) if self.aside_rows is None else self.aside_rows
+
+    @property
     def recipe(self) -> str:
         """The settings that decide the bytes of a memory, in words. Memories of another recipe are not reused."""
         ratio = "safe" if self.ratio is None else f"{self.ratio:g}"
         said = f"kv 1: ratio {ratio}, {self.budget}, {self.score}, {self.refine} steps, {self.bits} bits"
         if self.refine:
-            rows = f"{self.question_rows} and {self.aside_rows} rows"
+            rows = f"{self.question_rows} and {self.asides} rows"
             said += f", {rows}, rates {self.key_rate:g} and {self.value_rate:g}"
         return said

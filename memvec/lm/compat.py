@@ -87,8 +87,8 @@ def sliding(cache: Any) -> bool:
     return any(getattr(layer, "is_sliding", False) for layer in cache.layers)
 
 
-def isolate(model: Any) -> None:
-    """Let each forward pass of `model` choose its rotary frequencies alone, from the model's own.
+def isolate(model: Any) -> Any:
+    """Let each forward pass of `model` choose its rotary frequencies alone, from the model's own. Return the model.
 
     Models of the rope types "dynamic" and "longrope" choose their frequencies by the length of their input, and store them
     in the module. Without this, another thread's pass would run with them.
@@ -96,6 +96,7 @@ def isolate(model: Any) -> None:
     for module in model.modules():
         if any("dynamic" in kind or kind == "longrope" for kind in rope_types(module).values()):
             module.forward = types.MethodType(_rotate, module)  # a bound method: a deep copy of the model has its own
+    return model
 
 
 def _rotate(self: Any, *given: Any, **named: Any) -> Any:

@@ -37,8 +37,10 @@ class FrozenLM:
     every pack loads its own.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, splitter: Any = None) -> None:
         """Wrap a model of transformers that is frozen and in eval mode. `load.load` makes one of a checkpoint.
+
+        A second model of the same checkpoint shares the `splitter` of the first: some tokenizers take 200 MB.
 
         Raises:
             UnsupportedModelError: The model hides its embeddings or its LM head.
@@ -54,7 +56,7 @@ class FrozenLM:
         self.scale = 1.0  # logits are so many times the product with the head; `load` measures it
         self.vocabulary, self.width = self.table.shape
         # Whether special tokens are split is a setting of fast tokenizers. With a second one, no call changes the setting.
-        self.splitter = copy.deepcopy(tokenizer)
+        self.splitter = splitter or copy.deepcopy(tokenizer)
         self._lead = _lead(self.splitter)
         _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
         self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?

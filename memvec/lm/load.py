@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
-from memvec.checkpoints.files import load_config, quiet, stored_as
+from memvec.checkpoints.files import load_config, load_tokenizer, quiet, stored_as
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
 from memvec.lm import attention
@@ -42,7 +42,8 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     """
     with loading_alone(), enough_memory(_loading(folder, dtype, device)):
         check_config(folder)
-        lm = _frozen(folder, dtype, device)
+        tokenizer = load_tokenizer(folder)
+        lm = FrozenLM(_model(folder, dtype, device), tokenizer)
         check_model(lm)
         return lm
 
@@ -55,10 +56,10 @@ def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
     if lm.dtype == torch.float32:
         return lm
     stored, device = NARROW.get(stored_as(folder) or ""), str(lm.device)
-    if stored is None:
-        return load(folder, torch.float32, device)
-    with loading_alone(), enough_memory(_loading(folder, stored, device)):
-        made = widened(lm if lm.dtype == stored else _frozen(folder, stored, device))
+    dtype = stored or torch.float32
+    with loading_alone(), enough_memory(_loading(folder, dtype, device)):
+        made = lm if lm.dtype == dtype else FrozenLM(_model(folder, dtype, device), lm.tokenizer, lm.splitter)
+        made = widened(made) if stored else made
         check_model(made)
         return made
 
@@ -67,18 +68,16 @@ def _loading(folder: Path, dtype: torch.dtype, device: str) -> str:
     return f"load {str(folder)!r} as {str(dtype).removeprefix('torch.')} onto {device}"
 
 
-def _frozen(folder: Path, dtype: torch.dtype, device: str) -> FrozenLM:
-    """The model in `folder`, not checked. Raises as `load` does."""
-    tokenizer, model = _read(folder, dtype)
-    isolate(tied(model).eval().requires_grad_(False).to(device))
-    if recurrent(model):
-        model.float()  # transformers' scan of states multiplies float32 with the weights in their own dtype
-    return FrozenLM(model, tokenizer)
+def _model(folder: Path, dtype: torch.dtype, device: str) -> Any:
+    """The model of a checkpoint, frozen. Raises as `load` does."""
+    model = isolate(tied(_read(folder, dtype)).eval().requires_grad_(False).to(device))
+    # transformers' scan of states multiplies float32 with the weights in their own dtype
+    return model.float() if recurrent(model) else model
 
 
-def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """(tokenizer, model) of a checkpoint, as transformers loads them. NotFoundError."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _read(folder: Path, dtype: torch.dtype) -> Any:
+    """The model of a checkpoint, as transformers loads it. NotFoundError."""
+    from transformers import AutoModelForCausalLM
 
     def read(attn: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(
@@ -86,13 +85,12 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         )
 
     with quiet(), reading_checkpoint(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         try:
-            return tokenizer, read(attention.register())
+            return read(attention.register())
         except KeyError as error:
             if error.args != (attention.NAME,):
                 raise
-        return tokenizer, read(attention.EAGER)  # a model that has a list of its own attentions
+        return read(attention.EAGER)  # a model that has a list of its own attentions
 
 
 def check_config(folder: Path) -> None:

@@ -59,4 +59,4 @@ def widened(lm: FrozenLM) -> FrozenLM:
     for weight in lm.model.parameters():
         narrow = weight.dtype in (torch.bfloat16, torch.float16)
         shared[id(weight)] = nn.Parameter(Widened(weight.detach()), requires_grad=False) if narrow else weight
-    return FrozenLM(copy.deepcopy(lm.model, shared), lm.tokenizer)
+    return FrozenLM(copy.deepcopy(lm.model, shared), lm.tokenizer, lm.splitter)

@@ -246,11 +246,11 @@ class Compacting:
         """Trains memories."""
         s, asking = self.settings, self.asking
         aside = [
-            asking.off_topic(template) + asking.unseen_documents(template) if s.aside_rows else []
+            asking.off_topic(template) + asking.unseen_documents(template) if s.asides else []
             for template in asking.templates
         ]
         recipe = Recipe(
-            s.refine, s.question_rows, s.aside_rows, key_rate=s.key_rate, value_rate=s.value_rate, seed=s.seed
+            s.refine, s.question_rows, s.asides, key_rate=s.key_rate, value_rate=s.value_rate, seed=s.seed
         )
         return Refiner(self.lm, asking.prompt_prefixes, aside, recipe)
 

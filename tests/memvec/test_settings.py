@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memvec.errors import UsageError
-from memvec.settings import ContextSettings, PackSettings
+from memvec.settings import ContextSettings, KVSettings, PackSettings
 
 
 class TestPackSettings:
@@ -52,3 +52,12 @@ class TestContextSettings:
         """It is at most the span."""
         with pytest.raises(UsageError, match="stride is 9, expected 1 to 8"):
             ContextSettings(span=8, stride=9)
+
+
+class TestKVSettings:
+    def test_unrelated_prompts(self) -> None:
+        """Even memories are kept from harm by more of them. Reuse tells the recipes apart."""
+        head, even = KVSettings(refine=20), KVSettings(refine=20, budget="even")
+        assert (head.asides, even.asides) == (1, 2)
+        assert "8 and 1 rows" in head.recipe and "8 and 2 rows" in even.recipe
+        assert KVSettings(refine=20, budget="even", aside_rows=0).asides == 0

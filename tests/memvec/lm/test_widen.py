@@ -72,6 +72,7 @@ def test_memory(dtype: torch.dtype, tiny: str, tmp_path: Path) -> None:
     shared = lean.table.stored.data_ptr() == fast.table.data_ptr()  # type: ignore[attr-defined]
     assert shared == (dtype == torch.bfloat16)
     assert torch.equal(lean.table.float(), load(folder).table)
+    assert lean.splitter is fast.splitter  # that of Gemma takes 200 MB
 
 
 def test_weights_of_several_dtypes(stored: Path, tmp_path: Path) -> None:
