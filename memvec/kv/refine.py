@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memvec.kv.place import Placing
-from memvec.kv.selection import Selection, sizes
+from memvec.kv.selection import Selection, spread
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Prefixes, Row, embedded, padded, passes, run_rows
@@ -48,7 +48,7 @@ class Recipe:
     question_rows: int = 8  # for each part of a document
     aside_rows: int = 1
     aside_weight: float = 4.0
-    key_rate: float = 0.05  # in root mean squares of a memory's keys
+    key_rate: float = 0.1  # in spreads of a memory's keys
     value_rate: float = 0.1
     truth: float = 0.9  # this and the next two are those of ContextSettings
     first_truth: float | None = 0.4
@@ -91,11 +91,11 @@ class Refiner:
         order = placings[0].order
         owners = torch.arange(len(tasks)).repeat_interleave(torch.tensor([len(t.selection.distances) for t in tasks]))
         owners = owners.to(lm.device)[order]
-        keys, values = (torch.cat([getattr(t.selection, name) for t in tasks])[order] for name in ("keys", "values"))
-        adams = [
-            _Adam(tensor, rate * sizes(tensor, owners, len(tasks)))
-            for tensor, rate in ((keys, recipe.key_rate), (values, recipe.value_rate))
-        ]
+        adams = []
+        for name, rate in (("keys", recipe.key_rate), ("values", recipe.value_rate)):
+            parts = [getattr(task.selection, name) for task in tasks]
+            spreads = torch.stack([spread(p, t.selection.counts) for p, t in zip(parts, tasks, strict=True)])
+            adams.append(_Adam(torch.cat(parts)[order], rate * spreads[owners, None]))
         for step, plan in enumerate(plans):
             form = step % len(self.prompt_prefixes)
             rows = [

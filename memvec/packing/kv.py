@@ -249,9 +249,7 @@ class Compacting:
             asking.off_topic(template) + asking.unseen_documents(template) if s.asides else []
             for template in asking.templates
         ]
-        recipe = Recipe(
-            s.refine, s.question_rows, s.asides, key_rate=s.key_rate, value_rate=s.value_rate, seed=s.seed
-        )
+        recipe = Recipe(s.refine, s.question_rows, s.asides, key_rate=s.key_rate, value_rate=s.value_rate, seed=s.seed)
         return Refiner(self.lm, asking.prompt_prefixes, aside, recipe)
 
     def _record(self, window: Window, selected: Selection, positions: int, seconds: float) -> Record:

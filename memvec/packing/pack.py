@@ -306,7 +306,7 @@ class _Models:
         enter("loading the model", self.progress, self.watch)
         loaded = load(self.folder, self.dtype, self.device)
         origin = self.committer.store.manifest.fingerprint
-        self.committer.makers = [maker(name, self.folder, origin) for name in self.keys]
+        self.committer.makers = [maker(name, self.folder, origin, loaded.splitter) for name in self.keys]
         self.committer.remember(loaded)
         return loaded
 

@@ -128,8 +128,8 @@ class Sentences:
         return keys.dense(self.embedder, [QUERY], np.reshape(values, (1, self.embedder.width)))
 
 
-def maker(name: str, folder: Path, fingerprint: Fingerprint) -> Embeds:
-    """The embedder of that name for the model in `folder`. UsageError, MissingExtraError."""
+def maker(name: str, folder: Path, fingerprint: Fingerprint, tokenizer: Any = None) -> Embeds:
+    """The embedder of that name for the model in `folder`, with its tokenizer if that is loaded. UsageError, MissingExtraError."""
     check_embedder(name)
     if name == LEXICAL:
         return Words()
@@ -137,7 +137,7 @@ def maker(name: str, folder: Path, fingerprint: Fingerprint) -> Embeds:
         return Sentences(name)
     from memvec.checkpoints.files import embedding_table, load_tokenizer
 
-    return Table(load_tokenizer(folder), embedding_table(folder), fingerprint)
+    return Table(tokenizer or load_tokenizer(folder), embedding_table(folder), fingerprint)
 
 
 def keys_of(records: Sequence[Record], texts: Mapping[bytes, str], makers: Sequence[Embeds]) -> list[Keys]:

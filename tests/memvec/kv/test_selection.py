@@ -9,7 +9,7 @@ import torch
 from reading import off, tokens
 
 from memvec.kv.compact import compact
-from memvec.kv.selection import Selection, sizes
+from memvec.kv.selection import Selection, sizes, spread
 from memvec.lm.frozen import FrozenLM
 
 
@@ -37,6 +37,23 @@ def test_memories_of_even_length(tiny_lm: FrozenLM) -> None:
 
 
 def test_sizes_are_those_of_each_group() -> None:
-    """Noise is as large as each head, and a training rate follows from its own memory."""
+    """Noise is as large as each head."""
     numbers, owners = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
     torch.testing.assert_close(sizes(numbers, owners, 2)[:, 0], torch.tensor([2.5, 2.5, 1.0]))
+
+
+def test_spread() -> None:
+    """What all keys of a head share does not count, since a bias can make it many times as large as the rest."""
+    torch.manual_seed(0)
+    counts = torch.tensor([[4000, 0], [1, 3000]])
+    numbers = torch.randn(7001, 8) * 3
+    assert spread(numbers, counts) == pytest.approx(3, rel=0.02)
+    moved = torch.cat([numbers[:4000] + 100, numbers[4000:4001], numbers[4001:] - 50])
+    assert spread(moved, counts) == pytest.approx(float(spread(numbers, counts)), rel=1e-3)
+    assert spread(numbers[:2], torch.tensor([[1, 1]])) == pytest.approx(float(numbers[:2].square().mean().sqrt()))
+
+
+def test_spread_of_few_rows() -> None:
+    """The means of few rows are near them. That does not make the spread smaller."""
+    torch.manual_seed(0)
+    assert spread(torch.randn(4000, 8), torch.full((2000, 1), 2)) == pytest.approx(1, rel=0.02)
