@@ -230,14 +230,14 @@ VARIANTS: dict[str, Family] = {
 }
 
 
-def make(name: str, folder: Path) -> Path:
-    """Write the family's model and tokenizer into `folder`."""
+def make(name: str, folder: Path, **changed: Any) -> Path:
+    """Write the family's model and tokenizer into `folder`, with `changed` settings of the model."""
     family = (FAMILIES | VARIANTS)[name]
     tokenizer = family.tokenizer()
     special = {
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
-    config = getattr(transformers, family.config)(vocab_size=len(tokenizer), **family.settings, **special)
+    config = getattr(transformers, family.config)(vocab_size=len(tokenizer), **family.settings | changed, **special)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     inputs = model.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""Choose the device and the dtype that a model runs in, and measure a GPU's free memory."""
+"""Choose the device and the dtype that a model runs in, and measure memory: what is free on a GPU, what the process takes."""
 
 from __future__ import annotations
 
@@ -44,6 +44,15 @@ def free_bytes(device: torch.device) -> int:
     """Return how much of a GPU's memory this process can still use [bytes], including what torch holds in reserve."""
     reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + reserve
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process takes now, mapped files included [bytes]. 0 where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_of(module: Any) -> torch.device:

@@ -60,3 +60,11 @@ def widened(lm: FrozenLM) -> FrozenLM:
         narrow = weight.dtype in (torch.bfloat16, torch.float16)
         shared[id(weight)] = nn.Parameter(Widened(weight.detach()), requires_grad=False) if narrow else weight
     return FrozenLM(copy.deepcopy(lm.model, shared), lm.tokenizer, lm.splitter)
+
+
+def weights_bytes(*models: FrozenLM) -> int:
+    """Memory of the weights of some models [bytes]. Shared ones count once. What is widened counts as the largest at a time."""
+    weights = [weight for lm in models for weight in lm.model.parameters()]
+    stored = [weight.stored if isinstance(weight, Widened) else weight for weight in weights]
+    widest = max((weight.nbytes for weight in weights if isinstance(weight, Widened)), default=0)
+    return widest + sum({weight.data_ptr(): weight.nbytes for weight in stored}.values())

@@ -17,9 +17,10 @@ from memvec.filesystem.sources import Gathered, Source, check_together
 from memvec.formats import raw
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
-from memvec.lm.device import pick_device, pick_dtype
+from memvec.lm.device import pick_device, pick_dtype, resident_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
+from memvec.lm.widen import weights_bytes
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.commit import Committer
 from memvec.packing.context import ContextRecords
@@ -34,7 +35,7 @@ from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
 from memvec.settings import ContextSettings, KVSettings, PackSettings
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
-from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, shown_at
+from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, bytes_of_position, shown_at
 from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even
 from memvec.types import Identity, Kind
@@ -70,6 +71,9 @@ class Estimate:
     memory_bytes: int = 0  # of the vectors, or keys and values, of memories as stored
     text_bytes: int = 0  # of their text
     cache_bytes: int = 0  # of all keys and values of their text, in 16 bits
+    peak_bytes: int = (
+        0  # most memory of a pack of exact records: program, weights and activations; on a GPU, of the GPU
+    )
 
 
 @checked(
@@ -147,7 +151,9 @@ def estimate(
     lm = load(folder, fit_dtype, device)
     outstanding = Outstanding(documents, opened, kind)
     if kind == "exact":
+        program = max(0, resident_bytes() - weights_bytes(lm)) + (TABLE in keys) * lm.vocabulary * lm.width * 2
         made = _of_exact(outstanding, opened, lm, settings, reuse, identity, folder, progress, watch)
+        made = replace(made, peak_bytes=made.peak_bytes + (program if device == "cpu" else 0))
     else:
         state = opened or Store(Path(store), first_manifest(identity))  # this manifest is not written
         work = MemoryWork(outstanding, Committer(Transaction(state)), _Loaded(lm, lm), (), None, reuse, progress, watch)
@@ -190,6 +196,8 @@ def _of_exact(
     speed, certifying = _speeds(engine, exact, counted.first[: engine.most])
     tokens, vectors = sum(n for n, _ in counted.sizes), sum(m for _, m in counted.sizes)
     token_steps = tokens * per_token
+    longest = sorted((row_length(*size) for size in counted.sizes), reverse=True)[: engine.most]
+    at_once = min(engine.positions, sum(longest))
     if isinstance(engine.batch, StaticBatch):
         token_steps = _of_whole_rows(token_steps, counted.sizes, settings.grown)
     return Estimate(
@@ -203,6 +211,7 @@ def _of_exact(
         store_bytes=(vectors + sum(counted.copies)) * fast.width * 2 + counted.raw_bytes,
         profiled=profile is not None,
         reused=len(counted.copies),
+        peak_bytes=weights_bytes(fast, exact) + at_once * bytes_of_position(fast),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memvec.errors import UsageError
-from memvec.lm.device import fast_dtype, free_bytes, pick_device, pick_dtype
+from memvec.lm.device import fast_dtype, free_bytes, pick_device, pick_dtype, resident_bytes
 
 
 class TestDevice:
@@ -68,3 +68,17 @@ def test_free_memory_counts_the_reserve(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 30)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
     assert free_bytes(torch.device("cuda")) == 1020
+
+
+def test_memory_of_the_process() -> None:
+    before = resident_bytes()
+    held = torch.ones(50_000_000)
+    assert 0.9 * held.nbytes < resident_bytes() - before < 1.5 * held.nbytes
+
+
+def test_memory_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert resident_bytes() == 0

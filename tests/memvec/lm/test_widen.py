@@ -14,7 +14,7 @@ import memvec
 from memvec.decoding.greedy import decode, measure
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
-from memvec.lm.widen import Widened
+from memvec.lm.widen import Widened, weights_bytes
 from memvec.memory.memory import load as load_memory
 
 TEXT = "The ferry leaves from the north pier at seven, and comes back at nine."
@@ -72,6 +72,9 @@ def test_memory(dtype: torch.dtype, tiny: str, tmp_path: Path) -> None:
     shared = lean.table.stored.data_ptr() == fast.table.data_ptr()  # type: ignore[attr-defined]
     assert shared == (dtype == torch.bfloat16)
     assert torch.equal(lean.table.float(), load(folder).table)
+    own, largest = sum(w.nbytes for w in fast.model.parameters()), fast.table.nbytes * 2
+    assert weights_bytes(fast, lean) == own * (1 if shared else 2) + largest
+    assert weights_bytes(fast, load(folder)) == own * 3
     assert lean.splitter is fast.splitter  # that of Gemma takes 200 MB
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -195,3 +197,41 @@ def test_what_cannot_be_packed_is_not_estimated(tiny: str, texts: list[Source], 
         estimate(texts, tmp_path / "s", model=tiny, kind="both")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="window_tokens is 4000"):
         estimate(texts, tmp_path / "s", model=tiny, kind="kv", kv=KVSettings(window_tokens=4000))
+
+
+MEASURED = """
+import sys, threading, time
+import memvec
+from memvec.lm.device import resident_bytes
+
+model, store, text, estimating = sys.argv[1:]
+source, settings = memvec.Source("a", text.encode() * 40), memvec.PackSettings(max_steps=4, refits=0, growth=0)
+if estimating == "yes":
+    print(memvec.estimate([source], store, model=model, dtype="float32", settings=settings).peak_bytes)
+    raise SystemExit
+most = [0]
+
+def watch():
+    while True:
+        most[0] = max(most[0], resident_bytes())
+        time.sleep(0.002)
+
+threading.Thread(target=watch, daemon=True).start()
+memvec.pack([source], store, model=model, dtype="float32", settings=settings, reuse=False)
+print(most[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from /proc")
+def test_the_memory_that_a_pack_takes(tmp_path: Path) -> None:
+    """A model whose weights and activations are most of it: a dry run says what a pack then takes."""
+    folder = make("llama", tmp_path / "model", hidden_size=512, intermediate_size=2048, num_hidden_layers=4)
+    text = "The ferry leaves from the north pier at seven, and comes back at nine. "
+    said, took = (
+        int(subprocess.run(
+            [sys.executable, "-c", MEASURED, str(folder), str(tmp_path / "s"), text, estimating],
+            check=True, capture_output=True, text=True,
+        ).stdout)
+        for estimating in ("yes", "no")
+    )  # fmt: skip
+    assert said == pytest.approx(took, rel=0.15)
