@@ -56,7 +56,7 @@ class FrozenLM:
         self.scale = 1.0  # logits are so many times the product with the head; `load` measures it
         self.vocabulary, self.width = self.table.shape
         # Whether special tokens are split is a setting of fast tokenizers. With a second one, no call changes the setting.
-        self.splitter = splitter or copy.deepcopy(tokenizer)
+        self.splitter = copy.deepcopy(tokenizer) if splitter is None else splitter
         self._lead = _lead(self.splitter)
         _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
         self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?

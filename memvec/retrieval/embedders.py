@@ -137,7 +137,8 @@ def maker(name: str, folder: Path, fingerprint: Fingerprint, tokenizer: Any = No
         return Sentences(name)
     from memvec.checkpoints.files import embedding_table, load_tokenizer
 
-    return Table(tokenizer or load_tokenizer(folder), embedding_table(folder), fingerprint)
+    known = load_tokenizer(folder) if tokenizer is None else tokenizer
+    return Table(known, embedding_table(folder), fingerprint)
 
 
 def keys_of(records: Sequence[Record], texts: Mapping[bytes, str], makers: Sequence[Embeds]) -> list[Keys]:
