@@ -243,7 +243,7 @@ class KVSettings:
     # Unrelated prompts asked in a training step, for each 150 tokens of the window. None: 1, and 2 for even budgets, which do
     # more harm to such prompts.
     aside_rows: int | None = None
-    key_rate: float = 0.1  # The learning rate of keys, as a share of their spread around the mean of their head.
+    key_rate: float = 0.1  # The learning rate of a head's keys, as a share of their spread around their mean.
     value_rate: float = 0.1  # The learning rate of values, likewise.
     bits: int = 8  # Bits of each stored number: 4, 8 or 16.
     # "all": measure every memory, which takes longer than making it. "sample": about 1 in 16, chosen by its text. "none": none.

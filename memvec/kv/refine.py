@@ -48,7 +48,7 @@ class Recipe:
     question_rows: int = 8  # for each part of a document
     aside_rows: int = 1
     aside_weight: float = 4.0
-    key_rate: float = 0.1  # in spreads of a memory's keys
+    key_rate: float = 0.1  # in spreads of the keys of each head
     value_rate: float = 0.1
     truth: float = 0.9  # this and the next two are those of ContextSettings
     first_truth: float | None = 0.4
@@ -89,13 +89,11 @@ class Refiner:
             for prefix in self.prompt_prefixes
         ]
         order = placings[0].order
-        owners = torch.arange(len(tasks)).repeat_interleave(torch.tensor([len(t.selection.distances) for t in tasks]))
-        owners = owners.to(lm.device)[order]
         adams = []
         for name, rate in (("keys", recipe.key_rate), ("values", recipe.value_rate)):
             parts = [getattr(task.selection, name) for task in tasks]
-            spreads = torch.stack([spread(p, t.selection.counts) for p, t in zip(parts, tasks, strict=True)])
-            adams.append(_Adam(torch.cat(parts)[order], rate * spreads[owners, None]))
+            spreads = torch.cat([spread(p, t.selection.counts) for p, t in zip(parts, tasks, strict=True)])
+            adams.append(_Adam(torch.cat(parts)[order], rate * spreads[order]))
         for step, plan in enumerate(plans):
             form = step % len(self.prompt_prefixes)
             rows = [

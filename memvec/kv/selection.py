@@ -94,15 +94,15 @@ def sizes(numbers: Tensor, groups: Tensor, count: int) -> Tensor:
 
 
 def spread(numbers: Tensor, counts: Tensor) -> Tensor:
-    """How far the numbers (K, E) of a memory are from the mean of their head: () in the root mean square. `counts` (L, H).
+    """How far the numbers (K, E) of each head are from their mean: the root mean square (K, 1). `counts` (L, H).
 
-    The mean is left out, since keys of models with biases are nearly all mean: Qwen2.5's are nine times as large as this.
+    The mean is left out, since keys of models with biases are nearly all mean: Qwen2.5's are nine times as large as this. Each
+    head has its own, since values of some heads are a hundred times as large as those of others.
     """
     rows = counts.flatten()
     heads = torch.arange(len(rows)).repeat_interleave(rows).to(numbers.device)
-    free = int((rows - 1).clamp(min=0).sum())  # a head's only row is its mean
-    if not free:
-        return numbers.square().mean().sqrt()
-    sums = numbers.new_zeros(len(rows), numbers.shape[1]).index_add_(0, heads, numbers)
-    means = sums / rows.clamp(min=1).to(numbers.device)[:, None]
-    return ((numbers - means[heads]).square().mean(1).sum() / free).sqrt()
+    rows = rows.to(numbers.device)
+    means = numbers.new_zeros(len(rows), numbers.shape[1]).index_add_(0, heads, numbers) / rows.clamp(min=1)[:, None]
+    means = means.masked_fill((rows == 1)[:, None], 0.0)  # a head's only row has nothing to differ from
+    squares = (numbers - means[heads]).square().mean(1)
+    return (squares.new_zeros(len(rows)).index_add_(0, heads, squares) / (rows - 1).clamp(min=1)).sqrt()[heads, None]

@@ -43,17 +43,19 @@ def test_sizes_are_those_of_each_group() -> None:
 
 
 def test_spread() -> None:
-    """What all keys of a head share does not count, since a bias can make it many times as large as the rest."""
+    """Each head has its own. What all keys of a head share does not count, since a bias can make that many times as large."""
     torch.manual_seed(0)
     counts = torch.tensor([[4000, 0], [1, 3000]])
-    numbers = torch.randn(7001, 8) * 3
-    assert spread(numbers, counts) == pytest.approx(3, rel=0.02)
-    moved = torch.cat([numbers[:4000] + 100, numbers[4000:4001], numbers[4001:] - 50])
-    assert spread(moved, counts) == pytest.approx(float(spread(numbers, counts)), rel=1e-3)
-    assert spread(numbers[:2], torch.tensor([[1, 1]])) == pytest.approx(float(numbers[:2].square().mean().sqrt()))
+    numbers = torch.cat([torch.randn(4000, 8) * 3, torch.randn(1, 8), torch.randn(3000, 8) / 50])
+    found = spread(numbers, counts)
+    assert found.shape == (7001, 1)
+    assert found[0] == pytest.approx(3, rel=0.02) and found[-1] == pytest.approx(1 / 50, rel=0.02)
+    assert found[4000] == pytest.approx(float(numbers[4000].square().mean().sqrt()))
+    moved = torch.cat([numbers[:4000] + 100, numbers[4000:4001], numbers[4001:] - 1])
+    torch.testing.assert_close(spread(moved, counts), found, rtol=1e-3, atol=0.0)
 
 
 def test_spread_of_few_rows() -> None:
     """The means of few rows are near them. That does not make the spread smaller."""
     torch.manual_seed(0)
-    assert spread(torch.randn(4000, 8), torch.full((2000, 1), 2)) == pytest.approx(1, rel=0.02)
+    assert spread(torch.randn(4000, 8), torch.full((2000, 1), 2)).square().mean() == pytest.approx(1, rel=0.02)
