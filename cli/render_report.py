@@ -71,7 +71,7 @@ def _exact_rows(e: Estimate) -> list[tuple[str, str]]:
             f"{clock(e.seconds)} ({e.token_steps:,} token-steps by {by}; {e.token_steps_per_second:.0f}/s measured)",
         ),
         ("size", f"{e.store_bytes:,} bytes; vectors are larger than the text, for bytes use zstd"),
-        ("memory", f"{e.peak_bytes / 1e9:.1f} GB at most"),
+        ("memory", f"about {e.peak_bytes / 1e9:.1f} GB"),
     ]
 
 

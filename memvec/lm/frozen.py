@@ -40,7 +40,7 @@ class FrozenLM:
     def __init__(self, model: Any, tokenizer: Any, splitter: Any = None) -> None:
         """Wrap a model of transformers that is frozen and in eval mode. `load.load` makes one of a checkpoint.
 
-        A second model of the same checkpoint shares the `splitter` of the first: some tokenizers take 200 MB.
+        A second model of the same checkpoint shares the `splitter` of the first: Gemma's takes 300 MB.
 
         Raises:
             UnsupportedModelError: The model hides its embeddings or its LM head.

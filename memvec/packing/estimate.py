@@ -71,9 +71,8 @@ class Estimate:
     memory_bytes: int = 0  # of the vectors, or keys and values, of memories as stored
     text_bytes: int = 0  # of their text
     cache_bytes: int = 0  # of all keys and values of their text, in 16 bits
-    peak_bytes: int = (
-        0  # most memory of a pack of exact records: program, weights and activations; on a GPU, of the GPU
-    )
+    # About the most memory that exact records take: program, weights and activations. On a GPU, its own without the program.
+    peak_bytes: int = 0
 
 
 @checked(
@@ -153,7 +152,7 @@ def estimate(
     if kind == "exact":
         program = max(0, resident_bytes() - weights_bytes(lm)) + (TABLE in keys) * lm.vocabulary * lm.width * 2
         made = _of_exact(outstanding, opened, lm, settings, reuse, identity, folder, progress, watch)
-        made = replace(made, peak_bytes=made.peak_bytes + (program if device == "cpu" else 0))
+        made = replace(made, peak_bytes=made.peak_bytes + (program if lm.device.type == "cpu" else 0))
     else:
         state = opened or Store(Path(store), first_manifest(identity))  # this manifest is not written
         work = MemoryWork(outstanding, Committer(Transaction(state)), _Loaded(lm, lm), (), None, reuse, progress, watch)

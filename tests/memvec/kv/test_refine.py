@@ -15,7 +15,7 @@ from torch import Tensor
 from memvec.kv.compact import compact
 from memvec.kv.place import Placing, placed
 from memvec.kv.refine import Recipe, Refiner, RefineTask
-from memvec.kv.selection import Selection
+from memvec.kv.selection import Selection, spread
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import TeacherPass, distil_pass
 from memvec.lm.scoring import Row, embedded, run_rows
@@ -157,3 +157,18 @@ def test_gradients_are_finite_differences(tiny_lm: FrozenLM, name: str) -> None:
             slope = (value(numbers + 3e-3 * way) - value(numbers - 3e-3 * way)) / 6e-3
         assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=2e-3, abs=1e-3)
     assert (gradient.abs().amax(1) > 0).all()  # every row is seen by some question
+
+
+def test_each_head_has_its_own_rate(tiny_lm: FrozenLM) -> None:
+    """The first step of Adam moves a number by its rate. So keys and values that differ little in their head move little."""
+    one = task(tiny_lm, texts(tiny_lm)[0], ratio=2)
+    rows_of = one.selection.counts.flatten().tolist()
+    size = torch.cat([torch.full((n, 1), 0.01 if head % 2 else 1.0) for head, n in enumerate(rows_of)])
+    one = dataclasses.replace(one, selection=dataclasses.replace(one.selection, values=one.selection.values * size))
+    (made,) = refiner(tiny_lm, steps=1, key_rate=0.2, value_rate=0.1).run([one])
+    for name, rate in (("keys", 0.2), ("values", 0.1)):
+        before = getattr(one.selection, name)
+        moved = (getattr(made, name) - before).abs()
+        spreads = spread(before, one.selection.counts)
+        assert 0.9 < float((moved / (rate * spreads)).median()) < 1.001
+        assert float((moved / (rate * spreads)).max()) < 1.001

@@ -75,7 +75,7 @@ def test_memory(dtype: torch.dtype, tiny: str, tmp_path: Path) -> None:
     own, largest = sum(w.nbytes for w in fast.model.parameters()), fast.table.nbytes * 2
     assert weights_bytes(fast, lean) == own * (1 if shared else 2) + largest
     assert weights_bytes(fast, load(folder)) == own * 3
-    assert lean.splitter is fast.splitter  # that of Gemma takes 200 MB
+    assert lean.splitter is fast.splitter  # Gemma's takes 300 MB
 
 
 def test_weights_of_several_dtypes(stored: Path, tmp_path: Path) -> None:

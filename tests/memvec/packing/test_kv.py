@@ -18,6 +18,7 @@ from memvec.errors import InterruptedPackError, UsageError
 from memvec.filesystem.sources import Source
 from memvec.kv.choose import positions_for
 from memvec.kv.profile import profile_of
+from memvec.kv.refine import Recipe
 from memvec.packing import kv, memories
 from memvec.packing.kv import Compacting, bucket, longest_window, measures
 from memvec.progress import Progress
@@ -311,6 +312,21 @@ class TestRefine:
         assert plain.kv is not None and trained.kv is not None
         assert (plain.kv.distances == trained.kv.distances).all() and (plain.kv.values != trained.kv.values).any()
         assert (trained.report.steps, plain.report.token_steps) == (3, 0) and trained.report.token_steps > 100
+
+    def test_even_memories_are_trained_beside_more_unrelated_prompts(
+        self, packs: Packs, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[int] = []
+
+        def noted(*given: Any, **named: Any) -> Recipe:
+            made = Recipe(*given, **named)
+            asked.append(made.aside_rows)
+            return made
+
+        monkeypatch.setattr(kv, "Recipe", noted)
+        for number, settings in enumerate(({}, {"budget": "even"}, {"budget": "even", "aside_rows": 5})):
+            packs(f"{number}", sources[:1], refine=1, **settings)
+        assert asked == [1, 2, 5]
 
     def test_no_questions(self, packs: Packs) -> None:
         """A text of which no questions can be made stays as it was kept."""
