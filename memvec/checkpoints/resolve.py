@@ -15,6 +15,7 @@ from pathlib import Path
 
 from memvec.causes import reading_checkpoint
 from memvec.checkpoints import gguf as converted
+from memvec.checkpoints import usable
 from memvec.errors import MemvecError, NotFoundError, ReadError, UnsupportedModelError, WriteError
 from memvec.filesystem.cache_folder import cache_root
 from memvec.filesystem.paths import keepable
@@ -134,7 +135,7 @@ def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
             return path
         if not os.access(path, os.R_OK | os.X_OK):
             raise ReadError(str(path), os.strerror(errno.EACCES))
-        raise NotFoundError(f"{model!r} holds no checkpoint: expected config.json and *.safetensors in it.")
+        raise usable.no_checkpoint(path)
     if os.path.isfile(path) and path.suffix.lower() == ".gguf":
         return _from_gguf(path, notify)
     if os.path.exists(path) or model.startswith((".", "/", "~")) or model.count("/") != 1:
