@@ -17,7 +17,6 @@ POINTER = b"version https://git-lfs"  # how the stand-in for a large file in a g
 QUANTISED = ("quantization_config", "compression_config", "quantization")
 # Endings of tensors that only quantised layers have, for checkpoints whose configuration is silent about them.
 PACKED = (".qweight", ".weight_packed", ".SCB", ".absmax", ".weight_scale_inv", "_proj_blocks")
-WRAPS = "reads more than text: {part} is its language model, and memvec uses language models alone"
 UNWRAP = 'Save its language model in a folder of its own and pass that folder; the guide "Other models" shows how'
 
 
@@ -32,9 +31,17 @@ def check_settings(folder: Path) -> None:
 
 def check_config(folder: Path, config: Any) -> None:
     """Raise UnsupportedModelError if the configuration is of a model that wraps a language model."""
-    if "text_config" in getattr(config, "sub_configs", ()):
-        part = getattr(config.get_text_config(), "model_type", "a part of it")
-        raise UnsupportedModelError(f"{str(folder)!r} ({config.model_type}) {WRAPS.format(part=part)}", UNWRAP)
+    if "text_config" not in getattr(config, "sub_configs", ()):
+        return
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    text = config.get_text_config()
+    alone = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+    raise UnsupportedModelError(
+        f"{str(folder)!r} ({config.model_type}) reads more than text, and memvec uses language models alone. Its language model "
+        f"is {text.model_type}, which transformers {'also knows alone' if alone else 'does not know alone'}",
+        UNWRAP if alone else "Take a model of text",
+    )
 
 
 def check_tensors(folder: Path, names: Iterable[str]) -> None:

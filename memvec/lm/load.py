@@ -137,7 +137,11 @@ def check_config(folder: Path) -> None:
 
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{config.model_type} models are encoder-decoders, not decoder-only")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    made_for = [
+        str(name) for name in config.architectures or ()
+    ]  # encoders can be made decoders, with a head that is not there
+    encodes = made_for and getattr(config, "is_decoder", True) is False and not any("CausalLM" in n for n in made_for)
+    if encodes or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(f"{config.model_type} models are no decoder-only language models")
 
 

@@ -166,7 +166,10 @@ def behind(model: Any, given: dict[str, Any], cache: Any) -> dict[str, Any]:
     if isinstance(cache, FrontCache):
         check_attention(model)  # another one may have been chosen since
     counts = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))
-    return {compat.cache_argument(model): compat.repeated(cache, max(counts))}
+    made = {compat.cache_argument(model): compat.repeated(cache, max(counts))}
+    if options.resolve(model, {}, "cache_implementation") is None:
+        return made
+    return {**made, "cache_implementation": None}  # Gemma's checkpoints ask for one, and transformers takes no two
 
 
 @torch.no_grad()

@@ -146,7 +146,7 @@ def test_code_in_a_checkpoint_is_not_run_and_not_asked_about(
 
     monkeypatch.setattr(builtins, "input", asked)
     for use in (identify_folder, load):
-        with pytest.raises(NotFoundError):
+        with pytest.raises(UnsupportedModelError, match=r"needs code of its own \(own\.Own\)"):
             use(copy)
     assert not (copy / "ran").exists()
 
