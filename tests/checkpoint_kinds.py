@@ -167,7 +167,7 @@ WORKS = [
         "embeddings that are longer than the vocabulary; resized ones; a padding token without an embedding",
         {
             "padded": of.after(of.more_rows(64), of.config(vocab_size=576)),
-            "resized": of.more_tokens("<tool>", "acknowledged", resized=True),
+            "resized": of.more_tokens("<tool>", "ferry", resized=True),
             "a padding token": of.more_tokens(resized=False),
         },
         chats=True,
@@ -299,7 +299,7 @@ REFUSED = [
     ),
     Row(
         "a tokenizer with more tokens than the model has embeddings for",
-        {"added": of.more_tokens("<tool>", "acknowledged", resized=False)},
+        {"added": of.more_tokens("<tool>", "ferry", resized=False)},
         error=UnsupportedModelError,
         says="Call model.resize_token_embeddings(len(tokenizer)) and save both",
         loading=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from memvec.cli.main import run
 from memvec.errors import UsageError
 from memvec.settings import KVSettings, PackSettings
 
-TEXT = b"It is a truth universally acknowledged"
+TEXT = b"It is a truth"
 
 
 def cases(rows: list[Row]) -> list[object]:
@@ -98,9 +99,8 @@ def test_the_ways_out_on_the_page_work(kind: str, tmp_path: Path, monkeypatch: p
     folder = Path(shutil.copytree(TINY, tmp_path / "downloaded"))
     maker(folder)
     monkeypatch.chdir(tmp_path)
-    program = next(
-        step.source for step in steps(PAGE.read_text("utf-8")) if step.language == "python" and kind in step.source
-    )
-    exec(compile(program, PAGE.name, "exec"), {})
+    programs = [step.source for step in steps(PAGE.read_text("utf-8")) if step.language == "python"]
+    (tmp_path / "program.py").write_text(next(source for source in programs if kind in source))
+    runpy.run_path("program.py")
     report = memvec.pack(memvec.Source("a.txt", b"x"), tmp_path / "s.memvec", model=str(tmp_path / "own"))
     assert report.documents == 1
