@@ -302,3 +302,18 @@ def test_kept_keys_and_values_are_the_hook(
     with pytest.raises(UsageError, match="kind='context'"):
         export_prompt_tuning(both, tmp_path / "b", model, chat)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_state_is_lost_in_generate_and_told(tmp_path: Path) -> None:
+    """PEFT goes on from no state of Mamba's. Without a cache it says what the memory says."""
+    folder = make("mamba", tmp_path / "mamba")
+    lm, owner = load(folder), fingerprint(str(folder))
+    memory = Memory(("a",), (np.random.default_rng(0).standard_normal((4, 64)).astype(np.float16),), owner)
+    row = frame(lm.tokenizer, PROMPT)
+    with pytest.warns(UserWarning, match="use_cache=False"):
+        export_prompt_tuning(memory, tmp_path / "a", lm.model, lm.tokenizer, row.before)
+    adapted = PeftModel.from_pretrained(copy.deepcopy(lm.model), tmp_path / "a")
+    ids = torch.tensor([row.after])
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 5, "do_sample": False}
+    said = adapted.generate(**given, use_cache=False)[0, -5:].tolist()
+    assert said == reference(lm.model, row.before, memory, row.after, 5)
