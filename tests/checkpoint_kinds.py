@@ -260,8 +260,8 @@ REFUSED = [
         says="Run `git lfs pull` in its folder",
     ),
     Row(
-        "pickles alone (`pytorch_model.bin`)",
-        {"pickle": of.after(of.removed(of.WEIGHTS), of.added(pytorch_model__bin="x"))},
+        "`pytorch_model.bin` alone",
+        {"bin": of.after(of.removed(of.WEIGHTS), of.added(pytorch_model__bin="x"))},
         error=NotFoundError,
         says="Load the model with transformers and save it again with save_pretrained()",
     ),

@@ -97,7 +97,7 @@ def sharded(folder: Path) -> None:
 
 
 def strays(folder: Path) -> None:
-    """A second copy in another layout, pickles, other formats, and a folder of the original files."""
+    """A second copy in another layout, `pytorch_model.bin`, other formats, and a folder of the original files."""
     (folder / "original").mkdir()
     for name in ("consolidated.safetensors", "model.fp16.safetensors", "original/model.safetensors"):
         save_file({"tok_embeddings.weight": torch.ones(3, 2)}, folder / name)

@@ -98,7 +98,7 @@ def no_checkpoint(folder: Path) -> NotFoundError:
     there = sorted(path.name for path in folder.iterdir())
     lacks = not {"model.safetensors", "model.safetensors.index.json"} & set(there)
     ggufs = [name for name in there if name.endswith(".gguf")]
-    pickles = [name for name in there if name.startswith("pytorch_model") and name.endswith(".bin")]
+    bins = [name for name in there if name.startswith("pytorch_model") and name.endswith(".bin")]
     others = [name for name in there if name.endswith(".safetensors")]
     found, advice = "", "Download config.json too" if not lacks else "Pass a folder that save_pretrained() wrote"
     if "adapter_config.json" in there:
@@ -106,8 +106,8 @@ def no_checkpoint(folder: Path) -> NotFoundError:
         found, advice = "a PEFT adapter alone", f"Merge it into its model{f' ({base})' if base else ''} and save that"
     elif lacks and ggufs:
         found, advice = ggufs[0], f"Pass the file itself: {str(folder / ggufs[0])!r}"
-    elif lacks and pickles:
-        found = f"{pickles[0]}, which is not read, because a pickle may run code"
+    elif lacks and bins:
+        found = f"{bins[0]}, which is not read, because loading one may run code"
         advice = "Load the model with transformers and save it again with save_pretrained()"
     elif lacks and others:
         found = f"{others[0]}, which is not what transformers loads"
