@@ -17,7 +17,7 @@ from checkpoint_makers import Maker
 from memvec.errors import MemvecError, MissingExtraError, NotFoundError, UnsupportedModelError
 
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "other-models.md"
-BETWEEN = ("<!-- written by tests/checkpoint_kinds.py -->\n", "<!-- end of the table -->\n")
+BETWEEN = ("<!-- written by tests/checkpoint_kinds.py -->\n\n", "\n<!-- end of the table -->\n")
 FORGOTTEN = "Download the model again, or save it again with save_pretrained()"
 
 
@@ -137,7 +137,7 @@ WORKS = [
         chats=True,
     ),
     Row(
-        "chat templates without a generation prompt, that refuse a system turn, in `chat_template.jinja`, or several with a default",
+        "chat templates that have no generation prompt or refuse a system turn; one in `chat_template.jinja`; several with a default",
         of.TEMPLATES,
         chats=True,
     ),
@@ -191,7 +191,7 @@ REFUSED = [
         "models that need code of their own (`trust_remote_code`)",
         {"model": of.own_code("AutoConfig", model_type="own")},
         error=UnsupportedModelError,
-        says="Take a form of the model that transformers",
+        says="Take a form of the model that transformers knows, often named -hf",
     ),
     Row(
         "tokenizers that need code of their own",
@@ -255,7 +255,11 @@ REFUSED = [
     ),
     Row(
         "Git LFS pointers instead of files",
-        {"weights": of.added(model__safetensors=of.POINTER), "tokenizer": of.added(tokenizer__json=of.POINTER)},
+        {
+            "weights": of.added(model__safetensors=of.POINTER),
+            "tokenizer": of.added(tokenizer__json=of.POINTER),
+            "configuration": of.added(config__json=of.POINTER),
+        },
         error=NotFoundError,
         says="Run `git lfs pull` in its folder",
     ),
@@ -294,7 +298,7 @@ REFUSED = [
             )
         },
         error=MissingExtraError,
-        says="pip install sentencepiece",
+        says="run `pip install sentencepiece`",
         without="sentencepiece",
     ),
     Row(

@@ -21,7 +21,7 @@ UNWRAP = 'Save its language model in a folder of its own and pass that folder; t
 
 
 def check_settings(folder: Path) -> None:
-    """Raise UnsupportedModelError if config.json says that the weights are quantised. ValueError if it is no JSON object."""
+    """Raise UnsupportedModelError if config.json says that the weights are quantised."""
     settings = _settings(folder / "config.json")
     for part in (settings, settings.get("text_config")):
         for name in QUANTISED if isinstance(part, Mapping) else ():
@@ -137,12 +137,14 @@ def _config_fault(folder: Path) -> MemvecError | None:
     from transformers import CONFIG_MAPPING
     from transformers import __version__ as version
 
+    if (fault := _pointer(folder / "config.json")) is not None:
+        return fault
     settings = _settings(folder / "config.json")
     kind = settings.get("model_type")
     if not isinstance(kind, str) or kind in CONFIG_MAPPING:
         return None
     if own := _own_code(settings, "AutoConfig"):
-        return _needs_code(folder, own, f"Take a form of the model that transformers {version} knows, often named -hf")
+        return _needs_code(folder, own, "Take a form of the model that transformers knows, often named -hf")
     return UnsupportedModelError(
         f"{str(folder)!r} is of the kind {kind!r}, which transformers {version} does not know", "Upgrade transformers"
     )
@@ -150,14 +152,9 @@ def _config_fault(folder: Path) -> MemvecError | None:
 
 def _tokenizer_fault(folder: Path) -> MemvecError | None:
     """The reason that transformers cannot read the tokenizer, if the files show it."""
-    for name in ("tokenizer.json", "tokenizer.model", "vocab.json"):
-        if (folder / name).is_file():
-            with contextlib.suppress(OSError), (folder / name).open("rb") as file:
-                start = file.read(len(POINTER))
-                try:
-                    check_complete(folder / name, start, 0)
-                except NotFoundError as error:
-                    return error
+    for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json"):
+        if (fault := _pointer(folder / name)) is not None:
+            return fault
     own = _own_code(_settings(folder / "tokenizer_config.json"), "AutoTokenizer")
     if own:
         return _needs_code(folder, own, "Take a form of the model with a tokenizer.json that transformers reads")
@@ -174,6 +171,18 @@ def _tokenizer_fault(folder: Path) -> MemvecError | None:
             f"{str(folder)!r} has no tokenizer, expected tokenizer.json{also}. Download the tokenizer's files too, or save "
             "the tokenizer with save_pretrained()."
         )
+    return None
+
+
+def _pointer(file: Path) -> MemvecError | None:
+    """The error for a file that is a Git LFS pointer, or None."""
+    try:
+        with file.open("rb") as opened:
+            check_complete(file, opened.read(len(POINTER)), 0)
+    except NotFoundError as error:
+        return error
+    except OSError:  # not there, or not to be read: others say so
+        return None
     return None
 
 
