@@ -164,11 +164,12 @@ WORKS = [
         chats=True,
     ),
     Row(
-        "embeddings that are longer than the vocabulary; resized ones; a padding token without an embedding",
+        "embeddings that are longer than the vocabulary; resized ones; special tokens without an embedding, for padding or pictures",
         {
             "padded": of.after(of.more_rows(64), of.config(vocab_size=576)),
             "resized": of.more_tokens("<tool>", "ferry", resized=True),
             "a padding token": of.more_tokens(resized=False),
+            "a token of pictures": of.token_of_pictures,
         },
         chats=True,
     ),

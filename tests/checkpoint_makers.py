@@ -222,6 +222,15 @@ def more_tokens(*words: str, resized: bool) -> Maker:
     return make
 
 
+def token_of_pictures(folder: Path) -> None:
+    """A special token that only a larger relative of the model has an embedding for, as Gemma 3's for pictures."""
+    from transformers import AddedToken, AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(folder)
+    made.add_tokens([AddedToken("<picture>", special=True)], special_tokens=True)
+    made.save_pretrained(folder)
+
+
 def lowercase(folder: Path) -> None:
     """A tokenizer that changes text."""
     edit(folder, "tokenizer.json", normalizer={"type": "Lowercase"})

@@ -108,8 +108,10 @@ def _missing(model: Any, names: set[str]) -> set[str]:
     """The weights among `names` that no file has. A head that is tied to the embeddings needs none."""
     table = model.get_input_embeddings().weight
     head = "lm_head.weight" if getattr(model.config.get_text_config(), "tie_word_embeddings", False) else ""
-    same = {name for name, value in model.named_parameters(remove_duplicate=False) if value is table}
-    return {name for name in names if not (head and name.endswith(head)) and (name not in same or same <= names)}
+    values = dict(model.named_parameters(remove_duplicate=False))  # buffers are made, not read
+    same = {name for name, value in values.items() if value is table}
+    needed = (names & values.keys()) - ({name for name in names if name.endswith(head)} if head else set())
+    return {name for name in needed if name not in same or same <= names}
 
 
 def _generation(folder: Path) -> Any:
@@ -151,11 +153,11 @@ def check_tokens(lm: FrozenLM) -> None:
     Special tokens need none where nothing uses them: many tokenizers got a padding token that the model never learnt.
     """
     tokenizer = lm.tokenizer
-    special = set(tokenizer.all_special_ids)
-    template = str(tokenizer.chat_template or "")
-    used = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda each: each[1]):
-        if i >= lm.vocabulary and (i not in special or i in used or token in template):
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # texts never hold them
+    used, template = {tokenizer.bos_token_id, tokenizer.eos_token_id}, str(tokenizer.chat_template or "")
+    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= lm.vocabulary)
+    for i, token in beyond:
+        if i not in special or i in used or token in template:
             raise UnsupportedModelError(
                 f"the tokenizer's token {token!r} has the id {i}, expected less than {lm.vocabulary}: the model has "
                 "embeddings for no more tokens",

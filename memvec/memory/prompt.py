@@ -182,13 +182,19 @@ def embed(
     one row for all.
 
     Raises:
-        UsageError: The attention of the model does not take the keys and values, or its windows would count padding.
+        UsageError: The attention of the model does not take the keys and values, or its windows would count padding. Or a
+            token has no embedding.
     """
     model = unwrapped(model)
     install(model)
     module = model.get_input_embeddings()
     device, dtype = device_of(module), model.dtype
     ids = [list(row.before) + list(row.after) for row, _ in rows]
+    if beyond := [i for own in ids for i in own if i >= len(module.weight)]:
+        raise UsageError(
+            f"the prompt holds a token with the id {beyond[0]}, and the model has embeddings for {len(module.weight)} tokens. "
+            "Leave its word out of the prompt, or resize the model's embeddings."
+        )
     cached = cached_rows(model, rows) if cached is None else every(cached, len(rows))
     pieces = []
     for row, memory in rows:

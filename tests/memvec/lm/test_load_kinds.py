@@ -16,7 +16,7 @@ from printed import steps
 
 import memvec
 from memvec.cli.main import run
-from memvec.errors import UsageError
+from memvec.errors import UnsupportedModelError, UsageError
 from memvec.settings import KVSettings, PackSettings
 
 TEXT = b"It is a truth"
@@ -73,6 +73,21 @@ def test_refused(row: Row, name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().err
     assert row.says in said and "Traceback" not in said
     assert not store.exists() and not (tmp_path / "model" / "ran").exists()
+
+
+def test_a_special_token_without_an_embedding(tmp_path: Path) -> None:
+    """A text that holds its word is packed as any text. In a prompt it is refused, and a template that writes it is too."""
+    folder, store = Path(shutil.copytree(TINY, tmp_path / "model")), tmp_path / "s.memvec"
+    of.token_of_pictures(folder)
+    text, settings = TEXT + b"<picture>", PackSettings(**TINY_SETTINGS)
+    memvec.pack(memvec.Source("a.txt", text), store, model=str(folder), settings=settings, dtype="float32")
+    assert memvec.cat(store, "a.txt") == text
+    memvec.pack(memvec.Source("a.txt", text), store, model=str(folder), kind="kv", kv=KVSettings(ratio=2))
+    with pytest.raises(UsageError, match="the prompt holds a token with the id 512"):
+        memvec.generate(store, "Who is in the <picture>?", "a.txt")
+    of.tokenizer(chat_template="<picture>" + of.CHATML)(folder)
+    with pytest.raises(UnsupportedModelError, match="the tokenizer's token '<picture>' has the id 512"):
+        memvec.pack(memvec.Source("a.txt", text), tmp_path / "t.memvec", model=str(folder))
 
 
 def test_the_page_has_the_table() -> None:
