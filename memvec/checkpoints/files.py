@@ -28,6 +28,10 @@ EMBEDDING_NAMES = (
     "word_embeddings.weight",
 )
 BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
+GENERATION = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
+    "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+)  # fmt: skip
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 RULES = 3  # version of the rules that choose files and tensors; cached results of another version are not used
 THREADS = min(8, os.cpu_count() or 1)  # hashlib lets other threads run while it hashes
@@ -130,6 +134,25 @@ def load_config(folder: Path) -> Any:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         usable.check_config(folder, config)
         return config
+
+
+def load_generation(folder: Path) -> Any:
+    """The settings of `generate` that memvec takes from the checkpoint in `folder`: token ids and changes of logits.
+
+    Others choose a cache, beams or a form of output. A file that transformers refuses is left out. NotFoundError.
+    """
+    made = load_config(folder)
+    with loading_alone():
+        from transformers import GenerationConfig
+
+    made = GenerationConfig.from_model_config(made)
+    with contextlib.suppress(OSError, TypeError, ValueError):  # no file, or a refused one
+        made = GenerationConfig.from_pretrained(folder)
+    found = {name: value for name in GENERATION if (value := getattr(made, name, None)) is not None}
+    try:
+        return GenerationConfig(**found)
+    except (TypeError, ValueError):  # a value out of its range
+        return GenerationConfig(eos_token_id=found.get("eos_token_id"))
 
 
 def embedding_table(folder: Path) -> Any:

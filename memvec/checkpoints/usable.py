@@ -59,17 +59,24 @@ def quantised(folder: Path, method: str = "") -> UnsupportedModelError:
     )
 
 
-def check_loaded(folder: Path, missing: Iterable[str], differing: Iterable[Any]) -> None:
+def check_loaded(folder: Path, model: Any, missing: set[str], differing: Iterable[Any]) -> None:
     """Raise NotFoundError if weights of a model are not in its files, or have other shapes there.
 
     transformers fills such weights with random numbers.
 
     Args:
         folder: The checkpoint.
-        missing: Names of weights.
+        model: The model that transformers made of it.
+        missing: Names of weights without a tensor, as transformers reports them.
         differing: Of weights with other shapes: name, shape in the files, shape in the model.
     """
-    if absent := sorted(missing):
+    weights = dict(model.named_parameters(remove_duplicate=False))  # without buffers, which are made and not read
+    absent = sorted(missing & weights.keys())
+    head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        known = [name for name, value in weights.items() if value is inputs.weight and name not in missing]
+        absent = [name for name in absent if not (known and weights[name] is head.weight)]  # it may be tied later
+    if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise NotFoundError(
             f"{str(folder)!r} lacks the weights {absent[0]!r}{more} that its config.json asks for. Download the model "
@@ -80,6 +87,22 @@ def check_loaded(folder: Path, missing: Iterable[str], differing: Iterable[Any])
             f"{name!r} in {str(folder)!r} has the shape {tuple(found)}, expected {tuple(expected)} by its config.json. "
             "Download the model again, or save it again with save_pretrained()."
         )
+
+
+def check_tokens(tokenizer: Any, rows: int) -> None:
+    """Raise UnsupportedModelError if a text, a chat or the anchor may hold a token beyond the `rows` of the embeddings.
+
+    Special tokens need no row if nothing uses them: many tokenizers have a padding token that the model never learnt.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # texts never hold them
+    used, template = {tokenizer.bos_token_id, tokenizer.eos_token_id}, str(tokenizer.chat_template or "")
+    for i, token in sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows):
+        if i not in special or i in used or token in template:
+            raise UnsupportedModelError(
+                f"the tokenizer's token {token!r} has the id {i}, expected less than {rows}: the model has embeddings for "
+                "no more tokens",
+                "Call model.resize_token_embeddings(len(tokenizer)) and save both, or take the tokenizer that came with it",
+            )
 
 
 def check_complete(file: Path, start: bytes, size: int, wanted: int = 0) -> None:

@@ -6,7 +6,6 @@ It runs with memvec's attention if that gives what its own attention gives, else
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
 from memvec.checkpoints import usable
-from memvec.checkpoints.files import load_config, load_tokenizer, quiet, stored_as
+from memvec.checkpoints.files import load_config, load_generation, load_tokenizer, quiet, stored_as
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
 from memvec.lm import attention
@@ -29,11 +28,6 @@ ATTENTION_OFF = 0.01  # most error of memvec's attention, of the model's own; fl
 NARROW = {"BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors call them
 WIDE = 100.0  # the highest logit that a model is tried with
 OTHERWISE = "make logits in another way than by their LM head and a factor, for instance with a cap"
-# Settings of a checkpoint's `generate` that stay: token ids and changes of logits.
-GENERATION = (
-    "bos_token_id", "eos_token_id", "pad_token_id", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
-    "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
-)  # fmt: skip
 # Raised by models that do not run as others do.
 FOREIGN = (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError)
 
@@ -51,7 +45,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         check_config(folder)
         tokenizer = load_tokenizer(folder)
         lm = FrozenLM(_model(folder, dtype, device), tokenizer)
-        check_tokens(lm)
+        usable.check_tokens(tokenizer, lm.vocabulary)
         check_model(lm)
         return lm
 
@@ -90,9 +84,9 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
     def read(attn: str) -> Any:
         model, said = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=attn, trust_remote_code=False, use_safetensors=True,
-            generation_config=_generation(folder), ignore_mismatched_sizes=True, output_loading_info=True,
+            generation_config=load_generation(folder), ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-        usable.check_loaded(folder, _missing(model, said["missing_keys"]), said["mismatched_keys"])
+        usable.check_loaded(folder, model, said["missing_keys"], said["mismatched_keys"])
         return model
 
     with quiet(), reading_checkpoint(folder):
@@ -104,33 +98,6 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
         return read(attention.EAGER)  # a model that has a list of its own attentions
 
 
-def _missing(model: Any, names: set[str]) -> set[str]:
-    """The weights among `names` that no file has. A head that is tied to the embeddings needs none."""
-    table = model.get_input_embeddings().weight
-    head = "lm_head.weight" if getattr(model.config.get_text_config(), "tie_word_embeddings", False) else ""
-    values = dict(model.named_parameters(remove_duplicate=False))  # buffers are made, not read
-    same = {name for name, value in values.items() if value is table}
-    needed = (names & values.keys()) - ({name for name in names if name.endswith(head)} if head else set())
-    return {name for name in needed if name not in same or same <= names}
-
-
-def _generation(folder: Path) -> Any:
-    """The settings of `generate` that memvec takes from a checkpoint: ends, and changes of logits.
-
-    Others choose a cache, beams or a form of output. Settings that transformers refuses are left out.
-    """
-    from transformers import GenerationConfig
-
-    made = GenerationConfig.from_model_config(load_config(folder))
-    with contextlib.suppress(OSError, TypeError, ValueError):  # no file, or one that transformers refuses
-        made = GenerationConfig.from_pretrained(folder)
-    found = {name: value for name in GENERATION if (value := getattr(made, name, None)) is not None}
-    try:
-        return GenerationConfig(**found)
-    except (TypeError, ValueError):
-        return GenerationConfig(eos_token_id=found.get("eos_token_id"))
-
-
 def check_config(folder: Path) -> None:
     """Raise UnsupportedModelError if the configuration in `folder` is not that of a causal language model."""
     config = load_config(folder)
@@ -139,30 +106,11 @@ def check_config(folder: Path) -> None:
 
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{config.model_type} models are encoder-decoders, not decoder-only")
-    made_for = [
-        str(name) for name in config.architectures or ()
-    ]  # encoders can be made decoders, with a head that is not there
+    # transformers makes decoders of encoders too, with a head that the checkpoint lacks.
+    made_for = [str(name) for name in config.architectures or ()]
     encodes = made_for and getattr(config, "is_decoder", True) is False and not any("CausalLM" in n for n in made_for)
     if encodes or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(f"{config.model_type} models are no decoder-only language models")
-
-
-def check_tokens(lm: FrozenLM) -> None:
-    """Raise UnsupportedModelError if a text, a chat or the anchor may hold a token that the model has no embedding for.
-
-    Special tokens need none where nothing uses them: many tokenizers got a padding token that the model never learnt.
-    """
-    tokenizer = lm.tokenizer
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # texts never hold them
-    used, template = {tokenizer.bos_token_id, tokenizer.eos_token_id}, str(tokenizer.chat_template or "")
-    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= lm.vocabulary)
-    for i, token in beyond:
-        if i not in special or i in used or token in template:
-            raise UnsupportedModelError(
-                f"the tokenizer's token {token!r} has the id {i}, expected less than {lm.vocabulary}: the model has "
-                "embeddings for no more tokens",
-                "Call model.resize_token_embeddings(len(tokenizer)) and save both, or take the tokenizer that came with the model",
-            )
 
 
 @torch.inference_mode()
