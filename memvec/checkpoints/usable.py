@@ -23,10 +23,10 @@ UNWRAP = 'Save its language model in a folder of its own and pass that folder; t
 def check_settings(folder: Path) -> None:
     """Raise UnsupportedModelError if config.json says that the weights are quantised."""
     settings = _settings(folder / "config.json")
-    for part in (settings, settings.get("text_config")):
-        for name in QUANTISED if isinstance(part, Mapping) else ():
-            if (said := part.get(name)) is not None:
-                raise quantised(folder, str(said.get("quant_method") or "") if isinstance(said, Mapping) else "")
+    text = settings.get("text_config")
+    for part in (settings, text if isinstance(text, dict) else {}):
+        for said in (part[name] for name in QUANTISED if part.get(name) is not None):
+            raise quantised(folder, str(said.get("quant_method") or "") if isinstance(said, dict) else "")
 
 
 def check_config(folder: Path, config: Any) -> None:

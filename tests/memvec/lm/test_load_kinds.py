@@ -15,6 +15,7 @@ from conftest import TINY, TINY_SETTINGS
 from printed import steps
 
 import memvec
+from memvec.checkpoints.files import load_tokenizer
 from memvec.cli.main import run
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.settings import KVSettings, PackSettings
@@ -101,7 +102,7 @@ def test_the_ends_of_the_checkpoint_end_an_answer(tmp_path: Path) -> None:
     folder, store = Path(shutil.copytree(TINY, tmp_path / "model")), tmp_path / "s.memvec"
     memvec.pack(memvec.Source("a.txt", TEXT), store, model=str(folder), kind="kv", kv=KVSettings(ratio=2))
     long = memvec.generate(store, "Who?", "a.txt", max_new_tokens=6)
-    vocabulary = memvec.open(store).lm.tokenizer.get_vocab().values()
+    vocabulary = load_tokenizer(folder).get_vocab().values()
     of.generation(eos_token_id=sorted(vocabulary))(folder)
     assert long.tokens == 6
     assert memvec.generate(store, "Who?", "a.txt", max_new_tokens=6).tokens == 1
