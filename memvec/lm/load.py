@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
-from memvec.checkpoints.files import load_config, load_tokenizer, quiet, stored_as
+from memvec.checkpoints import usable
+from memvec.checkpoints.files import load_config, load_generation, load_tokenizer, quiet, stored_as
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
 from memvec.lm import attention
@@ -44,6 +45,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         check_config(folder)
         tokenizer = load_tokenizer(folder)
         lm = FrozenLM(_model(folder, dtype, device), tokenizer)
+        usable.check_tokens(tokenizer, lm.vocabulary)
         check_model(lm)
         return lm
 
@@ -80,9 +82,12 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     def read(attn: str) -> Any:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attn, trust_remote_code=False, use_safetensors=True
-        )
+        model, said = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attn, trust_remote_code=False, use_safetensors=True,
+            generation_config=load_generation(folder), ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+        usable.check_loaded(folder, model, said["missing_keys"], said["mismatched_keys"])
+        return model
 
     with quiet(), reading_checkpoint(folder):
         try:
@@ -101,7 +106,10 @@ def check_config(folder: Path) -> None:
 
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{config.model_type} models are encoder-decoders, not decoder-only")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    # transformers makes decoders of encoders too, with a head that the checkpoint lacks.
+    made_for = [str(name) for name in config.architectures or ()]
+    encodes = made_for and getattr(config, "is_decoder", True) is False and not any("CausalLM" in n for n in made_for)
+    if encodes or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(f"{config.model_type} models are no decoder-only language models")
 
 
