@@ -30,7 +30,7 @@ from memvec.lm.load import in_float32, load
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings, check_fields
 from memvec.training.fit import FitEngine, Fitted, Task
-from memvec.training.units import unit_of
+from memvec.training.units import unit_of, with_rates
 
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
 PUBLISHED_ACCURACY = 0.99  # teacher-forced accuracy that the paper calls lossless
@@ -201,7 +201,7 @@ class _Filling:
             cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,
         )  # fmt: skip
         self.first = FitEngine(fast, fit)
-        decay = self.first.settings.weight_decay
+        decay = with_rates(fit, fast).weight_decay
         going_on = replace(fit, learning_rate=GOING_ON * rate, weight_decay=decay, last_rate=LAST_RATE / GOING_ON)
         self.later = FitEngine(fast, going_on)  # a higher rate would lose the tokens that are held
         self.budget = FIRST * fit.budget(fast.width) * vectors

@@ -18,6 +18,7 @@ from memvec.lm.head import head_pass
 from memvec.settings import PackSettings
 from memvec.training.adam import SlotAdam
 from memvec.training.layout import Layout, lay_out
+from memvec.training.units import with_rates
 from memvec.types import Vectors
 
 MOMENTUM = 0.8  # Adam's first beta
@@ -71,7 +72,7 @@ def rates(age: Tensor, settings: PackSettings) -> Tensor:
     warm = (age / max(1, settings.warmup)).clamp(max=1)
     way = (age / settings.cooling).clamp(max=1)
     cooled = settings.last_rate**way if settings.geometric else 1 - (1 - settings.last_rate) * way
-    return cast(float, settings.learning_rate) * warm * cooled  # the engine has set it
+    return cast(float, settings.learning_rate) * warm * cooled  # the batch has set it
 
 
 def missed(margin: Tensor, settings: PackSettings) -> Tensor:
@@ -100,7 +101,7 @@ class RaggedBatch:
     """Slots in passes of similar length. The batch is laid out again whenever a slot comes, goes or grows."""
 
     def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
-        self.lm, self.settings = lm, settings
+        self.lm, self.settings = lm, with_rates(settings, lm)
         self.lengths: list[int] = []
         self._texts: list[Sequence[int]] = []
         self._sizes: list[int] = []  # M of each slot
@@ -142,7 +143,9 @@ class RaggedBatch:
         self._best = torch.where(better[layout.slot_of_row, None], vectors.detach().half(), self._best)
         (gradient,) = torch.autograd.grad(hidden, vectors, passed.gradient)  # rows of different slots do not touch
         self._adam.age += 1
-        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay or 0.0)
+        self._adam.descend(
+            gradient.float(), rates(self._adam.age, self.settings), cast(float, self.settings.weight_decay)
+        )
         return scores(counts, whole)
 
     def _laid_out(self, shown: Sequence[int]) -> Layout:

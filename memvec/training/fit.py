@@ -27,7 +27,7 @@ from memvec.training.cost import NOTHING, Cost
 from memvec.training.layout import row_length
 from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked
 from memvec.training.static_batch import StaticBatch
-from memvec.training.units import unit_of, with_rates
+from memvec.training.units import unit_of
 from memvec.types import Vectors
 
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
@@ -86,7 +86,7 @@ class FitEngine:
 
     def __init__(self, lm: FrozenLM, settings: PackSettings, batch: Batch | None = None) -> None:
         """Fit with `lm`. Without a `batch` there are static rows on a GPU and ragged ones on a CPU."""
-        self.lm, self.settings = lm, (settings := with_rates(settings, lm))
+        self.lm, self.settings = lm, settings
         self.queue: deque[Task] = deque()
         self.ready: deque[_Slot] = deque()  # with starts, waiting for room
         self.slots: list[_Slot] = []

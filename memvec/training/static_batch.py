@@ -9,6 +9,7 @@ N tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from memvec.settings import PackSettings
 from memvec.training.adam import SlotAdam
 from memvec.training.batch import MOMENTUM, Score, fewer, missed, rates, scores
 from memvec.training.layout import row_length
+from memvec.training.units import with_rates
 from memvec.types import Vectors
 
 LENGTHS = 8  # the length of rows is a multiple of this
@@ -33,7 +35,7 @@ class StaticBatch:
     """B rows of L positions, each with a slot or empty. `reserve` makes them. On a CPU the same code runs without a graph."""
 
     def __init__(self, lm: FrozenLM, settings: PackSettings) -> None:
-        self.lm, self.settings = lm, settings
+        self.lm, self.settings = lm, with_rates(settings, lm)
         self.lengths: list[int] = []
         self._texts: list[Sequence[int]] = []
         self._sizes: list[int] = []  # M of each slot
@@ -155,7 +157,9 @@ class StaticBatch:
         upstream = passed.gradient.masked_fill_(~live.flatten()[:, None], 0)
         (gradient,) = torch.autograd.grad(hidden, own, upstream)
         self._adam.age += 1
-        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay or 0.0)
+        self._adam.descend(
+            gradient.float(), rates(self._adam.age, self.settings), cast(float, self.settings.weight_decay)
+        )
 
     def restart(self, slot: int, start: Tensor) -> None:
         """See Batch."""
