@@ -17,7 +17,7 @@ from torch import Tensor
 from memvec.causes import first_line
 from memvec.errors import MemvecError, UnsupportedModelError
 from memvec.lm import compat
-from memvec.lm.compile import Fused
+from memvec.lm.fused import Fused
 
 LEAD = "\n"  # put before every text if the tokenizer would change a space at its start
 
