@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memvec.causes import first_line
 from memvec.errors import MemvecError, UnsupportedModelError
-from memvec.lm import compat
+from memvec.lm import compat, layers
 from memvec.lm.fused import Fused
 
 LEAD = "\n"  # put before every text if the tokenizer would change a space at its start
@@ -33,8 +33,8 @@ class Unrun:
 class FrozenLM:
     """A frozen model and its tokenizer. No parameter ever has a gradient.
 
-    Many threads may decode, generate and measure with one at once. A fit on a GPU changes its `graphs` and `fused`, so
-    every pack loads its own.
+    Many threads may decode, generate and measure with one at once. A fit may change its `graphs`, `fused` and `recomputes`,
+    so every pack loads its own.
     """
 
     def __init__(self, model: Any, tokenizer: Any, splitter: Any = None) -> None:
@@ -59,8 +59,24 @@ class FrozenLM:
         self.splitter = copy.deepcopy(tokenizer) if splitter is None else splitter
         self._lead = _lead(self.splitter)
         _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
-        self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?
+        self.may_offload = False  # was it loaded on the device "auto"?
+        self.offloads = layers.offloads(model)
+        self.recomputes = layers.recomputes(model.base_model)
+        self.graphs = self.device.type == "cuda" and not self.recomputes  # can CUDA graphs be made of what it computes?
         self.fused = Fused(model.base_model, on=self.graphs)
+        if self.offloads:
+            self.recompute()
+
+    def recompute(self) -> bool:
+        """Compute activations again for the backward pass instead of storing them. Return whether this changes anything.
+
+        A step takes a third longer, and without graphs. Its numbers are the same to the bit.
+        """
+        if self.recomputes or self.recurrent:
+            return False
+        layers.recompute(self.model.base_model)
+        self.recomputes, self.graphs, self.fused = True, False, Fused(self.model.base_model, on=False)
+        return True
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. No token is added, and text that looks like a special token is split like any other."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from memvec.causes import first_line, out_of_memory
 from memvec.lm.head import Weigh, weigh
+from memvec.lm.layers import decoder_layers
 from memvec.lm.numerics import drawing
 
 PAYS_AFTER = 1 << 21  # positions run before compiling; some ten seconds of steps that are not compiled
@@ -35,9 +36,8 @@ class Fused:
     """Compiled layers of one model. They take the place of its own within `layers` only."""
 
     def __init__(self, model: nn.Module, on: bool) -> None:
-        """The layers are the longest list of modules in `model`. With `on` False nothing is ever compiled."""
-        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-        self._layers: list[Any] = list(max(lists, key=len, default=[]))
+        """Prepare to compile the layers of `model`. With `on` False nothing is ever compiled."""
+        self._layers = decoder_layers(model)
         self._on = on
         self._positions = 0
         self._forwards: list[Callable[..., Any]] = []

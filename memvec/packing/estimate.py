@@ -147,7 +147,7 @@ def estimate(
     settings = with_preset(settings or PackSettings(), preset, identity.fingerprint.id, model)
     opened = _opened(Path(store), documents, identity, folder)
     enter("planning memories" if kind != "exact" else "measuring surprisal and cutting segments", progress, watch)
-    lm = load(folder, fit_dtype, device)
+    lm = load(folder, fit_dtype, device, lambda stage: enter(stage, progress, watch))
     outstanding = Outstanding(documents, opened, kind)
     if kind == "exact":
         program = max(0, resident_bytes() - weights_bytes(lm)) + (TABLE in keys) * lm.vocabulary * lm.width * 2
@@ -196,7 +196,7 @@ def _of_exact(
     tokens, vectors = sum(n for n, _ in counted.sizes), sum(m for _, m in counted.sizes)
     token_steps = tokens * per_token
     longest = sorted((row_length(*size) for size in counted.sizes), reverse=True)[: engine.most]
-    at_once = min(engine.positions, sum(longest))
+    at_once = max(min(engine.positions, sum(longest)), *longest[:1], 0)  # one row runs even if it takes more
     if isinstance(engine.batch, StaticBatch):
         token_steps = _of_whole_rows(token_steps, counted.sizes, settings.grown)
     return Estimate(
