@@ -128,11 +128,11 @@ def places(model: Any, device: str, room: int, memory: int) -> dict[str, str] | 
     if whole <= room:
         return None
     running = WIDEST // next(model.parameters()).element_size() * max(sizes)  # a layer, while it runs
-    left = {device: room - (whole - sum(sizes)) - running, RAM: memory if device != RAM else 0}
-    found = {name: device for name in _beside(model, {id(layer) for layer in layers})}
+    left = {RAM: memory} | {device: room - (whole - sum(sizes)) - running}
+    found = dict.fromkeys(_beside(model, {id(layer) for layer in layers}), device)
     names = {id(module): name for name, module in model.named_modules()}
     for layer, size in zip(layers, sizes, strict=True):
-        place = next((place for place in dict.fromkeys((device, RAM)) if left[place] >= size), DISK)
+        place = next((place for place in (device, RAM) if left[place] >= size), DISK)
         if place != DISK:
             left[place] -= size
         found[names[id(layer)]] = place
@@ -147,7 +147,9 @@ def _beside(module: Any, layers: set[int], name: str = "") -> Iterator[str]:
         yield name
         return
     front = f"{name}." if name else ""
-    yield from (front + own for own, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
+    yield from (
+        front + own for own, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    )
     for child, inner in module.named_children():
         yield from _beside(inner, layers, front + child)
 
@@ -157,7 +159,7 @@ def offloaded(read: Callable[[str], Any]) -> Any:
 
     The folder is deleted at once if nothing is in it, else together with the model, or when the program ends.
     """
-    folder = tempfile.mkdtemp(prefix="memvec-")
+    folder = tempfile.mkdtemp(prefix="memvec-offload-")
     try:
         with _without_warning():
             model = read(folder)

@@ -38,7 +38,10 @@ FOREIGN = (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeEr
 
 
 def load(
-    folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", notify: Callable[[str], None] = lambda _: None
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    notify: Callable[[str], None] = lambda _: None,
 ) -> FrozenLM:
     """Load the checkpoint in `folder` as `dtype` onto `device`, one thread at a time. `notify` is told what does not fit.
 

@@ -304,9 +304,7 @@ class _Models:
     def fast(self) -> FrozenLM:
         """In the dtype that vectors are fitted in. The makers of keys come with it."""
         enter("loading the model", self.progress, self.watch)
-        loaded = load(
-            self.folder, self.dtype, self.device, lambda stage: enter(stage, self.progress, self.watch)
-        )
+        loaded = load(self.folder, self.dtype, self.device, lambda stage: enter(stage, self.progress, self.watch))
         origin = self.committer.store.manifest.fingerprint
         self.committer.makers = [maker(name, self.folder, origin, loaded.splitter) for name in self.keys]
         self.committer.remember(loaded)
