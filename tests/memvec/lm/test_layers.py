@@ -98,7 +98,7 @@ class TestOffloaded:
     def test_a_pack(
         self, tiny: str, tmp_path: Path, tiny_settings: Any, records_of: Any, little: Any, folders: Any
     ) -> None:
-        """Every verb runs on the device "auto". The same vectors come out, and the same bytes."""
+        """The same vectors come out, and the same bytes."""
         text, stages = CORPUS.read_bytes()[:120], set[str]()
 
         def packed(name: str, device: str) -> tuple[bytes, ...]:
@@ -108,7 +108,6 @@ class TestOffloaded:
                 settings=tiny_settings(max_steps=20), watch=lambda at: stages.add(at.stage),
             )  # fmt: skip
             assert memvec.cat(store, "a", device=device) == text
-            assert memvec.verify(store, decode=True, device=device).ok
             memvec.unload()
             return tuple(record.vectors.tobytes() for record in records_of(store))
 
