@@ -118,7 +118,7 @@ def estimate(
         include: Patterns as in .gitignore. Only files that match are packed.
         exclude: Patterns. Files that match are left out.
         reuse: Copy records of the same text from the store.
-        device: The torch device. Default: CUDA if there is one.
+        device: The torch device. Default: CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it.
         watch: A function that is called with the progress.
 

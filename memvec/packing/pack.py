@@ -109,7 +109,7 @@ def pack(
         include: Patterns as in .gitignore (see `memvec.filesystem.names`). Only files that match are packed.
         exclude: Patterns. Files that match are left out, also files named in `sources`. Excluded folders are not entered.
         reuse: Copy records of the same text from the store. False fits every new document anew.
-        device: The torch device. Default: CUDA if there is one.
+        device: The torch device. Default: CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it. Records are certified in
             float32.
         lock_wait: How long to wait for another writer [s].
