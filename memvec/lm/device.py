@@ -57,7 +57,7 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
 def free_bytes(device: torch.device) -> int:
     """Return how much memory of a device this process can still use [bytes], including what torch holds in reserve."""
     if device.type != "cuda":
-        return min([psutil.virtual_memory().available, *_left_in_cgroups(Path("/proc/self/cgroup"), CGROUPS)])
+        return min([int(psutil.virtual_memory().available), *_left_in_cgroups(Path("/proc/self/cgroup"), CGROUPS)])
     reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + reserve
 

@@ -17,6 +17,10 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.layers import decoder_layers, hooks
 
 _CHOOSING = (torch.ops.aten.embedding, torch.ops.aten.index)  # rows
+# The same numbers in another shape. A product keeps such a view of its weight for the backward pass, so it stays narrow.
+_VIEWS = tuple(
+    getattr(torch.ops.aten, name) for name in ("detach", "t", "transpose", "permute", "view", "select", "slice")
+)
 
 
 class Widened(Tensor):
@@ -41,11 +45,11 @@ class Widened(Tensor):
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run an operation of torch on float32 copies."""
-        if function is torch.ops.aten.detach.default:
-            return cls(args[0].stored)
         if function.overloadpacket in _CHOOSING and isinstance(args[0], Widened):
             return function(args[0].stored, *args[1:], **(kwargs or {})).float()
         with torch.inference_mode(False), torch.no_grad():  # torch takes views of plain tensors only
+            if function.overloadpacket in _VIEWS:
+                return cls(function(args[0].stored, *args[1:], **(kwargs or {})))
             given = pytree.tree_map_only(Widened, _wide, (args, kwargs or {}))
             return function(*given[0], **given[1])
 

@@ -78,6 +78,24 @@ def test_memory(dtype: torch.dtype, tiny: str, tmp_path: Path) -> None:
     assert lean.splitter is fast.splitter  # Gemma's takes 300 MB
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_memory_for_gradients(name: str, tmp_path: Path) -> None:
+    """What a forward pass stores for its backward pass holds no float32 copy of a weight."""
+    folder = narrow(make(name, tmp_path / "made"), tmp_path / "stored")
+    lean = in_float32(load(folder, torch.bfloat16), folder)
+    shapes = {tuple(shape) for w in lean.model.parameters() if w.dim() == 2 for shape in (w.shape, w.T.shape)}
+    saved: list[torch.Tensor] = []
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        saved.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        lean.hidden(torch.zeros(1, 3, lean.width).requires_grad_())
+    weights = [value for value in saved if tuple(value.shape) in shapes]
+    assert weights and all(isinstance(value, Widened) for value in weights)
+
+
 def test_weights_of_several_dtypes(stored: Path, tmp_path: Path) -> None:
     """What is stored in float32 is not taken from a model in bfloat16."""
     folder = Path(shutil.copytree(stored, tmp_path / "mixed"))
