@@ -33,7 +33,8 @@ _offloaded_alone = Lock()  # held while a layer has its weights on the device, b
 def decoder_layers(model: Any) -> list[Any]:
     """The layers of a model: its first list of as many modules as its configuration says, or else its longest list."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    config = getattr(model, "config", None)
+    count = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
     return list(next((found for found in lists if len(found) == count), max(lists, key=len, default=[])))
 
 

@@ -20,7 +20,7 @@ from memvec.identity.verdict import stored_identity
 from memvec.lm.device import pick_device, pick_dtype, resident_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
-from memvec.lm.widen import weights_bytes
+from memvec.lm.widen import layer_bytes, weights_bytes
 from memvec.packing.calibrate import Preset, profile_of, with_preset
 from memvec.packing.commit import Committer
 from memvec.packing.context import ContextRecords
@@ -150,7 +150,8 @@ def estimate(
     lm = load(folder, fit_dtype, device, lambda stage: enter(stage, progress, watch))
     outstanding = Outstanding(documents, opened, kind)
     if kind == "exact":
-        program = max(0, resident_bytes() - weights_bytes(lm)) + (TABLE in keys) * lm.vocabulary * lm.width * 2
+        now = weights_bytes(lm) - layer_bytes(lm)  # no layer runs
+        program = max(0, resident_bytes() - now) + (TABLE in keys) * lm.vocabulary * lm.width * 2
         made = _of_exact(outstanding, opened, lm, settings, reuse, identity, folder, progress, watch)
         made = replace(made, peak_bytes=made.peak_bytes + (program if lm.device.type == "cpu" else 0))
     else:
