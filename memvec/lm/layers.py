@@ -8,8 +8,11 @@ too, because stored activations would keep every weight on the device until the 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import logging
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -66,8 +69,27 @@ class Recomputed:
         return _checkpointed(run, *given, **named)
 
     def _run(self, *given: Any, **named: Any) -> Any:
-        with _offloaded_alone() if self.offloaded else contextlib.nullcontext():
+        if not self.offloaded:
             return self.forward(*given, **named)
+        with _offloaded_alone():
+            try:
+                return self.forward(*given, **named)
+            finally:
+                _give_back()
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], Any]:
+    """glibc's function that gives freed memory back to the system. It does nothing where there is none."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # musl and others
+            return ctypes.CDLL("libc.so.6").malloc_trim
+    return lambda _: None
+
+
+def _give_back() -> None:
+    """Give memory of weights that were dropped back to the system. glibc keeps it, and it was as much as all the weights."""
+    _malloc_trim()(0)
 
 
 def _as_it_was(value: Any, before: dict[int, Any]) -> Any:

@@ -171,11 +171,11 @@ libc = ctypes.CDLL("libc.so.6")
 loading.free_bytes = lambda _: 0
 
 def taken():
-    libc.malloc_trim(0)
     rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(rows["RssAnon"].split()[0]) * 1024
 
 def run(device):
+    libc.malloc_trim(0)
     before = taken()
     lm = loading.load(Path(sys.argv[1]), torch.bfloat16, device)
     hidden = lm.hidden(torch.zeros(1, 8, lm.width, dtype=lm.dtype).requires_grad_())
