@@ -23,7 +23,7 @@ from memvec.cli.allocator import keep_memory
 from memvec.filesystem.sources import Source
 from memvec.lm.device import fast_dtype
 from memvec.lm.load import load
-from memvec.packing.calibrate import trial
+from memvec.packing.calibrate import fitted_once
 from memvec.settings import PackSettings
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def main() -> None:
     sources = [Source(name, text.encode()) for name, text in texts().items()]
     for value in chosen.values:
         settings = changed([*chosen.set, (chosen.setting, value)])
-        point = trial(fast, exact, sources, settings, chosen.segments * len(sources))
+        point = fitted_once(fast, exact, sources, settings, chosen.segments * len(sources))
         rows.append({chosen.setting: value, **asdict(point)})
         print(
             f"| {value:g} | {point.tokens_per_vector:.2f} | {point.token_steps:.1f} | {point.steps:g}, {point.most_steps:g} | "

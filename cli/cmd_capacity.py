@@ -31,7 +31,7 @@ from memvec.errors import UsageError
 @click.option("--steps", type=int, help="Largest number of optimiser steps for a passage. [default: 1000]")
 @click.option("--stage", type=int, help="Steps of one stage, over which the learning rate falls. [default: 400]")
 @click.option("--starts", type=int, help="Fits begun for each passage; the best one goes on. [default: 1]")
-@click.option("--learning-rate", type=float, help="Learning rate of AdamW. [default: 5]")
+@click.option("--learning-rate", type=float, help="Learning rate of AdamW. [default: fits the model]")
 @click.option("--no-anchor", is_flag=True, help="Put no BOS embedding in front of the vectors, as in the paper.")
 @options.seed
 @click.option("--plot", metavar="FILE", help="Draw the figures (.png, .svg or .pdf).")

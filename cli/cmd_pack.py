@@ -64,19 +64,25 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         click.option(
             "--reuse/--no-reuse", default=True, show_default=True, help="Copy records of the same text in STORE."
         ),
+        click.option(
+            "--trial/--no-trial",
+            default=True,
+            show_default=True,
+            help="Find what suits a model without a profile before a large pack, in at most two minutes.",
+        ),
         options.dry_run,
         click.option(
             "--preset",
             type=click.Choice(["fast", "balanced", "dense"]),
             help="Take the budget and learning rate from the curve that `memvec calibrate` measured.",
         ),
-        click.option("--nats-per-vector", type=float, help="Budget of one vector, in nats. [default: 76 at width 576]"),
+        click.option("--nats-per-vector", type=float, help="Budget of one vector, in nats. [default: fits the model]"),
         _number("--segment-tokens", D.segment_tokens, "Longest segment, in tokens."),
         click.option("--vectors", type=int, help="Use exactly this many vectors a segment."),
         _number("--max-corrections", D.max_corrections, "Largest share of corrected tokens in a segment."),
         _number("--margin", D.margin, "Store a correction for a token with a smaller logit gap."),
         click.option("--strict", is_flag=True, help="Store no corrections for wrong tokens."),
-        click.option("--learning-rate", type=float, help=f"Learning rate of AdamW. [default: {D.learning_rate:g}]"),
+        click.option("--learning-rate", type=float, help="Learning rate of AdamW. [default: fits the model]"),
         _number("--max-steps", D.max_steps, "Largest number of optimiser steps in one attempt."),
         _number("--refits", D.refits, "Further attempts before a segment is stored raw."),
         click.option(

@@ -46,7 +46,7 @@ from memvec.integrations.peft_import import (
 from memvec.kv.place import placed_plain, windowed
 from memvec.kv.selection import Selection
 from memvec.lm.adapters import unwrapped
-from memvec.lm.compat import sliding
+from memvec.lm.compat import recurrent, sliding
 from memvec.lm.device import device_of
 from memvec.memory.cached import CachedMemory
 from memvec.memory.memory import Memory
@@ -97,9 +97,17 @@ def export_prompt_tuning(
     ids = torch.tensor(list(before), dtype=torch.long, device=device_of(look))
     with torch.inference_mode():
         vectors = torch.cat([look(ids).float().cpu(), tensor(memory)])
+    if recurrent(model):
+        warnings.warn(
+            f"PEFT's generate() loses the state of {model.config.model_type} behind this adapter after one token. Pass it "
+            "use_cache=False.",
+            stacklevel=2,
+        )
     sizes = model.config.get_text_config()
     config = PromptTuningConfig(
-        num_attention_heads=sizes.num_attention_heads,
+        num_attention_heads=getattr(
+            sizes, "num_attention_heads", 1
+        ),  # state-space models have none, and PEFT wants a number
         num_layers=sizes.num_hidden_layers,
         prompt_tuning_init_text=_note(memory, before),
         **_common(model, len(vectors), int(vectors.shape[1])),

@@ -275,7 +275,7 @@ RULES: dict[str, Rule] = {
     "lock_wait": number(0), "max_seconds": number(0, above=True), "temperature": number(0, sys.float_info.max, above=True),
     "min_score": score, "query": text, "answer": text, "prompt": anything, "sample": flag,
     "decode": flag, "dry_run": flag, "memories": flag, "off_topic": flag, "overwrite": flag, "probe": flag, "keep": whole(0),
-    "random_words": flag, "ranked": flag, "rename_collisions": flag, "reuse": flag, "yes": flag,
+    "random_words": flag, "ranked": flag, "rename_collisions": flag, "reuse": flag, "trial": flag, "yes": flag,
     "meta": mapping(text, "a dict of strings"), "where": mapping(text, "a dict of strings"),
     "texts": mapping(text, "a dict of texts by name"), "generate": function, "notify": function, "watch": function,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from memvec.errors import MemvecError, NotFoundError, OutOfMemoryError, ReadError
+from memvec.errors import MemvecError, MissingExtraError, NotFoundError, OutOfMemoryError, ReadError
 
 # Messages of torch and the system about memory, in errors that have no class of their own.
 SAID = ("not enough memory", "out of memory", "cannot allocate memory", "can't allocate memory", "failed to allocate")
@@ -61,15 +61,20 @@ def reading_checkpoint(where: Path) -> Iterator[None]:
     """Turn the errors of libraries that read a checkpoint at `where` into memvec's.
 
     Raises:
+        MissingExtraError: A package that the checkpoint needs is not installed.
         NotFoundError: The file or folder is not a checkpoint.
         OutOfMemoryError: Memory ran out.
         ReadError: The system refused to read.
     """
     try:
         yield
-    except (*UNREADABLE, MemoryError) as error:
+    except (*UNREADABLE, MemoryError, ImportError) as error:
         if isinstance(error, MemvecError) or own_mistake(error):
             raise
+        if isinstance(error, ImportError):
+            raise MissingExtraError(
+                f"{str(where)!r} needs a package to be read: {first_line(error).rstrip('.')}. Install it, or pass another model."
+            ) from error
         if out_of_memory(error):
             raise OutOfMemoryError(f"load {str(where)!r}", error) from error
         if isinstance(error, OSError) and error.errno in REFUSED:

@@ -61,7 +61,8 @@ class PackSettings:
         2
     """
 
-    # Surprisal that one vector is asked to carry [nats]. None: 76 at width 576, in proportion at other widths.
+    # Surprisal that one vector is asked to carry [nats]. None: as in the model's profile; without one, 76 at width 576, in
+    # proportion at other widths.
     nats_per_vector: float | None = None
     segment_tokens: int = 64  # Most tokens in a segment.
     vectors: int | None = None  # Vectors of every segment. None: as many as its surprisal asks for.
@@ -73,8 +74,11 @@ class PackSettings:
     patience: int = 60  # Steps for which a fit aims at half of the allowed corrections; after them, all are allowed.
     refits: int = 2  # Most refits of a segment, each with half as many vectors again. After them it is stored raw.
     growth: int = 24  # A fit starts on the first 30 % of its segment and sees all of it after this many steps.
-    learning_rate: float = 5.0  # The learning rate of AdamW, after the warm-up.
-    weight_decay: float = 0.01  # The weight decay of AdamW.
+    # The learning rate of AdamW, after the warm-up. None: as in the model's profile; without one, twice the root mean
+    # square of the model's late hidden states.
+    learning_rate: float | None = None
+    # The weight decay of AdamW. None: .05 / learning_rate, so that a vector loses 5 % in a step.
+    weight_decay: float | None = None
     warmup: int = 2  # Steps in which the learning rate rises to its full value.
     cooling: int = 60  # Steps in which the learning rate falls to its last value.
     last_rate: float = 0.2  # The last learning rate, as a share of the full one [0..1].

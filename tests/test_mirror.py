@@ -16,6 +16,7 @@ COVERED = {
     "checkpoints/named.py": "scenarios/test_strangers.py",
     "checkpoints/resolve.py": "scenarios/test_models.py",
     "checkpoints/traits.py": "memvec/identity/test_verdict.py",
+    "checkpoints/usable.py": "memvec/lm/test_load_kinds.py",
     "copyable.py": "memvec/test_errors.py",
     "decoding/reader.py": "memvec/decoding/test_escalation.py",
     "decoding/unpack.py": "scenarios/test_pack_unpack.py",

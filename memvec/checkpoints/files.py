@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from memvec.causes import reading_checkpoint
+from memvec.checkpoints import usable
 from memvec.errors import NotFoundError, UnsupportedModelError
 from memvec.formats import canonical
 from memvec.guard import loading_alone
@@ -27,8 +28,12 @@ EMBEDDING_NAMES = (
     "word_embeddings.weight",
 )
 BUFFER_NAMES = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
+GENERATION = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
+    "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+)  # fmt: skip
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
-RULES = 2  # version of the rules that choose files and tensors; cached results of another version are not used
+RULES = 3  # version of the rules that choose files and tensors; cached results of another version are not used
 THREADS = min(8, os.cpu_count() or 1)  # hashlib lets other threads run while it hashes
 
 
@@ -44,11 +49,12 @@ def tensor_digests(folder: Path) -> dict[str, TensorDigest]:
     """Digest every tensor of the checkpoint, by name in order, without buffers. NotFoundError, UnsupportedModelError."""
     found: dict[str, TensorDigest] = {}
     for file in weight_files(folder):
-        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with _mapped(file) as data:
             part = digests(data)
         if twice := sorted(found.keys() & part.keys()):
             raise NotFoundError(f"tensor {twice[0]!r} is in two files of {str(folder)!r}. Save the model again.")
         found |= part
+    usable.check_tensors(folder, found)
     return dict(sorted(found.items()))
 
 
@@ -74,9 +80,9 @@ def weight_files(folder: Path) -> list[Path]:
             )
         if (folder / name).is_file():
             return _indexed(folder, name) if name.endswith(".json") else [folder / name]
-    raise NotFoundError(
-        f"no {chosen or f'{SINGLE} and no {INDEX}'} in {str(folder)!r}. Save the model with save_pretrained() first."
-    )
+    if chosen is None:
+        raise usable.no_checkpoint(folder)
+    raise NotFoundError(f"no {chosen} in {str(folder)!r}, which config.json names. Download the model again.")
 
 
 def digests(data: bytes | mmap.mmap) -> dict[str, TensorDigest]:
@@ -99,7 +105,7 @@ def stored_as(folder: Path) -> str | None:
     found = set()
     with reading_checkpoint(folder):
         for file in weight_files(folder):
-            with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            with _mapped(file) as data:
                 found |= {dtype for _, dtype, *_ in _entries(data)}
     return found.pop() if len(found) == 1 else None
 
@@ -111,19 +117,42 @@ def embedding_name(names: Iterable[str]) -> str | None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of the checkpoint in `folder`. NotFoundError if it cannot be read."""
-    with loading_alone(), reading_checkpoint(folder):
+    """The tokenizer of the checkpoint in `folder`. NotFoundError if it cannot be read, UnsupportedModelError, MissingExtraError."""
+    with loading_alone(), reading_checkpoint(folder), usable.explained(folder, tokenizer=True):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_config(folder: Path) -> Any:
-    """The configuration of the checkpoint in `folder`. NotFoundError if it cannot be read."""
+    """The configuration of the checkpoint in `folder`. NotFoundError if it cannot be read, UnsupportedModelError."""
     with loading_alone(), reading_checkpoint(folder):
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        usable.check_settings(folder)
+        with usable.explained(folder):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        usable.check_config(folder, config)
+        return config
+
+
+def load_generation(folder: Path) -> Any:
+    """The settings of `generate` that memvec takes from the checkpoint in `folder`: token ids and changes of logits.
+
+    Others choose a cache, beams or a form of output. A file that transformers refuses is left out. NotFoundError.
+    """
+    made = load_config(folder)
+    with loading_alone():
+        from transformers import GenerationConfig
+
+    made = GenerationConfig.from_model_config(made)
+    with contextlib.suppress(OSError, TypeError, ValueError):  # no file, or a refused one
+        made = GenerationConfig.from_pretrained(folder)
+    found = {name: value for name in GENERATION if (value := getattr(made, name, None)) is not None}
+    try:
+        return GenerationConfig(**found)
+    except (TypeError, ValueError):  # a value out of its range
+        return GenerationConfig(eos_token_id=found.get("eos_token_id"))
 
 
 def embedding_table(folder: Path) -> Any:
@@ -156,6 +185,15 @@ def _indexed(folder: Path, index: str) -> list[Path]:
                 f"{name!r} is missing in {str(folder)!r}, which {index} names. Download the model again."
             )
     return [folder / name for name in names]
+
+
+@contextlib.contextmanager
+def _mapped(file: Path) -> Iterator[mmap.mmap]:
+    """The bytes of a safetensors file. NotFoundError if it is not there as a whole."""
+    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        usable.check_complete(file, data[: len(usable.POINTER)], len(data))
+        usable.check_complete(file, b"", len(data), max((end for *_, end in _entries(data)), default=0))
+        yield data
 
 
 def _plain(name: Any) -> bool:

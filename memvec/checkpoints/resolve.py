@@ -15,12 +15,16 @@ from pathlib import Path
 
 from memvec.causes import reading_checkpoint
 from memvec.checkpoints import gguf as converted
+from memvec.checkpoints import usable
 from memvec.errors import MemvecError, NotFoundError, ReadError, UnsupportedModelError, WriteError
 from memvec.filesystem.cache_folder import cache_root
 from memvec.filesystem.paths import keepable
 from memvec.formats import files
 
 DEFAULT_MODEL = "smollm2-135m"
+# Files that are downloaded before weights, and weights that transformers does not load.
+SMALL = ["*.json", "*.model", "*.txt", "*.jinja"]
+SECOND_COPIES = ["consolidated*.safetensors", "*/*.safetensors"]
 Notify = Callable[[str], None]
 
 
@@ -134,7 +138,7 @@ def resolve(model: str, notify: Notify = silent, download: bool = True) -> Path:
             return path
         if not os.access(path, os.R_OK | os.X_OK):
             raise ReadError(str(path), os.strerror(errno.EACCES))
-        raise NotFoundError(f"{model!r} holds no checkpoint: expected config.json and *.safetensors in it.")
+        raise usable.no_checkpoint(path)
     if os.path.isfile(path) and path.suffix.lower() == ".gguf":
         return _from_gguf(path, notify)
     if os.path.exists(path) or model.startswith((".", "/", "~")) or model.count("/") != 1:
@@ -264,10 +268,14 @@ def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
 def _from_hub(model: str, download: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    fetch = functools.partial(snapshot_download, model, local_files_only=not download)
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=not download))
+        folder = Path(fetch(allow_patterns=SMALL))
+        usable.check_settings(folder)  # before gigabytes of weights come
+        return Path(fetch(allow_patterns=[*SMALL, "*.safetensors"], ignore_patterns=SECOND_COPIES))
     except (OSError, ValueError) as error:  # the hub's own errors derive from these
+        if isinstance(error, MemvecError):
+            raise
         where = "and cannot be downloaded" if download else f"and the hub was not asked; pass model={model!r} to ask it"
         raise NotFoundError(
             f"model {model!r} is not in the local hub cache, {where} ({type(error).__name__}). "

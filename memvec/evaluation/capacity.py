@@ -30,6 +30,7 @@ from memvec.lm.load import in_float32, load
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.settings import PackSettings, check_fields
 from memvec.training.fit import FitEngine, Fitted, Task
+from memvec.training.units import unit_of
 
 FLOAT_BITS = 16  # of an element of a vector, in the bound of Kuratov et al. 2025
 PUBLISHED_ACCURACY = 0.99  # teacher-forced accuracy that the paper calls lossless
@@ -39,6 +40,7 @@ A_WRONG_ONE = 2  # tokens to shorten a beginning by, for each wrong token
 SPREAD = 0.2  # first beginnings of several starts are shorter and longer by up to this share
 FIRST = 5.5  # nats of the first beginning, in budgets of a pack: some 420 nats for a vector of width 576
 GROWTH = 0.5  # share of the first stage's steps in which the shown part grows to the complete beginning
+SLOWER = 0.1  # the first learning rate of a text's first stage, as a share of a pack's
 LAST_RATE = 0.04  # the last learning rate of a stage, as a share of the first stage's first
 GOING_ON = 0.24  # the first learning rate of later stages, as a share of the same
 MOST_TOKENS = 384  # most tokens of a text for each vector
@@ -66,7 +68,7 @@ class CapacitySettings:
 
     steps: int = 1000  # Most optimiser steps for one text.
     stage: int = 400  # Most optimiser steps for one beginning of it.
-    learning_rate: float = 5.0  # Learning rate of the first stage.
+    learning_rate: float | None = None  # Learning rate of the first stage. None: a tenth of that of a pack.
     starts: int = 1  # Fits of a text's first beginning, each from other noise. The most promising one goes on.
     grow: float = 0.25  # Share by which a beginning grows when the vectors hold it.
     corrected: float = 0.03  # Share of tokens that may be corrected, as in a pack [0..1].
@@ -190,16 +192,17 @@ class _Filling:
         self.fast, self.exact, self.vectors, self.settings = fast, exact, vectors, settings
         self.stopped = False  # by Ctrl-C
         self.rows = vectors + len(fast.anchor) * settings.anchor
-        rate = settings.learning_rate
         # So that the stages are of equal length.
         stage = math.ceil(settings.steps / math.ceil(settings.steps / settings.stage))
         # Only the argmax decides, so no margin is needed beyond the engine's own reserve. A fit stops at half its cap.
+        rate = settings.learning_rate or SLOWER * unit_of(fast)
         fit = PackSettings(
             max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
             cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,
         )  # fmt: skip
         self.first = FitEngine(fast, fit)
-        going_on = replace(fit, learning_rate=GOING_ON * rate, last_rate=LAST_RATE / GOING_ON)
+        decay = self.first.settings.weight_decay
+        going_on = replace(fit, learning_rate=GOING_ON * rate, weight_decay=decay, last_rate=LAST_RATE / GOING_ON)
         self.later = FitEngine(fast, going_on)  # a higher rate would lose the tokens that are held
         self.budget = FIRST * fit.budget(fast.width) * vectors
         self.allowed = PackSettings(max_corrections=settings.corrected).allowed

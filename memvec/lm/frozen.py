@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memvec import off_topic
 from memvec.causes import first_line
 from memvec.errors import MemvecError, UnsupportedModelError
 from memvec.lm import compat, layers
 from memvec.lm.fused import Fused
 
+LATE = 0.9  # share of the layers after which hidden states are measured
+MEASURED = 128  # tokens of the text that they are measured on
 LEAD = "\n"  # put before every text if the tokenizer would change a space at its start
 
 
@@ -102,6 +105,24 @@ class FrozenLM:
         tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         known = [token for token in tokens if token is not None][:1]
         return self.embed(torch.tensor(known, dtype=torch.long, device=self.device)).float()
+
+    @functools.cached_property
+    def magnitude(self) -> float:
+        """The root mean square of a token's hidden state, late in the model. It is the unit of learning rates and starts.
+
+        It is the median over tokens of a fixed text. The first position is left out, because it may be a hundred times as large.
+        """
+        text = "\n".join(passage.continuation for passage in off_topic.passages())
+        room = getattr(self.model.config, "max_position_embeddings", None) or MEASURED
+        ids = torch.tensor([self.encode(text)[: min(MEASURED, room - 1)]], device=self.device)
+        with torch.inference_mode():
+            embeds = torch.cat([self.anchor.to(self.dtype)[None], self.embed(ids)], 1)
+            states = self.model.base_model(
+                inputs_embeds=embeds, use_cache=False, output_hidden_states=True
+            ).hidden_states
+            layers = len(states) - 1
+            late = states[min(round(LATE * layers), layers - 1)]  # the last one is normalised
+            return float(late[0, 1:].float().square().mean(-1).sqrt().median())
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings (…, D) of ids (…)."""

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
-from memvec.checkpoints.files import load_config, load_tokenizer, quiet, stored_as, weight_files
+from memvec.checkpoints import usable
+from memvec.checkpoints.files import load_config, load_generation, load_tokenizer, quiet, stored_as, weight_files
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
 from memvec.lm import attention, layers
@@ -60,6 +61,7 @@ def load(
         lm = FrozenLM(_model(folder, kept or dtype, device, notify), tokenizer)
         lm = widened(lm) if kept else lm
         lm.may_offload = device == AUTO
+        usable.check_tokens(tokenizer, lm.vocabulary)
         check_model(lm)
         return lm
 
@@ -126,9 +128,12 @@ def _read(folder: Path, dtype: torch.dtype, **where: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     def read(attn: str) -> Any:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attn, trust_remote_code=False, use_safetensors=True, **where
-        )
+        model, said = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attn, trust_remote_code=False, use_safetensors=True,
+            generation_config=load_generation(folder), ignore_mismatched_sizes=True, output_loading_info=True, **where,
+        )  # fmt: skip
+        usable.check_loaded(folder, model, said["missing_keys"], said["mismatched_keys"])
+        return model
 
     with quiet(), reading_checkpoint(folder):
         try:
@@ -147,7 +152,10 @@ def check_config(folder: Path) -> None:
 
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{config.model_type} models are encoder-decoders, not decoder-only")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    # transformers makes decoders of encoders too, with a head that the checkpoint lacks.
+    made_for = [str(name) for name in config.architectures or ()]
+    encodes = made_for and getattr(config, "is_decoder", True) is False and not any("CausalLM" in n for n in made_for)
+    if encodes or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(f"{config.model_type} models are no decoder-only language models")
 
 

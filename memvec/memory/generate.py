@@ -231,6 +231,8 @@ class _Asker:
         how: dict[str, Any] = {"do_sample": self.choice.sample}
         if self.choice.sample:
             how["temperature"] = 1.0 if self.choice.temperature is None else self.choice.temperature
+        else:  # transformers warns of a checkpoint's settings of sampling
+            how |= dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p"))
         seeded = sampling(self.lm.device, self.choice.seed) if self.choice.sample else nullcontext()
         with seeded as seed, declared_numerics(self.lm.device):
             out = self.lm.model.generate(**kwargs, **how)

@@ -188,8 +188,9 @@ def check(model: Any, given: Mapping[str, Any]) -> None:
 
 
 def check_cache(model: Any, given: Mapping[str, Any], cache: Any) -> None:
-    """Refuse options that do not go together with the keys and values of a memory. UsageError."""
-    if (asked := resolve(model, given, "cache_implementation")) is not None:
+    """Refuse options of a call that do not go together with the keys and values of a memory. UsageError."""
+    asked = given.get("cache_implementation", getattr(given.get("generation_config"), "cache_implementation", None))
+    if asked is not None:
         raise UsageError(
             f"cache_implementation={asked!r} cannot be used with a memory of keys and values: it makes an empty cache, and "
             "they are one already. Leave it out, or load context vectors: memvec.load_memory(…, kind='context')."

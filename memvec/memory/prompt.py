@@ -166,7 +166,10 @@ def behind(model: Any, given: dict[str, Any], cache: Any) -> dict[str, Any]:
     if isinstance(cache, FrontCache):
         check_attention(model)  # another one may have been chosen since
     counts = (options.resolve(model, given, option) or 1 for option in ("num_beams", "num_return_sequences"))
-    return {compat.cache_argument(model): compat.repeated(cache, max(counts))}
+    made = {compat.cache_argument(model): compat.repeated(cache, max(counts))}
+    if options.resolve(model, {}, "cache_implementation") is None:
+        return made
+    return {**made, "cache_implementation": None}  # Gemma's checkpoints ask for one, and transformers takes no two
 
 
 @torch.no_grad()
@@ -179,13 +182,19 @@ def embed(
     one row for all.
 
     Raises:
-        UsageError: The attention of the model does not take the keys and values, or its windows would count padding.
+        UsageError: The attention of the model does not take the keys and values, or its windows would count padding. Or a
+            token has no embedding.
     """
     model = unwrapped(model)
     install(model)
     module = model.get_input_embeddings()
     device, dtype = device_of(module), model.dtype
     ids = [list(row.before) + list(row.after) for row, _ in rows]
+    if beyond := [i for own in ids for i in own if i >= len(module.weight)]:
+        raise UsageError(
+            f"the prompt holds a token with the id {beyond[0]}, and the model has embeddings for {len(module.weight)} tokens. "
+            "Leave its word out of the prompt, or resize the model's embeddings."
+        )
     cached = cached_rows(model, rows) if cached is None else every(cached, len(rows))
     pieces = []
     for row, memory in rows:

@@ -1,18 +1,20 @@
-"""`calibrate`: measure how much text a vector of a model can carry, and the cost. Presets of `pack` use the result.
+"""`calibrate`: measure how much text a vector of a model can carry, and the cost. `pack` uses the result.
 
 A profile belongs to a fingerprint. For several numbers of nats per vector it has the tokens per vector and the token-steps
-per token on a sample. The package brings the profile of the default model.
+per token on a sample. The package brings the profile of the default model. A large pack with a model that has none makes
+one first, in a trial: fewer segments, and fewer budgets.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from memvec.arguments import checked, instance, literal
 from memvec.checkpoints.identify import fingerprint_folder
@@ -28,17 +30,26 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
 from memvec.packing.outstanding import described
 from memvec.packing.plan import Reading, plan, tasks
-from memvec.progress import Progress, Watch, enter, unwatched
+from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.settings import NATS_PER_DIMENSION, PackSettings
 from memvec.training.fit import FitEngine
+from memvec.training.units import with_rates
+from memvec.types import Fingerprint
 
 Preset = Literal["fast", "balanced", "dense"]
 
 VERSION = 1
-SEGMENTS = 12  # fitted in a trial
+SEGMENTS = 12  # fitted for each point
 PASSAGE = 200  # tokens of a passage of the sample
 RATES = (1.0, 1 / 3, 3.0)  # learning rates to try, as factors of the one in the settings
 BUDGETS = (0.75, 1.0, 1.25, 1.5)  # nats per vector to try, as factors of the default for the width
+TRIAL_SEGMENTS = 6  # fitted for each point of a trial
+TRIAL_SECONDS, TRIAL_SECONDS_GPU = 100.0, 9.0  # most that a trial takes
+TRIAL_POINTS = 4
+TRIAL_STEP = 4 / 3  # factor between two budgets of a trial
+TRIAL_RATE = 3.0  # the other learning rate of a trial, as a factor
+TIMED_STEPS = 3  # steps by which a trial's duration is foreseen
+TRIAL_BYTES = 64 * 1024  # packs of fewer bytes make no trial: it would take longer than it saves
 WORTH = {"fast": 1.0, "balanced": 1.1, "dense": 1.6}  # highest cost of a token, as a factor of the cheapest point's
 
 
@@ -66,6 +77,7 @@ class Profile:
     points: tuple[Point, ...]
     sample: str  # names of the texts
     version: int = VERSION
+    thorough: bool = True  # False: found by the trial of a pack
 
     def point(self, preset: Preset) -> Point:
         """The densest point that solved all its segments at a cost that the preset allows."""
@@ -132,37 +144,143 @@ def calibrate(
     fast = load(folder, kind, device)
     exact = in_float32(fast, folder)
     texts = texts or handbook()
-    sources = sample(exact, texts, segments)
-    usual, number = NATS_PER_DIMENSION * fast.width, count(1)
-
-    def measured(changed: PackSettings) -> Point:
-        budget, rate = changed.nats_per_vector, changed.learning_rate
-        what = f"{segments} segments at {budget:.0f} nats a vector, learning rate {rate:.2g}"
-        enter(f"fit {next(number)} of at most {len(RATES) + len(BUDGETS) - 1}: {what}", progress, watch)
-        return trial(fast, exact, sources, changed, segments, lambda _: watch(progress))
-
-    rates = [settings.learning_rate * times for times in RATES]
-    found = {rate: measured(replace(settings, learning_rate=rate, nats_per_vector=usual)) for rate in rates}
+    bench = _Bench(fast, exact, texts, segments, settings, len(RATES) + len(BUDGETS) - 1, progress, watch)
+    usual, rates = NATS_PER_DIMENSION * fast.width, [bench.rate * times for times in RATES]
+    found = {rate: bench.point(usual, rate) for rate in rates}
     best = min(found, key=lambda rate: (found[rate].unsolved, found[rate].token_steps))
-    settings = replace(settings, learning_rate=best)
     points: list[Point] = []
     for times in BUDGETS:
-        points.append(found[best] if times == 1 else measured(replace(settings, nats_per_vector=usual * times)))
+        points.append(found[best] if times == 1 else bench.point(usual * times, best))
         if times > 1 and points[-1].unsolved:
             break
-    profile = Profile(
-        fingerprint_folder(folder).id,
-        model,
-        best,
-        settings.segment_tokens,
-        tuple(points),
-        ", ".join(texts),
-    )
-    try:
-        _store(profile)
-    except OSError as error:  # the result took minutes, so it is returned all the same
-        enter(f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE", progress, watch)
+    return bench.profile(fingerprint_folder(folder).id, model, best, points)
+
+
+def suited(
+    settings: PackSettings,
+    fast: FrozenLM,
+    exact: FrozenLM,
+    model: Fingerprint,
+    size: int,
+    progress: Progress,
+    watch: Watch = unwatched,
+) -> PackSettings:
+    """The settings of a pack of `size` bytes, with the budget and learning rate that suit the model.
+
+    They come from the model's profile, and a large pack makes one if there is none. Settings that name them stay as they are.
+    """
+    if _named(settings):
+        return settings
+    profile = profile_of(model.id)
+    if profile is None and size >= TRIAL_BYTES:
+        profile = _tried(fast, exact, model, settings, progress, watch)
+    return settings if profile is None else _at(settings, profile, "balanced")
+
+
+def with_profile(settings: PackSettings, fingerprint: str) -> PackSettings:
+    """The same from a profile that is there. Without one, the settings as they are."""
+    profile = None if _named(settings) else profile_of(fingerprint)
+    return settings if profile is None else _at(settings, profile, "balanced")
+
+
+def _named(settings: PackSettings) -> bool:
+    """Do settings say themselves how much a vector carries, or how fast it learns?"""
+    return any(given is not None for given in (settings.nats_per_vector, settings.learning_rate, settings.vectors))
+
+
+def _at(settings: PackSettings, profile: Profile, preset: Preset) -> PackSettings:
+    nats = profile.point(preset).nats_per_vector
+    return replace(settings, nats_per_vector=nats, learning_rate=profile.learning_rate)
+
+
+def _tried(
+    fast: FrozenLM, exact: FrozenLM, model: Fingerprint, settings: PackSettings, progress: Progress, watch: Watch
+) -> Profile | None:
+    """Make a profile in a trial. None if the model is so slow that a trial would take too long."""
+    begun, limit = time.perf_counter(), TRIAL_SECONDS_GPU if fast.device.type == "cuda" else TRIAL_SECONDS
+    bench = _Bench(fast, exact, handbook(), TRIAL_SEGMENTS, settings, TRIAL_POINTS + 1, progress, watch)
+    took = bench.foreseen()
+
+    def time_left() -> bool:
+        return time.perf_counter() - begun + took <= limit
+
+    if not time_left():
+        return None
+    points: list[Point] = []
+    budget, step = NATS_PER_DIMENSION * fast.width, 1.0
+    while time_left() and len(points) < TRIAL_POINTS:
+        budget, before = budget * step, time.perf_counter()
+        points.append(bench.point(budget, bench.rate))
+        took = time.perf_counter() - before
+        solved, cheap = not points[-1].unsolved, points[-1].token_steps <= WORTH["balanced"] * points[0].token_steps
+        if step == 1:
+            step = TRIAL_STEP if solved else 1 / TRIAL_STEP
+        elif solved if step < 1 else not (solved and cheap):
+            break
+    profile = bench.profile(model.id, model.source, bench.rate, points, thorough=False)
+    best = profile.point("balanced")
+    if time_left():
+        faster = bench.point(best.nats_per_vector, bench.rate * TRIAL_RATE)
+        if not faster.unsolved and faster.token_steps * WORTH["balanced"] < best.token_steps:
+            return bench.profile(model.id, model.source, bench.rate * TRIAL_RATE, [faster], thorough=False)
     return profile
+
+
+class _Bench:
+    """Fits a sample of segments with changing budgets and learning rates."""
+
+    def __init__(
+        self,
+        fast: FrozenLM,
+        exact: FrozenLM,
+        texts: Mapping[str, str],
+        segments: int,
+        settings: PackSettings,
+        most: int,
+        progress: Progress,
+        watch: Watch,
+    ) -> None:
+        """`most` points will be asked for at most."""
+        self.fast, self.exact, self.texts, self.segments, self.most = fast, exact, texts, segments, most
+        self.settings, self.progress, self.watch = settings, progress, watch
+        self.rate = cast(float, with_rates(settings, fast).learning_rate)
+        self.sources, self.number = sample(exact, texts, segments), count(1)
+
+    def point(self, nats: float, rate: float) -> Point:
+        """The results of a budget and a learning rate."""
+        what = f"{self.segments} segments at {nats:.0f} nats a vector, learning rate {rate:.2g}"
+        enter(f"fit {next(self.number)} of at most {self.most}: {what}", self.progress, self.watch)
+        settings = replace(self.settings, nats_per_vector=nats, learning_rate=rate)
+        return fitted_once(self.fast, self.exact, self.sources, settings, self.segments, self._tick)
+
+    def foreseen(self) -> float:
+        """How long a point takes, from its first steps [s]."""
+        enter("trying the model", self.progress, self.watch)
+        short = replace(self.settings, max_steps=TIMED_STEPS, growth=0)  # whole texts, as most steps have
+        times: list[float] = []
+        fitted_once(
+            self.fast, self.exact, self.sources, short, self.segments, lambda _: times.append(time.perf_counter())
+        )
+        return (
+            times[-1] - times[-2]
+        ) * USUAL_TOKEN_STEPS  # a token takes about as many token-steps as a fit takes steps
+
+    def profile(
+        self, fingerprint: str, model: str, rate: float, points: Sequence[Point], thorough: bool = True
+    ) -> Profile:
+        """Make a profile of the points, and store it."""
+        ordered = tuple(sorted(points, key=lambda point: point.nats_per_vector))
+        length, sampled = self.settings.segment_tokens, ", ".join(self.texts)
+        made = Profile(fingerprint, model, rate, length, ordered, sampled, thorough=thorough)
+        try:
+            _store(made)
+        except OSError as error:  # the result took minutes, so it is used all the same
+            why = f"the profile could not be kept: {error.strerror or error}. Set MEMVEC_CACHE"
+            enter(why, self.progress, self.watch)
+        return made
+
+    def _tick(self, token_steps: int) -> None:
+        self.watch(self.progress)
 
 
 def sample(lm: FrozenLM, texts: Mapping[str, str], segments: int) -> list[Source]:
@@ -177,7 +295,7 @@ def sample(lm: FrozenLM, texts: Mapping[str, str], segments: int) -> list[Source
     return [Source(f"{name}-{number:03}", lm.decode(ids).encode()) for number, name, ids in sorted(rows)]
 
 
-def trial(
+def fitted_once(
     fast: FrozenLM,
     exact: FrozenLM,
     sources: Sequence[Source],
@@ -221,8 +339,10 @@ def profile_of(fingerprint: str) -> Profile | None:
         try:
             found = json.loads(file.read_text("utf-8"))
             if found.get("version") == VERSION and found["points"]:
-                return Profile(**found | {"points": tuple(Point(**point) for point in found["points"])})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):  # the profile is missing or damaged
+                profile = Profile(**found | {"points": tuple(Point(**point) for point in found["points"])})
+                _at(PackSettings(), profile, "balanced")  # every pack takes its settings from it
+                return profile
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):  # missing or damaged
             continue
     return None
 
@@ -237,8 +357,7 @@ def with_preset(settings: PackSettings, preset: str | None, fingerprint: str, mo
         raise NotFoundError(
             f"no profile of {model!r} to take {preset!r} from. Run memvec.calibrate(model={model!r}) once."
         )
-    point = profile.point(preset)  # type: ignore[arg-type]
-    return replace(settings, nats_per_vector=point.nats_per_vector, learning_rate=profile.learning_rate)
+    return _at(settings, profile, preset)  # type: ignore[arg-type]
 
 
 def _folder() -> Path:

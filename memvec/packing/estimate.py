@@ -21,7 +21,7 @@ from memvec.lm.device import pick_device, pick_dtype, resident_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
 from memvec.lm.widen import layer_bytes, weights_bytes
-from memvec.packing.calibrate import Preset, profile_of, with_preset
+from memvec.packing.calibrate import Preset, profile_of, with_preset, with_profile
 from memvec.packing.commit import Committer
 from memvec.packing.context import ContextRecords
 from memvec.packing.kv import KVRecords
@@ -96,6 +96,7 @@ def estimate(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     reuse: bool = True,
+    trial: bool = True,
     device: str | None = None,
     dtype: str | None = None,
     watch: Watch = unwatched,
@@ -118,6 +119,7 @@ def estimate(
         include: Patterns as in .gitignore. Only files that match are packed.
         exclude: Patterns. Files that match are left out.
         reuse: Copy records of the same text from the store.
+        trial: Estimate with the model's profile, if it has one. No trial is made.
         device: The torch device. Default: CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it.
         watch: A function that is called with the progress.
@@ -145,6 +147,7 @@ def estimate(
     folder = resolve(model, lambda message: enter(message, progress, watch))
     identity = identify_folder(folder, source=lasting_name(model))
     settings = with_preset(settings or PackSettings(), preset, identity.fingerprint.id, model)
+    settings = with_profile(settings, identity.fingerprint.id) if trial else settings
     opened = _opened(Path(store), documents, identity, folder)
     enter("planning memories" if kind != "exact" else "measuring surprisal and cutting segments", progress, watch)
     lm = load(folder, fit_dtype, device, lambda stage: enter(stage, progress, watch))

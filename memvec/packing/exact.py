@@ -16,6 +16,7 @@ from memvec.filesystem.sources import UnfitError, reason_of
 from memvec.formats import raw
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
+from memvec.packing.calibrate import suited
 from memvec.packing.commit import Committer
 from memvec.packing.outstanding import Outstanding, factor_to_all
 from memvec.packing.plan import Plan, Unfit, Waiting, lots, partial_content, plan, tasks
@@ -51,12 +52,13 @@ class ExactRecords:
         committer: Committer,
         models: Models,
         settings: PackSettings,
+        trial: bool,
         reuse: bool,
         progress: Progress,
         watch: Watch,
     ) -> None:
         self.outstanding, self.committer, self.settings = outstanding, committer, settings
-        self.models, self.reuse = models, reuse
+        self.models, self.trial, self.reuse = models, trial, reuse
         self.progress, self.watch = progress, watch
         self.waiting: dict[int, Waiting] = {}  # segments being fitted, by task key
         self.task_keys: dict[bytes, int] = {}  # of these segments, by the sha256 of the text
@@ -77,6 +79,9 @@ class ExactRecords:
             return
         self.fast, self.exact = self.models.fast, self.models.exact
         store = self.committer.store
+        if self.trial:
+            origin, size = store.manifest.fingerprint, self.outstanding.documents.bytes
+            self.settings = suited(self.settings, self.fast, self.exact, origin, size, self.progress, self.watch)
         self.partial = partial_content(store)
         self.held = Held(store, self.exact) if self.reuse and store.manifest.shards else None
         self.engine = FitEngine(self.fast, self.settings)

@@ -73,6 +73,7 @@ def pack(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     reuse: bool = True,
+    trial: bool = True,
     device: str | None = None,
     dtype: str | None = None,
     lock_wait: float = 0.0,
@@ -109,6 +110,8 @@ def pack(
         include: Patterns as in .gitignore (see `memvec.filesystem.names`). Only files that match are packed.
         exclude: Patterns. Files that match are left out, also files named in `sources`. Excluded folders are not entered.
         reuse: Copy records of the same text from the store. False fits every new document anew.
+        trial: Take nats per vector and learning rate from the model's profile, unless `settings` name them. A pack of more
+            than 64 KiB with a model that has no profile makes one first, in at most two minutes.
         device: The torch device. Default: CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it. Records are certified in
             float32.
@@ -157,7 +160,7 @@ def pack(
         outstanding = Outstanding(documents, committer.store, kind)
         outstanding.measure()
         models = _Models(folder, fit_dtype, device, keys, committer, progress, watch)
-        exact = ExactRecords(outstanding, committer, models, settings, reuse, progress, watch)
+        exact = ExactRecords(outstanding, committer, models, settings, trial, reuse, progress, watch)
         work = MemoryWork(outstanding, committer, models, questions, generate, reuse, progress, watch)
         memories: MemoryRecords = (
             KVRecords(work, kv, found.fingerprint.id)

@@ -114,7 +114,15 @@ def refusals() -> Iterator[None]:
 
     try:
         yield
-    except (TemplateError, TypeError, ValueError) as error:
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UsageError(
             f"the chat template refuses these messages: {str(error).rstrip('.')}. Change the messages, or pass text and "
             "template='text'."

@@ -32,6 +32,7 @@ TOOLS = [
     {"function": {"parameters": {"type": "object"}, "name": "f", "description": "g"}, "type": "function"},
 ]
 DOCUMENTS = [{"title": "a", "text": "b"}, {"text": "c", "title": "d"}]
+WITHOUT = "Pass template='text'. To pack memories, take the template out of the tokenizer's files."
 PRINTED = re.compile(rf"""['"]text['"]: ?['"]{USER}""")  # a list of parts that the template prints as it is
 
 
@@ -95,8 +96,11 @@ def learn(speller: Speller, bos: int | None, name: str | None = None) -> Turns:
     reads_parts = parts is not None and parts.count(USER) == 1 and not PRINTED.search(parts)
     if not (reads_texts or reads_parts):
         if texts is None and parts is None:
-            made.text(made.user)  # raises the error of the template
-        raise UsageError("this chat template does not show the user's message once. Pass template='text'.")
+            try:
+                made.text(made.user)
+            except UsageError as error:
+                raise UsageError(f"this chat template refuses every message: {error.__cause__}. {WITHOUT}") from error
+        raise UsageError(f"this chat template does not show the user's message once. {WITHOUT}")
     made.as_parts = not reads_texts
     ids = encode(speller.tokenizer, _before(str(texts if reads_texts else parts), USER))
     alone = "".join(speller.pieces(ids))

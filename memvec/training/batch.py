@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def rates(age: Tensor, settings: PackSettings) -> Tensor:
     warm = (age / max(1, settings.warmup)).clamp(max=1)
     way = (age / settings.cooling).clamp(max=1)
     cooled = settings.last_rate**way if settings.geometric else 1 - (1 - settings.last_rate) * way
-    return settings.learning_rate * warm * cooled
+    return cast(float, settings.learning_rate) * warm * cooled  # the engine has set it
 
 
 def missed(margin: Tensor, settings: PackSettings) -> Tensor:
@@ -142,7 +142,7 @@ class RaggedBatch:
         self._best = torch.where(better[layout.slot_of_row, None], vectors.detach().half(), self._best)
         (gradient,) = torch.autograd.grad(hidden, vectors, passed.gradient)  # rows of different slots do not touch
         self._adam.age += 1
-        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay)
+        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay or 0.0)
         return scores(counts, whole)
 
     def _laid_out(self, shown: Sequence[int]) -> Layout:

@@ -1,10 +1,10 @@
 """The fit engine: optimise the vectors of many segments at once. When a slot is done, the next segment takes its place.
 
 The first vector is the anchor, the embedding of BOS. A model's first position is its attention sink and can carry little.
-The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9. The learning rate is 5
-instead of .01, cooled to 1 in 60 steps. A fit starts from the best of six starts, which are 20 times as large. It starts
-on the first part of its text and sees all of it after 24 steps. If half of these steps got it nowhere, it starts once more
-(docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
+The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9. The learning rate is some
+hundred times theirs, in the model's own unit, and cools to a fifth in 60 steps. A fit starts from the best of six starts.
+It starts on the first part of its text and sees all of it after 24 steps. If half of these steps got it nowhere, it starts
+once more (docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from memvec.settings import PackSettings
 from memvec.training.batch import Batch, RaggedBatch, Score
 from memvec.training.cost import NOTHING, Cost
 from memvec.training.layout import row_length
-from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked, scale_of
+from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked
 from memvec.training.static_batch import StaticBatch
+from memvec.training.units import unit_of, with_rates
 from memvec.types import Vectors
 
 MOST_SLOTS = 16  # on a CPU more rows make a step longer, not cheaper
@@ -38,7 +39,7 @@ SHARE_OF_GPU = 0.4  # share of a GPU's free memory for activations; certifying a
 FIRST_SHARE = 0.3  # share of its text that a fit starts on
 LEAST_SHOWN = 8  # least tokens that it starts on
 GROW_EVERY = 4  # steps after which it sees more of its text; each time the batch is laid out again
-LOST = 0.7  # a fit starts again if more than this share of its tokens is wrong halfway through the growth
+LOST = 0.85  # a fit starts again if more than this share of its tokens is wrong halfway through the growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class FitEngine:
 
     def __init__(self, lm: FrozenLM, settings: PackSettings, batch: Batch | None = None) -> None:
         """Fit with `lm`. Without a `batch` there are static rows on a GPU and ragged ones on a CPU."""
-        self.lm, self.settings = lm, settings
+        self.lm, self.settings = lm, (settings := with_rates(settings, lm))
         self.queue: deque[Task] = deque()
         self.ready: deque[_Slot] = deque()  # with starts, waiting for room
         self.slots: list[_Slot] = []
@@ -94,7 +95,7 @@ class FitEngine:
         self.most = MOST_SLOTS if on_cpu else MOST_SLOTS_GPU
         self.ahead = 1 if on_cpu else AHEAD_GPU
         self.grown = settings.grown
-        self._scale = scale_of(lm)
+        self._scale = unit_of(lm)
         static = lm.device.type == "cuda" and not lm.recurrent
         self.batch = batch or (StaticBatch(lm, settings) if static else RaggedBatch(lm, settings))
 
@@ -153,7 +154,9 @@ class FitEngine:
         begun, tasks = time.perf_counter(), [slot.task for slot in slots]
         texts = [task.ids[: shown_at(len(task.ids), 0, 1)] for task in tasks]
         starts = [
-            draw(self._scale, (task.vectors, self.lm.width), task.ids, f"{self.settings.seed} {task.attempt}")
+            draw(self._scale, (task.vectors, self.lm.width), task.ids, f"{self.settings.seed} {task.attempt}").to(
+                self.lm.device
+            )
             for task in tasks
         ]
         for some, task in zip(starts, tasks, strict=True):

@@ -16,22 +16,16 @@ from memvec.lm.frozen import FrozenLM
 from memvec.lm.head import head_pass
 from memvec.training.layout import lay_out, row_length
 
-NORM = 20  # standard deviation of a start's elements, in those of token embeddings; fits end at such norms
 TRIED = 6  # starts tried for each fit
 TRIES_A_STEP = 3  # tries that cost as much as a step, because they have no backward pass
 TEXTS_AT_ONCE = 16  # texts whose starts are tried together
 
 
-def scale_of(lm: FrozenLM) -> Tensor:
-    """The standard deviation () of starts' elements. It takes a pass over the embedding table."""
-    return lm.table.float().std() * NORM
-
-
-def draw(scale: Tensor, shape: tuple[int, int], ids: Sequence[int], salt: str) -> Tensor:
+def draw(scale: float, shape: tuple[int, int], ids: Sequence[int], salt: str) -> Tensor:
     """Draw K = TRIED starts (K, *shape) float32 of (M, D). They depend on `ids` and `salt`, not on other texts of a batch."""
     digest = hashlib.sha256(f"{salt} {' '.join(map(str, ids))}".encode()).digest()
     chance = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # torch takes 63 bits
-    return torch.randn(TRIED, *shape, generator=chance).to(scale.device) * scale
+    return torch.randn(TRIED, *shape, generator=chance) * scale
 
 
 @torch.inference_mode()

@@ -155,7 +155,7 @@ class StaticBatch:
         upstream = passed.gradient.masked_fill_(~live.flatten()[:, None], 0)
         (gradient,) = torch.autograd.grad(hidden, own, upstream)
         self._adam.age += 1
-        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay)
+        self._adam.descend(gradient.float(), rates(self._adam.age, self.settings), self.settings.weight_decay or 0.0)
 
     def restart(self, slot: int, start: Tensor) -> None:
         """See Batch."""

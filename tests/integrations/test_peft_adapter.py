@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import make
+from greedy import reference
 from kv_memory import kv_memory
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -26,6 +28,7 @@ from memvec.integrations.peft_adapter import (
     export_prompt_tuning,
     import_prompt_tuning,
 )
+from memvec.lm import load as loading
 from memvec.memory.memory import Memory, load
 from memvec.memory.prompt import embed, generate_kwargs
 from memvec.templates.template import Frame, frame
@@ -302,3 +305,18 @@ def test_kept_keys_and_values_are_the_hook(
     with pytest.raises(UsageError, match="kind='context'"):
         export_prompt_tuning(both, tmp_path / "b", model, chat)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_state_is_lost_in_generate_and_told(tmp_path: Path) -> None:
+    """PEFT goes on from no state of Mamba's. Without a cache it says what the memory says."""
+    folder = make("mamba", tmp_path / "mamba")
+    lm, owner = loading.load(folder), fingerprint(str(folder))
+    memory = Memory(("a",), (np.random.default_rng(0).standard_normal((4, 64)).astype(np.float16),), owner)
+    row = frame(lm.tokenizer, PROMPTS[0])
+    with pytest.warns(UserWarning, match="use_cache=False"):
+        export_prompt_tuning(memory, tmp_path / "a", lm.model, lm.tokenizer, row.before)
+    adapted = PeftModel.from_pretrained(copy.deepcopy(lm.model), tmp_path / "a")
+    ids = torch.tensor([row.after])
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 5, "do_sample": False}
+    said = adapted.generate(**given, use_cache=False)[0, -5:].tolist()
+    assert said == reference(lm.model, row.before, memory, row.after, 5)

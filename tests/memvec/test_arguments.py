@@ -88,6 +88,7 @@ WRONG: dict[str, list[Any]] = {
     "rename_collisions": FLAGS,
     "ranked": FLAGS,
     "reuse": FLAGS,
+    "trial": FLAGS,
     "sample": FLAGS,
     "seed": SEEDS,
     "segments": COUNTS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from families import FAMILIES, SIZE, Family, make
 from greedy import greedy, reference
 from loaded import load_model, moved, nudge
+from peft import PeftModel
 
 import memvec
+from memvec.cli.main import run
 from memvec.errors import FingerprintError, UsageError
 from memvec.identity.fingerprint import check_model, fingerprint
 from memvec.lm.frozen import FrozenLM
@@ -20,11 +23,13 @@ from memvec.lm.scoring import Row, run_prefixes, run_rows
 from memvec.memory.cached import CachedMemory
 from memvec.memory.memory import Memory
 from memvec.memory.prompt import embed, generate_kwargs
-from memvec.settings import PackSettings
+from memvec.settings import ContextSettings, PackSettings
 from memvec.templates.template import frame
 
 LONG = "The ferry leaves from the north pier at six, and dogs travel free.\nIngrid Vale keeps the key, since  November."
 SHORT = " A space, an é and a 😀."
+# Families whose keys and values do not go into an adapter, and the reason.
+CACHES = {"mamba": "continue from a state", "gemma3": "which a PEFT prefix cannot hold", "mistral": "sliding windows"}
 QUESTIONS = ["Who?", "When does the ferry leave from the pier", "And dogs"]
 
 
@@ -137,6 +142,74 @@ def test_cached_memory(lm: FrozenLM, folder: Path) -> None:
 def _noise(lm: FrozenLM, size: int) -> np.ndarray:
     spread = float(lm.embed(torch.arange(3)).std())
     return (np.random.default_rng(size).standard_normal((size, lm.width)) * spread).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def remembering(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a memory that was distilled in a few steps."""
+    store, context = tmp_path_factory.mktemp("memory") / "m.memvec", ContextSettings(steps=3, question_rows=1)
+    source = memvec.Source("a.txt", LONG.encode())
+    memvec.pack(source, store, model=str(folder), kind="context", context=context, dtype="float32")
+    return store
+
+
+def test_distilled_memory(lm: FrozenLM, remembering: Path) -> None:
+    """The model answers behind a distilled memory, and a distilled memory is another than the text it began with."""
+    memory = memvec.load_memory(remembering, "a.txt")
+    vectors = torch.from_numpy(memory.vectors.astype("float32"))
+    assert 1 < len(vectors) < len(lm.encode(LONG)) / 3 and vectors.isfinite().all()
+    assert (torch.cdist(vectors, lm.table) > 1e-2).all()
+    answer = memvec.generate(remembering, QUESTIONS[1], "a.txt", max_new_tokens=4)
+    assert (answer.kind, answer.memory_positions) == ("context", len(vectors))
+    row = frame(lm.tokenizer, QUESTIONS[1])
+    said = reference(lm.model, row.before, memory, row.after, 4)
+    assert answer.text == lm.tokenizer.decode(said[: answer.tokens], skip_special_tokens=True)
+    with torch.inference_mode():
+        behind, alone = (
+            lm.model(**embed(lm.model, [(row, front)]).forward_kwargs()).logits[0, -1] for front in (vectors, None)
+        )
+    assert (
+        behind - alone
+    ).norm() > 0.01 * alone.norm()  # tokens alone tell little: some of these models repeat the last
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated", "ignore:Position ids are not supported")
+@pytest.mark.parametrize(
+    "target", ["store", "npy", "vllm", "vllm-chat", "peft-prompt", "peft-prefix", "peft-cartridge"]
+)
+def test_exports(
+    target: str, name: str, lm: FrozenLM, remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each export holds the memory. Of keys and values there are none in a state, and not all in a window."""
+    refused = CACHES.get(name, "") if target in ("peft-prefix", "peft-cartridge") else ""
+    asked = ["--prompt", QUESTIONS[1]] if target in ("npy", "vllm", "vllm-chat") else []
+    which = [] if target == "store" else ["--to", target, "--id", "a.txt", *asked]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of windows and states; tests/integrations has them
+        code = run(["export", str(remembering), *which, "-o", str(tmp_path / "out")])
+    if refused:
+        assert code == 2 and refused in capsys.readouterr().err and not (tmp_path / "out").exists()
+        return
+    assert code == 0
+    memory = memvec.load_memory(remembering, "a.txt")
+    if target == "store":
+        memvec.import_store(tmp_path / "out", tmp_path / "again.memvec")
+        assert np.array_equal(memvec.load_memory(tmp_path / "again.memvec", "a.txt").vectors, memory.vectors)
+        return
+    row = frame(lm.tokenizer, QUESTIONS[1])
+    wanted = embed(lm.model, [(row, torch.from_numpy(memory.vectors.astype("float32")))])
+    if target.startswith("peft"):
+        given = {"input_ids": torch.tensor([row.after])}
+        adapted = PeftModel.from_pretrained(load_model(lm.model.name_or_path), tmp_path / "out")
+        with torch.inference_mode():
+            found = adapted(**given, attention_mask=torch.ones_like(given["input_ids"])).logits
+            whole = lm.model(**wanted.forward_kwargs()).logits
+        places = len(row.after)
+        torch.testing.assert_close(found[:, -places:], whole[:, -places:], atol=2e-3, rtol=2e-3)
+    elif target == "npy":
+        assert np.array_equal(np.load(tmp_path / "out"), wanted.inputs_embeds[0].numpy())
+    else:
+        assert len((tmp_path / "out").read_bytes()) > memory.vectors.nbytes
 
 
 def test_edited_model(folder: Path) -> None:

@@ -18,7 +18,7 @@ import memvec
 from memvec.checkpoints import resolve as model_cache
 from memvec.checkpoints.identify import fingerprint_folder
 from memvec.checkpoints.resolve import KNOWN, resolve
-from memvec.errors import NotFoundError, ReadError
+from memvec.errors import NotFoundError, ReadError, UnsupportedModelError
 
 
 @pytest.fixture
@@ -204,7 +204,6 @@ def test_no_model(tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_changed_logits(tiny: str) -> None:
     """A model whose logits are not those of its head is refused."""
-    from memvec.errors import UnsupportedModelError
     from memvec.lm.load import check_model, load
 
     lm = load(Path(tiny))
@@ -225,7 +224,7 @@ def test_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub id that only the store names is not downloaded."""
     asked = []
 
-    def snapshot(name: str, allow_patterns: object, local_files_only: bool) -> str:
+    def snapshot(name: str, local_files_only: bool, **patterns: object) -> str:
         asked.append(local_files_only)
         raise OSError("offline")
 
@@ -234,6 +233,24 @@ def test_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(NotFoundError, match="owner/name"):
             resolve("owner/name", download=download)
     assert asked == [False, True]
+
+
+def test_quantised_hub_model(tiny: str, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before its weights are downloaded. Of others, second copies of the weights stay where they are."""
+    asked: list[Any] = []
+
+    def snapshot(name: str, **given: Any) -> str:
+        asked.append(given)
+        return str(copy)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    edit(copy / "config.json", quantization_config={"quant_method": "gptq"})
+    with pytest.raises(UnsupportedModelError, match="gptq"):
+        resolve("owner/name")
+    assert len(asked) == 1 and "*.safetensors" not in asked[0]["allow_patterns"]
+    edit(copy / "config.json", quantization_config=None)
+    assert resolve("owner/name") == copy
+    assert "*.safetensors" in asked[2]["allow_patterns"] and "consolidated*.safetensors" in asked[2]["ignore_patterns"]
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

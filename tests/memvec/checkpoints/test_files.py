@@ -99,6 +99,18 @@ def test_a_tensor_in_two_files_is_refused(sharded: Path) -> None:
         memvec.fingerprint(str(sharded))
 
 
+@pytest.mark.parametrize("gone", [["embed_tokens"], ["embed_tokens", "layers.0.mlp.up_proj"]])
+def test_tied_embeddings_that_are_missing_are_not_made_up(gone: list[str], copy: Path) -> None:
+    """transformers would fill embeddings and head with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copy / "model.safetensors")
+    left = {name: value for name, value in tensors.items() if not any(part in name for part in gone)}
+    save_file(left, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NotFoundError, match=r"lacks the weights .*Download the model again"):
+        load(copy)
+
+
 @pytest.mark.parametrize("name", ["model.fp16", "consolidated", "adapter_model"])
 def test_a_folder_without_the_names_that_are_loaded_is_no_checkpoint(name: str, copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / f"{name}.safetensors")
@@ -146,7 +158,7 @@ def test_code_in_a_checkpoint_is_not_run_and_not_asked_about(
 
     monkeypatch.setattr(builtins, "input", asked)
     for use in (identify_folder, load):
-        with pytest.raises(NotFoundError):
+        with pytest.raises(UnsupportedModelError, match=r"needs code of its own \(own\.Own\)"):
             use(copy)
     assert not (copy / "ran").exists()
 

@@ -348,3 +348,16 @@ def test_arguments_by_position(model: Any, tokenizer: Any, memory: Memory) -> No
             model.generate(inputs=ids, input_ids=ids)
         with pytest.raises(UsageError, match="expected input_ids"):
             model.generate()
+
+
+def test_a_cache_that_the_checkpoint_asks_for_gives_way_to_keys_and_values(
+    model: Any, tokenizer: Any, tiny: str
+) -> None:
+    """Gemma's `generation_config.json` names one. Only a call that asks for one is refused."""
+    front = kv_memory(model, tokenizer, fingerprint(tiny), TEXT)
+    wanted = {way: say(way, model, tokenizer, front, **GREEDY) for way in WAYS}
+    model.generation_config.cache_implementation = "static"
+    for way in WAYS:
+        assert say(way, model, tokenizer, front, **GREEDY) == wanted[way], way
+        with pytest.raises(UsageError, match="cache_implementation='static' cannot be used"):
+            say(way, model, tokenizer, front, **GREEDY, cache_implementation="static")

@@ -16,7 +16,7 @@ from memvec.checkpoints.resolve import DEFAULT_MODEL
 from memvec.errors import NotFoundError, UsageError
 from memvec.filesystem.sources import Source
 from memvec.packing import calibrate as calibration
-from memvec.packing.calibrate import Point, Profile, calibrate, profile_of, with_preset
+from memvec.packing.calibrate import Point, Profile, calibrate, profile_of, with_preset, with_profile
 from memvec.progress import USUAL_TOKEN_STEPS
 from memvec.settings import PackSettings
 
@@ -58,7 +58,9 @@ def test_the_default_model_brings_its_profile(cache: Any) -> None:
     found = profile_of("b774fc7952d6f201")
     assert found is not None and found.model == DEFAULT_MODEL
     assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [57.0, 76.0, 114.0]
-    assert found.learning_rate == PackSettings().learning_rate  # or --preset balanced would not be the default
+    assert with_profile(PackSettings(), found.fingerprint) == with_preset(
+        PackSettings(), "balanced", found.fingerprint, "m"
+    )
 
 
 def points(*rows: tuple[float, float, float, float]) -> tuple[Point, ...]:
@@ -90,7 +92,8 @@ def test_a_preset_changes_what_a_pack_does(profile: Profile, tiny: str, settings
 def test_a_damaged_profile_is_as_good_as_none(profile: Profile) -> None:
     file = calibration._folder() / "broken.json"
     empty = json.dumps(asdict(replace(profile, points=())))
-    for text in ("{", "[]", json.dumps({"version": 99}), json.dumps({"version": 1, "points": [{}]}), empty):
+    absurd = json.dumps(asdict(replace(profile, learning_rate=-1.0)))
+    for text in ("{", "[]", json.dumps({"version": 99}), json.dumps({"version": 1, "points": [{}]}), empty, absurd):
         file.write_text(text)
         assert profile_of("broken") is None
 
@@ -136,9 +139,98 @@ def test_a_cache_that_cannot_be_written_costs_no_result(
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
     point = calibration.Point(76.0, 20.0, 40.0, 0.0, 0.0, 30, 60)
-    monkeypatch.setattr(calibration, "trial", lambda *_: point)
+    monkeypatch.setattr(calibration, "fitted_once", lambda *_: point)
     stages: list[str] = []
     profile = memvec.calibrate(
         tiny, {"a": "word " * 2000}, segments=1, dtype="float32", watch=lambda progress: stages.append(progress.stage)
     )
     assert profile.points and "could not be kept" in stages[-1] and "MEMVEC_CACHE" in stages[-1]
+
+
+class TestATrial:
+    """A large pack with a model that has no profile."""
+
+    @pytest.fixture
+    def packed(
+        self, tiny: str, disorder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., tuple[list[str], memvec.PackReport]]:
+        """Pack a book of which a trial is worth while. Return the stages of the pack, and its report."""
+        monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(calibration, "TRIAL_BYTES", 500)
+        monkeypatch.setattr(calibration, "TRIAL_SEGMENTS", 2)
+        monkeypatch.setattr(calibration, "handbook", lambda: {"book": disorder})
+        monkeypatch.setattr(calibration, "NATS_PER_DIMENSION", 9 / 64)
+        text = Source("book.txt", disorder[:600].encode())
+
+        def run(**given: Any) -> tuple[list[str], memvec.PackReport]:
+            stages: list[str] = []
+            settings = PackSettings(**{"segment_tokens": 32, "max_steps": 120} | given.pop("settings", {}))
+            report = memvec.pack(
+                text, tmp_path / f"s{len(list(tmp_path.iterdir()))}", model=tiny, settings=settings, dtype="float32",
+                keys=(), watch=lambda progress: stages.append(progress.stage), **given,
+            )  # fmt: skip
+            return list(dict.fromkeys(stages)), report
+
+        return run
+
+    def test_its_profile_is_used_and_kept(self, packed: Any, tiny: str) -> None:
+        stages, report = packed()
+        assert any(stage.startswith("fit 1 of at most 5: 2 segments at 18 nats") for stage in stages)
+        profile = profile_of(memvec.fingerprint(tiny).id)
+        assert profile is not None and not profile.thorough and profile.sample == "book"
+        again, second = packed()
+        assert not any(stage.startswith("fit ") for stage in again)
+        assert (second.vectors, second.token_steps) == (report.vectors, report.token_steps)
+        budget = profile.point("balanced").nats_per_vector
+        _, named = packed(settings={"nats_per_vector": budget, "learning_rate": profile.learning_rate}, trial=False)
+        assert named.vectors == report.vectors
+
+    @pytest.mark.parametrize(
+        "given",
+        [{"trial": False}, {"settings": {"nats_per_vector": 9.0}}, {"settings": {"learning_rate": 1.0}}, {"settings": {"vectors": 4}}],
+    )  # fmt: skip
+    def test_is_not_made_where_settings_say_enough(self, packed: Any, tiny: str, given: dict[str, Any]) -> None:
+        stages, _ = packed(**given)
+        assert not any(stage.startswith("fit ") for stage in stages) and profile_of(memvec.fingerprint(tiny).id) is None
+
+    def test_is_not_made_for_a_small_pack(self, packed: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(calibration, "TRIAL_BYTES", 601)
+        stages, _ = packed()
+        assert not any(stage.startswith("fit ") for stage in stages)
+
+    def test_is_given_up_where_the_model_is_slow(self, packed: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(calibration, "TRIAL_SECONDS", 0.0)
+        stages, report = packed()
+        assert "trying the model" in stages and not any(stage.startswith("fit ") for stage in stages)
+        assert report.exact and profile_of(memvec.fingerprint(tiny).id) is None
+
+    @pytest.mark.parametrize(
+        ("costs", "unsolved_over", "budgets", "best"),
+        [
+            ([40, 42, 60], 99, [1, 4 / 3, 16 / 9], 4 / 3),  # the third costs too much
+            ([40, 40, 40, 40], 99, [1, 4 / 3, 16 / 9, 64 / 27], 64 / 27),  # it ends at four
+            ([40, 41], 1.1, [1, 4 / 3], 1),  # the second is not solved
+            ([90, 70, 50], 0.6, [1, 3 / 4, 9 / 16], 9 / 16),  # the first two are not
+        ],
+    )
+    def test_moves_towards_what_vectors_carry(
+        self, packed: Any, tiny: str, monkeypatch: pytest.MonkeyPatch,
+        costs: list[float], unsolved_over: float, budgets: list[float], best: float,
+    ) -> None:  # fmt: skip
+        asked: list[float] = []
+
+        def fitted(fast: Any, exact: Any, sources: Any, settings: PackSettings, segments: int, tick: Any) -> Point:
+            times = (settings.nats_per_vector or 0) / 18
+            if settings.max_steps < 120 or times == 0:
+                tick(1), tick(1)
+                return Point(18, 1, 1, 0, 1, 1, 1)
+            asked.append(times)
+            cost = costs[len(asked) - 1] if len(asked) <= len(costs) else 1000
+            return Point(18 * times, times, cost, 0, float(times > unsolved_over), 40, 60)
+
+        monkeypatch.setattr(calibration, "fitted_once", fitted)
+        packed()
+        profile = profile_of(memvec.fingerprint(tiny).id)
+        assert profile is not None
+        assert asked == pytest.approx([*budgets, best])  # the last one at another learning rate
+        assert profile.point("balanced").nats_per_vector == pytest.approx(18 * best)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from memvec.training.starts import TRIED, draw, ranked, scale_of
+from memvec.training.starts import TRIED, draw, ranked
+from memvec.training.units import unit_of
 
 FIRST = "in possession of a good fortune, must be in want of a wife."
 OTHER = "Mr. Bennet was so odd a mixture of quick parts"
@@ -14,7 +15,7 @@ OTHER = "Mr. Bennet was so odd a mixture of quick parts"
 
 def test_starts_are_sorted_by_surprisal(tiny_lm: Any) -> None:
     ids = tuple(tiny_lm.encode(FIRST)[:12])
-    scale, shape = scale_of(tiny_lm), (3, tiny_lm.width)
+    scale, shape = unit_of(tiny_lm), (3, tiny_lm.width)
     starts = draw(scale, shape, ids, "salt")
     assert starts.shape == (TRIED, 3, tiny_lm.width)
     assert torch.equal(starts, draw(scale, shape, ids, "salt")) and not torch.equal(
