@@ -29,9 +29,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from memvec.checkpoints.resolve import DEFAULT_MODEL, resolve
 from memvec.cli.allocator import keep_memory
-from memvec.lm.compile import PAYS_AFTER
 from memvec.lm.device import pick_device, pick_dtype
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.fused import PAYS_AFTER
 from memvec.lm.head import chunk_rows
 from memvec.lm.load import load
 from memvec.settings import PackSettings

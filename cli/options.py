@@ -58,7 +58,11 @@ batch = click.option(
     type=click.IntRange(1),
     help=f"Records decoded at once. [default: {DECODE_BATCH}, on a GPU {DECODE_BATCH_GPU}]",
 )
-device = click.option("--device", help="Torch device, such as cpu or cuda:1. [default: cuda if there is one, else cpu]")
+device = click.option(
+    "--device",
+    help="Torch device, such as cpu or cuda:1. auto: the default, and layers that do not fit there are offloaded to memory "
+    "and disk. [default: cuda if there is one, else cpu]",
+)
 dtype = click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float32"]),

@@ -261,7 +261,7 @@ class OutOfMemoryError(MemvecError, MemoryError):
         self.what, self.reason = what, (str(reason).strip().splitlines() or [""])[0][:200]
         said = f" ({self.reason})" if self.reason else ""
         super().__init__(
-            f"not enough memory to {what}{said}. Use less: a smaller batch, memory or model, or dtype='bfloat16'. "
+            f"not enough memory to {what}{said}. Use less: a smaller batch, memory or model, dtype='bfloat16', or device='auto'. "
             "memvec.unload() frees the models that stay loaded."
         )
 

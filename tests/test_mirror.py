@@ -33,7 +33,6 @@ COVERED = {
     "identity/vocabularies.py": "memvec/identity/test_fingerprint.py",
     "identity/weights.py": "scenarios/test_loaded_models.py",
     "lm/adapters.py": "scenarios/test_loaded_models.py",
-    "lm/compile.py": "memvec/training/test_static_batch.py",
     "lm/numerics.py": "memvec/identity/test_match.py",
     "maintenance/compact.py": "scenarios/test_lifecycle.py",
     "maintenance/gc.py": "scenarios/test_lifecycle.py",

@@ -64,9 +64,11 @@ class Reader:
     def at_once(self) -> int:
         """The number of records to read ahead. A GPU decodes more of them together."""
         with loading_alone():  # because this may import torch
-            from memvec.lm.device import pick_device
+            from memvec.lm.device import main_device, pick_device
 
-        return RECORDS_AT_ONCE_GPU if pick_device(self.runtime.device).startswith("cuda") else RECORDS_AT_ONCE
+        return (
+            RECORDS_AT_ONCE_GPU if main_device(pick_device(self.runtime.device)).startswith("cuda") else RECORDS_AT_ONCE
+        )
 
     def _tokens(self, ref: RecordRef) -> int:
         return 0 if self.store.value(ref, "kind") == Kind.RAW else int(self.store.value(ref, "tokens"))

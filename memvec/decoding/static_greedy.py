@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.graphs import captured
+from memvec.lm.fused import captured
 
 LEAST_STEPS = 3  # for so few steps a graph does not pay
 

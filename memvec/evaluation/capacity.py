@@ -108,7 +108,7 @@ def capacity(
         random_words: Measure also texts of random words, which the model cannot predict.
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
         settings: How much work goes into each text.
-        device: Torch device. By default CUDA if there is one.
+        device: Torch device. By default CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. By default bfloat16 if the processor has it. Results are judged in float32.
         watch: Called with the progress.
 

@@ -59,6 +59,6 @@ def diff(
         from memvec.lm.load import load
 
     notify("loading the model")
-    lm = load(folder, torch.float32, pick_device(runtime.device))
+    lm = load(folder, torch.float32, pick_device(runtime.device), runtime.notify)
     notify("asking the model")
     return compared(stored, probed(found, lm, stored.probe), folder)

@@ -68,7 +68,7 @@ def load_lm(
     folder = resolve(model, notify) if model else folder_named(name, notify)
     notify("loading the model")
     found = identify_folder(folder, name)
-    lm = shared(folder, torch.float32, pick_device(device), found.fingerprint.id)
+    lm = shared(folder, torch.float32, pick_device(device), found.fingerprint.id, notify)
     made = compare(known, probed(found, lm, known.probe))
     if not made.verdict.within(allow):
         raise made.error()
@@ -83,7 +83,7 @@ def load_found(folder: Path, known: Identity, device: str | None = None, notify:
         from memvec.lm.device import pick_device
     chosen = pick_device(device)
     notify("loading the model")
-    return shared(folder, torch.float32, chosen, known.fingerprint.id)
+    return shared(folder, torch.float32, chosen, known.fingerprint.id, notify)
 
 
 def find_model(expected: Fingerprint | Identity, model: str | None = None, notify: Notify = silent) -> Path:
@@ -99,7 +99,7 @@ def find_model(expected: Fingerprint | Identity, model: str | None = None, notif
     return folder
 
 
-def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> FrozenLM:
+def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str, notify: Notify = silent) -> FrozenLM:
     """Load the model in `folder` once for all callers in the process. OutOfMemoryError, NotFoundError.
 
     `fingerprint` is the id of the files as they are now. If a file has changed since, the model is loaded again.
@@ -119,7 +119,7 @@ def shared(folder: Path, dtype: torch.dtype, device: str, fingerprint: str) -> F
             for old in [known for known in _models if known[0] == where and known[:3] != key[:3]]:
                 del _models[old]
             _trim(MOST_MODELS - 1)  # before loading, so that no more models are in memory at once
-        lm = load(folder, dtype, device)
+        lm = load(folder, dtype, device, notify)
         if identity_cache.stamp(folder) == stamp:  # else a file was replaced after it was compared
             with _models_lock():
                 _models[key] = lm
@@ -175,5 +175,9 @@ def _device(name: str) -> str:
     """The name of a device with its number: "cuda" is the current GPU."""
     import torch
 
+    from memvec.lm.device import AUTO
+
+    if name == AUTO:
+        return name
     device = torch.device(name)
     return f"cuda:{torch.cuda.current_device()}" if device.type == "cuda" and device.index is None else str(device)

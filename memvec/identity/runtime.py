@@ -51,7 +51,7 @@ class Runtime:
     Args:
         store: The store.
         model: The model by name, folder, GGUF file or hub id; by default the one the store names.
-        device: Torch device; by default CUDA where there is one.
+        device: Torch device; by default CUDA where there is one. "auto" also offloads layers that do not fit.
         batch: Records decoded at once; by default 16, on a GPU 1,024.
         watch: Called with a `Progress` now and then.
         allow: The farthest verdict that is accepted. By default only the model that packed the store.
@@ -161,7 +161,7 @@ def open_runtime(
     Args:
         path: The store.
         model: The model by name, folder, GGUF file or hub id; by default the one the store names.
-        device: Torch device; by default CUDA where there is one.
+        device: Torch device; by default CUDA where there is one. "auto" also offloads layers that do not fit.
         batch: Records decoded at once; by default 16, on a GPU 1,024.
         watch: Called with a `Progress` now and then.
 

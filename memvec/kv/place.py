@@ -23,6 +23,7 @@ from memvec.kv.scores import windows
 from memvec.kv.selection import Selection
 from memvec.lm import compat
 from memvec.lm.device import device_of
+from memvec.lm.layers import AWAY
 from memvec.lm.scoring import Prefixes, alike
 
 WASTE = 8  # keys of a head that one more group of heads costs as much as
@@ -149,7 +150,7 @@ def fits_plain(memory: Selection) -> bool:
 
 def _check(model: Any) -> None:
     """Raise UsageError for a model on several devices, or one that attends within chunks."""
-    places = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
+    places = set(map(str, (getattr(model, "hf_device_map", None) or {}).values())) - {*AWAY}  # those run on the others
     if len(places) > 1:
         raise UsageError(
             f"the model is on several devices ({', '.join(sorted(places))}), and keys and values go to one. Load it on one "

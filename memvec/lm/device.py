@@ -1,4 +1,4 @@
-"""Choose the device and the dtype that a model runs in, and measure memory: what is free on a GPU, what the process takes."""
+"""Choose the device and the dtype that a model runs in, and measure memory: what is free, and what the process takes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from memvec.causes import first_line, out_of_memory
 from memvec.errors import UsageError
 
+AUTO = "auto"  # in place of a device: cuda if there is one, else cpu, and layers that do not fit there are offloaded
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_FILES = {  # by the version of control groups: the limit, what is used, and the row of it that is cached files
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 KINDS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def pick_device(name: str | None) -> str:
-    """Return `name` if the device works here; without a name, cuda if there is one, else cpu. UsageError."""
+    """Return `name` if the device works here, or AUTO; without a name, cuda if there is one, else cpu. UsageError."""
+    if name == AUTO:
+        return AUTO
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -27,6 +36,11 @@ def pick_device(name: str | None) -> str:
     return name
 
 
+def main_device(name: str) -> str:
+    """The device that computes, of one that `pick_device` returned."""
+    return pick_device(None) if name == AUTO else name
+
+
 def pick_dtype(name: str | None, device: str) -> torch.dtype:
     """Return the dtype to fit in. Public functions have checked `name`; without one it is the fast dtype."""
     return fast_dtype(device) if name is None else KINDS[name]
@@ -34,16 +48,41 @@ def pick_dtype(name: str | None, device: str) -> torch.dtype:
 
 def fast_dtype(device: str = "cpu") -> torch.dtype:
     """Return bfloat16 if the processor multiplies it in hardware, else float32."""
-    if device.startswith("cuda"):
+    if main_device(device).startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much of a GPU's memory this process can still use [bytes], including what torch holds in reserve."""
+    """Return how much memory of a device this process can still use [bytes], including what torch holds in reserve."""
+    if device.type != "cuda":
+        return min([int(psutil.virtual_memory().available), *_left_in_cgroups(Path("/proc/self/cgroup"), CGROUPS)])
     reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + reserve
+
+
+def _left_in_cgroups(listed: Path, root: Path) -> list[int]:
+    """What the limits of this process's control groups leave, as containers have them [bytes]. Cached files count as free."""
+    try:
+        lines = [line.split(":", 2) for line in listed.read_text().splitlines()]
+    except OSError:  # not on Linux
+        return []
+    found = []
+    for _, controllers, path in lines:
+        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else 0
+        if not version:
+            continue
+        mounted, (limit, used, cached) = root / "memory" if version == 1 else root, CGROUP_FILES[version]
+        group = mounted / path.lstrip("/")
+        for inner in (group, *group.parents[: len(group.parts) - len(mounted.parts)]):
+            try:
+                most, now = int((inner / limit).read_text()), int((inner / used).read_text())
+                stat = dict(line.split() for line in (inner / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # there is no limit, or the group is not shown in this container
+                continue
+            found.append(max(0, most - now + int(stat.get(cached, 0))))
+    return found
 
 
 def resident_bytes() -> int:

@@ -17,8 +17,8 @@ from torch import Tensor
 from memvec import off_topic
 from memvec.causes import first_line
 from memvec.errors import MemvecError, UnsupportedModelError
-from memvec.lm import compat
-from memvec.lm.compile import Fused
+from memvec.lm import compat, layers
+from memvec.lm.fused import Fused
 
 LATE = 0.9  # share of the layers after which hidden states are measured
 MEASURED = 128  # tokens of the text that they are measured on
@@ -36,8 +36,8 @@ class Unrun:
 class FrozenLM:
     """A frozen model and its tokenizer. No parameter ever has a gradient.
 
-    Many threads may decode, generate and measure with one at once. A fit on a GPU changes its `graphs` and `fused`, so
-    every pack loads its own.
+    Many threads may decode, generate and measure with one at once. A fit may change its `graphs`, `fused` and `recomputes`,
+    so every pack loads its own.
     """
 
     def __init__(self, model: Any, tokenizer: Any, splitter: Any = None) -> None:
@@ -62,8 +62,24 @@ class FrozenLM:
         self.splitter = copy.deepcopy(tokenizer) if splitter is None else splitter
         self._lead = _lead(self.splitter)
         _ids(self.splitter, LEAD), tokenizer(LEAD)  # a first call sets more of a tokenizer's settings
-        self.graphs = self.device.type == "cuda"  # can CUDA graphs be made of what it computes?
+        self.may_offload = False  # was it loaded on the device "auto"?
+        self.offloads = layers.offloads(model)
+        self.recomputes = layers.recomputes(model.base_model)
+        self.graphs = self.device.type == "cuda" and not self.recomputes  # can CUDA graphs be made of what it computes?
         self.fused = Fused(model.base_model, on=self.graphs)
+        if self.offloads:
+            self.recompute()
+
+    def recompute(self) -> bool:
+        """Compute activations again for the backward pass instead of storing them. Return whether this changes anything.
+
+        A step takes half as long again, or longer on a GPU, as it has no graph. Its numbers are the same to the bit.
+        """
+        if self.recomputes or self.recurrent:
+            return False
+        layers.recompute(self.model.base_model)
+        self.recomputes, self.graphs, self.fused = True, False, Fused(self.model.base_model, on=False)
+        return True
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. No token is added, and text that looks like a special token is split like any other."""

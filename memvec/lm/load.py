@@ -2,10 +2,14 @@
 
 A model is supported if its input embeddings and its LM head give the logits that the model itself gives, up to a factor.
 It runs with memvec's attention if that gives what its own attention gives, else with its own.
+
+Where memory is short, weights stored in 16 bits stay so, and are widened to float32 where they are used. On the device
+"auto", layers that still do not fit are offloaded to memory and disk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,12 @@ from torch import Tensor
 
 from memvec.causes import enough_memory, first_line, out_of_memory, own_mistake, reading_checkpoint
 from memvec.checkpoints import usable
-from memvec.checkpoints.files import load_config, load_generation, load_tokenizer, quiet, stored_as
+from memvec.checkpoints.files import load_config, load_generation, load_tokenizer, quiet, stored_as, weight_files
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.guard import loading_alone
-from memvec.lm import attention
+from memvec.lm import attention, layers
 from memvec.lm.compat import isolate, recurrent
+from memvec.lm.device import AUTO, free_bytes, main_device
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.widen import widened
 
@@ -26,14 +31,20 @@ from memvec.lm.widen import widened
 TOKENS, HALF = 8, 4
 ATTENTION_OFF = 0.01  # most error of memvec's attention, of the model's own; float32 rounds by 1e-7, TF32 by 1e-3
 NARROW = {"BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors call them
+SHARE_FOR_WEIGHTS = 0.75  # of the memory that is free; the rest is for activations and caches
 WIDE = 100.0  # the highest logit that a model is tried with
 OTHERWISE = "make logits in another way than by their LM head and a factor, for instance with a cap"
 # Raised by models that do not run as others do.
 FOREIGN = (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError)
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FrozenLM:
-    """Load the checkpoint in `folder` as `dtype` onto `device`, one thread at a time.
+def load(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    notify: Callable[[str], None] = lambda _: None,
+) -> FrozenLM:
+    """Load the checkpoint in `folder` as `dtype` onto `device`, one thread at a time. `notify` is told what does not fit.
 
     Raises:
         NotFoundError: The folder cannot be read as a checkpoint.
@@ -44,7 +55,12 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     with loading_alone(), enough_memory(_loading(folder, dtype, device)):
         check_config(folder)
         tokenizer = load_tokenizer(folder)
-        lm = FrozenLM(_model(folder, dtype, device), tokenizer)
+        kept = _kept_narrow(folder, dtype, device)
+        if kept:
+            notify("loading the model in 16 bits: in 32 it does not fit in memory")
+        lm = FrozenLM(_model(folder, kept or dtype, device, notify), tokenizer)
+        lm = widened(lm) if kept else lm
+        lm.may_offload = device == AUTO
         usable.check_tokens(tokenizer, lm.vocabulary)
         check_model(lm)
         return lm
@@ -57,7 +73,7 @@ def in_float32(lm: FrozenLM, folder: Path) -> FrozenLM:
     """
     if lm.dtype == torch.float32:
         return lm
-    stored, device = NARROW.get(stored_as(folder) or ""), str(lm.device)
+    stored, device = NARROW.get(stored_as(folder) or ""), AUTO if lm.may_offload else str(lm.device)
     dtype = stored or torch.float32
     with loading_alone(), enough_memory(_loading(folder, dtype, device)):
         made = lm if lm.dtype == dtype else FrozenLM(_model(folder, dtype, device), lm.tokenizer, lm.splitter)
@@ -70,21 +86,51 @@ def _loading(folder: Path, dtype: torch.dtype, device: str) -> str:
     return f"load {str(folder)!r} as {str(dtype).removeprefix('torch.')} onto {device}"
 
 
-def _model(folder: Path, dtype: torch.dtype, device: str) -> Any:
+def _kept_narrow(folder: Path, dtype: torch.dtype, device: str) -> torch.dtype | None:
+    """The 16-bit dtype of stored weights that would not fit in memory as float32. None if they fit, or are wider."""
+    stored = NARROW.get(stored_as(folder) or "") if dtype == torch.float32 else None
+    wide = 2 * sum(file.stat().st_size for file in weight_files(folder)) if stored else 0
+    return stored if wide > _room(main_device(device)) else None
+
+
+def _room(device: str) -> int:
+    """How many bytes of weights a device has room for now."""
+    return int(SHARE_FOR_WEIGHTS * free_bytes(torch.device(device)))
+
+
+def _places(folder: Path, dtype: torch.dtype, device: str) -> dict[str, str] | None:
+    """The device map of a model that does not fit on `device`. None if it fits, or is recurrent."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_config(folder), dtype=dtype, trust_remote_code=False)
+    model.tie_weights()
+    memory = 0 if device == layers.RAM else _room(layers.RAM)
+    return None if recurrent(model) else layers.places(model, device, _room(device), memory)
+
+
+def _model(folder: Path, dtype: torch.dtype, device: str, notify: Callable[[str], None] = lambda _: None) -> Any:
     """The model of a checkpoint, frozen. Raises as `load` does."""
-    model = isolate(tied(_read(folder, dtype)).eval().requires_grad_(False).to(device))
+    main = main_device(device)
+    places = _places(folder, dtype, main) if device == AUTO else None
+    if places:
+        away = [place for place in places.values() if place != main]
+        notify(f"loading the model: {len(away)} of its layers do not fit on {main}, so it runs slowly")
+        model = layers.offloaded(lambda spare: _read(folder, dtype, device_map=places, offload_folder=spare))
+        return isolate(tied(model).eval().requires_grad_(False))
+    model = isolate(tied(_read(folder, dtype)).eval().requires_grad_(False).to(main))
     # transformers' scan of states multiplies float32 with the weights in their own dtype
     return model.float() if recurrent(model) else model
 
 
-def _read(folder: Path, dtype: torch.dtype) -> Any:
+def _read(folder: Path, dtype: torch.dtype, **where: Any) -> Any:
     """The model of a checkpoint, as transformers loads it. NotFoundError."""
     from transformers import AutoModelForCausalLM
 
     def read(attn: str) -> Any:
         model, said = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=attn, trust_remote_code=False, use_safetensors=True,
-            generation_config=load_generation(folder), ignore_mismatched_sizes=True, output_loading_info=True,
+            generation_config=load_generation(folder), ignore_mismatched_sizes=True, output_loading_info=True, **where,
         )  # fmt: skip
         usable.check_loaded(folder, model, said["missing_keys"], said["mismatched_keys"])
         return model
@@ -213,7 +259,8 @@ def tied(model: Any) -> Any:
     ties = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     if ties and head is not None and head.weight is not inputs.weight and head.weight.shape == inputs.weight.shape:
         head.weight = inputs.weight
-    missing = [name for name, value in model.named_parameters() if value.is_meta]
+    away = tuple(f"{name}." for name, place in getattr(model, "hf_device_map", {}).items() if place in layers.AWAY)
+    missing = [name for name, value in model.named_parameters() if value.is_meta and not name.startswith(away)]
     if missing:
         raise UsageError(
             f"{missing[0]} was not loaded, since another thread loaded a model with transformers at the same time. "

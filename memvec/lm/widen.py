@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.layers import decoder_layers, hooks
 
 _CHOOSING = (torch.ops.aten.embedding, torch.ops.aten.index)  # rows
+# The same numbers in another shape. A product keeps such a view of its weight for the backward pass, so it stays narrow.
+_VIEWS = tuple(
+    getattr(torch.ops.aten, name) for name in ("detach", "t", "transpose", "permute", "view", "select", "slice")
+)
 
 
 class Widened(Tensor):
@@ -40,11 +45,11 @@ class Widened(Tensor):
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run an operation of torch on float32 copies."""
-        if function is torch.ops.aten.detach.default:
-            return cls(args[0].stored)
         if function.overloadpacket in _CHOOSING and isinstance(args[0], Widened):
             return function(args[0].stored, *args[1:], **(kwargs or {})).float()
         with torch.inference_mode(False), torch.no_grad():  # torch takes views of plain tensors only
+            if function.overloadpacket in _VIEWS:
+                return cls(function(args[0].stored, *args[1:], **(kwargs or {})))
             given = pytree.tree_map_only(Widened, _wide, (args, kwargs or {}))
             return function(*given[0], **given[1])
 
@@ -55,16 +60,28 @@ def _wide(weight: Widened) -> Tensor:
 
 def widened(lm: FrozenLM) -> FrozenLM:
     """A model that computes in float32 with the weights of `lm`, which has them in 16 bits. It is not checked."""
-    shared: dict[int, Any] = {id(buffer): buffer for buffer in lm.model.buffers()}
+    # accelerate widens an offloaded weight to the dtype of the parameter in its place.
+    shared: dict[int, Any] = {id(part): part for part in (*lm.model.buffers(), *hooks(lm.model))}
     for weight in lm.model.parameters():
         narrow = weight.dtype in (torch.bfloat16, torch.float16)
-        shared[id(weight)] = nn.Parameter(Widened(weight.detach()), requires_grad=False) if narrow else weight
+        wide = torch.empty_like(weight, dtype=torch.float32) if weight.is_meta else Widened(weight.detach())
+        shared[id(weight)] = nn.Parameter(wide, requires_grad=False) if narrow else weight
     return FrozenLM(copy.deepcopy(lm.model, shared), lm.tokenizer, lm.splitter)
 
 
 def weights_bytes(*models: FrozenLM) -> int:
-    """Memory of the weights of some models [bytes]. Shared ones count once. What is widened counts as the largest at a time."""
-    weights = [weight for lm in models for weight in lm.model.parameters()]
+    """Memory of the weights of some models [bytes]. Shared ones count once.
+
+    Of what is widened the largest weight counts, and of what is offloaded the largest layer.
+    """
+    weights = [weight for lm in models for weight in lm.model.parameters() if not weight.is_meta]
     stored = [weight.stored if isinstance(weight, Widened) else weight for weight in weights]
     widest = max((weight.nbytes for weight in weights if isinstance(weight, Widened)), default=0)
-    return widest + sum({weight.data_ptr(): weight.nbytes for weight in stored}.values())
+    passing = max((layer_bytes(lm) for lm in models), default=0)
+    return widest + passing + sum({weight.data_ptr(): weight.nbytes for weight in stored}.values())
+
+
+def layer_bytes(lm: FrozenLM) -> int:
+    """Memory of the largest layer whose weights are offloaded, while it runs [bytes]. 0 if none is."""
+    sizes = (sum(w.nbytes for w in layer.parameters() if w.is_meta) for layer in decoder_layers(lm.model.base_model))
+    return max(sizes, default=0)

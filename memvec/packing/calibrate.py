@@ -117,7 +117,7 @@ def calibrate(
         texts: The texts to measure on, by name. Default: Python's handbook.
         segments: How many segments a trial fits.
         settings: Settings of the fits. Nats per vector and learning rate are varied.
-        device: The torch device. Default: CUDA if there is one.
+        device: The torch device. Default: CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it.
         watch: A function that is called with the progress.
 

@@ -20,7 +20,7 @@ from memvec.identity.verdict import stored_identity
 from memvec.lm.device import pick_device, pick_dtype, resident_bytes
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.load import in_float32, load
-from memvec.lm.widen import weights_bytes
+from memvec.lm.widen import layer_bytes, weights_bytes
 from memvec.packing.calibrate import Preset, profile_of, with_preset, with_profile
 from memvec.packing.commit import Committer
 from memvec.packing.context import ContextRecords
@@ -120,7 +120,7 @@ def estimate(
         exclude: Patterns. Files that match are left out.
         reuse: Copy records of the same text from the store.
         trial: Estimate with the model's profile, if it has one. No trial is made.
-        device: The torch device. Default: CUDA if there is one.
+        device: The torch device. Default: CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it.
         watch: A function that is called with the progress.
 
@@ -150,10 +150,11 @@ def estimate(
     settings = with_profile(settings, identity.fingerprint.id) if trial else settings
     opened = _opened(Path(store), documents, identity, folder)
     enter("planning memories" if kind != "exact" else "measuring surprisal and cutting segments", progress, watch)
-    lm = load(folder, fit_dtype, device)
+    lm = load(folder, fit_dtype, device, lambda stage: enter(stage, progress, watch))
     outstanding = Outstanding(documents, opened, kind)
     if kind == "exact":
-        program = max(0, resident_bytes() - weights_bytes(lm)) + (TABLE in keys) * lm.vocabulary * lm.width * 2
+        now = weights_bytes(lm) - layer_bytes(lm)  # no layer runs
+        program = max(0, resident_bytes() - now) + (TABLE in keys) * lm.vocabulary * lm.width * 2
         made = _of_exact(outstanding, opened, lm, settings, reuse, identity, folder, progress, watch)
         made = replace(made, peak_bytes=made.peak_bytes + (program if lm.device.type == "cpu" else 0))
     else:
@@ -199,7 +200,7 @@ def _of_exact(
     tokens, vectors = sum(n for n, _ in counted.sizes), sum(m for _, m in counted.sizes)
     token_steps = tokens * per_token
     longest = sorted((row_length(*size) for size in counted.sizes), reverse=True)[: engine.most]
-    at_once = min(engine.positions, sum(longest))
+    at_once = max(min(engine.positions, sum(longest)), *longest[:1], 0)  # one row runs even if it takes more
     if isinstance(engine.batch, StaticBatch):
         token_steps = _of_whole_rows(token_steps, counted.sizes, settings.grown)
     return Estimate(

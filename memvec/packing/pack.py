@@ -112,7 +112,7 @@ def pack(
         reuse: Copy records of the same text from the store. False fits every new document anew.
         trial: Take nats per vector and learning rate from the model's profile, unless `settings` name them. A pack of more
             than 64 KiB with a model that has no profile makes one first, in at most two minutes.
-        device: The torch device. Default: CUDA if there is one.
+        device: The torch device. Default: CUDA if there is one. "auto" also offloads layers that do not fit.
         dtype: The dtype that vectors are fitted in. Default: bfloat16 if the processor has it. Records are certified in
             float32.
         lock_wait: How long to wait for another writer [s].
@@ -307,7 +307,7 @@ class _Models:
     def fast(self) -> FrozenLM:
         """In the dtype that vectors are fitted in. The makers of keys come with it."""
         enter("loading the model", self.progress, self.watch)
-        loaded = load(self.folder, self.dtype, self.device)
+        loaded = load(self.folder, self.dtype, self.device, lambda stage: enter(stage, self.progress, self.watch))
         origin = self.committer.store.manifest.fingerprint
         self.committer.makers = [maker(name, self.folder, origin, loaded.splitter) for name in self.keys]
         self.committer.remember(loaded)

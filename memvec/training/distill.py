@@ -183,12 +183,15 @@ class DistilEngine:
         return _Slot(task, phases, lesson, asked, unread, chance, Cost(seconds=time.perf_counter() - begun))
 
     def _fits(self, task: DistilTask) -> bool:
-        """Is there room for one more? One alone always fits."""
+        """Is there room for one more? One alone always fits, if need be without stored activations."""
         s, tasks = self.settings, [*(slot.task for slot in self.slots), task]
         asked = sum(parts(len(t.ids)) for t in tasks) * (s.question_rows + s.aside_rows) * ROW_TOKENS
         spans = sum(len(t.ids) for t in tasks) * (s.span_share if s.span else 0.0)
         prefixes = len(tasks) * 2 * max(t.vectors for t in tasks)  # all as long as the longest, some with a distractor
-        return not self.slots or asked + spans + prefixes <= self.positions
+        fits = asked + spans + prefixes <= self.positions
+        if not fits and not self.slots and self.lm.recompute():
+            self.positions = positions_for(self.lm, self.settings.memory or memory_of(self.lm))
+        return fits or not self.slots
 
     def _step(self) -> int:
         """Take a step of every slot. Return the token positions it ran."""

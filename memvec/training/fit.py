@@ -176,10 +176,15 @@ class FitEngine:
         return len(self.lm.anchor) if self.settings.anchor and task.vectors > 1 else 0
 
     def _fitting(self, waiting: Iterable[Task]) -> int:
-        """How many of these tasks have room, if all rows are as long as the longest. One alone always has."""
+        """How many of these tasks have room, if all rows are as long as the longest. One alone always has.
+
+        If one row alone takes too much memory, its activations are not stored from then on.
+        """
         rows, longest = len(self.slots), max((slot.task.vectors + len(slot.task.ids) for slot in self.slots), default=0)
         for task in waiting:
             longest = max(longest, task.vectors + len(task.ids))
+            if not rows and self.batch.room(1, longest) > self.positions and self.lm.recompute():
+                self.positions = positions_for(self.lm, self.settings.memory or memory_of(self.lm))
             if rows and (rows == self.most or self.batch.room(rows + 1, longest) > self.positions):
                 break
             rows += 1
@@ -249,4 +254,7 @@ def bytes_of_position(lm: FrozenLM) -> int:
     inner = getattr(config, "intermediate_size", None) or 4 * lm.width
     # Stored for each position and layer: about 16 values of the width and 5 of the inner width, in the model's dtype.
     # Measured on the default model: 1.2 GiB for 16 rows of 74 positions, logits included.
-    return int(config.num_hidden_layers * (16 * lm.width + 5 * inner) * lm.dtype.itemsize)
+    layers, in_a_layer = config.num_hidden_layers, 16 * lm.width + 5 * inner
+    # If they are computed again, the input of each layer is stored, and the activations of the layer that runs.
+    stored = layers * lm.width + in_a_layer if lm.recomputes else layers * in_a_layer
+    return int(stored * lm.dtype.itemsize)

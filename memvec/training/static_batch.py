@@ -18,7 +18,7 @@ from torch import Tensor
 from memvec.causes import out_of_memory
 from memvec.lm import attention
 from memvec.lm.frozen import FrozenLM
-from memvec.lm.graphs import captured
+from memvec.lm.fused import captured
 from memvec.lm.head import head_pass
 from memvec.settings import PackSettings
 from memvec.training.adam import SlotAdam

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from memvec.decoding.greedy import certify, decode
-from memvec.lm.compile import PAYS_AFTER
 from memvec.lm.frozen import FrozenLM
+from memvec.lm.fused import PAYS_AFTER
 from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.batch import RaggedBatch

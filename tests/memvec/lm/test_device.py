@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from memvec.errors import UsageError
-from memvec.lm.device import fast_dtype, free_bytes, pick_device, pick_dtype, resident_bytes
+from memvec.lm import device
+from memvec.lm.device import AUTO, fast_dtype, free_bytes, main_device, pick_device, pick_dtype, resident_bytes
 
 
 class TestDevice:
@@ -17,6 +19,15 @@ class TestDevice:
     def test_default(self, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
         assert pick_device(None) == ("cuda" if there else "cpu")
+
+    @pytest.mark.parametrize("there", [False, True])
+    def test_auto(self, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It stays "auto" until a model is loaded, and computes on the default device."""
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        assert pick_device("auto") == AUTO
+        assert main_device(AUTO) == ("cuda" if there else "cpu") and main_device("cuda:1") == "cuda:1"
+        assert pick_dtype(None, AUTO) is fast_dtype("cuda" if there else "cpu")
 
     def test_unknown(self) -> None:
         assert pick_device("cpu") == "cpu"
@@ -68,6 +79,45 @@ def test_free_memory_counts_the_reserve(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 30)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
     assert free_bytes(torch.device("cuda")) == 1020
+
+
+class TestFree:
+    """Memory of the machine."""
+
+    def test_machine(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(device, "CGROUPS", tmp_path)  # no limits
+        there = psutil.virtual_memory().available
+        assert 0.8 * there < free_bytes(torch.device("cpu")) < 1.2 * there
+
+    @pytest.mark.parametrize(
+        ("listed", "folder", "files"),
+        [
+            ("0::/jobs/one", "jobs", ("memory.max", "memory.current", "inactive_file")),
+            (
+                "3:cpuset:/jobs\n4:cpu,memory:/jobs/one",
+                "memory/jobs",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            ),
+        ],
+    )
+    def test_containers(self, listed: str, folder: str, files: tuple[str, str, str], tmp_path: Path) -> None:
+        """The least that the limits of a control group and of those around it leave. Cached files can be dropped."""
+
+        def limited(group: Path, *values: int | str) -> None:
+            group.mkdir(parents=True, exist_ok=True)
+            for name, value in zip((files[0], files[1], "memory.stat"), values, strict=True):
+                (group / name).write_text(f"{value}\n")
+
+        (tmp_path / "listed").write_text(f"{listed}\n")
+        limited(tmp_path / folder / "one", "max", 70, f"anon 40\n{files[2]} 30")
+        assert device._left_in_cgroups(tmp_path / "listed", tmp_path) == []
+        limited(tmp_path / folder, 100, 90, f"anon 60\n{files[2]} 30")
+        assert device._left_in_cgroups(tmp_path / "listed", tmp_path) == [40]
+        limited(tmp_path / folder / "one", 80, 70, f"anon 70\n{files[2]} 0")
+        assert sorted(device._left_in_cgroups(tmp_path / "listed", tmp_path)) == [10, 40]
+
+    def test_other_systems(self, tmp_path: Path) -> None:
+        assert device._left_in_cgroups(tmp_path / "nothing", tmp_path) == []
 
 
 def test_memory_of_the_process() -> None:

@@ -78,6 +78,24 @@ def test_memory(dtype: torch.dtype, tiny: str, tmp_path: Path) -> None:
     assert lean.splitter is fast.splitter  # Gemma's takes 300 MB
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_memory_for_gradients(name: str, tmp_path: Path) -> None:
+    """What a forward pass stores for its backward pass holds no float32 copy of a weight."""
+    folder = narrow(make(name, tmp_path / "made"), tmp_path / "stored")
+    lean = in_float32(load(folder, torch.bfloat16), folder)
+    shapes = {tuple(shape) for w in lean.model.parameters() if w.dim() == 2 for shape in (w.shape, w.T.shape)}
+    saved: list[torch.Tensor] = []
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        saved.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        lean.hidden(torch.zeros(1, 3, lean.width).requires_grad_())
+    weights = [value for value in saved if tuple(value.shape) in shapes]
+    assert weights and all(isinstance(value, Widened) for value in weights)
+
+
 def test_weights_of_several_dtypes(stored: Path, tmp_path: Path) -> None:
     """What is stored in float32 is not taken from a model in bfloat16."""
     folder = Path(shutil.copytree(stored, tmp_path / "mixed"))
@@ -117,3 +135,26 @@ def test_a_pack(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     lean = packed("lean")
     monkeypatch.setattr("memvec.packing.pack.in_float32", lambda lm, folder: load(folder))
     assert packed("full") == lean
+
+
+def test_short_memory(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where float32 weights would not fit, what reads a store runs with those in 16 bits, and says so."""
+    store = tmp_path / "s"
+    settings = memvec.PackSettings(max_steps=40, segment_tokens=16)
+    memvec.pack([memvec.Source("a", TEXT.encode())], store, model=str(stored), settings=settings, dtype="bfloat16")
+    wide = 2 * (stored / "model.safetensors").stat().st_size
+
+    def opened(free: int) -> tuple[memvec.Runtime, list[str]]:
+        stages = list[str]()
+        memvec.unload()
+        monkeypatch.setattr("memvec.lm.load.free_bytes", lambda _: free)
+        runtime = memvec.open(store, watch=lambda at: stages.append(at.stage))
+        assert runtime.lm.dtype == torch.float32
+        return runtime, [stage for stage in stages if "in 16 bits" in stage]
+
+    (plain, nothing), (lean, said) = opened(2 * wide), opened(wide)
+    assert wide_bytes(plain.lm) > 0 and not nothing
+    assert wide_bytes(lean.lm) == 0 and said
+    assert memvec.cat(lean, "a") == TEXT.encode() and memvec.verify(lean, decode=True).ok
+    answers = [memvec.generate(one, "The ferry", ["a"], using="text", max_new_tokens=8).text for one in (plain, lean)]
+    assert answers[0] == answers[1]

@@ -282,7 +282,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda model: setattr(model, "hf_device_map", {"model": 0, "lm_head": "cpu"}), "several devices"),
+            (lambda model: setattr(model, "hf_device_map", {"model": 0, "lm_head": 1}), "several devices"),
             (lambda model: setattr(model.config, "layer_types", ["chunked_attention"] * 4), "within chunks"),
         ],
         ids=["devices", "chunks"],

@@ -17,7 +17,7 @@ from torch import nn
 import memvec
 from memvec.errors import UnsupportedModelError, UsageError
 from memvec.filesystem.sources import Source
-from memvec.lm.compile import COMPILING, GAIN, PAYS_AFTER, Fused
+from memvec.lm.fused import COMPILING, GAIN, PAYS_AFTER, Fused
 from memvec.packing import context as context_records
 from memvec.packing import estimate as estimating
 from memvec.packing import kv as kv_records

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from memvec.lm.head import TeacherPass, distil_pass
+from memvec.lm.load import load
 from memvec.lm.scoring import Row, run_prefixes, run_rows, score
 from memvec.settings import ContextSettings
 from memvec.training.distill import DistilEngine, Distilled, DistilTask, start
@@ -74,12 +75,13 @@ def test_the_same_seed_makes_the_same_vectors(tiny_lm: Any, texts: Any, distille
     assert (other[0].vectors != distil(tiny_lm, texts[:1], steps=5)[0].vectors).any()
 
 
-def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny_lm: Any, texts: Any) -> None:
-    settings = ContextSettings(**SPANS, steps=3, memory=1)
-    engine = DistilEngine(tiny_lm, settings, [BEFORE])
+def test_documents_beyond_the_memory_limit_wait_for_a_slot(tiny: str, texts: Any) -> None:
+    """One that is beyond it alone is distilled without stored activations."""
+    lm, settings = load(Path(tiny)), ContextSettings(**SPANS, steps=3, memory=1)
+    engine = DistilEngine(lm, settings, [BEFORE])
     engine.add(DistilTask(i, ids, 18) for i, ids in enumerate(texts))
     batches = list(engine.run())
-    assert [len(batch) for batch in batches] == [1, 1, 1]
+    assert [len(batch) for batch in batches] == [1, 1, 1] and lm.recomputes
     assert all(done.cost.steps == 3 and done.cost.token_steps > 3 * 72 for batch in batches for done in batch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 
 from memvec.decoding.greedy import certify, decode
+from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.adam import SlotAdam
 from memvec.training.batch import RaggedBatch
-from memvec.training.fit import FitEngine, Task, positions_for
+from memvec.training.fit import FitEngine, Task, bytes_of_position, positions_for
 from memvec.training.starts import TRIED, look_cost
+from memvec.training.static_batch import StaticBatch
 
 TEXTS = (
     "It is a truth universally acknowledged, that a single man",
@@ -114,8 +117,10 @@ def test_after_some_patience_the_whole_cap_of_corrections_is_enough(
     assert (fitted.cost.steps, fitted.corrections) == (steps, count)
 
 
-def test_a_row_larger_than_the_limit_is_fitted_alone(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
-    engine = FitEngine(tiny_lm, tiny_settings(memory=1, max_steps=3, max_corrections=0.0))
+def test_a_row_larger_than_the_limit_is_fitted_alone(
+    tiny: str, tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    engine = FitEngine(load(Path(tiny)), tiny_settings(memory=1, max_steps=3, max_corrections=0.0))
     engine.add(tasks(tiny_lm))
     widths = widths_of(engine)
     assert sum(len(batch) for batch in engine.run()) == len(TEXTS)
@@ -234,3 +239,26 @@ def test_strict_fits_go_on_until_nothing_is_wrong(tiny_lm: Any, tiny_settings: C
     assert sum(p.wrong for p in proofs) == 0
     loose_proofs = certify(tiny_lm, [loose[k].vectors for k in range(4)], [loose[k].task.ids for k in range(4)], 0.1)
     assert sum(p.wrong for p in loose_proofs) > 0
+
+
+@pytest.mark.parametrize("kind", [RaggedBatch, StaticBatch])
+def test_a_row_that_takes_too_much_memory(
+    kind: Any, tiny: str, tiny_lm: Any, tiny_settings: Callable[..., PackSettings]
+) -> None:
+    """Its activations are computed again, and its vectors are the same."""
+    lm = load(Path(tiny))
+    some, stored = tasks(tiny_lm)[:1], bytes_of_position(tiny_lm)
+
+    def fitted(lm: Any, memory: int) -> tuple[FitEngine, bytes]:
+        settings = tiny_settings(max_steps=30, memory=memory)
+        engine = FitEngine(lm, settings, kind(lm, settings))
+        engine.add(some)
+        ((one,),) = engine.run()
+        return engine, one.vectors.tobytes()
+
+    whole, expected = fitted(tiny_lm, 100 * stored)
+    assert not tiny_lm.recomputes and whole.positions == 100
+    assert fitted(lm, 100 * stored)[1] == expected and not lm.recomputes
+    small, found = fitted(lm, 10 * stored)
+    assert found == expected and lm.recomputes
+    assert bytes_of_position(lm) < stored / 2 and small.positions == positions_for(lm, 10 * stored) > 20

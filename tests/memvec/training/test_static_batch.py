@@ -14,7 +14,7 @@ from families import make
 from torch._dynamo.exc import BackendCompilerFailed
 
 from memvec.decoding.greedy import certify
-from memvec.lm.compile import PAYS_AFTER, Fused
+from memvec.lm.fused import PAYS_AFTER, Fused
 from memvec.lm.load import load
 from memvec.settings import PackSettings
 from memvec.training.batch import RaggedBatch

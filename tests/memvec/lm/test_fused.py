@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from memvec.lm.graphs import captured
+from memvec.lm.fused import captured
 
 REFUSED = "CUDA error: operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA"
 ENDED = "CUDA error: operation failed due to a previous error during capture"

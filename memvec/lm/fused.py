@@ -1,6 +1,8 @@
-"""Compile a model's layers and its loss with torch.compile, on a GPU and in long packs only.
+"""Make steps on a GPU faster: compile a model's layers and its loss, and launch all kernels of a step at once.
 
-Elementwise work takes most of a step on a GPU. Compiling takes some ten seconds (docs/LOG.md).
+Elementwise work takes most of a step on a GPU. Compiling with torch.compile takes some ten seconds, so it is for long packs
+only (docs/LOG.md). Kernels are launched at once by a CUDA graph, where launching them one by one takes longer than running
+them.
 """
 
 from __future__ import annotations
@@ -8,25 +10,34 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from memvec.causes import first_line
+from memvec.causes import first_line, out_of_memory
 from memvec.lm.head import Weigh, weigh
+from memvec.lm.layers import decoder_layers
+from memvec.lm.numerics import drawing
 
 PAYS_AFTER = 1 << 21  # positions run before compiling; some ten seconds of steps that are not compiled
 COMPILING, GAIN = 10.0, 2.5  # seconds that compiling takes, and the speed-up of steps, both on an H100 (docs/LOG.md)
+CAPTURE = "captur"  # in every message of CUDA and torch about an operation that a stream capture does not allow
+
+
+class Graphed(Protocol):
+    """A model on a device. CUDA graphs of it are made while `graphs` is True."""
+
+    device: torch.device
+    graphs: bool
 
 
 class Fused:
     """Compiled layers of one model. They take the place of its own within `layers` only."""
 
     def __init__(self, model: nn.Module, on: bool) -> None:
-        """The layers are the longest list of modules in `model`. With `on` False nothing is ever compiled."""
-        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-        self._layers: list[Any] = list(max(lists, key=len, default=[]))
+        """Prepare to compile the layers of `model`. With `on` False nothing is ever compiled."""
+        self._layers = decoder_layers(model)
         self._on = on
         self._positions = 0
         self._forwards: list[Callable[..., Any]] = []
@@ -75,3 +86,34 @@ class Fused:
         finally:
             for layer in self._layers:
                 vars(layer).pop("forward", None)
+
+
+def captured(lm: Graphed, compute: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    """Capture the kernels that `compute` launches on the device of `lm`, without running them.
+
+    Return None if `compute` cannot be captured, for instance because the model reads a tensor's values. Then `lm.graphs`
+    is set to False, with a warning. Any other error of `compute` is raised.
+    """
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(lm.device)  # type: ignore[no-untyped-call]
+    # By itself torch captures on the current device, and stays on the capturing stream when a capture fails.
+    staying = torch.cuda.stream(torch.cuda.current_stream(lm.device))
+    first: Exception | None = None
+    try:
+        # Only one capture at a time, and no other thread may draw random numbers. Other threads may allocate memory.
+        apart = torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local")
+        with drawing(), torch.cuda.device(lm.device), staying, apart:
+            try:
+                compute()
+            except Exception as error:
+                first = error  # torch raises another error when it ends a failed capture
+                raise
+    except RuntimeError as error:
+        cause = first or error
+        if out_of_memory(cause) or CAPTURE not in str(cause).lower():
+            raise cause  # noqa: B904  # it is the cause of `error`
+        lm.graphs = False
+        warnings.warn(
+            f"no CUDA graph can be made of this model, so it runs more slowly: {first_line(cause)}", stacklevel=2
+        )
+        return None
+    return graph
