@@ -62,7 +62,7 @@ def step_of(lm: FrozenLM) -> tuple[Callable[[], Any], int, int]:
     engine.add(Task(k, tuple(ids[k * TOKENS :][:TOKENS]), VECTORS) for k in range(engine.most))
     engine._refill()  # the step alone is of interest, not the queue
     for slot in engine.slots:
-        slot.starts, slot.left = [], 1 << 30
+        slot.left = 1 << 30
     return engine._step, len(engine.slots) * row_length(TOKENS, VECTORS), len(engine.slots)
 
 

@@ -60,9 +60,6 @@ class Batch(Protocol):
         A slot that shows its complete text stores the measured vectors if they are its best so far.
         """
 
-    def restart(self, slot: int, start: Tensor) -> None:
-        """Start a slot again from vectors (M, D). Its best vectors so far stay its best."""
-
     def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
         """Remove the slots that are over. Return their best vectors (M, D) float16, each with its score on the whole text."""
 
@@ -158,11 +155,6 @@ class RaggedBatch:
     def _counts(self, margin: Tensor, owner: Tensor) -> Tensor:
         """(B, 2): how many targets each slot misses."""
         return margin.new_zeros(len(self._texts), 2).index_add_(0, owner, missed(margin, self.settings))
-
-    def restart(self, slot: int, start: Tensor) -> None:
-        """See Batch."""
-        before = sum(self._sizes[:slot])
-        self._adam.restart(slice(before, before + self._sizes[slot]), start)
 
     def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
         """See Batch."""

@@ -3,8 +3,7 @@
 The first vector is the anchor, the embedding of BOS. A model's first position is its attention sink and can carry little.
 The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9. The learning rate is some
 hundred times theirs, in the model's own unit, and cools to a fifth in 60 steps. A fit starts from the best of six starts.
-It starts on the first part of its text and sees all of it after 24 steps. If half of these steps got it nowhere, it starts
-once more (docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
+It starts on the first part of its text and sees all of it after 24 steps (docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import cast
 
 from torch import Tensor
 
@@ -39,7 +39,6 @@ SHARE_OF_GPU = 0.4  # share of a GPU's free memory for activations; certifying a
 FIRST_SHARE = 0.3  # share of its text that a fit starts on
 LEAST_SHOWN = 8  # least tokens that it starts on
 GROW_EVERY = 4  # steps after which it sees more of its text; each time the batch is laid out again
-LOST = 0.85  # a fit starts again if more than this share of its tokens is wrong halfway through the growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class _Slot:
     """A task being fitted."""
 
     task: Task
-    starts: list[Tensor]  # (M, D) float32 that it may still start from
+    start: Tensor | None  # (M, D) float32
     left: int  # steps that it may still take
     cost: Cost
     age: int = 0  # steps since its start
@@ -127,7 +126,7 @@ class FitEngine:
         self.slots += fresh
         self.batch.reserve([(len(slot.task.ids), slot.task.vectors) for slot in self.slots])
         for slot in fresh:
-            self.batch.add(slot.task.ids, slot.starts.pop(0), self._fixed(slot.task))
+            self.batch.add(slot.task.ids, cast(Tensor, slot.start), self._fixed(slot.task))
         return looked
 
     def _prepare(self, tasks: Sequence[Task]) -> int:
@@ -135,13 +134,13 @@ class FitEngine:
         fresh = [
             _Slot(
                 task,
-                [] if task.start is None else [task.start.to(self.lm.device)],
+                None if task.start is None else task.start.to(self.lm.device),
                 task.most or self.settings.max_steps,
                 task.spent,
             )
             for task in tasks
         ]
-        todo = [slot for slot in fresh if not slot.starts]
+        todo = [slot for slot in fresh if slot.start is None]
         rows = (row_length(shown_at(len(slot.task.ids), 0, 1), slot.task.vectors) for slot in todo)
         fitting = self.positions * WITHOUT_GRADIENT // (TRIED * max(rows, default=1))
         at_once = max(1, min(max(self.ahead, TEXTS_AT_ONCE), fitting))
@@ -150,7 +149,7 @@ class FitEngine:
         return looked
 
     def _look(self, slots: Sequence[_Slot]) -> int:
-        """Find a start for each slot, and a second one in reserve. Return the token-steps of it."""
+        """Find a start for each slot. Return the token-steps of it."""
         begun, tasks = time.perf_counter(), [slot.task for slot in slots]
         texts = [task.ids[: shown_at(len(task.ids), 0, 1)] for task in tasks]
         starts = [
@@ -164,8 +163,7 @@ class FitEngine:
             some[:, :fixed] = self.lm.anchor[:fixed]
         costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
         for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
-            begins_anew = self.grown == self.settings.growth  # else there are too few steps to start again
-            slot.starts = list(found[: 1 + begins_anew])
+            slot.start = found[0]
         share = (time.perf_counter() - begun) / sum(costs)
         for slot, cost in zip(slots, costs, strict=True):
             slot.cost += Cost(token_steps=cost, seconds=share * cost)
@@ -193,14 +191,10 @@ class FitEngine:
     def _step(self) -> list[bool]:
         """Take a step of every slot. Return which of them are done, by the scores from before the step."""
         begun, slots = time.perf_counter(), self.slots
-        shown = [slot.shown(self.grown) for slot in slots]
-        scores = self.batch.step(shown)
+        scores = self.batch.step([slot.shown(self.grown) for slot in slots])
         for slot in slots:
             slot.age, slot.left = slot.age + 1, slot.left - 1
         done = [self._is_done(slot, score) for slot, score in zip(slots, scores, strict=True)]
-        for number, (slot, score) in enumerate(zip(slots, scores, strict=True)):
-            if slot.starts and slot.age == self.grown // 2 and score.wrong > LOST * shown[number]:
-                self._begin_anew(number)
         self._charge(time.perf_counter() - begun)
         return done
 
@@ -214,12 +208,6 @@ class FitEngine:
         enough = self.settings.enough(len(slot.task.ids), slot.age)
         settled = score.thin <= enough and not (self.settings.strict and score.wrong)
         return score.whole and (settled or slot.left <= 0)
-
-    def _begin_anew(self, number: int) -> None:
-        """Start a slot again, from its second start."""
-        slot = self.slots[number]
-        self.batch.restart(number, slot.starts.pop())
-        slot.age = 0
 
     def _retire(self, done: list[bool]) -> list[Fitted]:
         over = [slot for slot, gone in zip(self.slots, done, strict=True) if gone]

@@ -104,7 +104,7 @@ class StaticBatch:
         self._texts.append(ids)
         self._sizes.append(m)
         self._rows.append(row)
-        self.restart(len(self._rows) - 1, start)
+        self._adam.restart(slice(row * vectors, row * vectors + m), start)
 
     def step(self, shown: Sequence[int]) -> list[Score]:
         """See Batch."""
@@ -160,11 +160,6 @@ class StaticBatch:
         self._adam.descend(
             gradient.float(), rates(self._adam.age, self.settings), cast(float, self.settings.weight_decay)
         )
-
-    def restart(self, slot: int, start: Tensor) -> None:
-        """See Batch."""
-        first = self._rows[slot] * self.shape[2]
-        self._adam.restart(slice(first, first + len(start)), start)
 
     def take(self, over: Sequence[bool]) -> list[tuple[Vectors, Score]]:
         """See Batch."""

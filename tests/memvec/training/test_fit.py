@@ -170,43 +170,12 @@ def test_a_fit_begins_with_a_part_of_its_text_and_ends_with_the_whole(
     assert [len(batch) for batch in going_on.run(counted.append)] and set(counted) == {3 + 40 - 1}
 
 
-@pytest.mark.parametrize(("lost", "begins"), [(-1.0, [True, True, False]), (1.0, [True, False, False])])
-def test_a_fit_that_gets_nowhere_begins_anew_once(
-    lost: float, begins: list[bool], tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: Any
-) -> None:
-    monkeypatch.setattr("memvec.training.fit.LOST", lost)
-    settings = tiny_settings(max_steps=200, max_corrections=0.0, margin=50.0)  # which nothing reaches
-    engine = FitEngine(tiny_lm, settings)
-    widths = widths_of(engine)
-    ids = tuple(range(10, 50))
-    engine.add([Task(0, ids, 3)])
-    (fitted,) = (one for batch in engine.run() for one in batch)
-    short, whole = 3 + 12 - 1, 3 + 40 - 1
-    assert [widths[at : at + 4] == [short] * 4 for at in (0, 12, 24)] == begins
-    assert len(widths) == fitted.cost.steps == 200 and widths[-1] == whole
-    assert fitted.cost.token_steps == sum(widths) + look_cost(12, 3)
-
-
-def test_beginning_anew_forgets_what_was(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
-    engine = FitEngine(tiny_lm, tiny_settings(max_steps=200))
-    engine.add([Task(0, tuple(range(10, 50)), 3), Task(1, tuple(range(20, 60)), 2)])
-    engine._refill()
-    engine._step()
-    slot, adam = engine.slots[1], engine.batch._adam  # type: ignore[attr-defined]
-    before, (reserve,) = adam.vectors[:3].clone(), slot.starts
-    engine._begin_anew(1)
-    assert torch.equal(adam.vectors[3:], reserve) and torch.equal(adam.vectors[:3], before)
-    assert adam.age[:, 0].tolist() == [1, 1, 1, 0, 0] and not slot.starts and slot.age == 0
-    assert not adam.first[3:].any() and adam.second[1:3].all()
-
-
 def test_vectors_stand_behind_the_anchor(
     tiny_lm: Any, tiny_settings: Callable[..., PackSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = tuple(range(10, 50))
     pair = [Task(0, ids, 3), Task(1, ids, 1), Task(2, ids, 3)]
     anchor = tiny_lm.embed(torch.tensor(tiny_lm.tokenizer.eos_token_id)).half().numpy()
-    monkeypatch.setattr("memvec.training.fit.LOST", -1.0)  # so that a second start has it as well
     hard = {"max_steps": 200, "max_corrections": 0.0, "margin": 50.0}
     done = fit(tiny_lm, tiny_settings(**hard), pair)
     without = fit(tiny_lm, tiny_settings(**hard, anchor=False), pair)

@@ -129,15 +129,6 @@ def test_slots_that_are_over_leave_room_and_others_stay(
     assert batch._count[0] == 3
 
 
-def test_a_slot_can_begin_anew(tiny_lm: Any, tiny_settings: Callable[..., PackSettings]) -> None:
-    batch = filled(tiny_lm, tiny_settings())
-    beside = states(batch, 1, 3)
-    batch.restart(2, torch.full((2, tiny_lm.width), 7.0))
-    vectors, first, second, age, _, _, _, measured, _ = states(batch, 2, 2)
-    assert (vectors == 7).all() and not first.any() and not second.any() and not age.any() and measured
-    assert all(torch.equal(a, b) for a, b in zip(beside, states(batch, 1, 3), strict=True))
-
-
 def test_room_comes_by_the_eighth() -> None:
     assert [roomy(n) for n in (1, 2, 3, 5, 7, 9, 17, 100, 437, 512)] == [1, 2, 3, 5, 7, 10, 20, 112, 448, 512]
     assert all(n <= roomy(n) <= 1.25 * n for n in range(1, 3000))
