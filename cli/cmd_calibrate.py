@@ -34,7 +34,7 @@ def command(
     """Measure what packing costs with a model.
 
     Fits a sample with six budgets and stores the curve. `pack --preset` and `pack --dry-run` use it. For the default
-    model this takes a quarter of an hour on two cores with AVX512-BF16, and longer without.
+    model this takes a few minutes on two cores with AVX512-BF16, and longer without.
     """
     from memvec.packing.calibrate import calibrate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-USUAL_TOKEN_STEPS = 45.0  # token-steps of a fitted token on the default model, for the first estimates
+USUAL_TOKEN_STEPS = 30.0  # token-steps of a fitted token on the default model, for the first estimates
 
 
 @dataclass(slots=True)

@@ -112,7 +112,8 @@ class TestPages:
             "{{ damage cases ,.0f }} and {{kills kills .0f}}, {{ twice ab }}", {"twice": lambda a: a * 2}
         )
         assert said == f"{figures.view('damage')['cases']:,} and {figures.view('kills')['kills']}, abab"
-        assert figures.fill('{{ roundtrip "seconds.verify --decode" .1f }}', {}) == "47.9"
+        seconds = figures.view("roundtrip")["seconds"]["verify --decode"]
+        assert figures.fill('{{ roundtrip "seconds.verify --decode" .1f }}', {}) == f"{seconds:.1f}"
         with pytest.raises(figures.FigureError, match="thrice"):
             figures.fill("{{ thrice ab c }}", {})
         with pytest.raises(figures.FigureError, match="expected a table among"):

@@ -57,7 +57,7 @@ def test_the_curve_is_measured_and_kept(profile: Profile) -> None:
 def test_the_default_model_brings_its_profile(cache: Any) -> None:
     found = profile_of("b774fc7952d6f201")
     assert found is not None and found.model == DEFAULT_MODEL
-    assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [57.0, 76.0, 114.0]
+    assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [95.0, 95.0, 114.0]
     assert with_profile(PackSettings(), found.fingerprint) == with_preset(
         PackSettings(), "balanced", found.fingerprint, "m"
     )
