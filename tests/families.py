@@ -58,12 +58,11 @@ def sentencepiece(legacy: bool) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture, its tokenizer, and the learning rate that suits inputs of its scale."""
+    """An architecture, its tokenizer, and the scale of its weights."""
 
     config: str
     tokenizer: Callable[[], PreTrainedTokenizerFast]
     settings: dict[str, Any] = field(default_factory=lambda: dict(COMMON))
-    learning_rate: float = 1.0
     embedding: float = 1.0  # spread of the input embeddings
     weights: float = 1.2  # spread of the other matrices, times the root of their inputs
 
