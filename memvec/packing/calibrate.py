@@ -173,7 +173,8 @@ def suited(
         return settings
     profile = profile_of(model.id)
     if profile is None and size >= TRIAL_BYTES:
-        profile = _tried(fast, exact, model, settings, progress, watch)
+        # A profile is the model's: other settings of this pack do not enter it.
+        profile = _tried(fast, exact, model, PackSettings(memory=settings.memory), progress, watch)
     return settings if profile is None else _at(settings, profile, "balanced")
 
 
@@ -258,12 +259,12 @@ class _Bench:
         enter("trying the model", self.progress, self.watch)
         short = replace(self.settings, max_steps=TIMED_STEPS, growth=0)  # whole texts, as most steps have
         times: list[float] = []
-        fitted_once(
-            self.fast, self.exact, self.sources, short, self.segments, lambda _: times.append(time.perf_counter())
-        )
-        return (
-            times[-1] - times[-2]
-        ) * USUAL_TOKEN_STEPS  # a token takes about as many token-steps as a fit takes steps
+
+        def tick(token_steps: int) -> None:
+            times.append(time.perf_counter())
+
+        fitted_once(self.fast, self.exact, self.sources, short, self.segments, tick)
+        return (times[-1] - times[-2]) * USUAL_TOKEN_STEPS  # a fit takes about as many steps
 
     def profile(
         self, fingerprint: str, model: str, rate: float, points: Sequence[Point], thorough: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -160,6 +161,8 @@ class TestATrial:
         monkeypatch.setattr(calibration, "TRIAL_SEGMENTS", 2)
         monkeypatch.setattr(calibration, "handbook", lambda: {"book": disorder})
         monkeypatch.setattr(calibration, "NATS_PER_DIMENSION", 9 / 64)
+        short = functools.partial(PackSettings, segment_tokens=32, max_steps=120)
+        monkeypatch.setattr(calibration, "PackSettings", short)
         text = Source("book.txt", disorder[:600].encode())
 
         def run(**given: Any) -> tuple[list[str], memvec.PackReport]:
@@ -192,6 +195,19 @@ class TestATrial:
     def test_is_not_made_where_settings_say_enough(self, packed: Any, tiny: str, given: dict[str, Any]) -> None:
         stages, _ = packed(**given)
         assert not any(stage.startswith("fit ") for stage in stages) and profile_of(memvec.fingerprint(tiny).id) is None
+
+    def test_does_not_depend_on_the_settings_of_the_pack(self, packed: Any, tiny: str, monkeypatch: Any) -> None:
+        asked: list[PackSettings] = []
+
+        def fitted(fast: Any, exact: Any, sources: Any, settings: PackSettings, segments: int, tick: Any) -> Point:
+            tick(1), tick(1)
+            asked.append(settings)
+            return Point(18, 2, 40, 0, 0, 40, 60)
+
+        monkeypatch.setattr(calibration, "fitted_once", fitted)
+        packed(settings={"max_steps": 7, "max_corrections": 0.5})
+        assert asked and all(each.max_corrections == PackSettings().max_corrections for each in asked)
+        assert all(each.max_steps == 120 for each in asked[1:])  # the first one is timed
 
     def test_is_not_made_for_a_small_pack(self, packed: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(calibration, "TRIAL_BYTES", 601)
