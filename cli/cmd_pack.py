@@ -68,7 +68,7 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
             "--trial/--no-trial",
             default=True,
             show_default=True,
-            help="Find what suits a model without a profile before a large pack, in at most two minutes.",
+            help="Use the model's profile. A large pack without one makes it first, in at most two minutes.",
         ),
         options.dry_run,
         click.option(

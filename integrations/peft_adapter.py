@@ -105,9 +105,8 @@ def export_prompt_tuning(
         )
     sizes = model.config.get_text_config()
     config = PromptTuningConfig(
-        num_attention_heads=getattr(
-            sizes, "num_attention_heads", 1
-        ),  # state-space models have none, and PEFT wants a number
+        # State-space models have none, and PEFT wants a number.
+        num_attention_heads=getattr(sizes, "num_attention_heads", 1),
         num_layers=sizes.num_hidden_layers,
         prompt_tuning_init_text=_note(memory, before),
         **_common(model, len(vectors), int(vectors.shape[1])),

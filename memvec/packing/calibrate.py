@@ -38,7 +38,7 @@ from memvec.types import Fingerprint
 
 Preset = Literal["fast", "balanced", "dense"]
 
-VERSION = 1
+VERSION = 2  # profiles of other versions are of fits with other starts and decay
 SEGMENTS = 12  # fitted for each point
 PASSAGE = 200  # tokens of a passage of the sample
 RATES = (1.0, 1 / 3, 3.0)  # learning rates to try, as factors of the one in the settings
@@ -169,17 +169,15 @@ def suited(
 
     They come from the model's profile, and a large pack makes one if there is none. Settings that name them stay as they are.
     """
-    if _named(settings):
-        return settings
-    profile = profile_of(model.id)
-    if profile is None and size >= TRIAL_BYTES:
+    profile = None
+    if size >= TRIAL_BYTES and not _named(settings) and profile_of(model.id) is None:
         # A profile is the model's: other settings of this pack do not enter it.
         profile = _tried(fast, exact, model, PackSettings(memory=settings.memory), progress, watch)
-    return settings if profile is None else _at(settings, profile, "balanced")
+    return with_profile(settings, model.id) if profile is None else _at(settings, profile, "balanced")
 
 
 def with_profile(settings: PackSettings, fingerprint: str) -> PackSettings:
-    """The same from a profile that is there. Without one, the settings as they are."""
+    """The settings with the budget and learning rate of the model's profile, unless they name them or there is none."""
     profile = None if _named(settings) else profile_of(fingerprint)
     return settings if profile is None else _at(settings, profile, "balanced")
 

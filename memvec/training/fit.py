@@ -1,9 +1,10 @@
 """The fit engine: optimise the vectors of many segments at once. When a slot is done, the next segment takes its place.
 
 The first vector is the anchor, the embedding of BOS. A model's first position is its attention sink and can carry little.
-The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9. The learning rate is some
-hundred times theirs, in the model's own unit, and cools to a fifth in 60 steps. A fit starts from the best of six starts.
-It starts on the first part of its text and sees all of it after 24 steps (docs/LOG.md has the comparison). Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
+The optimiser is AdamW as with Kuratov et al. 2025, but with a first beta of .8 instead of .9. The learning rate is
+thousands of times theirs, in the model's own unit, and cools to a fifth in 60 steps. A fit starts from the best of six
+starts. It begins on the first part of its text and sees all of it after 24 steps (docs/LOG.md has the comparison).
+Letters: B slots, M vectors, D width, N tokens, T targets of all rows, R = ΣM.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from memvec.settings import PackSettings
 from memvec.training.batch import Batch, RaggedBatch, Score
 from memvec.training.cost import NOTHING, Cost
 from memvec.training.layout import row_length
-from memvec.training.starts import TEXTS_AT_ONCE, TRIED, draw, look_cost, ranked
+from memvec.training.starts import TEXTS_AT_ONCE, TRIED, best, draw, look_cost
 from memvec.training.static_batch import StaticBatch
 from memvec.training.units import unit_of
 from memvec.types import Vectors
@@ -162,8 +163,8 @@ class FitEngine:
             fixed = self._fixed(task)
             some[:, :fixed] = self.lm.anchor[:fixed]
         costs = [look_cost(len(ids), task.vectors) for ids, task in zip(texts, tasks, strict=True)]
-        for slot, found in zip(slots, ranked(self.lm, starts, texts), strict=True):
-            slot.start = found[0]
+        for slot, found in zip(slots, best(self.lm, starts, texts), strict=True):
+            slot.start = found
         share = (time.perf_counter() - begun) / sum(costs)
         for slot, cost in zip(slots, costs, strict=True):
             slot.cost += Cost(token_steps=cost, seconds=share * cost)

@@ -29,17 +29,17 @@ def draw(scale: float, shape: tuple[int, int], ids: Sequence[int], salt: str) ->
 
 
 @torch.inference_mode()
-def ranked(lm: FrozenLM, starts: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Sort the starts (K, M, D) of each text by its surprisal behind them, the least first. All run in one batch."""
+def best(lm: FrozenLM, starts: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Of the starts (K, M, D) of each text, the one behind which it has the least surprisal. All run in one batch."""
     rows = [(ids, start) for some, ids in zip(starts, texts, strict=True) for start in some]
     layout = lay_out(lm, [ids for ids, _ in rows], [len(start) for _, start in rows])
     rounded = torch.cat([start for _, start in rows]).half().to(lm.dtype)
     nats = head_pass(layout.hidden(lm, rounded), lm.head, layout.targets, gradient=False).nats
     behind = nats.new_zeros(len(rows)).index_add_(0, layout.owner, nats)
     parts = torch.split(behind, [len(some) for some in starts])
-    return [some[part.argsort(stable=True)] for some, part in zip(starts, parts, strict=True)]
+    return [some[part.argmin()] for some, part in zip(starts, parts, strict=True)]
 
 
 def look_cost(tokens: int, vectors: int) -> int:
-    """Token-steps of ranking starts for N = `tokens`. A try counts as a third of a step."""
+    """Token-steps of trying starts for N = `tokens`. A try counts as a third of a step."""
     return TRIED * row_length(tokens, vectors) // TRIES_A_STEP

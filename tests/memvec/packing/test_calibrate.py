@@ -94,7 +94,14 @@ def test_a_damaged_profile_is_as_good_as_none(profile: Profile) -> None:
     file = calibration._folder() / "broken.json"
     empty = json.dumps(asdict(replace(profile, points=())))
     absurd = json.dumps(asdict(replace(profile, learning_rate=-1.0)))
-    for text in ("{", "[]", json.dumps({"version": 99}), json.dumps({"version": 1, "points": [{}]}), empty, absurd):
+    for text in (
+        "{",
+        "[]",
+        json.dumps({"version": 99}),
+        json.dumps({"version": calibration.VERSION, "points": [{}]}),
+        empty,
+        absurd,
+    ):
         file.write_text(text)
         assert profile_of("broken") is None
 

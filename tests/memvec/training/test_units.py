@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,19 @@ def test_starts_of_a_model_with_huge_hidden_states_fit_in_float16(tiny_lm: Any) 
     assert unit_of(huge) == LARGEST
 
 
-def test_the_first_position_does_not_count(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = enlarged(tiny_lm, 1.0)
-    monkeypatch.setattr(FrozenLM, "anchor", 1000 * tiny_lm.anchor)
-    assert alone.magnitude == pytest.approx(tiny_lm.magnitude, rel=0.5)
+def test_the_magnitude_is_that_of_tokens_late_in_the_model() -> None:
+    """Neither that of the first position, nor that behind the last norm."""
+    layers = [torch.full((1, 4, 8), float(number)) for number in range(11)]
+    layers[9][:, 0] = 0.001
+    layers[9][:, 1] = 4000.0  # a token that is far larger than the others
+
+    def run(**given: Any) -> SimpleNamespace:
+        assert given["inputs_embeds"].shape == (1, 4, 8) and given["output_hidden_states"]
+        return SimpleNamespace(hidden_states=layers)
+
+    stand_in = SimpleNamespace(
+        model=SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4), base_model=run),
+        encode=lambda text: list(range(100)), anchor=torch.zeros(1, 8), dtype=torch.float32, device="cpu",
+        embed=lambda ids: torch.zeros(*ids.shape, 8),
+    )  # fmt: skip
+    assert FrozenLM.magnitude.func(stand_in) == 9.0
