@@ -309,6 +309,39 @@ def rivals(name: str) -> str:
     return markdown(head, rows, right=False)
 
 
+SETTINGS = {  # by arm of benchmarks/untuned.py: how a page says it
+    "untuned": "as they are",
+    "trial": "of a trial",
+    "calibrated": "of `calibrate`",
+}
+
+
+def untuned(name: str) -> str:
+    """Cost and density of packs by model and settings, and the cost beside that after calibrating."""
+    head = ["model", "settings", "token-steps per token", "of calibrated", "tokens per vector", "corrected", "raw"]
+    rows = []
+    found = view(name)["found"]
+    best = {one["model"]: one["result"]["token_steps_per_token"] for one in found if one["arm"] == "calibrated"}
+    for one in found:
+        result = one["result"]
+        said = [MODELS.get(one["model"], one["model"]), SETTINGS[one["arm"]]]
+        if result is None:
+            rows.append([*said, *[NOTHING] * 5])
+            continue
+        cost = result["token_steps_per_token"]
+        rows.append(
+            [
+                *said,
+                f"{cost:.1f}",
+                f"{cost / best[one['model']]:.2f}" if one["model"] in best else NOTHING,
+                f"{result['tokens_per_vector']:.1f}",
+                f"{result['corrected']:.1%}",
+                f"{result['raw']:.0%}",
+            ]
+        )
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "fit": fit,
     "fit-bars": fit_bars,
@@ -323,4 +356,5 @@ TABLES: dict[str, Callable[..., str]] = {
     "harm": harm,
     "kv": kv,
     "rivals": rivals,
+    "untuned": untuned,
 }

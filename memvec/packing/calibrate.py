@@ -8,6 +8,7 @@ one first, in a trial: fewer segments, and fewer budgets.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,7 +43,8 @@ VERSION = 2  # profiles of other versions are of fits with other starts and deca
 SEGMENTS = 12  # fitted for each point
 PASSAGE = 200  # tokens of a passage of the sample
 RATES = (1.0, 1 / 3, 3.0)  # learning rates to try, as factors of the one in the settings
-BUDGETS = (0.75, 1.0, 1.25, 1.5)  # nats per vector to try, as factors of the default for the width
+STEP = 1.25  # factor between two budgets
+POINTS = 8  # most budgets
 TRIAL_SEGMENTS = 6  # fitted for each point of a trial
 TRIAL_SECONDS, TRIAL_SECONDS_GPU = 100.0, 9.0  # most that a trial takes
 TRIAL_POINTS = 4
@@ -109,8 +111,8 @@ def calibrate(
 ) -> Profile:
     """Measure the curve of a model, and store it in the cache folder for the presets of `pack`.
 
-    The learning rate is chosen at the default budget. Then budgets are tried from the smallest on, until segments stay
-    unsolved.
+    The learning rate is chosen at the default budget. Then larger budgets are tried until segments stay unsolved or tokens
+    get expensive, and smaller ones while tokens get cheaper.
 
     Args:
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
@@ -144,15 +146,15 @@ def calibrate(
     fast = load(folder, kind, device)
     exact = in_float32(fast, folder)
     texts = texts or handbook()
-    bench = _Bench(fast, exact, texts, segments, settings, len(RATES) + len(BUDGETS) - 1, progress, watch)
+    bench = _Bench(fast, exact, texts, segments, settings, len(RATES) + POINTS - 1, progress, watch)
     usual, rates = NATS_PER_DIMENSION * fast.width, [bench.rate * times for times in RATES]
     found = {rate: bench.point(usual, rate) for rate in rates}
     best = min(found, key=lambda rate: (found[rate].unsolved, found[rate].token_steps))
-    points: list[Point] = []
-    for times in BUDGETS:
-        points.append(found[best] if times == 1 else bench.point(usual * times, best))
-        if times > 1 and points[-1].unsolved:
-            break
+
+    def at(times: float) -> Point:
+        return found[best] if times == 1 else bench.point(usual * times, best)
+
+    points = _around(at, STEP, "dense", lambda tried: tried < POINTS)
     return bench.profile(fingerprint_folder(folder).id, model, best, points)
 
 
@@ -205,17 +207,16 @@ def _tried(
 
     if not time_left():
         return None
-    points: list[Point] = []
-    budget, step = NATS_PER_DIMENSION * fast.width, 1.0
-    while time_left() and len(points) < TRIAL_POINTS:
-        budget, before = budget * step, time.perf_counter()
-        points.append(bench.point(budget, bench.rate))
+    usual = NATS_PER_DIMENSION * fast.width
+
+    def at(times: float) -> Point:
+        nonlocal took
+        before = time.perf_counter()
+        point = bench.point(usual * times, bench.rate)
         took = time.perf_counter() - before
-        solved, cheap = not points[-1].unsolved, points[-1].token_steps <= WORTH["balanced"] * points[0].token_steps
-        if step == 1:
-            step = TRIAL_STEP if solved else 1 / TRIAL_STEP
-        elif solved if step < 1 else not (solved and cheap):
-            break
+        return point
+
+    points = _around(at, TRIAL_STEP, "balanced", lambda tried: tried < TRIAL_POINTS and time_left())
     profile = bench.profile(model.id, model.source, bench.rate, points, thorough=False)
     best = profile.point("balanced")
     if time_left():
@@ -223,6 +224,26 @@ def _tried(
         if not faster.unsolved and faster.token_steps * WORTH["balanced"] < best.token_steps:
             return bench.profile(model.id, model.source, bench.rate * TRIAL_RATE, [faster], thorough=False)
     return profile
+
+
+def _around(
+    at: Callable[[float], Point], step: float, preset: Preset, more: Callable[[int], bool]
+) -> list[Point]:
+    """The points of budgets around the default, of which `at` takes the factor. `more` says if there is time, after so many.
+
+    Larger budgets come first, while their costs are what the preset allows, then smaller ones while those are worth it.
+    """
+    points = [at(1.0)]
+    times, cheap = 1.0, WORTH[preset] * points[0].token_steps
+    while more(len(points)) and not points[-1].unsolved and points[-1].token_steps <= cheap:
+        times *= step
+        points.append(at(times))
+    times, before, last = 1.0, math.inf, points[0]
+    while more(len(points)) and (last.unsolved or last.token_steps * WORTH["balanced"] < before):
+        times, before = times / step, last.token_steps
+        last = at(times)
+        points.append(last)
+    return points
 
 
 class _Bench:

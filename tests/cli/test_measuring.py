@@ -139,7 +139,7 @@ class TestCalibrate:
         code, _, err = call(*pack)
         assert code == 6 and "Run memvec" in err and "calibrate" in err
         monkeypatch.setattr("memvec.packing.calibrate.RATES", (0.3,))
-        monkeypatch.setattr("memvec.packing.calibrate.BUDGETS", (1.0,))
+        monkeypatch.setattr("memvec.packing.calibrate.POINTS", 1)
         code, out, _ = call("calibrate", "-m", tiny, "--text", text, "--segments", 1, "-q")
         assert code == 0 and "fast, balanced, dense" in out
         code, out, _ = call(*pack, "--dry-run", "--json")

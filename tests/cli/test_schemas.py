@@ -143,7 +143,7 @@ class TestOutput:
         monkeypatch.chdir(folder)
         monkeypatch.setenv("MEMVEC_CACHE", str(folder / "cache"))
         monkeypatch.setattr("memvec.packing.calibrate.RATES", (0.3,))
-        monkeypatch.setattr("memvec.packing.calibrate.BUDGETS", (1.0,))
+        monkeypatch.setattr("memvec.packing.calibrate.POINTS", 1)
         if name == "repair":
             (folder / "p" / "manifest.json").write_bytes(b"{")
         if name == "show":

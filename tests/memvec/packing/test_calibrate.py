@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -40,7 +41,8 @@ def profile(cache: Any, tiny: str, disorder: str, settings: PackSettings) -> Pro
     """The tiny LM's curve over three budgets around what its vectors carry."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(calibration, "RATES", (1.0, 0.01))
-        patched.setattr(calibration, "BUDGETS", (0.75, 1.0, 4.0))
+        patched.setattr(calibration, "STEP", 4.0)
+        patched.setattr(calibration, "POINTS", 3)
         patched.setattr(calibration, "NATS_PER_DIMENSION", 9 / 64)
         return calibrate(tiny, {"book": disorder}, segments=4, settings=settings, dtype="float32")
 
@@ -53,6 +55,34 @@ def test_the_curve_is_measured_and_kept(profile: Profile) -> None:
     tokens = [p.tokens_per_vector for p in profile.points]
     assert tokens == sorted(tokens) and tokens[0] < tokens[-1]
     assert profile.points[-1].unsolved > 0  # four times what its vectors carry
+
+
+@pytest.mark.parametrize(
+    ("costs", "unsolved_over", "asked"),
+    [
+        ({0: 28, 1: 28, 2: 32, 3: 50, -1: 31}, 9, [1, 2, 3, -1]),  # the default is the cheapest; the third costs too much
+        ({0: 28, 1: 40, -1: 25, -2: 22, -3: 21}, 0, [1, -1, -2, -3]),  # larger ones are not solved, smaller ones cheaper
+        ({0: 200, -1: 90, -2: 60, -3: 50, -4: 49}, -2, [-1, -2, -3, -4]),  # the default is too much
+        ({0: 30} | dict.fromkeys(range(1, 8), 30), 99, [1, 2, 3, 4, 5, 6, 7]),  # it ends at eight
+    ],
+)
+def test_budgets_are_tried_where_they_may_be_better(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    costs: dict[int, float], unsolved_over: int, asked: list[int],
+) -> None:  # fmt: skip
+    """Budgets are counted in steps from the default."""
+    monkeypatch.setenv("MEMVEC_CACHE", str(tmp_path))
+    tried: list[int] = []
+
+    def fitted(fast: Any, exact: Any, sources: Any, settings: PackSettings, segments: int, tick: Any) -> Point:
+        times = (settings.nats_per_vector or 0) / PackSettings().budget(128)
+        tried.append(round(math.log(times, calibration.STEP)))
+        return Point(times, times, costs[tried[-1]], 0, float(tried[-1] > unsolved_over), 40, 60)
+
+    monkeypatch.setattr(calibration, "fitted_once", fitted)
+    found = calibrate(tiny, {"a": "word " * 2000}, segments=1, dtype="float32")
+    assert tried == [0] * 3 + asked
+    assert len(found.points) == 1 + len(asked)
 
 
 def test_the_default_model_brings_its_profile(cache: Any) -> None:
@@ -230,10 +260,10 @@ class TestATrial:
     @pytest.mark.parametrize(
         ("costs", "unsolved_over", "budgets", "best"),
         [
-            ([40, 42, 60], 99, [1, 4 / 3, 16 / 9], 4 / 3),  # the third costs too much
+            ([40, 42, 60, 39], 99, [1, 4 / 3, 16 / 9, 3 / 4], 4 / 3),  # the third costs too much, the last saves little
             ([40, 40, 40, 40], 99, [1, 4 / 3, 16 / 9, 64 / 27], 64 / 27),  # it ends at four
-            ([40, 41], 1.1, [1, 4 / 3], 1),  # the second is not solved
-            ([90, 70, 50], 0.6, [1, 3 / 4, 9 / 16], 9 / 16),  # the first two are not
+            ([40, 41, 45], 1.1, [1, 4 / 3, 3 / 4], 1),  # the second is not solved
+            ([90, 70, 50, 48], 0.6, [1, 3 / 4, 9 / 16, 27 / 64], 9 / 16),  # the first two are not
         ],
     )
     def test_moves_towards_what_vectors_carry(
