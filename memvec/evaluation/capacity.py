@@ -197,7 +197,8 @@ class _Filling:
         # Only the argmax decides, so no margin is needed beyond the engine's own reserve. A fit stops at half its cap.
         rate = settings.learning_rate or SLOWER * unit_of(fast)
         fit = PackSettings(
-            max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate, growth=int(GROWTH * stage),
+            max_corrections=2 * settings.corrected, margin=0, max_steps=stage, learning_rate=rate,
+            growth=int(GROWTH * stage), hurry=0,
             cooling=stage, last_rate=LAST_RATE, geometric=True, seed=settings.seed, anchor=settings.anchor, patience=stage,
         )  # fmt: skip
         self.first = FitEngine(fast, fit)

@@ -226,9 +226,7 @@ def _tried(
     return profile
 
 
-def _around(
-    at: Callable[[float], Point], step: float, preset: Preset, more: Callable[[int], bool]
-) -> list[Point]:
+def _around(at: Callable[[float], Point], step: float, preset: Preset, more: Callable[[int], bool]) -> list[Point]:
     """The points of budgets around the default, of which `at` takes the factor. `more` says if there is time, after so many.
 
     Larger budgets come first, while their costs are what the preset allows, then smaller ones while those are worth it.

@@ -40,6 +40,7 @@ SHARE_OF_GPU = 0.4  # share of a GPU's free memory for activations; certifying a
 FIRST_SHARE = 0.3  # share of its text that a fit starts on
 LEAST_SHOWN = 8  # least tokens that it starts on
 GROW_EVERY = 4  # steps after which it sees more of its text; each time the batch is laid out again
+HURRY = 0.25  # share of its text that it sees more of at a time, where it learns fast
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,18 @@ class _Slot:
     left: int  # steps that it may still take
     cost: Cost
     age: int = 0  # steps since its start
+    reached: int = 0  # tokens that it sees because it learnt those before
 
     def shown(self, grown: int) -> int:
         """Tokens of its text that it sees at its age. It sees all if the task brings a start."""
         n = len(self.task.ids)
-        return n if self.task.start is not None else shown_at(n, self.age, grown)
+        return n if self.task.start is not None else max(self.reached, shown_at(n, self.age, grown))
+
+    def grow(self, shown: int, wrong: int, hurry: float) -> None:
+        """See more from the next step on, if few enough of the `shown` tokens are `wrong`."""
+        if self.age % GROW_EVERY == 0 and wrong < hurry * shown:
+            n = len(self.task.ids)
+            self.reached = min(n, shown + math.ceil(HURRY * n))
 
 
 class FitEngine:
@@ -192,9 +200,11 @@ class FitEngine:
     def _step(self) -> list[bool]:
         """Take a step of every slot. Return which of them are done, by the scores from before the step."""
         begun, slots = time.perf_counter(), self.slots
-        scores = self.batch.step([slot.shown(self.grown) for slot in slots])
-        for slot in slots:
+        shown = [slot.shown(self.grown) for slot in slots]
+        scores = self.batch.step(shown)
+        for slot, seen, score in zip(slots, shown, scores, strict=True):
             slot.age, slot.left = slot.age + 1, slot.left - 1
+            slot.grow(seen, score.wrong, self.settings.hurry)
         done = [self._is_done(slot, score) for slot, score in zip(slots, scores, strict=True)]
         self._charge(time.perf_counter() - begun)
         return done
@@ -220,7 +230,7 @@ class FitEngine:
 
 
 def shown_at(tokens: int, age: int, grown: int) -> int:
-    """How many of N = `tokens` a fit sees at an age, if it sees all of them at age `grown`."""
+    """How many of N = `tokens` a fit sees at an age at least, if it sees all of them at age `grown`."""
     if age >= grown:
         return tokens
     share = FIRST_SHARE + (1 - FIRST_SHARE) * (age // GROW_EVERY * GROW_EVERY) / grown

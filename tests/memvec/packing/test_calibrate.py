@@ -60,8 +60,16 @@ def test_the_curve_is_measured_and_kept(profile: Profile) -> None:
 @pytest.mark.parametrize(
     ("costs", "unsolved_over", "asked"),
     [
-        ({0: 28, 1: 28, 2: 32, 3: 50, -1: 31}, 9, [1, 2, 3, -1]),  # the default is the cheapest; the third costs too much
-        ({0: 28, 1: 40, -1: 25, -2: 22, -3: 21}, 0, [1, -1, -2, -3]),  # larger ones are not solved, smaller ones cheaper
+        (
+            {0: 28, 1: 28, 2: 32, 3: 50, -1: 31},
+            9,
+            [1, 2, 3, -1],
+        ),  # the default is the cheapest; the third costs too much
+        (
+            {0: 28, 1: 40, -1: 25, -2: 22, -3: 21},
+            0,
+            [1, -1, -2, -3],
+        ),  # larger ones are not solved, smaller ones cheaper
         ({0: 200, -1: 90, -2: 60, -3: 50, -4: 49}, -2, [-1, -2, -3, -4]),  # the default is too much
         ({0: 30} | dict.fromkeys(range(1, 8), 30), 99, [1, 2, 3, 4, 5, 6, 7]),  # it ends at eight
     ],
