@@ -309,6 +309,16 @@ def rivals(name: str) -> str:
     return markdown(head, rows, right=False)
 
 
+MODELS = {  # by folder: how a page says it
+    "smollm2-135m": "SmolLM2-135M",
+    "gemma-3-270m": "Gemma-3-270M",
+    "qwen2.5-0.5b": "Qwen2.5-0.5B",
+    "gpt2": "small GPT-2",
+    "neox": "small GPT-NeoX",
+    "opt": "small OPT",
+    "llama": "small Llama",
+    "mamba": "small Mamba",
+}
 SETTINGS = {  # by arm of benchmarks/untuned.py: how a page says it
     "untuned": "as they are",
     "trial": "of a trial",
