@@ -42,8 +42,8 @@ def texts() -> dict[str, str]:
 
 def changed(values: list[tuple[str, float]]) -> PackSettings:
     """The default settings with some numbers changed."""
-    whole = {name for name, value in asdict(PackSettings()).items() if isinstance(value, int)}  # and flags
-    return replace(PackSettings(), **{name: (int if name in whole else float)(value) for name, value in values})
+    kinds = {name: type(value) for name, value in asdict(PackSettings()).items() if value is not None}
+    return replace(PackSettings(), **{name: kinds.get(name, float)(value) for name, value in values})
 
 
 def main() -> None:
