@@ -29,7 +29,7 @@ class TestPackSettings:
 
     def test_budget(self) -> None:
         """It is in proportion to the width, unless it is set."""
-        assert PackSettings().budget(576) == pytest.approx(76) and PackSettings().budget(1152) == pytest.approx(152)
+        assert PackSettings().budget(576) == pytest.approx(95) and PackSettings().budget(1152) == pytest.approx(190)
         assert PackSettings(nats_per_vector=9.0).budget(576) == 9
 
     def test_growth(self) -> None:

@@ -223,7 +223,7 @@ class TestATrial:
 
     def test_its_profile_is_used_and_kept(self, packed: Any, tiny: str) -> None:
         stages, report = packed()
-        assert any(stage.startswith("fit 1 of at most 5: 2 segments at 18 nats") for stage in stages)
+        assert any(stage.startswith("fit 1 of at most 7: 2 segments at 18 nats") for stage in stages)
         profile = profile_of(memvec.fingerprint(tiny).id)
         assert profile is not None and not profile.thorough and profile.sample == "book"
         again, second = packed()
@@ -269,7 +269,7 @@ class TestATrial:
         ("costs", "unsolved_over", "budgets", "best"),
         [
             ([40, 42, 60, 39], 99, [1, 4 / 3, 16 / 9, 3 / 4], 4 / 3),  # the third costs too much, the last saves little
-            ([40, 40, 40, 40], 99, [1, 4 / 3, 16 / 9, 64 / 27], 64 / 27),  # it ends at four
+            ([40] * 6, 99, [(4 / 3) ** step for step in range(6)], (4 / 3) ** 5),  # it ends at six
             ([40, 41, 45], 1.1, [1, 4 / 3, 3 / 4], 1),  # the second is not solved
             ([90, 70, 50, 48], 0.6, [1, 3 / 4, 9 / 16, 27 / 64], 9 / 16),  # the first two are not
         ],
