@@ -119,7 +119,7 @@ def measured(model: str, arms: Sequence[str], segments: int) -> Iterator[Found]:
         with no_profiles():
             settings = settings_of(arm, folder, fast, exact, segments)
             result = None if settings is None else packed(folder, settings)
-            yield about | {"arm": arm, "unit": fast.magnitude, "segments": segments, "result": result}
+        yield about | {"arm": arm, "magnitude": fast.magnitude, "segments": segments, "result": result}
 
 
 def line(one: Found) -> str:
