@@ -25,6 +25,7 @@ def found(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     id = memvec.fingerprint(tiny).id
     absurd = calibration.Profile(id, "tiny", 1.0, 64, (Point(1e5, 64, 40, 0, 0, 40, 60),), "none")
     calibration._store(absurd)
+    monkeypatch.setattr(untuned, "keep_memory", lambda: None)  # it would be for the whole process
     monkeypatch.setattr(untuned, "texts", lambda: {"a.txt": "It is a truth universally acknowledged."})
     tried = list[float]()
 

@@ -96,7 +96,7 @@ def test_budgets_are_tried_where_they_may_be_better(
 def test_the_default_model_brings_its_profile(cache: Any) -> None:
     found = profile_of("b774fc7952d6f201")
     assert found is not None and found.model == DEFAULT_MODEL
-    assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [95.0, 95.0, 114.0]
+    assert [found.point(name).nats_per_vector for name in ("fast", "balanced", "dense")] == [76.0, 95.0, 114.0]
     assert with_profile(PackSettings(), found.fingerprint) == with_preset(
         PackSettings(), "balanced", found.fingerprint, "m"
     )
