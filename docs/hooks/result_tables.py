@@ -330,10 +330,9 @@ def untuned(name: str) -> str:
     """Cost and density of packs by model and settings, and the cost beside that after calibrating."""
     head = ["model", "settings", "token-steps per token", "of calibrated", "tokens per vector", "corrected", "raw"]
     rows = []
-    found = view(name)["found"]
-    best = {one["model"]: one["result"]["token_steps_per_token"] for one in found if one["arm"] == "calibrated"}
-    for one in found:
-        result = one["result"]
+    found = view(name)
+    for one in found["found"]:
+        result, best = one["result"], found[one["model"]].get("calibrated")
         said = [MODELS.get(one["model"], one["model"]), SETTINGS[one["arm"]]]
         if result is None:
             rows.append([*said, *[NOTHING] * 5])
@@ -343,7 +342,7 @@ def untuned(name: str) -> str:
             [
                 *said,
                 f"{cost:.1f}",
-                f"{cost / best[one['model']]:.2f}" if one["model"] in best else NOTHING,
+                f"{cost / best['token_steps_per_token']:.2f}" if best else NOTHING,
                 f"{result['tokens_per_vector']:.1f}",
                 f"{result['corrected']:.1%}",
                 f"{result['raw']:.0%}",

@@ -134,6 +134,14 @@ def scale(raw: Results) -> dict[str, Any]:
     return {"largest": largest, "slowest_seconds": max(max(run["first"], run["seconds"]) for run in reading)}
 
 
+def untuned(raw: Results) -> dict[str, Any]:
+    """`MODEL.ARM.…`: the figures of a pack."""
+    found: dict[str, Any] = {}
+    for one in raw["found"]:
+        found.setdefault(one["model"], {})[one["arm"]] = one["result"]
+    return found
+
+
 def kv(raw: Results) -> dict[str, Any]:
     """`ARM.RATIO.FORM.…` of the first set, ARM being `head`, or `head_20` with 20 training steps. `machine` made the first result."""
     found: dict[str, Any] = {}
@@ -169,5 +177,6 @@ DERIVED: dict[str, Callable[[Results], dict[str, Any]]] = {
     "isolation": isolation,
     "scale": scale,
     "kv": kv,
+    "untuned": untuned,
     "prefill": prefill,
 }
