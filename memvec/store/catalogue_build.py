@@ -5,16 +5,17 @@ Letters: V document versions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from memvec.formats import canonical
 from memvec.formats.container import Array
-from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan, place
+from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan
 from memvec.store.store import Store
 from memvec.store.totals import Measured, mean, measured, totals
-from memvec.types import Document, Kind
+from memvec.store.versions import SIZES, VersionTable
+from memvec.types import Kind
 
 # {column: numpy code}. Of live documents, by name; `names` is UTF-8 laid end to end.
 DOCUMENT_COLUMNS = {
@@ -47,11 +48,14 @@ STORE_COLUMNS = {"totals": "u1", "incomplete": "u1"}
 COLUMNS = {**DOCUMENT_COLUMNS, **RECORD_COLUMNS, **STORE_COLUMNS}
 
 
-def build(store: Store) -> dict[str, Array]:
-    """Make the columns of the catalogue of a store. StoreDamagedError names a damaged shard or record."""
-    scan = store.scan(counts=True)
-    placed = place(scan)
-    live, incomplete, counted = _live(scan, placed)
+def build(store: Store, scan: Scan | None = None) -> dict[str, Array]:
+    """Make the columns of the catalogue of a store. StoreDamagedError names a damaged shard or record.
+
+    `scan` is one of this state with counts, if it was made already.
+    """
+    scan = scan or store.scan(counts=True)
+    placed = scan.placed
+    live, incomplete, counted = _live(scan)
     rank = np.full(len(scan.versions), -1, np.int64)
     rank[live] = np.arange(len(live))
     table = placed.where(rank[placed.version] >= 0)
@@ -59,7 +63,7 @@ def build(store: Store) -> dict[str, Array]:
     measures = measured(store, scan, table)
     chosen = placed.where(counted[placed.version])
     return {
-        **_documents([scan.versions[number] for number in live]),
+        **_documents(scan.versions.where(live)),
         **_per_document(scan.columns, table, rank[table.version], len(live), measures),
         **_records(scan.columns, table),
         "totals": _json(totals(scan, chosen, counted, measures)),
@@ -67,34 +71,24 @@ def build(store: Store) -> dict[str, Array]:
     }
 
 
-def _live(scan: Scan, placed: Placed) -> tuple[list[int], list[str], Array]:
+def _live(scan: Scan) -> tuple[Array, list[str], Array]:
     """(live versions by name, names of unfinished documents, mask of the versions to add up)."""
     versions = scan.versions
-    begun, complete, usable, unjoined = (np.zeros(len(versions), bool) for _ in range(4))
-    begun[placed.version[placed.section == CONTENT]] = True
-    complete[placed.version[(placed.section == CONTENT) & (placed.place >= 0)]] = True
-    usable[placed.version[(placed.section == MEMORY) | (placed.section == KV)]] = True
-    usable |= complete
-    unjoined[placed.version[placed.section == UNJOINED]] = True
-    unfinished = unjoined | (begun & ~complete)
-    by_name = {versions[number].name: number for number in scan.newest.tolist() if usable[number]}
-    live = [by_name[name] for name in sorted(by_name)]
-    late = [n for n in np.flatnonzero(unfinished).tolist() if by_name.get(versions[n].name, n) == n]
+    names = [versions.encoded_name(place) for place in range(len(versions))]
+    by_name = {names[number]: number for number in scan.newest[scan.usable[scan.newest]].tolist()}
+    live = np.array([by_name[name] for name in sorted(by_name)], np.int64)
+    late = [n for n in np.flatnonzero(scan.unfinished).tolist() if by_name.get(names[n], n) == n]
     counted = np.zeros(len(versions), bool)
-    counted[live + late] = True
-    return live, sorted({versions[number].name for number in late}), counted
+    counted[live] = counted[late] = True
+    return live, sorted({names[number].decode() for number in late}), counted
 
 
-def _documents(live: Sequence[Document]) -> dict[str, Array]:
-    names = [document.name.encode() for document in live]
-    columns = {
-        "names": np.frombuffer(b"".join(names), np.uint8),
-        "name_offsets": _offsets(np.array([len(name) for name in names], np.uint64)),
-        "sha256": np.frombuffer(b"".join(bytes.fromhex(d.sha256) for d in live), np.uint8).reshape(-1, 32),
-    }
-    return columns | {
-        name: np.array([getattr(document, name) for document in live], np.uint64)
-        for name in ("bytes", "tokens", "zstd_bytes")
+def _documents(live: VersionTable) -> dict[str, Array]:
+    return {
+        "names": live.names,
+        "name_offsets": _offsets(live.lengths),
+        "sha256": live.sha256,
+        **{name: live.size(name) for name in SIZES},
     }
 
 

@@ -6,7 +6,7 @@ Letters: n records, V document versions, k records in their places.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from memvec.formats import kv_tensors
 from memvec.formats.container import Array
 from memvec.formats.shard import Shard
 from memvec.store.documents import RecordRef, StoredDocument, Version, joined
+from memvec.store.versions import VersionSet, VersionTable, key_of
 from memvec.types import Document, Kind
 
 CONTENT, MEMORY, KV, UNJOINED = range(4)  # sections of a document's records
@@ -30,10 +31,15 @@ class Scan:
 
     def __init__(self, removed: Collection[Version], counts: bool) -> None:
         """With `counts`, also read the columns that totals are made of, and check that they can be added up."""
-        self.versions: list[Document] = []
-        self._removed, self._counts = set(removed), counts
-        self._numbers: dict[Version, int] = {}  # places in `versions`
+        self._removed, self._counts = VersionSet(removed), counts
+        self._numbers: dict[bytes, int] = {}  # places in `versions`, by key
+        self._tables: list[VersionTable] = []  # the versions that are new in each shard
         self._parts: list[dict[str, Array]] = []  # one for each shard
+
+    @cached_property
+    def versions(self) -> VersionTable:
+        """The document versions in order of their first record."""
+        return VersionTable.joined(self._tables)
 
     @cached_property
     def columns(self) -> dict[str, Array]:
@@ -58,13 +64,16 @@ class Scan:
         lines, first = np.unique(t["document"], return_index=True)
         lines = lines[np.argsort(first)]
         known = np.full(len(documents), -1, np.int64)
+        new: list[Document] = []
         for line in lines.tolist():
             document = documents[line]
-            key = document.name, document.sha256
-            if key not in self._removed:
-                known[line] = self._numbers.setdefault(key, len(self.versions))
-                if known[line] == len(self.versions):
-                    self.versions.append(document)
+            version = document.name, document.sha256
+            if version not in self._removed:
+                count = len(self._numbers)
+                known[line] = self._numbers.setdefault(key_of(version), count)
+                if known[line] == count:
+                    new.append(document)
+        self._tables.append(VersionTable.of(new))
         columns: dict[str, Any] = {
             "version": known[t["document"]],
             "shard": np.full(len(part), number, np.uint32),
@@ -75,38 +84,85 @@ class Scan:
         chosen = columns["version"] >= 0
         self._parts.append(columns if chosen.all() else {name: column[chosen] for name, column in columns.items()})
 
-    def groups(self) -> Iterator[tuple[int, int, list[int], bool]]:
-        """(version, section, its records by number, do they cover the document?) of all contents and memories.
+    @cached_property
+    def placed(self) -> Placed:
+        """The records put in their documents, in order of versions, sections and places.
 
-        The section is CONTENT, MEMORY or KV, and a version's groups come in that order.
+        A record that another one replaces, or that does not fit into its document, is left out.
         """
         columns = self.columns
-        kinds = columns["kind"]
+        kinds, starts, lengths = (columns[name] for name in ("kind", "start", "length"))
         group = columns["version"] * UNJOINED + (kinds == Kind.CONTEXT) * MEMORY + (kinds == Kind.KV) * KV
-        order = np.argsort(group, kind="stable")
-        found, begins = np.unique(group[order], return_index=True)
-        records, starts, lengths = (c.tolist() for c in (order, columns["start"][order], columns["length"][order]))
-        bounds = [*begins.tolist(), len(records)]
-        for number, begin, end in zip(found.tolist(), bounds, bounds[1:], strict=False):
-            version, section = divmod(number, UNJOINED)
-            chosen, complete = joined(self.versions[version].bytes, starts[begin:end], lengths[begin:end])
-            yield version, section, [records[begin + place] for place in chosen], complete
+        order = np.argsort(group, kind="stable")  # a version's groups: its content, its memory and its kv memory
+        groups, begins = np.unique(group[order], return_index=True)
+        ends = np.append(begins[1:], len(order))
+        versions, sections = groups // UNJOINED, groups % UNJOINED
+        first, sizes = order[begins], self.versions.size("bytes")[versions]
+        # Most documents are one record. The rule for one is `joined`, without a call for each.
+        single = (ends - begins == 1) & (starts[first] == 0) & (lengths[first] == sizes)
+        found = [Placed(first, versions, sections, np.zeros(len(first), np.int64)).where(single)]
+        behind: dict[int, int] = {}  # unjoined records of a version so far: those of a kv memory come after the others
+        for number in np.flatnonzero(~single).tolist():
+            records = order[begins[number] : ends[number]]
+            version, section = int(versions[number]), int(sections[number])
+            chosen, complete = joined(int(sizes[number]), starts[records].tolist(), lengths[records].tolist())
+            begin = 0
+            if section == CONTENT:
+                begin = 0 if complete else -len(chosen)
+            elif not complete:
+                section, begin = UNJOINED, behind.get(version, 0)
+                behind[version] = len(chosen)
+            places = begin + np.arange(len(chosen))
+            found.append(
+                Placed(records[chosen], np.full(len(chosen), version), np.full(len(chosen), section), places)
+            )
+        every = Placed(*(np.concatenate([getattr(part, name) for part in found]) for name in Placed.__slots__))
+        return every.where(np.lexsort((every.place, every.section, every.version)))
+
+    @cached_property
+    def complete(self) -> Array:
+        """Does the store hold the content of each version in full (V,)?"""
+        found = np.zeros(len(self.versions), bool)
+        found[self.placed.version[(self.placed.section == CONTENT) & (self.placed.place >= 0)]] = True
+        return found
+
+    def having(self, section: int) -> Array:
+        """Does each version have placed records in a section (V,)?"""
+        found = np.zeros(len(self.versions), bool)
+        found[self.placed.version[self.placed.section == section]] = True
+        return found
+
+    @cached_property
+    def usable(self) -> Array:
+        """Is the content or a memory of each version complete (V,)?"""
+        return self.complete | self.having(MEMORY) | self.having(KV)
+
+    @cached_property
+    def unfinished(self) -> Array:
+        """Was content or a memory of each version begun and not finished (V,)?"""
+        return self.having(UNJOINED) | (self.having(CONTENT) & ~self.complete)
+
+    def stored(self, version: int) -> StoredDocument:
+        """A version with its records."""
+        begin, end = np.searchsorted(self.placed.version, [version, version + 1]).tolist()
+        records, sections = self.placed.record[begin:end], self.placed.section[begin:end]
+        columns = [self.columns[name][records].tolist() for name in ("shard", "row", "start", "length")]
+        refs = [RecordRef(*values) for values in zip(*columns, strict=True)]
+        of = [tuple(refs[place] for place in np.flatnonzero(sections == section)) for section in range(UNJOINED + 1)]
+        unjoined_kv = (sections == UNJOINED) & (self.columns["kind"][records] == Kind.KV)
+        return StoredDocument(
+            self.versions[version],
+            records=of[CONTENT],
+            complete=bool(self.complete[version]),
+            memory=of[MEMORY],
+            unjoined=of[UNJOINED],
+            kv=of[KV],
+            unjoined_kv=int(unjoined_kv.sum()),
+        )
 
     def documents(self) -> list[StoredDocument]:
         """Every version with its records, in order of its newest record."""
-        parts: dict[int, dict[str, Any]] = {n: {"records": (), "complete": False} for n in range(len(self.versions))}
-        columns = [self.columns[name].tolist() for name in ("shard", "row", "start", "length")]
-        for version, section, records, complete in self.groups():
-            refs = tuple(RecordRef(*(column[record] for column in columns)) for record in records)
-            part = parts[version]
-            if section == CONTENT:
-                part |= {"records": refs, "complete": complete}
-            elif complete:
-                part["memory" if section == MEMORY else "kv"] = refs
-            else:
-                part["unjoined"] = part.get("unjoined", ()) + refs
-                part["unjoined_kv"] = len(refs) if section == KV else 0
-        return [StoredDocument(self.versions[n], **parts[n]) for n in self.newest.tolist()]
+        return [self.stored(version) for version in self.newest.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +180,6 @@ class Placed:
     def where(self, chosen: Array) -> Placed:
         """The `chosen` ones of them, by mask or number."""
         return Placed(self.record[chosen], self.version[chosen], self.section[chosen], self.place[chosen])
-
-
-def place(scan: Scan) -> Placed:
-    """Put the records of a scan in their documents, as columns."""
-    every: list[int] = []
-    groups: list[tuple[int, int, int, int]] = []  # (version, section, records, first place)
-    behind: dict[int, int] = {}  # unjoined records of a version so far: those of a kv memory come after the others
-    for version, section, records, complete in scan.groups():
-        first = 0
-        if section == CONTENT:
-            first = 0 if complete else -len(records)
-        elif not complete:
-            section, first = UNJOINED, behind.get(version, 0)
-            behind[version] = len(records)
-        groups.append((version, section, len(records), first))
-        every += records
-    versions, sections, sizes, firsts = np.array(groups, np.int64).reshape(-1, 4).T
-    begins = np.cumsum(sizes) - sizes
-    places = np.arange(len(every)) + np.repeat(firsts - begins, sizes)
-    return Placed(np.array(every, np.int64), np.repeat(versions, sizes), np.repeat(sections, sizes), places)
 
 
 def _counts(part: Shard, documents: Sequence[Document], lines: Array) -> dict[str, Array]:

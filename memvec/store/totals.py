@@ -14,8 +14,9 @@ import numpy as np
 
 from memvec.formats.container import Array
 from memvec.store.documents import RecordRef, StoredDocument
-from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan, place
+from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan
 from memvec.store.store import Store
+from memvec.store.versions import VersionSet
 from memvec.types import Kind, PackReport, RawReason
 
 
@@ -31,10 +32,13 @@ class Measured:
 def summarise(store: Store, documents: Iterable[StoredDocument], seconds: float | None = None) -> PackReport:
     """Return totals of `documents`. `seconds` is how long the pack took, by default the sum of their fits."""
     scan = store.scan(counts=True)
-    keys = {stored.version for stored in documents}
-    chosen = np.array([(version.name, version.sha256) in keys for version in scan.versions], bool)
-    placed = place(scan)
-    placed = placed.where(chosen[placed.version])
+    chosen = scan.versions.among(VersionSet(stored.version for stored in documents))
+    return summary(store, scan, chosen, seconds)
+
+
+def summary(store: Store, scan: Scan, chosen: Array, seconds: float | None = None) -> PackReport:
+    """As `summarise`, of the `chosen` versions of a scan with counts, a mask (V,)."""
+    placed = scan.placed.where(chosen[scan.placed.version])
     sums = totals(scan, placed, chosen, measured(store, scan, placed))
     return report(store, sums if seconds is None else {**sums, "seconds": seconds})
 
@@ -63,10 +67,12 @@ def totals(scan: Scan, placed: Placed, chosen: Array, measures: Measured) -> dic
     usable = np.union1d(complete, placed.version[(placed.section == MEMORY) | (placed.section == KV)])
     raw = columns["kind"][rows] == Kind.RAW
     fitted, raw_text = rows[~raw], rows[raw & (columns["reason"][rows] != RawReason.NOT_TEXT)]
-    documents = [scan.versions[number] for number in np.flatnonzero(chosen).tolist()]
 
     def total(name: str, records: Array) -> int:
         return int(columns[name][records].sum(dtype=np.uint64))
+
+    def size(name: str) -> int:
+        return int(scan.versions.size(name)[chosen].sum(dtype=np.uint64))
 
     def weighted(values: Mapping[int, float]) -> float | None:
         return mean([(value, int(columns["tokens"][record])) for record, value in values.items()])
@@ -75,16 +81,16 @@ def totals(scan: Scan, placed: Placed, chosen: Array, measures: Measured) -> dic
         "documents": len(usable),
         "records": len(rows),
         "raw_records": len(rows) - len(fitted),
-        "source_bytes": sum(document.bytes for document in documents),
-        "source_tokens": sum(document.tokens for document in documents),
+        "source_bytes": size("bytes"),
+        "source_tokens": size("tokens"),
         "fitted_tokens": total("tokens", fitted),
         "vectors": total("vectors", fitted),
         "corrected_tokens": total("corrected", fitted),
         "raw_text_bytes": total("length", raw_text),
-        "zstd_bytes": sum(document.zstd_bytes for document in documents),
+        "zstd_bytes": size("zstd_bytes"),
         "token_steps": total("token_steps", rows),
         "seconds": math.fsum(columns["seconds"][rows].tolist()),
-        "exact": len(np.unique(complete)) == len(documents),
+        "exact": len(np.unique(complete)) == int(chosen.sum()),
         "incomplete": len(np.unique(begun)),
         "context_records": len(memory),
         "context_vectors": total("vectors", memory),
