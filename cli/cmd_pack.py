@@ -22,7 +22,7 @@ from memvec.evaluation.questions import read_questions
 from memvec.filesystem.plain_text import printable
 from memvec.filesystem.sources import Source
 from memvec.retrieval.embedders import DEFAULT
-from memvec.settings import ContextSettings, KVSettings, PackSettings
+from memvec.settings import ContextSettings, CorpusSettings, KVSettings, PackSettings
 from memvec.types import PackReport
 
 C, D, K = ContextSettings(), PackSettings(), KVSettings()
@@ -53,6 +53,12 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         options.include,
         options.exclude,
         click.option("--name", help="Document name for standard input (SRC is -)."),
+        options.text_field,
+        options.id_field("FILE#LINE, or FILE#ROW for Parquet"),
+        click.option("--meta-fields", metavar="FIELDS", help="Fields of a row to label its document with: a,b,c."),
+        click.option(
+            "--strict-input", is_flag=True, help="Stop at a row that is no document. By default it is skipped, exit 8."
+        ),
         click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Label every document. Repeatable."),
         click.option(
             "--keys",
@@ -131,16 +137,19 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         "memvec pack notes/ -o notes.memvec",
         "memvec pack notes/ -o notes.memvec --kind kv --exclude '*.log'",
         "memvec pack notes/ -o notes.memvec --dry-run",
+        "memvec pack pages.jsonl.zst -o pages.memvec --text-field body --id-field url",
         "cat letter.txt | memvec pack - --name letter.txt -o notes.memvec",
     ),
 )
 @pack_options(DEFAULT_MODEL, "Store folder to make or add to.")
 @common
 def command(**given: Any) -> None:
-    """Pack files and folders into a store.
+    """Pack files, folders and corpora into a store.
 
-    SRC is a file, a folder, or - for standard input. The files of a folder are named relative to it. Documents that STORE
-    has already are left as they are. Exact records are certified: each is decoded and compared.
+    SRC is a file, a folder, or - for standard input. The files of a folder are named relative to it. JSON lines (.jsonl),
+    Parquet files and tar archives hold a document in each row or file, and so do hf://datasets/OWNER/NAME[:SPLIT] and
+    folders that `datasets` saved. Documents that STORE has already are left as they are. Exact records are certified: each
+    is decoded and compared.
     """
     from memvec.packing.pack import pack
 
@@ -160,6 +169,13 @@ def run_pack(
     """Run `pack` with the options of `pack_options`, and print the report."""
     given["settings"], context, kv = _settings(given)
     given["keys"] = [] if given["keys"] == "none" else given["keys"].split(",")
+    labels = given.pop("meta_fields")
+    given["corpus"] = CorpusSettings(
+        text_field=given.pop("text_field"),
+        id_field=given.pop("id_field"),
+        meta_fields=tuple(labels.split(",")) if labels else (),
+        strict=given.pop("strict_input"),
+    )
     questions, meta, lock_wait = given.pop("questions"), given.pop("meta"), given.pop("lock_wait")
     asked = read_questions(questions) if questions else []
     said = options.pairs(meta, "--meta") if meta else None

@@ -14,23 +14,42 @@ from memvec.cli.streams import emit
 from memvec.cli.tables import clock
 from memvec.errors import PartialError, UsageError, counted
 from memvec.filesystem.plain_text import printable
+from memvec.settings import CorpusSettings
 from memvec.types import UnpackReport
 
 if TYPE_CHECKING:
-    from memvec.decoding.unpack import Allow, OnError
+    from memvec.decoding.unpack import Allow, Form, OnError
 
 
 @click.command(
     "unpack",
     epilog=examples(
         "memvec unpack notes.memvec -o restored/",
+        "memvec unpack pages.memvec -o pages.jsonl.zst --as jsonl",
         "memvec unpack notes.memvec -o restored/ --doc '*.txt' --overwrite",
         "memvec unpack damaged.memvec -o restored/ --on-error partial",
     ),
 )
 @click.argument("store")
-@click.option("-o", "--output-folder", "folder", metavar="DIR", help="Folder to write the documents to.")
+@click.option(
+    "-o",
+    "--output-folder",
+    "folder",
+    metavar="DIR",
+    help="Folder to write the documents to, or the file to write rows to.",
+)
 @options.documents
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["files", "jsonl", "parquet"]),
+    default="files",
+    show_default=True,
+    help="Write a file for each document, or one file with a row for each. JSON lines are compressed if its name ends in "
+    ".gz or .zst.",
+)
+@options.text_field
+@options.id_field("id")
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @options.overwrite
 @click.option(
@@ -61,6 +80,9 @@ def command(
     store: str,
     folder: str | None,
     documents: tuple[str, ...],
+    form: Form,
+    text_field: str,
+    id_field: str | None,
     stdout: bool,
     overwrite: bool,
     rename_collisions: bool,
@@ -75,26 +97,32 @@ def command(
 
     Each document is verified before its first byte is written.
     """
+    from memvec.corpora.row_writer import line, row
     from memvec.decoding.unpack import read, unpack
+    from memvec.store.store import Store
 
     if stdout == (folder is not None):
         raise UsageError("expected either -o DIR or --stdout.")
+    corpus = CorpusSettings(text_field, id_field)
     if stdout:
         if output.as_json:
             raise UsageError("--stdout writes the documents themselves. Leave --json out, or use `memvec cat --json`.")
         if on_error == "partial":
             raise UsageError("--on-error partial writes files. Pass -o DIR with it, or --on-error skip.")
-        for _, data in read(
+        if form == "parquet":
+            raise UsageError("--as parquet writes a file. Pass -o FILE, or --as jsonl.")
+        meta = Store.open(store).manifest.meta if form == "jsonl" else {}
+        for name, data in read(
             store, documents, model=model, on_error=on_error, batch=batch, device=device, allow=allow,
             watch=output.watch,
         ):  # fmt: skip
             output.clear()
-            emit(data)
+            emit(line(row(name, data, meta.get(name, {}), corpus)) if form == "jsonl" else data)
         return
     assert folder is not None  # else --stdout was given
     try:
         report = unpack(
-            store, folder, documents=documents, model=model, overwrite=overwrite,
+            store, folder, documents=documents, form=form, corpus=corpus, model=model, overwrite=overwrite,
             rename_collisions=rename_collisions, on_error=on_error, batch=batch, device=device, allow=allow,
             watch=output.watch,
         )  # fmt: skip

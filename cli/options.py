@@ -79,11 +79,27 @@ memories = click.option(
     "--id", "documents", multiple=True, metavar="DOCUMENT", help="Use this document, in the order given. Repeatable."
 )
 include = click.option(
-    "--include", multiple=True, metavar="PATTERN", help="Pack only files that match, as in .gitignore. Repeatable."
+    "--include", multiple=True, metavar="PATTERN", help="Pack only documents that match, as in .gitignore. Repeatable."
 )
 exclude = click.option(
-    "--exclude", multiple=True, metavar="PATTERN", help="Pack no files that match, as in .gitignore. Repeatable."
+    "--exclude", multiple=True, metavar="PATTERN", help="Pack no documents that match, as in .gitignore. Repeatable."
 )
+text_field = click.option(
+    "--text-field",
+    default="text",
+    show_default=True,
+    metavar="FIELD",
+    help="Field of a row that is the document's text.",
+)
+
+
+def id_field(text: str) -> Decorator:
+    """--id-field, the field that names a row's document."""
+    return click.option(
+        "--id-field", metavar="FIELD", help=f"Field of a row that names the document. [default: {text}]"
+    )
+
+
 texts = click.option(
     "--text",
     "texts",

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from memvec.retrieval.search import Searcher as Searcher
     from memvec.retrieval.search import search as search
     from memvec.settings import ContextSettings as ContextSettings
+    from memvec.settings import CorpusSettings as CorpusSettings
     from memvec.settings import KVSettings as KVSettings
     from memvec.settings import PackSettings as PackSettings
     from memvec.store.listing import info as info
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "CapacitySettings": ("memvec.evaluation.capacity", "CapacitySettings"),
     "ContextSettings": ("memvec.settings", "ContextSettings"),
+    "CorpusSettings": ("memvec.settings", "CorpusSettings"),
     "KVSettings": ("memvec.settings", "KVSettings"),
     "Memory": ("memvec.memory.memory", "Memory"),
     "MemvecError": ("memvec.errors", "MemvecError"),
@@ -113,7 +115,7 @@ _EXPORTS = {
 
 # Without "list" and "open": `from memvec import *` must not replace Python's. `memvec.list` is `memvec.documents`.
 __all__ = [  # capitals first, as in the table above
-    "CapacitySettings", "ContextSettings", "KVSettings", "Memory", "MemvecError", "PackSettings", "Question", "Runtime", "Searcher", "Source", "Store", "__version__",
+    "CapacitySettings", "ContextSettings", "CorpusSettings", "KVSettings", "Memory", "MemvecError", "PackSettings", "Question", "Runtime", "Searcher", "Source", "Store", "__version__",
     "add", "attached", "build_index", "calibrate", "capacity", "cat", "compact", "compare", "diff", "documents", "estimate", "evaluate",
     "export_store", "fingerprint", "gc", "generate", "import_store", "info", "load_memory", "merge", "models",
     "pack", "read", "repair", "rm", "search", "show", "unload", "unpack", "verify",

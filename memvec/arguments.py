@@ -164,10 +164,12 @@ def model(name: str, value: Any) -> str:
     return str(path(name, value))
 
 
-def several(rule: Rule, kind: str, alone: tuple[type, ...] = (str, Path)) -> Rule:
-    """A list whose items follow `rule`. A single item and an iterator are made one."""
+def several(rule: Rule, kind: str, alone: tuple[type, ...] = (str, Path), stream: bool = False) -> Rule:
+    """A list whose items follow `rule`. A single item is made one. So is an iterator, but not with `stream`: it may be long."""
 
-    def checked_all(name: str, value: Any) -> tuple[Any, ...]:
+    def checked_all(name: str, value: Any) -> Any:
+        if stream and isinstance(value, Iterator):
+            return (rule(f"{name}[{number}]", item) for number, item in enumerate(value))
         if isinstance(value, alone) or _is_source(value):
             value = (value,)
         if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
@@ -257,6 +259,8 @@ def _source(name: str, value: Any) -> Any:
     if not isinstance(value.data, bytes):
         raise wrong(f"the data of {name}", value.data, "bytes; encode a text")
     text(f"the name of {name}", value.name)
+    if value.meta is not None:
+        mapping(text, "a dict of strings")(f"the metadata of {name}", value.meta)
     return value
 
 
@@ -266,7 +270,7 @@ names: Rule = several(name, "strings", (str,))
 
 # By the name of a parameter. A function gives `checked` the rules that are its own.
 RULES: dict[str, Rule] = {
-    "store": store, "stores": several(path, "paths"), "sources": several(_source, "paths and Sources"),
+    "store": store, "stores": several(path, "paths"), "sources": several(_source, "paths and Sources", stream=True),
     "exact": path, "file": path, "folder": path, "output": path, "path": path,
     "document": name, "name": name, "documents": names, "include": names, "exclude": names, "keys": names,
     "model": model, "device": name, "dtype": choice("bfloat16", "float32"), "embedder": name, "factory": name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from memvec.arguments import LARGEST_SEED, among, choice, flag, number, whole
+from memvec.arguments import LARGEST_SEED, among, choice, flag, name, names, number, whole
 from memvec.errors import UsageError
 
 # Three real models carry this much or more (docs/LOG.md). The trial of a large pack finds what suits a weaker one.
@@ -213,6 +213,40 @@ class ContextSettings:
     def vectors_for(self, tokens: int) -> int:
         """The number of vectors for a window of N = `tokens`."""
         return max(1, round(tokens / self.ratio))
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusSettings:
+    """How the rows of JSON lines, Parquet files and datasets become documents.
+
+    Attributes:
+        text_field, id_field, meta_fields: The fields of a row that are a document's text, name and metadata.
+        strict: What a row that is no document does.
+
+    Raises:
+        UsageError: A value is of another type, or a name is empty.
+
+    Example:
+        >>> rows = memvec.CorpusSettings(text_field="body", id_field="url")  # for memvec.pack(["pages.jsonl"], …, corpus=rows)
+        >>> rows.strict
+        False
+    """
+
+    text_field: str = (
+        "text"  # The field that is the document's text. Binary fields of Parquet files are taken as they are.
+    )
+    # The field that names the document. None: FILE#LINE for JSON lines, FILE#ROW for the others.
+    id_field: str | None = None
+    meta_fields: tuple[str, ...] = ()  # Fields that become the document's metadata, to filter by.
+    strict: bool = False  # True: a row that is no document stops the pack. False: it is skipped and named.
+
+    def __post_init__(self) -> None:
+        """Check the values. UsageError."""
+        flag("strict", self.strict)
+        object.__setattr__(self, "meta_fields", names("meta_fields", self.meta_fields))
+        name("text_field", self.text_field)
+        if self.id_field is not None:
+            name("id_field", self.id_field)
 
 
 @dataclass(frozen=True, slots=True)

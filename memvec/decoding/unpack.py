@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from memvec.arguments import checked, choice, literal
+from memvec.arguments import checked, choice, instance, literal
+from memvec.corpora.row_writer import WRITERS, RowWriter
 from memvec.decoding.partial import write_partial
 from memvec.decoding.reader import Piece, Reader
 from memvec.errors import (
@@ -31,6 +32,7 @@ from memvec.filesystem.paths import outside
 from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
 from memvec.identity.verdict import Verdict
 from memvec.maintenance.salvage import Broken, open_salvaged
+from memvec.settings import CorpusSettings
 from memvec.store.documents import INCOMPLETE, missing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, UnpackReport
@@ -40,29 +42,36 @@ if TYPE_CHECKING:
 
 Allow = Literal["identical", "precision", "relative"]
 OnError = Literal["fail", "skip", "partial"]
+Form = Literal["files", "jsonl", "parquet"]
 LOST = "its documents are unknown: some may be missing, and of others an older version may have been read"
 
 
-@checked(allow=literal(Allow), on_error=literal(OnError))
+@checked(allow=literal(Allow), on_error=literal(OnError), form=literal(Form), corpus=instance(CorpusSettings))
 def unpack(
     store: str | Path | Store | Runtime,
     output: str | Path,
     *,
     documents: Sequence[str] = (),
+    form: Form = "files",
+    corpus: CorpusSettings | None = None,
     overwrite: bool = False,
     rename_collisions: bool = False,
     on_error: OnError = "fail",
     allow: Allow = "identical",
     **opening: Unpack[Opening],
 ) -> UnpackReport:
-    """Write documents of a store into a folder. Each is compared with its digest before it is written.
+    """Write documents of a store into a folder, or as rows into one file. Each is compared with its digest before.
 
-    When this returns, the files are on disk, and each was read back by its name.
+    When this returns, the files are on disk. Those in a folder were read back by their names.
 
     Args:
         store: The store, or what `memvec.open` returns.
-        output: The folder. It is made if it does not exist.
+        output: The folder. It is made if it does not exist. For rows: the file. Rows of JSON are compressed if its name ends
+            in .gz or .zst.
         documents: Names or patterns (see `memvec.filesystem.names`); by default all.
+        form: "files" writes each document to a file. "jsonl" and "parquet" write a row for each, with its name, its text and
+            its metadata. A document that is not UTF-8 has its bytes in the field base64 instead of a text.
+        corpus: The fields of a row. Default: "id" and "text".
         overwrite: Replace existing files.
         rename_collisions: If the file system takes two names for one, such as README and readme, write the second as
             readme~2. The report's `renamed` names such documents.
@@ -92,15 +101,26 @@ def unpack(
     begun = time.perf_counter()
     path = path_of(store)
     folder = outside(output, "output", path)
+    if form != "files" and on_error == "partial":
+        raise UsageError('on_error="partial" writes files. Pass form="files", or on_error="skip".')
     chosen = _choose(store, documents, on_error)
     names = [stored.document.name for stored in chosen.complete]
-    partial_names = [broken.document.name for broken in chosen.broken if on_error == "partial"]
-    _check_places(folder, [*names, *partial_names], path)
-    placed = file_names(folder, names, rename_collisions)
-    _check_free(folder, list(placed.values()), overwrite)
+    writer: DocumentWriter | RowWriter
+    if form == "files":
+        partial_names = [broken.document.name for broken in chosen.broken if on_error == "partial"]
+        _check_places(folder, [*names, *partial_names], path)
+        placed = file_names(folder, names, rename_collisions)
+        _check_free(folder, list(placed.values()), overwrite)
+        writer = DocumentWriter(folder, placed, skip=on_error != "fail")
+    else:
+        _check_file(folder, overwrite)
+        placed = dict.fromkeys(names, folder.name)
+        live = set(names)
+        meta = {name: labels for name, labels in chosen.store.manifest.meta.items() if name in live}
+        writer = WRITERS[form](folder, meta, corpus or CorpusSettings())
     reader = _reader(store, chosen, allow, opening)
     partial, skipped = list[str](), list(chosen.skipped)
-    with DocumentWriter(folder, placed, skip=on_error != "fail") as writer:
+    with writer:
         for restored in _restore(reader, chosen, on_error):
             if restored.data is not None:
                 writer.add(restored.document, restored.data)
@@ -119,10 +139,10 @@ def unpack(
         bytes=sum(document.bytes for document in written),
         tokens=reader.progress.tokens_done,
         seconds=round(time.perf_counter() - begun, 3),
-        files=tuple(placed[document.name] for document in written),
+        files=tuple(dict.fromkeys(placed[document.name] for document in written)),
         escalated=reader.retries.helped.total(),
         partial=tuple(partial),
-        renamed={d.name: placed[d.name] for d in written if placed[d.name] != d.name},
+        renamed={d.name: placed[d.name] for d in written if placed[d.name] != d.name} if form == "files" else {},
     )
     if skipped:
         raise PartialError(skipped, report, "Everything else was unpacked.")
@@ -347,6 +367,16 @@ def _check_places(folder: Path, names: Sequence[str], store: Path) -> None:
     for name in names:
         if os.path.isdir(folder / name) and not os.path.islink(folder / name):
             raise UsageError(f"{name!r} cannot be written: there is a folder of that name in {str(folder)!r}. {advice}")
+
+
+def _check_file(file: Path, overwrite: bool) -> None:
+    """Raise UsageError before anything is decoded, if rows cannot be written to a file."""
+    if file.is_dir():
+        raise UsageError(f"{str(file)!r} is a folder. Rows are written into one file: pass its name.")
+    if not file.parent.is_dir():
+        raise UsageError(f"{str(file)!r} cannot be written: its folder does not exist. Make it, or pass another file.")
+    if os.path.lexists(file) and not overwrite:
+        raise UsageError(f"{str(file)!r} is there already. Pass overwrite=True to replace it, or another file.")
 
 
 def _check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:

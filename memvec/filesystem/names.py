@@ -18,7 +18,7 @@ that removes documents is stricter: without `*`, `?`, `[`, `\\`, a `!` in front 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -29,6 +29,37 @@ from memvec.filesystem.brackets import marked, unmarked
 
 LOOKED_AT = 10_000  # most names that are searched for near misses
 NEAR_MISSES = 3
+
+
+class NameSet:
+    """Names to look up. It keeps 8 bytes of each, so they cannot be listed."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._hashes = set(map(hash, names))
+
+    def add(self, name: str) -> None:
+        """Add a name."""
+        self._hashes.add(hash(name))
+
+    def __contains__(self, name: object) -> bool:
+        return hash(name) in self._hashes
+
+
+class Places:
+    """The names that a store will have. None may be a folder of another."""
+
+    def __init__(self) -> None:
+        self._names, self._folders = NameSet(), NameSet()
+
+    def add(self, name: str) -> None:
+        """Add a name."""
+        self._names.add(name)
+        for above in _above(name):
+            self._folders.add(above)
+
+    def conflict(self, name: str) -> str | None:
+        """The name that would be a file and a folder, if `name` were added, or None."""
+        return name if name in self._folders else next((above for above in _above(name) if above in self._names), None)
 
 
 class Patterns:
@@ -210,3 +241,22 @@ def _as_line(pattern: str) -> str:
 def _on_one_line(text: str) -> str:
     # In regular expressions `.` and `$` treat a line end as no other character. No name holds a NUL, which is none.
     return text.replace("\n", "\0")
+
+
+def check_together(
+    names: Collection[str], places: Places | None = None, others: Callable[[], Iterable[str]] = tuple
+) -> None:
+    """UsageError if one name would be both a file and a folder. `places` holds the names, and `others` beside them."""
+    if places is None:
+        places = Places()
+        for name in names:
+            places.add(name)
+    for name in names:
+        if (file := places.conflict(name)) is not None:
+            inside = (other for other in (*names, *others()) if file in _above(other))
+            raise UsageError(f"{file!r} cannot be a document beside {next(inside)!r}: no folder could hold both.")
+
+
+def _above(name: str) -> Iterator[str]:
+    """The folders above a name."""
+    return (name[:place] for place, character in enumerate(name) if character == "/")

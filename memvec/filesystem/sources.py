@@ -6,10 +6,10 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from memvec.chunks import chunked
 from memvec.errors import NotFoundError, UsageError
@@ -33,6 +33,7 @@ class Source:
     Args:
         name: The document's name. "/" separates folders.
         data: The document's bytes. Encode a text first.
+        meta: Its metadata, to filter by. It replaces earlier metadata; {} removes it, None leaves it.
 
     Example:
         >>> source = memvec.Source("letters/jane.txt", "Dear Jane,".encode())
@@ -42,6 +43,7 @@ class Source:
 
     name: str
     data: bytes
+    meta: Mapping[str, str] | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -123,11 +125,12 @@ class Gathered:
     """The documents of a pack: names and sizes are listed at once, bytes are read one document at a time."""
 
     def __init__(
-        self, entries: Iterable[Entry], skipped: Iterable[Skipped] = (), unmatched: Sequence[str] = ()
+        self, entries: Iterable[Entry], skipped: Iterable[Skipped] = (), patterns: Sequence[Patterns] = ()
     ) -> None:
+        """`patterns` are those of `include` and `exclude`, which have noted what they matched."""
         self.entries = sorted(entries, key=lambda entry: entry.name)
         self.skipped = list(skipped)  # inputs that cannot be read; reading adds to them
-        self.unmatched = tuple(unmatched)  # patterns that matched no file and no folder
+        self.patterns = patterns
         self.bytes = sum(entry.size for entry in self.entries)
         self.reached = self.reached_bytes = 0  # documents, and their bytes, that the current reading has reached
         self.failed: set[str] = set()  # names of listed documents that could not be read
@@ -137,18 +140,28 @@ class Gathered:
 
     @property
     def names(self) -> list[str]:
-        """The names of all documents, in order."""
+        """The names of all listed files, in order."""
         return [entry.name for entry in self.entries]
 
-    def read(self, without: Collection[str] = ()) -> Iterator[Source | LargeBinary]:
-        """Read the documents in order of name, except those named in `without`.
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The patterns that matched no file, no folder and no document of a corpus."""
+        return tuple(pattern for some in self.patterns for pattern in some.unmatched)
+
+    @property
+    def count(self) -> int:
+        """How many documents there are."""
+        return len(self.entries)
+
+    def read(self, without: Container[str] = (), only: Container[str] | None = None) -> Iterator[Source | LargeBinary]:
+        """Read the documents in order of name, except those named in `without` and those not named in `only`.
 
         A document that cannot be read is added to `skipped`. Later readings leave it out.
         """
         self.reached = self.reached_bytes = 0
         for entry in self.entries:
             self.reached, self.reached_bytes = self.reached + 1, self.reached_bytes + entry.size
-            if entry.name in without or entry.name in self.failed:
+            if not self._wanted(entry.name, without, only):
                 continue
             try:
                 source = entry.read()
@@ -156,6 +169,9 @@ class Gathered:
                 self.skip(entry.name, reason_of(error, entry.place))
                 continue
             yield source
+
+    def _wanted(self, name: str, without: Container[str], only: Container[str] | None) -> bool:
+        return name not in without and name not in self.failed and (only is None or name in only)
 
     def skip(self, name: str, reason: str) -> None:
         """Leave a document out of this pack from now on."""
@@ -169,8 +185,8 @@ class UnfitError(Exception):
 
 def gather(
     paths: str | Path | Sequence[str | Path],
-    include: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
+    include: str | Sequence[str] | Patterns = (),
+    exclude: str | Sequence[str] | Patterns = (),
     store: Path | None = None,
 ) -> Gathered:
     """List files and folders without reading them. Names are relative to each folder.
@@ -188,11 +204,12 @@ def gather(
         UsageError: A path is empty or lies in the store, two files get one name, or a pattern is broken.
         NotFoundError: A path does not exist.
     """
-    gathering = _Gathering(Patterns(include, "include"), Patterns(exclude, "exclude"), store)
+    include = include if isinstance(include, Patterns) else Patterns(include, "include")
+    exclude = exclude if isinstance(exclude, Patterns) else Patterns(exclude, "exclude")
+    gathering = _Gathering(include, exclude, store)
     for path in [paths] if isinstance(paths, str | Path) else paths:
         gathering.add(path)
-    unmatched = [*gathering.include.unmatched, *gathering.exclude.unmatched]
-    return Gathered(gathering.found.values(), gathering.skipped, unmatched)
+    return Gathered(gathering.found.values(), gathering.skipped, (include, exclude))
 
 
 def read_file(path: Path) -> bytes:
@@ -314,15 +331,6 @@ def check_given(source: Source) -> None:
         check_name(source.name)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
-
-
-def check_together(names: Iterable[str]) -> None:
-    """UsageError if one name would be both a file and a folder."""
-    known = set(names)
-    for name in known:
-        for above in PurePosixPath(name).parents:
-            if str(above) in known:
-                raise UsageError(f"{str(above)!r} cannot be a document beside {name!r}: no folder could hold both.")
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from memvec.arguments import checked
 from memvec.errors import StoresDifferError, UsageError
-from memvec.filesystem.sources import check_together
+from memvec.filesystem.names import check_together
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import Manifest
 from memvec.maintenance.rewrite import NextGeneration, by_embedder, chosen_keys, current, open_to_copy

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate, islice
+from typing import NamedTuple
 
 import torch
 
+from memvec.errors import StoreDamagedError
 from memvec.identity.probe import numeric_probe
 from memvec.identity.verdict import OUTPUTS
 from memvec.interrupts import held_back
 from memvec.lm.frozen import FrozenLM
-from memvec.packing.reuse import Held
+from memvec.packing.reuse import acceptable, is_of
 from memvec.retrieval.embedders import Embeds, keys_of
 from memvec.settings import ContextSettings, PackSettings
-from memvec.store.documents import Version
+from memvec.store.documents import RecordRef, Version
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction, stored_size
 from memvec.types import Kind, Record
@@ -24,6 +26,13 @@ from memvec.version import TOOL
 
 COMMIT_SECONDS = 120.0  # finished records wait about this long for a commit
 COMMIT_RECORDS, COMMIT_BYTES = 1024, 64 * 1024**2  # of one shard; these bytes are in memory twice while it is written
+
+
+class _Committed(NamedTuple):
+    """Where a record of this pack is: the sha256 of its shard, and its row."""
+
+    shard: str
+    row: int
 
 
 class Committer:
@@ -37,7 +46,8 @@ class Committer:
         self.copied = 0  # records added whose text was in the store, or in this pack, already
         self._texts: dict[bytes, str] = {}  # of pending records that are not raw, by their sha256
         self._bytes = 0  # of pending records
-        self._known: set[tuple[Kind, bytes]] = set()  # kinds and texts of all records added that are not raw
+        # Where the newest record of each kind and text is that is not raw. None: it is pending.
+        self._known: dict[tuple[Kind, bytes], _Committed | None] = {}
         self._newest: Record | None = None
         self._since = time.monotonic()
 
@@ -64,7 +74,7 @@ class Committer:
             self._bytes += _size(record)
             self.copied += copied
             if record.kind != Kind.RAW:
-                self._known.add((record.kind, record.text_sha256))
+                self._known[record.kind, record.text_sha256] = None
                 if text is not None:
                     self._texts[record.text_sha256] = text
         if len(self.pending) >= COMMIT_RECORDS or self._bytes >= COMMIT_BYTES or (self.due and not more):
@@ -95,10 +105,10 @@ class Committer:
         if versions:
             self._write(removed=set(self.store.manifest.removed) - set(versions))
 
-    def describe(self, names: Iterable[str], meta: Mapping[str, str]) -> None:
-        """Store `meta` for the documents whose metadata differs from it."""
+    def describe(self, meta: Mapping[str, Mapping[str, str]]) -> None:
+        """Store metadata, by the names of documents, where it differs from what is stored."""
         before = self.store.manifest.meta
-        if said := {name: dict(meta) for name in names if dict(before.get(name, {})) != dict(meta)}:
+        if said := {name: dict(one) for name, one in meta.items() if dict(before.get(name, {})) != dict(one)}:
             self._write(meta=said)
 
     def remember(self, lm: FrozenLM) -> None:
@@ -109,25 +119,29 @@ class Committer:
 
     def exact(self, texts: Collection[bytes], settings: PackSettings) -> dict[bytes, Record]:
         """The exact records that this pack made of texts, by the texts' sha256."""
-        wanted, found = self._of(Kind.EXACT, texts)
-        return found | (Held(self.store).exact(wanted, settings) if wanted else {})
+        return self._of(Kind.EXACT, texts, lambda record: acceptable(record, settings))
 
     def context(self, texts: Collection[bytes], settings: ContextSettings, recipe: str) -> dict[bytes, Record]:
         """The context records that this pack made of texts, by the texts' sha256."""
-        wanted, found = self._of(Kind.CONTEXT, texts)
-        return found | (Held(self.store).context(wanted, settings, recipe) if wanted else {})
+        return self._of(Kind.CONTEXT, texts, lambda record: is_of(record, settings, recipe))
 
     def kv(self, texts: Collection[bytes], matches: Callable[[Record], bool]) -> dict[bytes, Record]:
         """The kv records that this pack made of texts, by the texts' sha256. Each of them `matches`."""
-        wanted, found = self._of(Kind.KV, texts)
-        found = {text: record for text, record in found.items() if matches(record)}
-        return found | (Held(self.store).kv(wanted, matches) if wanted else {})
+        return self._of(Kind.KV, texts, matches)
 
-    def _of(self, kind: Kind, texts: Collection[bytes]) -> tuple[set[bytes], dict[bytes, Record]]:
-        """(texts of committed records of this pack, pending records by text), both of one kind."""
+    def _of(self, kind: Kind, texts: Collection[bytes], matches: Callable[[Record], bool]) -> dict[bytes, Record]:
+        """The records of one kind that this pack made of texts and that match, by the texts' sha256."""
         wanted = {text for text in texts if (kind, text) in self._known}
-        found = {r.text_sha256: r for r in self.pending if r.kind == kind and r.text_sha256 in wanted} if wanted else {}
-        return wanted - found.keys(), found
+        if not wanted:
+            return {}
+        found = [record for record in self.pending if record.kind == kind and record.text_sha256 in wanted]
+        shards = {entry.sha256: number for number, entry in enumerate(self.store.manifest.shards)}
+        for text in wanted - {record.text_sha256 for record in found}:
+            place = self._known[kind, text]
+            if place is not None and place.shard in shards:
+                with contextlib.suppress(StoreDamagedError):
+                    found.append(self.store.record(RecordRef(shards[place.shard], place.row, 0, 0)))
+        return {record.text_sha256: record for record in found if matches(record)}
 
     def _write(
         self,
@@ -137,6 +151,10 @@ class Committer:
     ) -> None:
         with held_back():
             self.transaction.commit(records, TOOL, keys_of(records, self._texts, self.makers), meta, removed)
+            for row, record in enumerate(records):
+                if record.kind != Kind.RAW:
+                    shard = self.store.manifest.shards[-1].sha256
+                    self._known[record.kind, record.text_sha256] = _Committed(shard, row)
 
 
 def _size(record: Record) -> int:

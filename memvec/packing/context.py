@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from memvec import off_topic
+from memvec.corpora.documents import Documents
 from memvec.evaluation.controls import EQUAL_POSITIONS, text_arms
 from memvec.evaluation.forms import question_row
 from memvec.evaluation.gain import Sums, reported
 from memvec.evaluation.questions import Question, cloze_questions
-from memvec.filesystem.sources import Gathered
 from memvec.lm.frozen import FrozenLM
 from memvec.lm.scoring import Row, embedded, score
 from memvec.packing.commit import Committer
@@ -100,7 +100,7 @@ class Distilling:
         self.prompt_prefixes = self.asking.prompt_prefixes
 
     def run(
-        self, lots: Iterable[Sequence[Window]], documents: Gathered, progress: Progress, watch: Watch
+        self, lots: Iterable[Sequence[Window]], documents: Documents, progress: Progress, watch: Watch
     ) -> Iterator[tuple[Record, str]]:
         """Yield (record, text) of each window in `lots` as it is done. `documents` counts the documents that were reached."""
         enter("asking what the texts say", progress, watch)
@@ -174,7 +174,7 @@ class Distilling:
         seconds = once + teaching + every / speed + measuring * len(planned.made)
         return dataclasses.replace(made, token_steps=round(every), token_steps_per_second=speed, seconds=seconds)
 
-    def _expect(self, sizes: Sequence[int], documents: Gathered, progress: Progress) -> None:
+    def _expect(self, sizes: Sequence[int], documents: Documents, progress: Progress) -> None:
         """Estimate the windows and tokens of the whole pack, and the positions that each token takes."""
         s, tokens = self.settings, sum(sizes)
         factor = factor_to_all(documents)

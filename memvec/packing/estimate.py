@@ -12,8 +12,9 @@ from typing import Literal
 from memvec.arguments import checked, instance, literal
 from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.resolve import DEFAULT_MODEL, lasting_name, resolve
+from memvec.corpora.choose import Sources, gathered
+from memvec.corpora.documents import Documents
 from memvec.decoding.greedy import certify, rows_at_once
-from memvec.filesystem.sources import Gathered, Source, check_together
 from memvec.formats import raw
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
@@ -27,14 +28,16 @@ from memvec.packing.context import ContextRecords
 from memvec.packing.kv import KVRecords
 from memvec.packing.memories import MemoryRecords, MemoryWork
 from memvec.packing.outstanding import Outstanding
-from memvec.packing.pack import first_manifest, gathered, removed
+from memvec.packing.pack import first_manifest, listed, removed
 from memvec.packing.plan import lots, partial_content, plan, tasks
 from memvec.packing.reuse import Held
 from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
-from memvec.settings import ContextSettings, KVSettings, PackSettings
+from memvec.settings import ContextSettings, CorpusSettings, KVSettings, PackSettings
+from memvec.store import catalogue
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
+from memvec.store.versions import Known
 from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, bytes_of_position, shown_at
 from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even
@@ -81,9 +84,10 @@ class Estimate:
     preset=literal(Preset),
     context=instance(ContextSettings),
     kv=instance(KVSettings),
+    corpus=instance(CorpusSettings),
 )
 def estimate(
-    sources: Sequence[str | Path | Source],
+    sources: Sources,
     store: str | Path,
     *,
     model: str = DEFAULT_MODEL,
@@ -92,6 +96,7 @@ def estimate(
     preset: Preset | None = None,
     context: ContextSettings | None = None,
     kv: KVSettings | None = None,
+    corpus: CorpusSettings | None = None,
     keys: str | Sequence[str] = DEFAULT,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -107,7 +112,7 @@ def estimate(
     few of them, context vectors with fewer steps. The bytes and positions of memories are those that a pack gives.
 
     Args:
-        sources: The files, folders and `Source`s to pack.
+        sources: The files, folders, corpora and `Source`s to pack.
         store: The store's folder. It need not be there.
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
         kind: The kind of records, as for `pack`. Estimate "exact" and "context" in turn for a pack of both.
@@ -115,6 +120,7 @@ def estimate(
         preset: Take nats per vector and learning rate from the model's profile, instead of from `settings`.
         context: Settings of context memories.
         kv: Settings of kv memories.
+        corpus: How rows of JSON lines, Parquet files and datasets become documents.
         keys: The embedders whose keys would be stored.
         include: Patterns as in .gitignore. Only files that match are packed.
         exclude: Patterns. Files that match are left out.
@@ -141,17 +147,18 @@ def estimate(
     for name in keys:
         check_embedder(name)
     progress = Progress()
-    documents = gathered(sources, include, exclude, Path(store))
+    documents = gathered(sources, include, exclude, Path(store), corpus or CorpusSettings())
     device = pick_device(device)
     fit_dtype = pick_dtype(dtype, device)
     folder = resolve(model, lambda message: enter(message, progress, watch))
     identity = identify_folder(folder, source=lasting_name(model))
     settings = with_preset(settings or PackSettings(), preset, identity.fingerprint.id, model)
     settings = with_profile(settings, identity.fingerprint.id) if trial else settings
+    listed(documents, Path(store), (), progress, watch)
     opened = _opened(Path(store), documents, identity, folder)
     enter("planning memories" if kind != "exact" else "measuring surprisal and cutting segments", progress, watch)
     lm = load(folder, fit_dtype, device, lambda stage: enter(stage, progress, watch))
-    outstanding = Outstanding(documents, opened, kind)
+    outstanding = Outstanding(documents, catalogue.known(opened) if opened else Known(), kind)
     if kind == "exact":
         now = weights_bytes(lm) - layer_bytes(lm)  # no layer runs
         program = max(0, resident_bytes() - now) + (TABLE in keys) * lm.vocabulary * lm.width * 2
@@ -169,7 +176,7 @@ def estimate(
     new = 0 if opened else STORE_BYTES + TENSOR_BYTES * len(identity.tensors)
     return replace(
         made,
-        documents=len(documents.entries) - len(documents.failed) - made.skipped,
+        documents=documents.count - len(documents.failed) - made.skipped,
         unchanged=outstanding.unchanged,
         store_bytes=made.store_bytes + around + new,
         skipped=len(documents.skipped) + made.skipped,
@@ -249,13 +256,12 @@ class _Loaded:
     exact: FrozenLM
 
 
-def _opened(path: Path, documents: Gathered, identity: Identity, folder: Path) -> Store | None:
+def _opened(path: Path, documents: Documents, identity: Identity, folder: Path) -> Store | None:
     """Open the store, if there is one, as a pack would: with the versions that it would restore."""
     if not Store.exists(path):
         return None
     opened = Transaction.open(path).store
     check_identity(stored_identity(opened.manifest), identity, folder)
-    check_together([*opened.documents(), *documents.names])
     back = removed(opened, documents)  # this copy of the manifest is not written
     return Store(path, replace(opened.manifest, removed=tuple(v for v in opened.manifest.removed if v not in back)))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from memvec.filesystem.sources import CHANGED, Entry, Gathered, LargeBinary, Source, UnfitError
+from memvec.corpora.documents import Documents
+from memvec.filesystem.names import NameSet
+from memvec.filesystem.sources import CHANGED, Entry, LargeBinary, Source, UnfitError
 from memvec.formats import raw
 from memvec.store.documents import Version
-from memvec.store.store import Store
+from memvec.store.versions import Known, VersionSet
 from memvec.types import Document
 
 PackKind = Literal["exact", "context", "kv", "both"]  # "both": exact and context
@@ -41,42 +43,37 @@ class Baseline(NamedTuple):
 class Outstanding:
     """The documents of a pack that a store lacks. Each pass over them reads them anew.
 
-    `seen` has the sha256 of every document that was read, by name. `baseline` is known after `measure`.
+    `seen` has the version of every document that was read. `baseline` is known after `measure`.
     """
 
-    def __init__(self, documents: Gathered, store: Store | None, kind: PackKind) -> None:
+    def __init__(self, documents: Documents, known: Known, kind: PackKind) -> None:
+        """`known` is what the store holds."""
         self.documents = documents
-        self.seen: dict[str, str] = {}
-        live = store.documents() if store else {}
-        content = {stored.version for stored in live.values() if stored.complete}
-        memory = {stored.version for stored in live.values() if stored.memory}
-        kv = {stored.version for stored in live.values() if stored.kv}
-        # Versions whose content, context memory or kv memory the store holds.
-        self.content, self.memory, self.kv = content, memory, kv
-        self.held = {"exact": content, "context": memory, "kv": kv, "both": content & memory}[kind]
+        self.seen = VersionSet()
+        self.unchanged = 0  # read documents that the store holds already, with the wanted content and memory
+        self.meta: dict[str, Mapping[str, str]] = {}  # of read documents that bring their own, by name
+        self.content, self.memory, self.kv, self.names = known.content, known.memory, known.kv, known.names
+        both = self.content & self.memory if kind == "both" else VersionSet()
+        self.held = {"exact": self.content, "context": self.memory, "kv": self.kv, "both": both}[kind]
         self.baseline = Baseline(0, 0, False)
-
-    @property
-    def unchanged(self) -> int:
-        """How many of the read documents the store holds already, with the wanted content and memory."""
-        return len(self.seen.items() & self.held)
+        self._read = NameSet()  # names of the documents that were read
+        self._idle = NameSet()  # of those that the store holds as wanted
 
     def measure(self) -> None:
         """Measure the baseline. A pack of more than `SAMPLE_OVER` bytes is estimated from a sample."""
         if self.documents.bytes > SAMPLE_OVER:
-            pieces = list(sample(self.documents.entries))
-            ratio = raw.stream_size(pieces) / max(1, sum(map(len, pieces)))
-            self.baseline = Baseline(self.documents.bytes, round(ratio * self.documents.bytes), sampled=True)
+            size = round(sum(self._estimated()))
+            self.baseline = Baseline(self.documents.bytes, size, sampled=True)
             return
         total = 0
 
         def pieces_of() -> Iterator[bytes]:
             nonlocal total
-            named = {name for name, _ in self.held}
             for source in self.documents:
                 # Only a document whose name the store knows has to be hashed here.
-                if source.name in named and (source.name, source.sha256) in self.held:
-                    self.seen[source.name] = source.sha256
+                if source.name in self.names and (source.name, source.sha256) in self.held:
+                    self._see(source)
+                    self._idle.add(source.name)
                 else:
                     total += source.size
                     with contextlib.suppress(UnfitError, OSError):  # `lacking` reads it again and reports the error
@@ -85,26 +82,47 @@ class Outstanding:
         size = raw.stream_size(pieces_of())
         self.baseline = Baseline(total, size, sampled=False)
 
-    def lacking(self, held: Collection[Version]) -> Iterator[Unpacked]:
+    def _estimated(self) -> Iterator[float]:
+        """The size of the files, and of what the corpora hold, as zstd streams [bytes]."""
+        documents = self.documents
+        files = documents.bytes - documents.corpus_bytes
+        for size, pieces in (
+            (files, list(sample(documents.entries))),
+            (documents.corpus_bytes, documents.sample.parts),
+        ):
+            yield size * raw.stream_size(pieces) / max(1, sum(map(len, pieces))) if pieces else size
+
+    def lacking(self, held: Container[Version]) -> Iterator[Unpacked]:
         """Read the documents that are not among the versions in `held`.
 
         A document that changes between two passes is skipped: its content and its memory would not belong together.
         """
         end = 0
-        for source in self.documents.read(
-            without={name for name, digest in self.seen.items() if (name, digest) in held}
-        ):
-            if self.seen.setdefault(source.name, source.sha256) != source.sha256:
+        for source in self.documents.read(without=self._idle):
+            version = source.name, source.sha256
+            if source.name in self._read and version not in self.seen:
                 self.documents.skip(source.name, CHANGED)
-            elif (source.name, source.sha256) not in held:
+                continue
+            self._see(source)
+            if version not in held:
                 begin, end = end, end + source.size
                 share = self.baseline.until(end) - self.baseline.until(begin)
                 yield Unpacked(source, Document(source.name, source.size, source.sha256, share, tokens=0))
 
+    def _see(self, source: Source | LargeBinary) -> None:
+        version = source.name, source.sha256
+        if version in self.seen:
+            return
+        self.seen.add(version)
+        self._read.add(source.name)
+        self.unchanged += version in self.held
+        if isinstance(source, Source) and source.meta is not None:
+            self.meta[source.name] = source.meta
 
-def factor_to_all(documents: Gathered) -> float:
+
+def factor_to_all(documents: Documents) -> float:
     """Return the bytes of all documents as a multiple of the bytes that were reached. Progress is extrapolated by it."""
-    every = documents.reached == len(documents.entries)
+    every = documents.reached == documents.count
     return 1.0 if every else documents.bytes / max(1, documents.reached_bytes)
 
 
@@ -131,6 +149,7 @@ def sample(entries: Sequence[Entry]) -> Iterator[bytes]:
 
 def described(sources: Sequence[Source]) -> list[Document]:
     """A `Document` for each source. Its zstd bytes are its share, by length, of one stream over all sources."""
-    pack = Outstanding(Gathered(Entry(source.name, source.size, source) for source in sources), None, "exact")
+    documents = Documents(Entry(source.name, source.size, source) for source in sources)
+    pack = Outstanding(documents, Known(), "exact")
     pack.measure()
     return [document for _, document in pack.lacking(())]

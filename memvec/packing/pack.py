@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from memvec.arguments import checked, instance, literal, several
 from memvec.checkpoints.identify import identify_folder
 from memvec.checkpoints.named import folder_named
 from memvec.checkpoints.resolve import DEFAULT_MODEL, KNOWN, lasting_name, resolve
+from memvec.corpora.choose import Sources, gathered
+from memvec.corpora.documents import Documents
 from memvec.errors import InterruptedPackError, PartialError, UsageError
 from memvec.evaluation.questions import Question
-from memvec.filesystem.sources import Entry, Gathered, Source, check_given, check_together, gather
+from memvec.filesystem.names import NameSet
 from memvec.formats.manifest import Manifest
 from memvec.identity.fingerprint import check_identity
 from memvec.identity.verdict import stored_identity
@@ -37,12 +39,12 @@ from memvec.packing.outstanding import Outstanding, PackKind
 from memvec.packing.records import Made
 from memvec.progress import Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, check_embedder, maker
-from memvec.settings import ContextSettings, KVSettings, PackSettings
+from memvec.settings import ContextSettings, CorpusSettings, KVSettings, PackSettings
 from memvec.store import catalogue
 from memvec.store.documents import Version
 from memvec.store.lock import writing
 from memvec.store.store import Store
-from memvec.store.totals import summarise
+from memvec.store.totals import summary
 from memvec.store.transaction import Transaction
 from memvec.types import Identity, PackReport
 from memvec.version import TOOL
@@ -54,10 +56,11 @@ from memvec.version import TOOL
     preset=literal(Preset),
     context=instance(ContextSettings),
     kv=instance(KVSettings),
+    corpus=instance(CorpusSettings),
     questions=several(instance(Question), "Questions"),
 )
 def pack(
-    sources: str | Path | Source | Sequence[str | Path | Source],
+    sources: Sources,
     store: str | Path,
     *,
     model: str = DEFAULT_MODEL,
@@ -66,6 +69,7 @@ def pack(
     preset: Preset | None = None,
     context: ContextSettings | None = None,
     kv: KVSettings | None = None,
+    corpus: CorpusSettings | None = None,
     questions: Sequence[Question] = (),
     generate: Generate | None = None,
     keys: str | Sequence[str] = DEFAULT,
@@ -79,9 +83,13 @@ def pack(
     lock_wait: float = 0.0,
     watch: Watch = unwatched,
 ) -> PackReport:
-    """Pack files, folders and `Source`s into a store. The store is made if it is not there.
+    """Pack files, folders, corpora and `Source`s into a store. The store is made if it is not there.
 
-    Files are listed first and then read one at a time. Finished records are committed while later files are still unread.
+    A corpus is a file of JSON lines (.jsonl, .ndjson), a Parquet file or a tar archive that is named in `sources`, a folder
+    that `datasets` saved, or hf://datasets/OWNER/NAME[:SPLIT]. Each of its rows or files is a document. JSON lines and
+    archives may be compressed (.gz, .zst). Inside a folder, such files are documents themselves.
+
+    Files are listed first and then read one at a time, corpora row by row. Finished records are committed while later files are still unread.
     A document that the store holds with the same bytes stays as it is. A changed one replaces the old version when it is
     complete. The record of a text that the store holds under another name is copied, and the text is not fitted. The copy
     must satisfy `settings`: the margin, the corrections and the number of vectors.
@@ -90,8 +98,8 @@ def pack(
     thread of a CPU, the same documents and settings give the same vectors.
 
     Args:
-        sources: The files, folders and `Source`s to pack. The name of a file is the last part of its path. The name of a
-            file in a folder is its path in that folder.
+        sources: The files, folders, corpora and `Source`s to pack. The name of a file is the last part of its path. The
+            name of a file in a folder is its path in that folder. An iterator may yield more `Source`s than fit in memory.
         store: The store's folder.
         model: A known name, a checkpoint folder, a GGUF file or a hub id.
         kind: "exact" makes records that give the bytes back; each is certified. "context" makes memories to condition
@@ -102,13 +110,16 @@ def pack(
             `calibrate`.
         context: Settings of context memories.
         kv: Settings of kv memories.
+        corpus: How rows of JSON lines, Parquet files and datasets become documents.
         questions: Questions with answers that memories learn from, beside the text itself. Kv memories learn only if
             they are refined.
         generate: A function of (text, count) that returns (question, answer) pairs for memories to learn from.
         keys: The embedders whose keys are stored, for `search`. Without any, `build_index` must run before a search.
         meta: Metadata of all these documents, to filter by. It replaces earlier metadata; {} removes it.
-        include: Patterns as in .gitignore (see `memvec.filesystem.names`). Only files that match are packed.
-        exclude: Patterns. Files that match are left out, also files named in `sources`. Excluded folders are not entered.
+        include: Patterns as in .gitignore (see `memvec.filesystem.names`). Only files that match are packed, and documents of
+            corpora whose names match.
+        exclude: Patterns. Files and documents of corpora that match are left out, also files named in `sources`. Excluded
+            folders are not entered.
         reuse: Copy records of the same text from the store. False fits every new document anew.
         trial: Take nats per vector and learning rate from the model's profile, unless `settings` name them. A pack of more
             than 64 KiB with a model that has no profile makes one first, in at most two minutes.
@@ -141,23 +152,21 @@ def pack(
     kv = kv or KVSettings()
     if kind == "kv" and not kv.refine and (questions or generate):
         raise UsageError("kv memories learn from questions only while they are refined. Set KVSettings(refine=20).")
-    documents = gathered(sources, include, exclude, Path(store))
-    if strangers := sorted({q.document for q in questions} - set(documents.names)):
-        raise UsageError(f"a question is about {strangers[0]!r}, which is not among the documents. Check its name.")
+    documents = gathered(sources, include, exclude, Path(store), corpus or CorpusSettings())
     device = pick_device(device)
     for name in keys:
         check_embedder(name)
     fit_dtype = pick_dtype(dtype, device)
-    progress = Progress(documents=len(documents.entries))
+    progress = Progress(documents=documents.count)
     folder = resolve(model, lambda message: enter(message, progress, watch))
     with writing(store, lock_wait):
         enter("fingerprinting the model", progress, watch)
         found = identify_folder(folder, source=lasting_name(model))
         settings = with_preset(settings or PackSettings(), preset, found.fingerprint.id, model)
+        listed(documents, Path(store), questions, progress, watch)
         committer = Committer(_open_or_create(Path(store), found, folder))
-        check_together([*committer.store.documents(), *documents.names])
         committer.restore(removed(committer.store, documents))
-        outstanding = Outstanding(documents, committer.store, kind)
+        outstanding = Outstanding(documents, catalogue.known(committer.store), kind)
         outstanding.measure()
         models = _Models(folder, fit_dtype, device, keys, committer, progress, watch)
         exact = ExactRecords(outstanding, committer, models, settings, trial, reuse, progress, watch)
@@ -171,24 +180,25 @@ def pack(
             exact.records() if kind in ("exact", "both") else (), memories.records() if kind != "exact" else ()
         )
         interrupted = _interrupted(made, committer, exact, lambda message: enter(message, progress, watch))
-        if meta is not None:
-            committer.describe(outstanding.seen, meta)
         opened = committer.store
-        packed = [v for v in opened.versions() if outstanding.seen.get(v.document.name) == v.document.sha256]
+        scan = opened.scan(counts=True)
+        packed = scan.versions.among(outstanding.seen)
+        named = map(scan.versions.name, np.flatnonzero(packed).tolist()) if meta is not None else outstanding.meta
+        committer.describe({name: {**(meta or {}), **outstanding.meta.get(name, {})} for name in named})
         # With "both" the content of a document without text is packed, so it is not skipped.
         skipped = [*documents.skipped, *(memories.refused if kind in ("context", "kv") else ())]
         report = dataclasses.replace(
-            summarise(opened, packed, time.perf_counter() - begun),
+            summary(committer.store, scan, packed, time.perf_counter() - begun),
             unchanged=outstanding.unchanged,
             reused=committer.copied,
             unmatched=documents.unmatched,
             skipped=tuple(skipped),
             zstd_sampled=outstanding.baseline.sampled,
         )
-        catalogue.refresh(opened)
+        catalogue.refresh(committer.store, scan)
     if interrupted:
         raise InterruptedPackError(report, committer.finished)
-    if skipped and not packed:
+    if skipped and not packed.any():
         raise PartialError(skipped)
     return report
 
@@ -220,7 +230,7 @@ def _interrupted(made: Iterable[Made], committer: Committer, exact: ExactRecords
 
 @checked()
 def add(
-    sources: str | Path | Source | Sequence[str | Path | Source],
+    sources: Sources,
     store: str | Path,
     *,
     model: str | None = None,
@@ -229,7 +239,7 @@ def add(
     """Pack into an existing store. Everything else is as in `pack`.
 
     Args:
-        sources: The files, folders and `Source`s to pack.
+        sources: The files, folders, corpora and `Source`s to pack.
         store: The store's folder.
         model: The model. Default: the model that the store names.
         options: Further keyword arguments of `pack`.
@@ -257,34 +267,6 @@ def model_for(store: str | Path, model: str | None) -> str:
     if model or source in ("", *KNOWN):
         return model or source or DEFAULT_MODEL
     return str(folder_named(source))
-
-
-def gathered(
-    sources: str | Path | Source | Sequence[str | Path | Source],
-    include: str | Sequence[str],
-    exclude: str | Sequence[str],
-    store: Path,
-) -> Gathered:
-    """List the documents of a pack: files and folders as `gather` finds them, and `Source`s.
-
-    UsageError, NotFoundError; PartialError if every input was skipped.
-    """
-    every = [sources] if isinstance(sources, str | Path | Source) else list(sources)
-    paths = [source for source in every if not isinstance(source, Source)]
-    given = [source for source in every if isinstance(source, Source)]
-    for source in given:
-        check_given(source)
-    found = gather(paths, include, exclude, store)
-    entries = [*found.entries, *(Entry(source.name, len(source.data), source) for source in given)]
-    twice = [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]
-    if twice:
-        raise UsageError(f"two inputs are named {min(twice)!r}. Give each document its own name.")
-    if not entries and found.skipped:
-        raise PartialError(found.skipped)
-    if not entries:
-        idle = f" No file matches {', '.join(map(repr, found.unmatched))}." if found.unmatched else ""
-        raise UsageError(f"there is nothing to pack.{idle} Check the sources, include=… and exclude=….")
-    return Gathered(entries, found.skipped, found.unmatched)
 
 
 class _Models:
@@ -321,14 +303,22 @@ class _Models:
         return loaded
 
 
-def removed(store: Store, documents: Gathered) -> set[Version]:
+def listed(documents: Documents, store: Path, questions: Sequence[Question], progress: Progress, watch: Watch) -> None:
+    """List the documents of a pack and compare their names with those of the store, before anything is written."""
+    enter("listing the documents", progress, watch)
+    opened = Store.open(store) if Store.exists(store) else None
+    asked = sorted({question.document for question in questions})
+    documents.list(lambda: catalogue.names(opened) if opened else (), asked)
+    progress.documents = documents.count
+
+
+def removed(store: Store, documents: Documents) -> set[Version]:
     """The document versions of this pack that `rm` took out of the store."""
     gone = set(store.manifest.removed)
-    named = {name for name, _ in gone}
-    others = [name for name in documents.names if name not in named]
-    if len(others) == len(documents.names):
+    if not gone:
         return set()
-    return {(source.name, source.sha256) for source in documents.read(without=set(others))} & gone
+    named = NameSet(name for name, _ in gone)
+    return {(source.name, source.sha256) for source in documents.read(only=named)} & gone
 
 
 def first_manifest(model: Identity) -> Manifest:

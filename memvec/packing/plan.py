@@ -12,6 +12,8 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from memvec.chunks import chunked
 from memvec.filesystem.plain_text import as_text
 from memvec.filesystem.sources import LargeBinary, Source
@@ -21,6 +23,7 @@ from memvec.packing.outstanding import Unpacked
 from memvec.packing.records import Made, each_raw_record
 from memvec.packing.reuse import Held, moved
 from memvec.settings import PackSettings
+from memvec.store import catalogue
 from memvec.store.documents import Version
 from memvec.store.store import Store, StoredDocument
 from memvec.training.fit import Task
@@ -106,7 +109,11 @@ class Window:
 
 def partial_content(store: Store) -> dict[Version, StoredDocument]:
     """Return the versions whose content the store does not hold in full."""
-    return {stored.version: stored for stored in store.versions() if not stored.complete}
+    if not catalogue.answer(store, lambda known: known.partial):
+        return {}
+    scan = store.scan()
+    every = [scan.stored(number) for number in np.flatnonzero(~scan.complete).tolist()]
+    return {stored.version: stored for stored in every}
 
 
 def lots(documents: Iterable[Unpacked]) -> Iterator[list[Reading]]:

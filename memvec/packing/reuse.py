@@ -7,6 +7,7 @@ vector may differ from the settings of the pack.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -19,10 +20,12 @@ from memvec.decoding.escalation import text_bytes
 from memvec.decoding.greedy import decode
 from memvec.errors import StoreDamagedError
 from memvec.filesystem.sources import Source
+from memvec.formats.container import Array
 from memvec.formats.raw import raw_bytes
 from memvec.formats.refusal import Refusal
 from memvec.lm.frozen import FrozenLM
 from memvec.settings import ContextSettings, PackSettings
+from memvec.store.scan import Scan, first_bytes
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, Kind, Record
 
@@ -36,19 +39,29 @@ class Held:
         self.lm = lm
 
     @cached_property
-    def _complete(self) -> dict[str, list[StoredDocument]]:
-        """Every version with complete content, by the sha256 of its bytes."""
-        found: dict[str, list[StoredDocument]] = {}
-        for stored in self.store.versions():
-            if stored.complete:
-                found.setdefault(stored.document.sha256, []).append(stored)
-        return found
+    def _scan(self) -> Scan:
+        return self.store.scan(counts=True)
+
+    @cached_property
+    def _versions(self) -> _Lookup:
+        """The versions with complete content, by the sha256 of their bytes."""
+        complete = np.flatnonzero(self._scan.complete)
+        return _Lookup(first_bytes(self._scan.versions.sha256[complete]), complete)
+
+    @cached_property
+    def _records(self) -> _Lookup:
+        """The records that are not raw, by the sha256 of their texts."""
+        columns = self._scan.columns
+        fitted = np.flatnonzero(columns["kind"] != Kind.RAW)
+        return _Lookup(columns["text"][fitted], fitted)
 
     def documents(self, sources: Sequence[Source], settings: PackSettings) -> dict[str, list[Record]]:
         """The records of documents of the same bytes, under any name, by the bytes' sha256."""
         found: dict[str, list[Record]] = {}
         for digest, data in {source.sha256: source.data for source in sources}.items():
-            for stored in self._complete.get(digest, ()):
+            for stored in map(self._scan.stored, self._versions.of(bytes.fromhex(digest))):
+                if stored.document.sha256 != digest:
+                    continue
                 records = self._content(stored, data)
                 if all(acceptable(record, settings) for record in records) and (records or digest not in found):
                     found[digest] = records
@@ -65,11 +78,7 @@ class Held:
     def context(self, texts: Collection[bytes], settings: ContextSettings, recipe: str) -> dict[bytes, Record]:
         """The context records of texts by their sha256, if the same `settings` and `recipe` made them."""
         return {
-            record.text_sha256: record
-            for record in self._of(texts, Kind.CONTEXT)
-            if record.conditioning is not None
-            and (record.conditioning.recipe, record.conditioning.seed) == (recipe, settings.seed)
-            and (len(record.vectors), record.report.steps) == (settings.vectors_for(record.tokens), settings.steps)
+            record.text_sha256: record for record in self._of(texts, Kind.CONTEXT) if is_of(record, settings, recipe)
         }
 
     def kv(self, texts: Collection[bytes], matches: Callable[[Record], bool]) -> dict[bytes, Record]:
@@ -88,18 +97,14 @@ class Held:
 
     def _of(self, texts: Collection[bytes], kind: Kind) -> Iterable[Record]:
         """Yield the records of one kind for `texts`, the newest last. Damaged ones are left out."""
-        wanted = set(texts)
-        for number, entry in enumerate(self.store.manifest.shards if wanted else ()):
-            with self.store.explaining(entry):
-                columns = self.store.reader(number).tensors
-                rows = np.flatnonzero(columns["kind"] == kind).tolist()
-                digests = columns["text_sha256"]
-            for row in rows:
-                if digests[row].tobytes() in wanted:
-                    try:
-                        yield self.store.record(RecordRef(number, row, 0, 0))
-                    except StoreDamagedError:
-                        continue
+        columns = self._scan.columns
+        found = sorted(number for text in texts for number in self._records.of(text) if columns["kind"][number] == kind)
+        for number in found:
+            ref = RecordRef(int(columns["shard"][number]), int(columns["row"][number]), 0, 0)
+            with contextlib.suppress(StoreDamagedError):
+                record = self.store.record(ref)
+                if record.text_sha256 in texts:
+                    yield record
 
     def _sound(self, records: Sequence[Record]) -> list[bool]:
         """For each record: does it decode to the text whose sha256 the store states?"""
@@ -118,6 +123,21 @@ class Held:
         ]
 
 
+class _Lookup:
+    """Finds the numbers of rows by the first 8 bytes of a digest."""
+
+    def __init__(self, digests: Array, numbers: Array) -> None:
+        order = np.argsort(digests, kind="stable")
+        self._digests, self._numbers = digests[order], numbers[order]
+
+    def of(self, digest: bytes) -> list[int]:
+        """The rows whose digest begins alike, in their order."""
+        wanted = np.uint64(int.from_bytes(digest[:8], "big"))
+        begin, end = np.searchsorted(self._digests, wanted, "left"), np.searchsorted(self._digests, wanted, "right")
+        found: list[int] = self._numbers[begin:end].tolist()
+        return found
+
+
 def acceptable(record: Record, settings: PackSettings) -> bool:
     """Does the certificate of a record satisfy `settings`? It may have any nats per vector."""
     if record.kind == Kind.RAW:
@@ -128,6 +148,16 @@ def acceptable(record: Record, settings: PackSettings) -> bool:
         and not (settings.strict and report.corrected_wrong)
         and (not left or report.least_margin >= float(np.float32(settings.margin)))
         and len(record.vectors) == (settings.vectors or len(record.vectors))
+    )
+
+
+def is_of(record: Record, settings: ContextSettings, recipe: str) -> bool:
+    """Did the same `settings` and `recipe` make a context record?"""
+    made = record.conditioning
+    return (
+        made is not None
+        and (made.recipe, made.seed) == (recipe, settings.seed)
+        and (len(record.vectors), record.report.steps) == (settings.vectors_for(record.tokens), settings.steps)
     )
 
 

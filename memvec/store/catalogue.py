@@ -22,7 +22,9 @@ from memvec.formats.manifest import Manifest
 from memvec.store.catalogue_build import COLUMNS, build
 from memvec.store.catalogue_file import Columns, InFile, InMemory, UnreliableError, encode
 from memvec.store.documents import RecordRef, StoredDocument
+from memvec.store.scan import Scan
 from memvec.store.store import Store
+from memvec.store.versions import Known
 from memvec.types import Document
 
 T = TypeVar("T")
@@ -51,6 +53,11 @@ class Catalogue:
     def incomplete(self) -> list[str]:
         """Names of unfinished documents, ascending."""
         return list(self._json("incomplete"))
+
+    @property
+    def partial(self) -> int:
+        """How many versions there are whose content is not complete, those that a newer one hides too."""
+        return int(self._json("partial"))
 
     def names(self, begin: int = 0, end: int | None = None) -> Iterator[str]:
         """Yield the names of the live documents `begin` to `end`, ascending."""
@@ -83,12 +90,24 @@ class Catalogue:
         for low in range(begin, end, ROWS_AT_ONCE):
             high = min(low + ROWS_AT_ONCE, end)
             columns = [self._ints(column, low, high) for column in fields.values()]
-            gains, kv_gains, digests = (self.columns.read(name, low, high) for name in ("gain", "kv_gain", "sha256"))
-            measured = zip(*(_or_none(column.tolist()) for column in (gains, kv_gains)), strict=True)
-            named = zip(self.names(low, high), measured, digests, *columns, strict=True)
-            for name, (gain, kv_gain), digest, *values in named:
+            gains, kv_gains = (_or_none(self.columns.read(name, low, high).tolist()) for name in ("gain", "kv_gain"))
+            named = zip(self.names(low, high), self._digests(low, high), gains, kv_gains, *columns, strict=True)
+            for name, digest, gain, kv_gain, *values in named:
                 row = dict(zip(fields, values, strict=True))
-                yield row | {"name": name, "sha256": digest.tobytes().hex(), "gain": gain, "kv_gain": kv_gain}
+                yield row | {"name": name, "sha256": digest, "gain": gain, "kv_gain": kv_gain}
+
+    def known(self) -> Known:
+        """What a pack asks of the live documents."""
+        found = Known()
+        for low in range(0, len(self), ROWS_AT_ONCE):
+            high = min(low + ROWS_AT_ONCE, len(self))
+            flags = zip(*(self._ints(column, low, high) for column in ("complete", "memory", "kv")), strict=True)
+            for name, digest, held in zip(self.names(low, high), self._digests(low, high), flags, strict=True):
+                found.names.add(name)
+                for versions, there in zip((found.content, found.memory, found.kv), held, strict=True):
+                    if there:
+                        versions.add((name, digest))
+        return found
 
     def stored(self, number: int) -> StoredDocument:
         """Return the live document `number`, as `Store.documents` does."""
@@ -97,7 +116,7 @@ class Catalogue:
         refs = self.refs(begin, end)
         content, memory, kv = accumulate(counts[:3])  # where each ends
         size, tokens, share = (self._ints(name, number, number + 1)[0] for name in ("bytes", "tokens", "zstd_bytes"))
-        digest = self.columns.read("sha256", number, number + 1).tobytes().hex()
+        (digest,) = self._digests(number, number + 1)
         return StoredDocument(
             Document(next(self.names(number, number + 1)), size, digest, share, tokens),
             records=tuple(refs[:content]),
@@ -124,6 +143,10 @@ class Catalogue:
             return [], True
         places = self._ints("id_places", begin, end)
         return [self.refs(place, place + 1)[0] for place in places], keys[begin] == keys[end - 1]
+
+    def _digests(self, begin: int, end: int) -> list[str]:
+        """The sha256 of live documents `begin` to `end`, in hex."""
+        return [digest.tobytes().hex() for digest in self.columns.read("sha256", begin, end)]
 
     def _ints(self, name: str, begin: int, end: int) -> list[int]:
         return [int(value) for value in self.columns.read(name, begin, end).tolist()]
@@ -167,10 +190,10 @@ def answer(store: Store, question: Callable[[Catalogue], T]) -> T:
         return question(Catalogue(InMemory(build(store))))
 
 
-def refresh(store: Store) -> Path | None:
+def refresh(store: Store, scan: Scan | None = None) -> Path | None:
     """Write the catalogue of a large store, delete those of other states, and return its path.
 
-    Every verb that writes calls this at its end, under the lock. If the catalogue cannot be written, or a shard is
+    `scan` is one of this state with counts, if it was made already. Every verb that writes calls this at its end, under the lock. If the catalogue cannot be written, or a shard is
     damaged, there is none: a catalogue is never needed.
     """
     path = path_of(store)
@@ -180,7 +203,7 @@ def refresh(store: Store) -> Path | None:
             return None
         if wanted and not _usable(path, store):
             path.parent.mkdir(exist_ok=True)
-            files.write_atomically(path, encode(build(store), _state(store.manifest)))
+            files.write_atomically(path, encode(build(store, scan), _state(store.manifest)))
         for other in [*path.parent.glob("*.safetensors"), *path.parent.glob(".tmp-*")]:
             if other != path or not wanted:
                 other.unlink()
@@ -199,6 +222,16 @@ def document(store: Store, name: str) -> StoredDocument | None:
         return None if number is None else known.stored(number)
 
     return answer(store, found)
+
+
+def names(store: Store) -> Iterator[str]:
+    """Yield the names of the live documents, ascending. StoreDamagedError."""
+    return iter(answer(store, lambda known: [*known.names()]))
+
+
+def known(store: Store) -> Known:
+    """Return what a pack asks of the live documents. StoreDamagedError."""
+    return answer(store, Catalogue.known)
 
 
 def path_of(store: Store) -> Path:

@@ -44,7 +44,7 @@ DOCUMENT_COLUMNS = {
 # Of their records, document by document; `id_keys` are the first 8 bytes of ids in order, `id_places` the records' places.
 RECORD_COLUMNS = {"shard": "u4", "row": "u4", "start": "u8", "length": "u8", "id_keys": "u8", "id_places": "u8"}
 # Of the store, as canonical JSON.
-STORE_COLUMNS = {"totals": "u1", "incomplete": "u1"}
+STORE_COLUMNS = {"totals": "u1", "incomplete": "u1", "partial": "u1"}
 COLUMNS = {**DOCUMENT_COLUMNS, **RECORD_COLUMNS, **STORE_COLUMNS}
 
 
@@ -68,6 +68,7 @@ def build(store: Store, scan: Scan | None = None) -> dict[str, Array]:
         **_records(scan.columns, table),
         "totals": _json(totals(scan, chosen, counted, measures)),
         "incomplete": _json(incomplete),
+        "partial": _json(int((~scan.complete).sum())),
     }
 
 

@@ -23,7 +23,18 @@ from memvec.types import Document, Kind
 CONTENT, MEMORY, KV, UNJOINED = range(4)  # sections of a document's records
 MOST = 1 << 62  # counts are below this, so that the sum of two fits in 64 bits
 _PLACES = ("version", "shard", "row", "kind", "start", "length")
-_COUNTS = ("reason", "tokens", "token_steps", "seconds", "vectors", "corrected", "id", "kv_positions", "kv_bytes")
+_COUNTS = (
+    "reason",
+    "tokens",
+    "token_steps",
+    "seconds",
+    "vectors",
+    "corrected",
+    "id",
+    "text",
+    "kv_positions",
+    "kv_bytes",
+)
 
 
 class Scan:
@@ -43,7 +54,7 @@ class Scan:
 
     @cached_property
     def columns(self) -> dict[str, Array]:
-        """Columns (n,) by name. `version` holds places in `versions`; `id` the first 8 bytes of each record's id."""
+        """Columns (n,) by name. `version` holds places in `versions`, `id` and `text` the first 8 bytes of digests."""
         if not self._parts:
             return {name: np.zeros(0, np.int64) for name in (*_PLACES, *_COUNTS)}
         return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
@@ -113,9 +124,7 @@ class Scan:
                 section, begin = UNJOINED, behind.get(version, 0)
                 behind[version] = len(chosen)
             places = begin + np.arange(len(chosen))
-            found.append(
-                Placed(records[chosen], np.full(len(chosen), version), np.full(len(chosen), section), places)
-            )
+            found.append(Placed(records[chosen], np.full(len(chosen), version), np.full(len(chosen), section), places))
         every = Placed(*(np.concatenate([getattr(part, name) for part in found]) for name in Placed.__slots__))
         return every.where(np.lexsort((every.place, every.section, every.version)))
 
@@ -196,9 +205,15 @@ def _counts(part: Shard, documents: Sequence[Document], lines: Array) -> dict[st
     return {name: t[name] for name in ("reason", "tokens", "token_steps", "seconds")} | {
         "vectors": np.diff(t["vectors_offsets"]),
         "corrected": t["corrected_wrong"].astype(np.uint64) + t["corrected_margin"],
-        "id": np.ascontiguousarray(t["record_sha256"][:, :8]).view(">u8")[:, 0].astype(np.uint64),
+        "id": first_bytes(t["record_sha256"]),
+        "text": first_bytes(t["text_sha256"]),
         **_kv_sizes(part),
     }
+
+
+def first_bytes(digests: Array) -> Array:
+    """The first 8 bytes of digests (k, 32), as numbers (k,) uint64."""
+    return np.ascontiguousarray(digests[:, :8]).view(">u8")[:, 0].astype(np.uint64)
 
 
 def _kv_sizes(part: Shard) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from typing import overload
 
 import numpy as np
 
+from memvec.filesystem.names import NameSet
 from memvec.formats.container import Array
 from memvec.store.documents import Version
 from memvec.types import Document
@@ -124,10 +125,18 @@ class VersionTable(Sequence[Document]):
         ends = np.cumsum(lengths)
         # Each byte of the result, as a place in `names`.
         shift = np.repeat((self.ends - self.lengths)[chosen] - (ends - lengths), lengths)
-        return VersionTable(
-            self.names[np.arange(len(shift)) + shift], ends, self.sha256[chosen], self.sizes[chosen]
-        )
+        return VersionTable(self.names[np.arange(len(shift)) + shift], ends, self.sha256[chosen], self.sizes[chosen])
 
     def among(self, chosen: Collection[Version]) -> Array:
         """Is each version among the `chosen` ones (V,)?"""
         return np.fromiter((self.version(place) in chosen for place in range(len(self))), bool, len(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a pack asks of the live documents of a store: their names, and which versions have content or a memory."""
+
+    names: NameSet = field(default_factory=NameSet)
+    content: VersionSet = field(default_factory=VersionSet)
+    memory: VersionSet = field(default_factory=VersionSet)
+    kv: VersionSet = field(default_factory=VersionSet)

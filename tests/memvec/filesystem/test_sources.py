@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from memvec.corpora.choose import gathered
 from memvec.errors import NotFoundError, UsageError
 from memvec.filesystem import sources
 from memvec.filesystem.sources import Source, UnfitError, gather, read_file
-from memvec.packing.pack import gathered
+from memvec.settings import CorpusSettings
 
 
 @pytest.fixture
@@ -270,7 +271,7 @@ class TestNamedPaths:
 
     def test_a_lone_path_is_one(self, folder: Path) -> None:
         assert names(str(folder / "a.txt")) == names(folder / "a.txt") == ["a.txt"]
-        assert gathered(Source("x", b""), (), (), folder / "no").names == ["x"]
+        assert gathered(Source("x", b""), (), (), folder / "no", CorpusSettings()).names == ["x"]
 
     def test_one_file_named_twice_is_one_document(self, folder: Path) -> None:
         assert names([folder / "a.txt", folder / "a.txt", folder / "sub" / ".." / "a.txt"]) == ["a.txt"]
@@ -286,12 +287,12 @@ class TestNamedPaths:
 
     def test_nothing_to_pack_names_the_pattern(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"No file matches '\*\.rst'"):
-            gathered([folder], ["*.rst"], (), tmp_path / "s.memvec")
+            gathered([folder], ["*.rst"], (), tmp_path / "s.memvec", CorpusSettings())
 
     @pytest.mark.parametrize("source", [Source("a", "text"), Source(b"a", b""), Source("../a", b"")])  # type: ignore[arg-type]
     def test_sources_that_are_none(self, source: Source, tmp_path: Path) -> None:
         with pytest.raises(UsageError):
-            gathered([source], (), (), tmp_path / "s.memvec")
+            gathered([source], (), (), tmp_path / "s.memvec", CorpusSettings())
 
     def test_paths_the_system_takes_for_none(self, tmp_path: Path) -> None:
         for odd in ("a\0b", "x" * 5000, str(tmp_path / "no" / "such")):
