@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -27,16 +29,50 @@ CODES = {
     "f4": "F32",
     "f8": "F64",
 }  # numpy's code: safetensors' dtype
+ORDER = ("u1", "u2", "f2", "u4", "f4", "f8", "u8")  # `save` writes the last one first
 
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
     """Encode `tensors`, with `metadata` and the tensors' digests. Refusal if the file is over a limit."""
-    digests = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tensors.items()}
-    wrapped = canonical.dumps({**metadata, "digests": digests, "version": [1, 0]}).decode()
-    data = save(dict(tensors), {METADATA_KEY: wrapped})
-    if len(data) > limits.FILE_BYTES:  # no reader would accept it
-        raise Refusal("file-too-large", f"the file would be {len(data)} bytes, at most {limits.FILE_BYTES} are read")
+    data = save(dict(tensors), {METADATA_KEY: _wrapped(tensors, metadata)})
+    _check_size(len(data))
     return data
+
+
+def pieces(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
+    """The bytes that `encode` returns, piece by piece, for tensors that are large. Refusal if they are over a limit."""
+    ordered = sorted(tensors.items(), key=lambda tensor: (-ORDER.index(tensor[1].dtype.str[1:]), tensor[0]))
+    ends = list(accumulate(array.nbytes for _, array in ordered))
+    entries = {
+        name: {
+            "dtype": CODES[array.dtype.str[1:]],
+            "shape": list(array.shape),
+            "data_offsets": [end - array.nbytes, end],
+        }
+        for (name, array), end in zip(ordered, ends, strict=True)
+    }
+    header = {"__metadata__": {METADATA_KEY: _wrapped(tensors, metadata)}, **entries}
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    _check_size(8 + len(head) + (ends[-1] if ends else 0))
+    yield struct.pack("<Q", len(head)) + head
+    for _, array in ordered:
+        yield _bytes(array)
+
+
+def _wrapped(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> str:
+    digests = {name: hashlib.sha256(_bytes(array)).hexdigest() for name, array in tensors.items()}
+    return canonical.dumps({**metadata, "digests": digests, "version": [1, 0]}).decode()
+
+
+def _bytes(array: Array) -> memoryview:
+    """The bytes of an array, without a copy if they lie together."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _check_size(size: int) -> None:
+    if size > limits.FILE_BYTES:  # no reader would accept it
+        raise Refusal("file-too-large", f"the file would be {size} bytes, at most {limits.FILE_BYTES} are read")
 
 
 def read_header(data: bytes | memoryview, format_name: str) -> tuple[dict[str, Any], dict[str, Any]]:

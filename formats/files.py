@@ -12,13 +12,14 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from memvec.errors import MemvecError, ReadError, WriteError
 from memvec.formats.refusal import Refusal
 
+Data = bytes | memoryview | Iterable[bytes | memoryview]  # of a file, as a whole or in pieces
 SCRATCH = ".tmp-"  # names of unfinished files begin so
 AT_ONCE = 1 << 22  # bytes read at once for hashing
 # Failures of this process or machine. They say nothing about the file.
@@ -104,7 +105,7 @@ def listing(root: Path, folder: str, pattern: str = "*") -> list[str]:
         raise read_error(path, error) from error
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
+def write_atomically(path: Path, data: Data) -> None:
     """Write `data` to `path` so that a crash at any moment leaves the old file or the new one. WriteError."""
     scratch = path.parent / f"{SCRATCH}{secrets.token_hex(8)}"
     try:
@@ -118,12 +119,12 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             scratch.unlink()
 
 
-def write_new(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
+def write_new(path: Path, data: Data, sync: bool = True) -> None:
     """Write a new file. OSError if it exists or cannot be written completely. With `sync` it is on disk on return."""
     # Not by tempfile, which gives mode 0600: here the mode follows the umask.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes | memoryview) else data)
         file.flush()
         if sync:
             os.fsync(file.fileno())

@@ -75,11 +75,11 @@ class Documents(Gathered):
             UsageError: A file has a name that is a folder of another one, or a name that is `asked` for is not there.
             PartialError: A row is no document, and `strict` is set.
         """
-        places, own = Places(), NameSet()
+        own = NameSet(self.names)
+        places = Places()
         for name in stored():
             places.add(name)
         for name in self.names:
-            own.add(name)
             places.add(name)
         check_together(self.names, places, stored)
         for corpus in self.corpora:

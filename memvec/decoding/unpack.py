@@ -33,6 +33,7 @@ from memvec.identity.runtime import Opening, Runtime, path_of, runtime_of
 from memvec.identity.verdict import Verdict
 from memvec.maintenance.salvage import Broken, open_salvaged
 from memvec.settings import CorpusSettings
+from memvec.store import catalogue
 from memvec.store.documents import INCOMPLETE, missing
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, UnpackReport
@@ -224,10 +225,10 @@ def cat(store: str | Path | Store | Runtime, document: str, **opening: Unpack[Op
 
 def content(runtime: Runtime, document: str) -> bytes:
     """As `cat`."""
-    live = runtime.store.documents()
-    if document not in live:
+    stored = catalogue.document(runtime.store, document)
+    if stored is None:
         raise runtime.store.missing(document)
-    complete, _ = _readable([live[document]])
+    complete, _ = _readable([stored])
     (restored,) = _restore(Reader(runtime), _Choice(runtime.store, complete), "fail")
     assert restored.data is not None  # an error was raised
     return restored.data

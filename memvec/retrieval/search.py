@@ -25,6 +25,7 @@ from memvec.identity.runtime import Opening, Runtime, runtime_of
 from memvec.retrieval import embedders
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, TABLE, Embeds, Table, maker
 from memvec.retrieval.lookup import TermLookup, VectorLookup, check_keys
+from memvec.store import catalogue
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import RawReason
 
@@ -249,10 +250,16 @@ def retrieve(
     With `memories`, only documents that have one. Raises as `search`.
     """
     runtime = runtime_of(store, **opening)
-    live = runtime.store.documents()
     hits = search(runtime, query, CANDIDATES, min_score=min_score)
-    matching = dict.fromkeys(hit.document for hit in hits if not memories or _has_memory(live[hit.document]))
-    return tuple(matching)[:count]
+    found = dict.fromkeys(hit.document for hit in hits)
+    return tuple(name for name in found if not memories or _has_memory(_live(runtime.store, name)))[:count]
+
+
+def _live(store: Store, name: str) -> StoredDocument:
+    """A live document, by the name that a hit gives."""
+    stored = catalogue.document(store, name)
+    assert stored is not None  # searches find live documents only
+    return stored
 
 
 def _has_memory(stored: StoredDocument) -> bool:
@@ -310,7 +317,7 @@ def live_places(store: Store) -> dict[bytes, list[Place]]:
 
 def with_text(runtime: Runtime, hits: Sequence[Hit]) -> list[Hit]:
     """Add to hits the text of their records. A hit has none if its record decodes to other bytes than were packed."""
-    live = runtime.store.documents()
+    live = {hit.document: _live(runtime.store, hit.document) for hit in hits}
     wanted: dict[str, list[RecordRef]] = {}
     for hit in hits:
         refs = live[hit.document].records

@@ -6,6 +6,7 @@ Letters: V document versions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,14 +75,19 @@ def build(store: Store, scan: Scan | None = None) -> dict[str, Array]:
 
 def _live(scan: Scan) -> tuple[Array, list[str], Array]:
     """(live versions by name, names of unfinished documents, mask of the versions to add up)."""
-    versions = scan.versions
-    names = [versions.encoded_name(place) for place in range(len(versions))]
-    by_name = {names[number]: number for number in scan.newest[scan.usable[scan.newest]].tolist()}
-    live = np.array([by_name[name] for name in sorted(by_name)], np.int64)
-    late = [n for n in np.flatnonzero(scan.unfinished).tolist() if by_name.get(names[n], n) == n]
-    counted = np.zeros(len(versions), bool)
-    counted[live] = counted[late] = True
-    return live, sorted({names[number].decode() for number in late}), counted
+    versions, count = scan.versions, len(scan.versions)
+    names = [versions.encoded_name(place) for place in range(count)]
+    usable = scan.newest[scan.usable[scan.newest]]
+    usable = np.array(sorted(usable.tolist(), key=names.__getitem__), np.int64)  # the newest of a name comes last
+    last = [names[n] != names[after] for n, after in pairwise(usable.tolist())]
+    live = usable[[*last, True][: len(usable)]]
+    counted = np.zeros(count, bool)
+    counted[live] = True
+    late = np.flatnonzero(scan.unfinished).tolist()
+    newer = {names[n] for n in live.tolist()} if late else set()
+    late = [n for n in late if counted[n] or names[n] not in newer]
+    counted[late] = True
+    return live, sorted({names[n].decode() for n in late}), counted
 
 
 def _documents(live: VersionTable) -> dict[str, Array]:

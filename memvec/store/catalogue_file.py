@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -107,12 +107,12 @@ class InFile:
         return data
 
 
-def encode(columns: Mapping[str, Array], state: str) -> bytes:
-    """Encode a catalogue of the store's `state`."""
+def encode(columns: Mapping[str, Array], state: str) -> Iterator[bytes | memoryview]:
+    """Encode a catalogue of the store's `state`, in pieces."""
     tensors = {name: np.ascontiguousarray(columns[name], f"<{code}") for name, code in COLUMNS.items()}
     digests = []
     for name in COLUMNS:
         data = tensors[name].reshape(-1).view(np.uint8)
         digests += [hashlib.sha256(block.tobytes()).digest() for block in chunked(data, BLOCK)]
     tensors["blocks"] = container.digest_rows(digests)
-    return container.encode(tensors, {"format": FORMAT_NAME, "state": state})
+    return container.pieces(tensors, {"format": FORMAT_NAME, "state": state})

@@ -49,15 +49,19 @@ class Scan:
 
     @cached_property
     def versions(self) -> VersionTable:
-        """The document versions in order of their first record."""
-        return VersionTable.joined(self._tables)
+        """The document versions in order of their first record. No shard can be added from then on."""
+        self._numbers.clear()
+        joined_tables = VersionTable.joined(self._tables)
+        self._tables.clear()
+        return joined_tables
 
     @cached_property
     def columns(self) -> dict[str, Array]:
         """Columns (n,) by name. `version` holds places in `versions`, `id` and `text` the first 8 bytes of digests."""
         if not self._parts:
             return {name: np.zeros(0, np.int64) for name in (*_PLACES, *_COUNTS)}
-        return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        # Each column is dropped from the parts as soon as it is joined.
+        return {name: np.concatenate([part.pop(name) for part in self._parts]) for name in tuple(self._parts[0])}
 
     @property
     def newest(self) -> Array:

@@ -8,13 +8,15 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memvec.formats import canonical, corrections, files, raw
+from memvec.formats import canonical, container, corrections, files, raw
 from memvec.formats.refusal import Refusal
 
 json_values = st.recursive(
@@ -200,3 +202,22 @@ def test_a_sealed_value_is_given_back(value: object) -> None:
 def test_a_seal_that_does_not_match_is_refused(data: bytes) -> None:
     with pytest.raises(Refusal):
         canonical.unseal("list", data)
+
+
+CODES = sorted(container.CODES)
+TENSORS = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+    st.tuples(st.sampled_from(CODES), st.sampled_from([(0,), (3,), (2, 5), (1, 0)])),
+    max_size=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TENSORS, st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
+def test_a_file_in_pieces_is_the_file_of_safetensors(shapes: dict[str, Any], state: str) -> None:
+    shapes.pop("__metadata__", None)
+    tensors = {
+        name: np.arange(int(np.prod(shape)), dtype=f"<{code}").reshape(shape) for name, (code, shape) in shapes.items()
+    }
+    made = b"".join(container.pieces(tensors, {"state": state}))
+    assert made == container.encode(tensors, {"state": state})

@@ -23,6 +23,7 @@ from memvec.formats.partial import TensorFile
 from memvec.packing.records import context_record, kv_record, raw_records
 from memvec.store import catalogue
 from memvec.store.listing import incomplete_documents
+from memvec.store.scan import Scan
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.store.totals import summarise
 from memvec.store.transaction import Transaction
@@ -259,8 +260,8 @@ def test_a_catalogue_that_places_records_wrongly_is_passed_over(
     for changes in ({"row": 1}, {"shard": 99}, {"start": 1}):
         catalogue.path_of(store).unlink(missing_ok=True)
 
-        def wrong(of: Store, changes: dict[str, int] = changes) -> dict[str, Any]:
-            made = build(of)
+        def wrong(of: Store, scan: Scan | None = None, changes: dict[str, int] = changes) -> dict[str, Any]:
+            made = build(of, scan)
             return {name: column + changes.get(name, 0) if name in changes else column for name, column in made.items()}
 
         monkeypatch.setattr(catalogue, "build", wrong)
