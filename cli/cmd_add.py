@@ -17,7 +17,7 @@ from memvec.cli.options import common, examples
 @pack_options(None, "Store folder to add to.")
 @common
 def command(**given: Any) -> None:
-    """Pack files and folders into an existing store.
+    """Pack files, folders and corpora into an existing store.
 
     Works like `pack`, but fails if STORE does not exist. The default model is the one that STORE names.
     """

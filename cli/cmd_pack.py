@@ -54,7 +54,7 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         options.exclude,
         click.option("--name", help="Document name for standard input (SRC is -)."),
         options.text_field,
-        options.id_field("FILE#LINE, or FILE#ROW for Parquet"),
+        options.id_field,
         click.option("--meta-fields", metavar="FIELDS", help="Fields of a row to label its document with: a,b,c."),
         click.option(
             "--strict-input", is_flag=True, help="Stop at a row that is no document. By default it is skipped, exit 8."
@@ -138,7 +138,6 @@ def pack_options(model: str | None, store: str) -> Callable[[F], F]:
         "memvec pack notes/ -o notes.memvec --kind kv --exclude '*.log'",
         "memvec pack notes/ -o notes.memvec --dry-run",
         "memvec pack pages.jsonl.zst -o pages.memvec --text-field body --id-field url",
-        "cat letter.txt | memvec pack - --name letter.txt -o notes.memvec",
     ),
 )
 @pack_options(DEFAULT_MODEL, "Store folder to make or add to.")

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     ".gz or .zst.",
 )
 @options.text_field
-@options.id_field("id")
+@options.id_field
 @click.option("--stdout", is_flag=True, help="Write the documents to standard output, one after the other.")
 @options.overwrite
 @click.option(

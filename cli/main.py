@@ -24,8 +24,8 @@ from memvec.version import __version__
 # Every command with the first sentence of its help, in the groups that `memvec --help` shows.
 GROUPS = {
     "Pack and unpack": {
-        "pack": "Pack files and folders into a store",
-        "add": "Pack files and folders into an existing store",
+        "pack": "Pack files, folders and corpora into a store",
+        "add": "Pack files, folders and corpora into an existing store",
         "unpack": "Write documents back, byte for byte",
         "cat": "Write one document to standard output",
         "verify": "Check a store for damage",

@@ -93,13 +93,9 @@ text_field = click.option(
 )
 
 
-def id_field(text: str) -> Decorator:
-    """--id-field, the field that names a row's document."""
-    return click.option(
-        "--id-field", metavar="FIELD", help=f"Field of a row that names the document. [default: {text}]"
-    )
-
-
+id_field = click.option(
+    "--id-field", metavar="FIELD", help="Field of a row that names the document. [default: none; unpack writes id]"
+)
 texts = click.option(
     "--text",
     "texts",

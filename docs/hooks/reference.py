@@ -39,6 +39,7 @@ GROUPS = {
         "PackSettings",
         "ContextSettings",
         "KVSettings",
+        "CorpusSettings",
         "estimate",
     ),
     "Look": ("documents", "info", "show", "verify", "diff", "fingerprint", "models", "Store"),

@@ -35,9 +35,9 @@ from memvec.progress import USUAL_TOKEN_STEPS, Progress, Watch, enter, unwatched
 from memvec.retrieval.embedders import DEFAULT, TABLE, check_embedder
 from memvec.settings import ContextSettings, CorpusSettings, KVSettings, PackSettings
 from memvec.store import catalogue
+from memvec.store.documents import Known
 from memvec.store.store import Store
 from memvec.store.transaction import Transaction
-from memvec.store.versions import Known
 from memvec.training.fit import MOST_SLOTS_GPU, FitEngine, Fitted, Task, bytes_of_position, shown_at
 from memvec.training.layout import row_length
 from memvec.training.static_batch import StaticBatch, even

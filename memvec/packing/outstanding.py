@@ -11,8 +11,7 @@ from memvec.corpora.documents import Documents
 from memvec.filesystem.names import NameSet
 from memvec.filesystem.sources import CHANGED, Entry, LargeBinary, Source, UnfitError
 from memvec.formats import raw
-from memvec.store.documents import Version
-from memvec.store.versions import Known, VersionSet
+from memvec.store.documents import Known, Version, VersionSet
 from memvec.types import Document
 
 PackKind = Literal["exact", "context", "kv", "both"]  # "both": exact and context

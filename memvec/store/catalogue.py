@@ -21,10 +21,9 @@ from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
 from memvec.store.catalogue_build import COLUMNS, build
 from memvec.store.catalogue_file import Columns, InFile, InMemory, UnreliableError, encode
-from memvec.store.documents import RecordRef, StoredDocument
+from memvec.store.documents import Known, RecordRef, StoredDocument
 from memvec.store.scan import Scan
 from memvec.store.store import Store
-from memvec.store.versions import Known
 from memvec.types import Document
 
 T = TypeVar("T")

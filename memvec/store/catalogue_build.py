@@ -12,10 +12,10 @@ import numpy as np
 
 from memvec.formats import canonical
 from memvec.formats.container import Array
+from memvec.store.documents import SIZES, VersionTable
 from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan
 from memvec.store.store import Store
 from memvec.store.totals import Measured, mean, measured, totals
-from memvec.store.versions import SIZES, VersionTable
 from memvec.types import Kind
 
 # {column: numpy code}. Of live documents, by name; `names` is UTF-8 laid end to end.

@@ -16,8 +16,7 @@ import numpy as np
 from memvec.formats import kv_tensors
 from memvec.formats.container import Array
 from memvec.formats.shard import Shard
-from memvec.store.documents import RecordRef, StoredDocument, Version, joined
-from memvec.store.versions import VersionSet, VersionTable, key_of
+from memvec.store.documents import RecordRef, StoredDocument, Version, VersionSet, VersionTable, joined, key_of
 from memvec.types import Document, Kind
 
 CONTENT, MEMORY, KV, UNJOINED = range(4)  # sections of a document's records

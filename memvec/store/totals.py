@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from memvec.formats.container import Array
-from memvec.store.documents import RecordRef, StoredDocument
+from memvec.store.documents import RecordRef, StoredDocument, VersionSet
 from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan
 from memvec.store.store import Store
-from memvec.store.versions import VersionSet
 from memvec.types import Kind, PackReport, RawReason
 
 

@@ -36,7 +36,9 @@ def test_an_export_without_a_group_stops_the_build(monkeypatch: pytest.MonkeyPat
         reference.api()
 
 
-@pytest.mark.parametrize("name", ["PackSettings", "ContextSettings", "KVSettings", "CapacitySettings"])
+@pytest.mark.parametrize(
+    "name", ["PackSettings", "ContextSettings", "KVSettings", "CorpusSettings", "CapacitySettings"]
+)
 def test_settings_have_type_default_range_and_meaning(name: str) -> None:
     """A row for each field. Only flags have no range."""
     cls = getattr(memvec, name)

@@ -46,6 +46,8 @@ WRONG: dict[str, list[Any]] = {
     "answer": [b"yes", 3, ["yes"]],
     "batch": [*COUNTS, 2**40],
     "context": [{}, "x", 3],
+    "corpus": [{}, "x", 3],
+    "form": ["csv", "", None, True, 3, ["jsonl"]],
     "count": COUNTS,
     "decode": FLAGS,
     "device": [b"cpu", "", 0, ["cpu"]],

@@ -17,8 +17,8 @@ from memvec.formats import raw
 from memvec.packing import outstanding as module
 from memvec.packing.outstanding import Outstanding, PackKind, described, sample
 from memvec.store.catalogue import known
+from memvec.store.documents import Known
 from memvec.store.store import Store
-from memvec.store.versions import Known
 
 
 def entries(*documents: Source) -> Documents:
