@@ -232,9 +232,7 @@ class CorpusSettings:
         False
     """
 
-    text_field: str = (
-        "text"  # The field that is the document's text. Binary fields of Parquet files are taken as they are.
-    )
+    text_field: str = "text"  # The field that is the document's text. Binary fields are taken as they are.
     # The field that names the document. None: FILE#LINE for JSON lines, FILE#ROW for the others.
     id_field: str | None = None
     meta_fields: tuple[str, ...] = ()  # Fields that become the document's metadata, to filter by.
