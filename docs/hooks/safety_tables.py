@@ -110,6 +110,36 @@ def scale(name: str) -> str:
     return markdown(["records", *(f"{store['records']:,}" for store in stores)], rows)
 
 
+def documents(name: str) -> str:
+    """Seconds and memory of packs of many documents, a column for each number of them."""
+    runs = view(name)["found"]
+    small = [run["commands"]["one"] for run in runs]
+
+    def cost(run: dict[str, Any], one: dict[str, float], what: str) -> str:
+        taken = run["commands"][what]
+        each = 1000 * (taken["seconds"] - one["seconds"]) / run["documents"]
+        said = (
+            f"{taken['seconds']:.1f} s",
+            f"{each:.2f} ms each",
+            f"{(taken['bytes'] - one['bytes']) / 2**20:+,.0f} MiB",
+        )
+        return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in said)
+
+    commands = {
+        "new": "pack them",
+        "again": "pack them again",
+        "one more": "pack one more",
+        "unpack": "unpack to JSON lines",
+        "list": "list 20",
+        "cat": "read one",
+    }
+    rows = [
+        [said, *(cost(run, one, what) for run, one in zip(runs, small, strict=True))] for what, said in commands.items()
+    ]
+    rows.append(["bytes of the store for each", *(f"{run['store_bytes'] / run['documents']:,.0f}" for run in runs)])
+    return markdown(["documents", *(f"{run['documents']:,}" for run in runs)], rows)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "numerics": numerics,
     "leads": leads,
@@ -119,4 +149,5 @@ TABLES: dict[str, Callable[..., str]] = {
     "kills": kills,
     "isolation": isolation,
     "scale": scale,
+    "documents": documents,
 }

@@ -134,6 +134,13 @@ def scale(raw: Results) -> dict[str, Any]:
     return {"largest": largest, "slowest_seconds": max(max(run["first"], run["seconds"]) for run in reading)}
 
 
+def documents(raw: Results) -> dict[str, Any]:
+    """`largest`: the run with the most documents. `one`: seconds and memory of a pack of one, `wrong`: documents that came back otherwise."""
+    largest = max(raw["found"], key=lambda run: run["documents"])
+    wrong = sum(run["documents"] - run["right"] for run in raw["found"])
+    return {"largest": largest, "one": largest["commands"]["one"], "wrong": wrong}
+
+
 def untuned(raw: Results) -> dict[str, Any]:
     """`MODEL.ARM.…`: the figures of a pack."""
     found: dict[str, Any] = {}
@@ -176,6 +183,7 @@ DERIVED: dict[str, Callable[[Results], dict[str, Any]]] = {
     "numerics": numerics,
     "isolation": isolation,
     "scale": scale,
+    "documents": documents,
     "kv": kv,
     "untuned": untuned,
     "prefill": prefill,
