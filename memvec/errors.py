@@ -37,6 +37,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+MOST_SHOWN = 100  # skipped inputs in a message
+
+
 class MemvecError(Copyable, Exception):
     """Base of every error that memvec raises on purpose. `exit_code` is the exit code of the command line.
 
@@ -276,7 +279,9 @@ class PartialError(MemvecError):
     ) -> None:
         """`rest` is a sentence on the other inputs. The default says that they were packed, or that there were none."""
         self.skipped, self.report = tuple(skipped), report
-        shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped)
+        shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped[:MOST_SHOWN])
+        if (more := len(self.skipped) - MOST_SHOWN) > 0:
+            shown += f"\n  and {more:,} more, in `skipped` of this error"
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
         super().__init__(f"skipped {counted(len(self.skipped), 'input')}. {rest}{shown}")
 

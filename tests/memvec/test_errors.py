@@ -191,3 +191,11 @@ def test_a_worker_delivers_the_report_of_a_partial_pack(
         assert report == replace(memvec.info(store), seconds=report.seconds, skipped=report.skipped)
         with pytest.raises(errors.NotFoundError):
             pool.submit(memvec.info, str(tmp_path / "none.memvec")).result(timeout=60)
+
+
+def test_a_message_names_so_many_skipped_inputs() -> None:
+    """A corpus may have thousands of rows that are no documents."""
+    error = PartialError([(f"a.jsonl#{n}", "no JSON") for n in range(errors.MOST_SHOWN + 2500)])
+    lines = str(error).splitlines()
+    assert len(lines) == errors.MOST_SHOWN + 2 and len(error.skipped) == errors.MOST_SHOWN + 2500
+    assert lines[0].startswith("skipped 2,600 inputs.") and lines[-1] == "  and 2,500 more, in `skipped` of this error"
