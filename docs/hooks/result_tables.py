@@ -265,7 +265,7 @@ def kv(name: str) -> str:
                 *(f"{form[score]['memory']:.0%} of {form[score]['text']:.0%}" for score in ("contained", "f1")),
                 f"{row['bytes_a_token']:,.0f}",
                 f"{one['cost']['token_steps_per_token']:.0f} token-steps"
-                if steps
+                if steps or budget == "context"
                 else f"{row['readings']:.1f} readings",
             ]
         )

@@ -15,6 +15,7 @@ from memvec.filesystem.sources import CHANGED, Entry, Gathered, LargeBinary, Sou
 from memvec.types import Skipped
 
 MOST_NAMED = 10_000  # rows that a report names; the others are counted
+TICK_ROWS = 4096
 SAMPLE_BLOCK, SAMPLE_BLOCKS = 1024**2, 32  # bytes of a part of the sample, and most of its parts
 
 
@@ -68,8 +69,13 @@ class Documents(Gathered):
         """How many documents there are."""
         return len(self.entries) + self._rows
 
-    def list(self, stored: Callable[[], Iterable[str]] = tuple, asked: Iterable[str] = ()) -> None:
-        """Read the corpora once and compare all names with those that are `stored`.
+    def list(
+        self,
+        stored: Callable[[], Iterable[str]] = tuple,
+        asked: Iterable[str] = (),
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Read the corpora once and compare all names with those that are `stored`. `tick` is called now and then.
 
         Raises:
             UsageError: A file has a name that is a folder of another one, or a name that is `asked` for is not there.
@@ -83,20 +89,22 @@ class Documents(Gathered):
             places.add(name)
         check_together(self.names, places, stored)
         for corpus in self.corpora:
-            self._list(corpus, places, own)
+            self._list(corpus, places, own, tick)
         self.bytes += self.corpus_bytes
         if self._unnamed:
             self.skipped.append(Skipped("and more", f"{self._unnamed:,} other rows are no documents"))
         if missing := next((name for name in asked if name not in own), None):
             raise UsageError(f"a question is about {missing!r}, which is not among the documents. Check its name.")
 
-    def _list(self, corpus: Corpus, places: Places, own: NameSet) -> None:
+    def _list(self, corpus: Corpus, places: Places, own: NameSet, tick: Callable[[], None]) -> None:
         left_out: set[int] = set()
         self._without.append(left_out)
         self._states.append(None)
         try:
             self._states[-1] = corpus.state()
             for number, (place, found) in enumerate(corpus.items()):
+                if number % TICK_ROWS == 0:
+                    tick()
                 if isinstance(found, str):
                     self._leave_out(place, found)
                 elif not self._chosen(found.name):

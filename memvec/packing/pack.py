@@ -308,8 +308,13 @@ def listed(documents: Documents, store: Path, questions: Sequence[Question], pro
     enter("listing the documents", progress, watch)
     opened = Store.open(store) if Store.exists(store) else None
     asked = sorted({question.document for question in questions})
-    documents.list(lambda: catalogue.names(opened) if opened else (), asked)
-    progress.documents = documents.count
+
+    def tick() -> None:
+        progress.documents = documents.count
+        watch(progress)
+
+    documents.list(lambda: catalogue.names(opened) if opened else (), asked, tick)
+    tick()
 
 
 def removed(store: Store, documents: Documents) -> set[Version]:

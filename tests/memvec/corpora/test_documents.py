@@ -79,6 +79,13 @@ class TestNames:
             found.list(asked=["a", "b"])
 
 
+def test_a_long_listing_says_how_far_it_is(corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_ROWS", 2)
+    found, seen = gathered([corpus(*"abcde")], (), (), Path("s"), NAMED), []
+    found.list(tick=lambda: seen.append(found.count))
+    assert seen == [0, 2, 4]
+
+
 def test_patterns_choose_documents_of_corpora(corpus: Callable[..., Path]) -> None:
     found = listed(corpus("a.md", "b.txt", "d/c.md"), exclude="d/")
     assert [source.name for source in found] == ["a.md", "b.txt"] and found.unmatched == () and not found.skipped
