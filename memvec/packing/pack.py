@@ -181,7 +181,7 @@ def pack(
         )
         interrupted = _interrupted(made, committer, exact, lambda message: enter(message, progress, watch))
         opened = committer.store
-        scan = opened.scan(counts=True)
+        scan = catalogue.scan(opened)
         packed = scan.versions.among(outstanding.seen)
         named = map(scan.versions.name, np.flatnonzero(packed).tolist()) if meta is not None else outstanding.meta
         committer.describe({name: {**(meta or {}), **outstanding.meta.get(name, {})} for name in named})

@@ -111,7 +111,7 @@ def partial_content(store: Store) -> dict[Version, StoredDocument]:
     """Return the versions whose content the store does not hold in full."""
     if not catalogue.answer(store, lambda known: known.partial):
         return {}
-    scan = store.scan()
+    scan = catalogue.scan(store)
     every = [scan.stored(number) for number in np.flatnonzero(~scan.complete).tolist()]
     return {stored.version: stored for stored in every}
 

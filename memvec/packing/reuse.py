@@ -25,6 +25,7 @@ from memvec.formats.raw import raw_bytes
 from memvec.formats.refusal import Refusal
 from memvec.lm.frozen import FrozenLM
 from memvec.settings import ContextSettings, PackSettings
+from memvec.store import catalogue
 from memvec.store.scan import Scan, first_bytes
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import Document, Kind, Record
@@ -40,7 +41,7 @@ class Held:
 
     @cached_property
     def _scan(self) -> Scan:
-        return self.store.scan(counts=True)
+        return catalogue.scan(self.store)
 
     @cached_property
     def _versions(self) -> _Lookup:

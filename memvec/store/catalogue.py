@@ -19,7 +19,7 @@ from memvec.errors import StoreDamagedError
 from memvec.formats import canonical, files
 from memvec.formats.documents import check_name
 from memvec.formats.manifest import Manifest
-from memvec.store.catalogue_build import COLUMNS, build
+from memvec.store.catalogue_build import COLUMNS, build, resumed
 from memvec.store.catalogue_file import Columns, InFile, InMemory, UnreliableError, encode
 from memvec.store.documents import Known, RecordRef, StoredDocument
 from memvec.store.scan import Scan
@@ -189,10 +189,29 @@ def answer(store: Store, question: Callable[[Catalogue], T]) -> T:
         return question(Catalogue(InMemory(build(store))))
 
 
-def refresh(store: Store, scan: Scan | None = None) -> Path | None:
+def scan(store: Store) -> Scan:
+    """Scan a store with counts. Shards that a catalogue of this state or an earlier one covers are not read.
+
+    StoreDamagedError if a shard is missing or of another size, or is damaged and has to be read.
+    """
+    for entry in store.manifest.shards:
+        store.check_there(entry)
+    for file in (store.path / FOLDER).glob("*.safetensors"):
+        try:
+            columns = InFile(file, None)
+            told = canonical.loads(columns.whole("scanned").tobytes())
+            found = resumed(store.manifest, columns.whole, told)
+        except (ValueError, LookupError, TypeError):  # the latter two if its values contradict each other
+            continue
+        if found is not None:
+            return store.scan(counts=True, begun=found)
+    return store.scan(counts=True)
+
+
+def refresh(store: Store, found: Scan | None = None) -> Path | None:
     """Write the catalogue of a large store, delete those of other states, and return its path.
 
-    `scan` is one of this state with counts, if it was made already. Every verb that writes calls this at its end, under the lock. If the catalogue cannot be written, or a shard is
+    `found` is a scan of this state with counts, if it was made already. Every verb that writes calls this at its end, under the lock. If the catalogue cannot be written, or a shard is
     damaged, there is none: a catalogue is never needed.
     """
     path = path_of(store)
@@ -202,7 +221,8 @@ def refresh(store: Store, scan: Scan | None = None) -> Path | None:
             return None
         if wanted and not _usable(path, store):
             path.parent.mkdir(exist_ok=True)
-            files.write_atomically(path, encode(build(store, scan), _state(store.manifest)))
+            made = build(store, found or scan(store))
+            files.write_atomically(path, encode(made, _state(store.manifest)))
         for other in [*path.parent.glob("*.safetensors"), *path.parent.glob(".tmp-*")]:
             if other != path or not wanted:
                 other.unlink()

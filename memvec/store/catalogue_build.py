@@ -5,13 +5,16 @@ Letters: V document versions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from memvec.formats import canonical
 from memvec.formats.container import Array
+from memvec.formats.manifest import Manifest
+from memvec.store import scan
 from memvec.store.documents import SIZES, VersionTable
 from memvec.store.scan import CONTENT, KV, MEMORY, UNJOINED, Placed, Scan
 from memvec.store.store import Store
@@ -45,45 +48,85 @@ DOCUMENT_COLUMNS = {
 # Of their records, document by document; `id_keys` are the first 8 bytes of ids in order, `id_places` the records' places.
 RECORD_COLUMNS = {"shard": "u4", "row": "u4", "start": "u8", "length": "u8", "id_keys": "u8", "id_places": "u8"}
 # Of the store, as canonical JSON.
-STORE_COLUMNS = {"totals": "u1", "incomplete": "u1", "partial": "u1"}
-COLUMNS = {**DOCUMENT_COLUMNS, **RECORD_COLUMNS, **STORE_COLUMNS}
+STORE_COLUMNS = {"totals": "u1", "incomplete": "u1", "partial": "u1", "scanned": "u1"}
+# The scan that the others are made of, so that the next catalogue reads new shards only.
+SCAN_VERSIONS = {"scan_names": "u1", "scan_lengths": "u8", "scan_sha256": "u1", "scan_sizes": "u8"}
+SCAN_COLUMNS = {f"scan_{name}": code.replace("i", "u") for name, code in scan.RECORD_COLUMNS.items()}
+COLUMNS = {**DOCUMENT_COLUMNS, **RECORD_COLUMNS, **STORE_COLUMNS, **SCAN_VERSIONS, **SCAN_COLUMNS}
 
 
-def build(store: Store, scan: Scan | None = None) -> dict[str, Array]:
+def build(store: Store, found: Scan | None = None) -> dict[str, Array]:
     """Make the columns of the catalogue of a store. StoreDamagedError names a damaged shard or record.
 
-    `scan` is one of this state with counts, if it was made already.
+    `found` is a scan of this state with counts, if it was made already.
     """
-    scan = scan or store.scan(counts=True)
-    placed = scan.placed
-    live, incomplete, counted = _live(scan)
-    rank = np.full(len(scan.versions), -1, np.int64)
+    found = found or store.scan(counts=True)
+    placed = found.placed
+    live, incomplete, counted = _live(found)
+    rank = np.full(len(found.versions), -1, np.int64)
     rank[live] = np.arange(len(live))
     table = placed.where(rank[placed.version] >= 0)
     table = table.where(np.lexsort((table.place, table.section, rank[table.version])))
-    measures = measured(store, scan, table)
+    measures = measured(store, found, table)
     chosen = placed.where(counted[placed.version])
     return {
-        **_documents(scan.versions.where(live)),
-        **_per_document(scan.columns, table, rank[table.version], len(live), measures),
-        **_records(scan.columns, table),
-        "totals": _json(totals(scan, chosen, counted, measures)),
+        **_documents(found.versions.where(live)),
+        **_per_document(found.columns, table, rank[table.version], len(live), measures),
+        **_records(found.columns, table),
+        **_scanned(found),
+        "totals": _json(totals(found, chosen, counted, measures)),
         "incomplete": _json(incomplete),
-        "partial": _json(int((~scan.complete).sum())),
+        "partial": _json(int((~found.complete).sum())),
+        "scanned": _json(covered(store.manifest)),
     }
 
 
-def _live(scan: Scan) -> tuple[Array, list[str], Array]:
+def covered(state: Manifest) -> dict[str, Any]:
+    """What a scan of a store depends on, as JSON."""
+    return {
+        "shards": [entry.sha256 for entry in state.shards],
+        "removed": [list(version) for version in state.removed],
+        "model": [state.fingerprint.id, state.vocabulary, list(state.required)],
+    }
+
+
+def resumed(state: Manifest, read: Callable[[str], Array], told: Any) -> Scan | None:
+    """The scan in a catalogue's columns, if it is of this state or of one before. `told` is the column "scanned".
+
+    None if the state does not follow from that one. ValueError if the columns contradict each other.
+    """
+    now = covered(state)
+    shards = told["shards"]
+    if told | {"shards": []} != now | {"shards": []} or now["shards"][: len(shards)] != shards:
+        return None
+    lengths = read("scan_lengths").astype(np.int64)
+    versions = VersionTable(read("scan_names"), np.cumsum(lengths), read("scan_sha256"), read("scan_sizes"))
+    columns = {name: read(f"scan_{name}").astype(code) for name, code in scan.RECORD_COLUMNS.items()}
+    return Scan.resumed(state.removed, len(shards), versions, columns)
+
+
+def _scanned(found: Scan) -> dict[str, Array]:
+    versions = found.versions
+    return {
+        "scan_names": versions.names,
+        "scan_lengths": versions.lengths,
+        "scan_sha256": versions.sha256,
+        "scan_sizes": versions.sizes,
+        **{f"scan_{name}": found.columns[name] for name in scan.RECORD_COLUMNS},
+    }
+
+
+def _live(found: Scan) -> tuple[Array, list[str], Array]:
     """(live versions by name, names of unfinished documents, mask of the versions to add up)."""
-    versions, count = scan.versions, len(scan.versions)
+    versions, count = found.versions, len(found.versions)
     names = [versions.encoded_name(place) for place in range(count)]
-    usable = scan.newest[scan.usable[scan.newest]]
+    usable = found.newest[found.usable[found.newest]]
     usable = np.array(sorted(usable.tolist(), key=names.__getitem__), np.int64)  # the newest of a name comes last
     last = [names[n] != names[after] for n, after in pairwise(usable.tolist())]
     live = usable[[*last, True][: len(usable)]]
     counted = np.zeros(count, bool)
     counted[live] = True
-    late = np.flatnonzero(scan.unfinished).tolist()
+    late = np.flatnonzero(found.unfinished).tolist()
     newer = {names[n] for n in live.tolist()} if late else set()
     late = [n for n in late if counted[n] or names[n] not in newer]
     counted[late] = True

@@ -53,12 +53,12 @@ class InMemory:
 class InFile:
     """Columns in a file, read in blocks."""
 
-    def __init__(self, path: Path, state: str) -> None:
-        """UnreliableError unless the file is a catalogue of the store's `state`."""
+    def __init__(self, path: Path, state: str | None) -> None:
+        """UnreliableError unless the file is a catalogue of the store's `state`. None: of any state."""
         try:
             files.size_of(path.parents[1], f"{path.parent.name}/{path.name}")  # no link on the way
             self._file = TensorFile(path, FORMAT_NAME, {**COLUMNS, "blocks": "u1"})
-            if self._file.metadata.get("state") != state:
+            if state is not None and self._file.metadata.get("state") != state:
                 raise ValueError("it is of another state of the store")
             digests = self._file.tensor("blocks")
             container.compare_shapes({"blocks": digests.shape}, {"blocks": (sum(map(self._blocks, COLUMNS)), 32)})
@@ -85,13 +85,17 @@ class InFile:
         data = data[low - first * BLOCK : high - first * BLOCK]
         return np.frombuffer(data, f"<{COLUMNS[name]}").reshape(end - begin, *shape[1:])
 
-    def check(self) -> None:
-        """Read the whole file. UnreliableError if it is damaged."""
+    def whole(self, name: str) -> Array:
+        """A whole column. UnreliableError if it is damaged."""
         try:
-            for name in COLUMNS:
-                self._file.tensor(name)
+            return self._file.tensor(name)
         except (ValueError, OSError) as error:
             raise UnreliableError(str(error)) from error
+
+    def check(self) -> None:
+        """Read the whole file. UnreliableError if it is damaged."""
+        for name in COLUMNS:
+            self.whole(name)
 
     def _blocks(self, name: str) -> int:
         return -(-self._file.size(name) // BLOCK)

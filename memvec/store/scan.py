@@ -6,7 +6,7 @@ Letters: n records, V document versions, k records in their places.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,19 +21,21 @@ from memvec.types import Document, Kind
 
 CONTENT, MEMORY, KV, UNJOINED = range(4)  # sections of a document's records
 MOST = 1 << 62  # counts are below this, so that the sum of two fits in 64 bits
-_PLACES = ("version", "shard", "row", "kind", "start", "length")
-_COUNTS = (
-    "reason",
-    "tokens",
-    "token_steps",
-    "seconds",
-    "vectors",
-    "corrected",
-    "id",
-    "text",
-    "kv_positions",
-    "kv_bytes",
-)
+# Columns of records by name, and their numpy codes.
+_PLACES = {"version": "i8", "shard": "u4", "row": "u4", "kind": "u1", "start": "u8", "length": "u8"}
+_COUNTS = {
+    "reason": "u1",
+    "tokens": "u8",
+    "token_steps": "u8",
+    "seconds": "f8",
+    "vectors": "u8",
+    "corrected": "u8",
+    "id": "u8",
+    "text": "u8",
+    "kv_positions": "u8",
+    "kv_bytes": "u8",
+}
+RECORD_COLUMNS = {**_PLACES, **_COUNTS}
 
 
 class Scan:
@@ -42,9 +44,30 @@ class Scan:
     def __init__(self, removed: Collection[Version], counts: bool) -> None:
         """With `counts`, also read the columns that totals are made of, and check that they can be added up."""
         self._removed, self._counts = VersionSet(removed), counts
+        self.shards = 0  # that were added
+        self._before: VersionTable | None = None  # of a scan that is resumed, until a shard is added
         self._numbers: dict[bytes, int] = {}  # places in `versions`, by key
         self._tables: list[VersionTable] = []  # the versions that are new in each shard
         self._parts: list[dict[str, Array]] = []  # one for each shard
+
+    @classmethod
+    def resumed(
+        cls, removed: Collection[Version], shards: int, versions: VersionTable, columns: Mapping[str, Array]
+    ) -> Scan:
+        """A scan with counts to which the first `shards` were added already. ValueError if its columns contradict each other."""
+        counts = {len(column) for column in columns.values()}
+        numbers = columns["version"]
+        names = versions.lengths
+        if len(counts) != 1 or names.min(initial=0) < 0 or int(names.sum()) != len(versions.names):
+            raise ValueError("the columns of records, or the names, do not fit together")
+        every = np.arange(len(versions))
+        if not len(versions.sizes) == len(versions.sha256) == len(every) or not np.array_equal(
+            np.unique(numbers), every
+        ):
+            raise ValueError("the versions do not fit to their records")
+        scan = cls(removed, counts=True)
+        scan.shards, scan._before, scan._tables, scan._parts = shards, versions, [versions], [dict(columns)]
+        return scan
 
     @cached_property
     def versions(self) -> VersionTable:
@@ -58,7 +81,7 @@ class Scan:
     def columns(self) -> dict[str, Array]:
         """Columns (n,) by name. `version` holds places in `versions`, `id` and `text` the first 8 bytes of digests."""
         if not self._parts:
-            return {name: np.zeros(0, np.int64) for name in (*_PLACES, *_COUNTS)}
+            return {name: np.zeros(0, code) for name, code in RECORD_COLUMNS.items()}
         # Each column is dropped from the parts as soon as it is joined.
         return {name: np.concatenate([part.pop(name) for part in self._parts]) for name in tuple(self._parts[0])}
 
@@ -73,6 +96,10 @@ class Scan:
 
     def add(self, number: int, part: Shard) -> None:
         """Add the records of shard `number`. Raises ValueError for a count that is out of bounds."""
+        self.shards += 1
+        if (before := self._before) is not None:
+            self._numbers = {key_of(before.version(place)): place for place in range(len(before))}
+            self._before = None
         t = part.tensors
         documents = part.documents[:]
         lines, first = np.unique(t["document"], return_index=True)

@@ -137,10 +137,13 @@ class Store:
     def _versions(self) -> list[StoredDocument]:
         return self.scan().documents()
 
-    def scan(self, counts: bool = False) -> Scan:
-        """Read the columns of all records, see `memvec.store.scan`. StoreDamagedError names the place."""
-        found = Scan(self.manifest.removed, counts)
-        for number, entry in enumerate(self.manifest.shards):
+    def scan(self, counts: bool = False, begun: Scan | None = None) -> Scan:
+        """Read the columns of all records, see `memvec.store.scan`. StoreDamagedError names the place.
+
+        `begun` is a scan of the first shards, with `counts`. The others are added to it.
+        """
+        found = begun or Scan(self.manifest.removed, counts)
+        for number, entry in list(enumerate(self.manifest.shards))[found.shards :]:
             with self.explaining(entry):
                 found.add(number, self.reader(number))
         return found
