@@ -76,7 +76,7 @@ class PackSettings:
     growth: int = 24  # A fit starts on the first 30 % of its segment and sees all of it after this many steps at most.
     # Every four steps it sees a quarter more, if less than this share of what it sees comes out wrong [0..1]. 0: never.
     hurry: float = 0.8
-    # The learning rate of AdamW, after the warm-up. None: as in the model's profile; without one, twice the root mean
+    # The learning rate of AdamW, after the warm-up. None: as in the model's profile; without one, the root mean
     # square of the model's late hidden states.
     learning_rate: float | None = None
     # The weight decay of AdamW. None: .05 / learning_rate, so that a vector loses 5 % in a step.

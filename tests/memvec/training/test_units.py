@@ -14,7 +14,7 @@ import torch
 from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
 from memvec.training.fit import FitEngine, Fitted, Task
-from memvec.training.units import DECAY, LARGEST, MAGNITUDES, unit_of, with_rates
+from memvec.training.units import DECAY, LARGEST, MAGNITUDES, RATE, unit_of, with_rates
 
 TIMES = 32.0
 TEXTS = (
@@ -60,7 +60,7 @@ def test_a_model_with_larger_hidden_states_is_fitted_alike(
 
 def test_rates_that_are_named_stay(tiny_lm: Any) -> None:
     found = with_rates(PackSettings(), tiny_lm)
-    assert found.learning_rate == pytest.approx(MAGNITUDES * tiny_lm.magnitude)
+    assert found.learning_rate == pytest.approx(RATE * MAGNITUDES * tiny_lm.magnitude)
     assert found.learning_rate * found.weight_decay == pytest.approx(DECAY)
     named = with_rates(PackSettings(learning_rate=2.0), tiny_lm)
     assert (named.learning_rate, named.weight_decay) == (2.0, DECAY / 2.0)
