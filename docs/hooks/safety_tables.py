@@ -111,31 +111,27 @@ def scale(name: str) -> str:
 
 
 def documents(name: str) -> str:
-    """Seconds and memory of packs of many documents, a column for each number of them."""
+    """Seconds and peak memory of commands on stores of many documents, a column for each number of them."""
     runs = view(name)["found"]
-    small = [run["commands"]["one"] for run in runs]
+    commands = {  # whether the seconds beyond those of a pack of one are shown for each document
+        "one": ("pack one, into a new store", False),
+        "new": ("pack them", True),
+        "again": ("pack them again", True),
+        "one more": ("pack one more", False),
+        "unpack": ("unpack to JSON lines", False),
+        "list": ("list 20", False),
+        "cat": ("read one", False),
+    }
 
-    def cost(run: dict[str, Any], one: dict[str, float], what: str) -> str:
+    def cost(run: dict[str, Any], what: str, each: bool) -> str:
         taken = run["commands"][what]
-        each = 1000 * (taken["seconds"] - one["seconds"]) / run["documents"]
-        said = (
-            f"{taken['seconds']:.1f} s",
-            f"{each:.2f} ms each",
-            f"{(taken['bytes'] - one['bytes']) / 2**20:+,.0f} MiB",
-        )
+        beyond = taken["seconds"] - run["commands"]["one"]["seconds"]
+        said = [f"{taken['seconds']:.1f} s", f"{taken['bytes'] / 2**20:,.0f} MiB"]
+        if each:
+            said.insert(1, f"{1000 * beyond / run['documents']:.2f} ms each")
         return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in said)
 
-    commands = {
-        "new": "pack them",
-        "again": "pack them again",
-        "one more": "pack one more",
-        "unpack": "unpack to JSON lines",
-        "list": "list 20",
-        "cat": "read one",
-    }
-    rows = [
-        [said, *(cost(run, one, what) for run, one in zip(runs, small, strict=True))] for what, said in commands.items()
-    ]
+    rows = [[said, *(cost(run, what, each) for run in runs)] for what, (said, each) in commands.items()]
     rows.append(["bytes of the store for each", *(f"{run['store_bytes'] / run['documents']:,.0f}" for run in runs)])
     return markdown(["documents", *(f"{run['documents']:,}" for run in runs)], rows)
 
