@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ class FileCorpus(Corpus):
         """Size and time of change."""
         found = self.path.stat()
         return found.st_size, found.st_mtime_ns
+
+
+def columns(there: Sequence[str], settings: CorpusSettings) -> list[str]:
+    """The columns to read of those that are there. All of them if the text is not: a message then names them."""
+    wanted = {settings.text_field, settings.id_field, *settings.meta_fields}
+    return [name for name in there if name in wanted] if settings.text_field in there else list(there)
 
 
 def item(place: str, row: object, settings: CorpusSettings) -> Item:

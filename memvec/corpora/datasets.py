@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memvec.corpora.corpus import Corpus, Item, item
+from memvec.corpora.corpus import Corpus, Item, columns, item
 from memvec.errors import MissingExtraError, NotFoundError, UsageError
 from memvec.filesystem.sources import UnfitError
 from memvec.settings import CorpusSettings
@@ -40,15 +40,12 @@ class Dataset(Corpus):
 
     def items(self) -> Iterator[Item]:
         """Yield an item for each row, split by split."""
-        settings = self.settings
-        wanted = {settings.text_field, *([settings.id_field] if settings.id_field else []), *settings.meta_fields}
         for split, rows in self.parts.items():
             named = f"{self.name}/{split}" if split else self.name
-            if settings.text_field in rows.column_names:  # else the message names the fields there are
-                rows = rows.select_columns([name for name in rows.column_names if name in wanted])
+            read = rows.select_columns(columns(rows.column_names, self.settings))
             try:
-                for number, row in enumerate(rows):
-                    yield item(f"{named}#{number}", row, settings)
+                for number, row in enumerate(read):
+                    yield item(f"{named}#{number}", row, self.settings)
             except (OSError, ValueError) as error:
                 raise UnfitError(f"it cannot be read: {_line(error)}") from error
 

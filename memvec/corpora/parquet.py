@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memvec.corpora.corpus import FileCorpus, Item, item
+from memvec.corpora.corpus import FileCorpus, Item, columns, item
 from memvec.errors import MissingExtraError
 from memvec.filesystem.sources import UnfitError
 
@@ -23,17 +23,13 @@ class Parquet(FileCorpus):
             raise MissingExtraError(
                 "reading Parquet needs pyarrow. Install it with: pip install 'memvec[corpora]'"
             ) from error
-        settings = self.settings
-        wanted = {settings.text_field, *([settings.id_field] if settings.id_field else []), *settings.meta_fields}
         number = 0
         try:
             with parquet.ParquetFile(self.path) as file:
-                present = [name for name in file.schema_arrow.names if name in wanted]
-                # Without the text no row is a document. Then the message names the fields there are.
-                columns = present if settings.text_field in present else None
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                read = columns(file.schema_arrow.names, self.settings)
+                for batch in file.iter_batches(ROWS_AT_ONCE, columns=read):
                     for row in batch.to_pylist():
-                        yield item(f"{self.name}#{number}", row, settings)
+                        yield item(f"{self.name}#{number}", row, self.settings)
                         number += 1
         except pyarrow.ArrowException as error:
             raise UnfitError(f"it cannot be read as Parquet: {str(error).splitlines()[0]}") from error

@@ -87,20 +87,6 @@ def answered(store: Store) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[Store], Path]:
-    """Writes the catalogue of any store that has a record."""
-
-    def write(store: Store) -> Path:
-        with monkeypatch.context() as patch:
-            patch.setattr(catalogue, "LEAST_RECORDS", 1)
-            found = catalogue.refresh(store)
-        assert found is not None and found.is_file()
-        return found
-
-    return write
-
-
 def no_walk(*_: object) -> None:
     raise AssertionError("every record was read")
 

@@ -20,20 +20,6 @@ from memvec.store.store import Store
 from memvec.store.transaction import Transaction
 
 
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[Store], Path]:
-    """Writes the catalogue of any store that has a record."""
-
-    def write(store: Store) -> Path:
-        with monkeypatch.context() as patch:
-            patch.setattr(catalogue, "LEAST_RECORDS", 1)
-            found = catalogue.refresh(store)
-        assert found is not None and found.is_file()
-        return found
-
-    return write
-
-
 class TestScans:
     """A scan goes on from that of an earlier catalogue."""
 
