@@ -9,7 +9,7 @@ from pathlib import Path
 from memvec.chunks import chunked
 from memvec.corpora.corpus import Corpus, State
 from memvec.errors import PartialError, UsageError
-from memvec.filesystem.names import NameSet, Patterns, Places, check_together
+from memvec.filesystem.names import NameSet, NameTree, Patterns, check_together
 from memvec.filesystem.plain_text import printable
 from memvec.filesystem.sources import CHANGED, Entry, Gathered, LargeBinary, Source, UnfitError, reason_of
 from memvec.types import Skipped
@@ -82,7 +82,7 @@ class Documents(Gathered):
             PartialError: A row is no document, and `strict` is set.
         """
         own = NameSet(self.names)
-        places = Places()
+        places = NameTree()
         for name in stored():
             places.add(name)
         for name in self.names:
@@ -96,7 +96,7 @@ class Documents(Gathered):
         if missing := next((name for name in asked if name not in own), None):
             raise UsageError(f"a question is about {missing!r}, which is not among the documents. Check its name.")
 
-    def _list(self, corpus: Corpus, places: Places, own: NameSet, tick: Callable[[], None]) -> None:
+    def _list(self, corpus: Corpus, places: NameTree, own: NameSet, tick: Callable[[], None]) -> None:
         left_out: set[int] = set()
         self._without.append(left_out)
         self._states.append(None)
@@ -156,7 +156,7 @@ class Documents(Gathered):
                 self.skip(corpus.name, CHANGED)
 
 
-def _conflict(name: str, places: Places, own: NameSet) -> str | None:
+def _conflict(name: str, places: NameTree, own: NameSet) -> str | None:
     """Why a row cannot be a document of that name, or None."""
     if name in own:
         return f"another document of this pack is named {name!r}"

@@ -45,7 +45,7 @@ class NameSet:
         return hash(name) in self._hashes
 
 
-class Places:
+class NameTree:
     """The names that a store will have. None may be a folder of another."""
 
     def __init__(self) -> None:
@@ -244,11 +244,11 @@ def _on_one_line(text: str) -> str:
 
 
 def check_together(
-    names: Collection[str], places: Places | None = None, others: Callable[[], Iterable[str]] = tuple
+    names: Collection[str], places: NameTree | None = None, others: Callable[[], Iterable[str]] = tuple
 ) -> None:
     """UsageError if one name would be both a file and a folder. `places` holds the names, and `others` beside them."""
     if places is None:
-        places = Places()
+        places = NameTree()
         for name in names:
             places.add(name)
     for name in names:

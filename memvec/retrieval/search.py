@@ -26,6 +26,7 @@ from memvec.retrieval import embedders
 from memvec.retrieval.embedders import DEFAULT, LEXICAL, TABLE, Embeds, Table, maker
 from memvec.retrieval.lookup import TermLookup, VectorLookup, check_keys
 from memvec.store import catalogue
+from memvec.store.scan import CONTENT, KV, MEMORY
 from memvec.store.store import RecordRef, Store, StoredDocument
 from memvec.types import RawReason
 
@@ -306,12 +307,25 @@ def live_places(store: Store) -> dict[bytes, list[Place]]:
 
     Records that are no text have no key and are left out.
     """
+    scan = catalogue.scan(store)
+    used = np.full(len(scan.versions), -1)  # the section of each live version that is searched
+    for section in (KV, MEMORY, CONTENT):
+        chosen = scan.live[scan.having(section)[scan.live] if section != CONTENT else scan.complete[scan.live]]
+        used[chosen] = section
+    rank = np.full(len(scan.versions), -1)
+    rank[scan.live] = np.arange(len(scan.live))
+    placed = scan.placed
+    placed = placed.where(
+        (placed.section == used[placed.version]) & (scan.columns["reason"][placed.record] != RawReason.NOT_TEXT)
+    )
+    placed = placed.where(np.lexsort((placed.place, rank[placed.version])))
+    texts = [store.texts(number) for number in range(len(store.manifest.shards))]
+    refs = zip(
+        *(scan.columns[name][placed.record].tolist() for name in ("shard", "row", "start", "length")), strict=True
+    )
     found: dict[bytes, list[Place]] = {}
-    for name, stored in store.documents().items():
-        for ref in stored.records if stored.complete else stored.memory or stored.kv:
-            if store.value(ref, "reason") != RawReason.NOT_TEXT:
-                text = store.value(ref, "text_sha256").tobytes()
-                found.setdefault(text, []).append(Place(name, ref))
+    for version, ref in zip(placed.version.tolist(), (RecordRef(*ref) for ref in refs), strict=True):
+        found.setdefault(texts[ref.shard][ref.row].tobytes(), []).append(Place(scan.versions.name(version), ref))
     return found
 
 

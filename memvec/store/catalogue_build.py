@@ -6,7 +6,6 @@ Letters: V document versions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,8 @@ def build(store: Store, found: Scan | None = None) -> dict[str, Array]:
     """
     found = found or store.scan(counts=True)
     placed = found.placed
-    live, incomplete, counted = _live(found)
+    live = found.live
+    incomplete, counted = _late(found)
     rank = np.full(len(found.versions), -1, np.int64)
     rank[live] = np.arange(len(live))
     table = placed.where(rank[placed.version] >= 0)
@@ -116,21 +116,16 @@ def _scanned(found: Scan) -> dict[str, Array]:
     }
 
 
-def _live(found: Scan) -> tuple[Array, list[str], Array]:
-    """(live versions by name, names of unfinished documents, mask of the versions to add up)."""
-    versions, count = found.versions, len(found.versions)
-    names = [versions.encoded_name(place) for place in range(count)]
-    usable = found.newest[found.usable[found.newest]]
-    usable = np.array(sorted(usable.tolist(), key=names.__getitem__), np.int64)  # the newest of a name comes last
-    last = [names[n] != names[after] for n, after in pairwise(usable.tolist())]
-    live = usable[[*last, True][: len(usable)]]
-    counted = np.zeros(count, bool)
+def _late(found: Scan) -> tuple[list[str], Array]:
+    """(names of unfinished documents, mask of the versions to add up)."""
+    versions, live = found.versions, found.live
+    counted = np.zeros(len(versions), bool)
     counted[live] = True
     late = np.flatnonzero(found.unfinished).tolist()
-    newer = {names[n] for n in live.tolist()} if late else set()
-    late = [n for n in late if counted[n] or names[n] not in newer]
+    newer = set(map(versions.encoded_name, live.tolist())) if late else set()
+    late = [number for number in late if counted[number] or versions.encoded_name(number) not in newer]
     counted[late] = True
-    return live, sorted({names[n].decode() for n in late}), counted
+    return sorted(set(map(versions.name, late))), counted
 
 
 def _documents(live: VersionTable) -> dict[str, Array]:

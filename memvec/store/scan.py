@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,16 @@ class Scan:
     def usable(self) -> Array:
         """Is the content or a memory of each version complete (V,)?"""
         return self.complete | self.having(MEMORY) | self.having(KV)
+
+    @cached_property
+    def live(self) -> Array:
+        """The live versions in order of name (k,): of each name the newest that is usable."""
+        newest = self.newest
+        usable = newest[self.usable[newest]].tolist()
+        names = {number: self.versions.encoded_name(number) for number in usable}
+        usable.sort(key=names.__getitem__)  # of one name the newest comes last
+        last = [names[number] != names[after] for number, after in pairwise(usable)]
+        return np.array(usable, np.int64)[[*last, True][: len(usable)]]
 
     @cached_property
     def unfinished(self) -> Array:

@@ -14,6 +14,7 @@ from memvec.arguments import checked
 from memvec.errors import FormatTooNewError, MemvecError, NotFoundError, StoreChangedError
 from memvec.formats import container, files, limits, manifest, shard
 from memvec.formats import keys as keys_format
+from memvec.formats.container import Array
 from memvec.formats.keys import Keys
 from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.partial import ShardReader
@@ -113,6 +114,12 @@ class Store:
         """Read the record at `ref` and check its digest. StoreDamagedError names the place."""
         with self.explaining(self.manifest.shards[ref.shard], f" record {ref.row}"):
             return self.reader(ref.shard).record(ref.row)
+
+    def texts(self, number: int) -> Array:
+        """Return the sha256 of the texts of the records of shard `number` (k, 32). StoreDamagedError names the place."""
+        with self.explaining(self.manifest.shards[number]):
+            column: Array = self.reader(number).tensors["text_sha256"]
+            return column
 
     def value(self, ref: RecordRef, column: str) -> Any:
         """Read one column of the record at `ref`, as a numpy scalar. StoreDamagedError names the place."""
