@@ -4,8 +4,8 @@
     python benchmarks/small_models.py FOLDER && python benchmarks/untuned.py FILE.json FOLDER/*
 
 The texts are prose (the end of tests/tiny/corpus.txt, 1813), code (fractions of the standard library) and German
-(texts/german-tale.txt, 1857). The recipe was not chosen on them, but the default budget was raised from 76 to 95 nats after a
-first run on them. `untuned` is a pack with the default settings. `trial` takes the
+(texts/german-tale.txt, 1857). The default budget and the default learning rate were chosen after earlier runs on them.
+`untuned` is a pack with the default settings. `trial` takes the
 budget and the learning rate that the trial of a large pack finds. `calibrated` takes those that `memvec calibrate` finds on
 other texts: its learning rates times its budgets, `--segments` segments each.
 

@@ -12,7 +12,7 @@ from memvec.lm.frozen import FrozenLM
 from memvec.settings import PackSettings
 
 MAGNITUDES = 2.0  # of starts; from 1 to 4 the cost of fits is nearly the same
-RATE = 0.5  # of the unit: at twice that, Gemma takes 13 % more steps, and SmolLM2 as many (docs/LOG.md)
+RATE = 0.5  # of the unit: at twice that, Gemma takes a tenth more steps, and SmolLM2 as many (docs/LOG.md)
 DECAY = 0.05  # share of a vector that is lost in a step at the full learning rate
 LARGEST = 2_500.0  # fits end at two to three times the unit, and vectors are stored in float16, which ends at 65,504
 
