@@ -54,7 +54,12 @@ class Held:
         """The records that are not raw, by the sha256 of their texts."""
         columns = self._scan.columns
         fitted = np.flatnonzero(columns["kind"] != Kind.RAW)
-        return _Lookup(columns["text"][fitted], fitted)
+        shards, rows = columns["shard"][fitted], columns["row"][fitted]  # in order of shards
+        parts = [np.zeros(0, np.uint64)]
+        for number in np.unique(shards).tolist():
+            begin, end = np.searchsorted(shards, [number, number + 1])
+            parts.append(first_bytes(self.store.texts(number)[rows[begin:end]]))
+        return _Lookup(np.concatenate(parts), fitted)
 
     def documents(self, sources: Sequence[Source], settings: PackSettings) -> dict[str, list[Record]]:
         """The records of documents of the same bytes, under any name, by the bytes' sha256."""

@@ -32,7 +32,6 @@ _COUNTS = {
     "vectors": "u8",
     "corrected": "u8",
     "id": "u8",
-    "text": "u8",
     "kv_positions": "u8",
     "kv_bytes": "u8",
 }
@@ -80,7 +79,7 @@ class Scan:
 
     @cached_property
     def columns(self) -> dict[str, Array]:
-        """Columns (n,) by name. `version` holds places in `versions`, `id` and `text` the first 8 bytes of digests."""
+        """Columns (n,) by name. `version` holds places in `versions`, `id` the first 8 bytes of each record's id."""
         if not self._parts:
             return {name: np.zeros(0, code) for name, code in RECORD_COLUMNS.items()}
         # Each column is dropped from the parts as soon as it is joined.
@@ -247,7 +246,6 @@ def _counts(part: Shard, documents: Sequence[Document], lines: Array) -> dict[st
         "vectors": np.diff(t["vectors_offsets"]),
         "corrected": t["corrected_wrong"].astype(np.uint64) + t["corrected_margin"],
         "id": first_bytes(t["record_sha256"]),
-        "text": first_bytes(t["text_sha256"]),
         **_kv_sizes(part),
     }
 
