@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -62,6 +61,7 @@ class Documents(Gathered):
         self._rows = 0  # that are documents
         self._without: list[set[int]] = []  # for each corpus, the places of documents that are left out
         self._states: list[State | None] = []
+        self._named: set[int] = set()  # corpora that cannot be read to their end, of which `skipped` says why
         self._unnamed = 0  # rows that are left out and not named
 
     @property
@@ -118,6 +118,7 @@ class Documents(Gathered):
                     self._rows, self.corpus_bytes = self._rows + 1, self.corpus_bytes + found.size
                     self.sample.add(found.data)
         except (OSError, UnfitError) as error:
+            self._named.add(len(self._states) - 1)
             self._leave_out(corpus.name, reason_of(error, Path(corpus.name)))
 
     def _chosen(self, name: str) -> bool:
@@ -143,17 +144,22 @@ class Documents(Gathered):
         A document that cannot be read is added to `skipped`.
         """
         yield from super().read(without, only)
-        for corpus, left_out, state in zip(self.corpora, self._without, self._states, strict=True):
-            # An error that comes again was named by `list`. A new one comes from a change.
-            with contextlib.suppress(OSError, UnfitError):
+        for place, corpus in enumerate(self.corpora):
+            why = None
+            try:
                 for number, (_, found) in enumerate(corpus.items()):
-                    if isinstance(found, str) or number in left_out:
+                    if isinstance(found, str) or number in self._without[place]:
                         continue
                     self.reached, self.reached_bytes = self.reached + 1, self.reached_bytes + found.size
                     if self._wanted(found.name, without, only):
                         yield found
-            if corpus.name not in self.failed and _state(corpus) != state:
-                self.skip(corpus.name, CHANGED)
+            except (OSError, UnfitError) as error:
+                why = reason_of(error, Path(corpus.name))
+            if _state(corpus) != self._states[place]:
+                why = CHANGED
+            if why is not None and place not in self._named:
+                self._named.add(place)
+                self.skipped.append(Skipped(printable(corpus.name), printable(why)))
 
 
 def _conflict(name: str, places: NameTree, own: NameSet) -> str | None:

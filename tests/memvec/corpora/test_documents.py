@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 
 from memvec.corpora import documents as module
 from memvec.corpora.choose import gathered
+from memvec.corpora.corpus import Item
 from memvec.corpora.documents import Documents, Sample
+from memvec.corpora.json_lines import JsonLines
 from memvec.errors import PartialError, UsageError
 from memvec.filesystem.names import NameSet
 from memvec.settings import CorpusSettings
@@ -112,6 +115,22 @@ class TestLeftOut:
         corpus("a", "b", "c")
         assert [source.name for source in found][:2] == ["a", "b"]
         assert found.skipped == [("c.jsonl", "it changed while it was packed")]
+
+    def test_a_corpus_that_fails_later_is_named_once(
+        self, corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The disk fails in the second reading. Documents before that are packed."""
+        found, items = listed(corpus("a", "b", "c.jsonl")), JsonLines.items
+
+        def failing(self: JsonLines) -> Iterator[Item]:
+            yield next(iter(items(self)))
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(JsonLines, "items", failing)
+            assert [source.name for source in found] == ["a"] == [source.name for source in found]
+        assert found.skipped == [("c.jsonl", "Input/output error")]
+        assert [source.name for source in found] == ["a", "b", "c.jsonl"]
 
     def test_a_corpus_that_vanishes_is_named(self, corpus: Callable[..., Path]) -> None:
         found = listed(file := corpus("a"))
