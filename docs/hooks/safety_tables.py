@@ -125,7 +125,7 @@ def documents(name: str) -> str:
 
     def cost(run: dict[str, Any], what: str, each: bool) -> str:
         taken = run["commands"][what]
-        beyond = taken["seconds"] - run["commands"]["one"]["seconds"]
+        beyond = max(0.0, taken["seconds"] - run["commands"]["one"]["seconds"])
         said = [f"{taken['seconds']:.1f} s", f"{taken['bytes'] / 2**20:,.0f} MiB"]
         if each:
             said.insert(1, f"{1000 * beyond / run['documents']:.2f} ms each")
