@@ -1,6 +1,6 @@
 """Measure packs of many small documents: seconds and memory, new and again, and what one more document takes.
 
-    python benchmarks/documents.py FILE.json [--documents 10000,100000,1000000] [--folder FOLDER]
+    python benchmarks/documents.py FILE.json [--documents 10000,100000,300000] [--folder FOLDER]
 
 The documents are lines of JSON, 300 characters each, which no vectors can carry, so that the model has next to nothing to do:
 what is measured is all the rest. The model is the tiny LM of the tests. Each command is a process of its own, timed from start
@@ -20,7 +20,7 @@ from typing import Any
 
 from conditioning import machine
 from kv import write
-from scale import _run as run
+from scale import run
 
 MODEL = Path(__file__).parent.parent / "tests/tiny/model"
 CONTROLS, LETTERS = 64 * "\1", "etaoin shrdlu"  # so many control characters are no text
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--documents", default="10000,100000,1000000")
+    parser.add_argument("--documents", default="10000,100000,300000")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     args = parser.parse_args(argv)
     known: dict[str, Any] = json.loads(args.file.read_text("utf-8")) if args.file.exists() else {"found": []}

@@ -158,7 +158,7 @@ def measure(store: Path, reads: int, rounds: int) -> dict[str, dict[str, float]]
     found = {}
     for what, command in commands(store, reads).items():
         _forget(store)
-        runs = [_run(command) for _ in range(rounds + 1)]
+        runs = [run(command) for _ in range(rounds + 1)]
         found[what] = {
             "first": runs[0]["seconds"],
             "seconds": statistics.median(run["seconds"] for run in runs[1:]),
@@ -168,7 +168,7 @@ def measure(store: Path, reads: int, rounds: int) -> dict[str, dict[str, float]]
     return found
 
 
-def _run(command: Sequence[str]) -> dict[str, float]:
+def run(command: Sequence[str]) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -191,7 +191,7 @@ def scale(folder: Path, records: int, per_document: int, reads: int, rounds: int
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch) / "s.memvec"
         store = make(path, records, per_document)
-        small = _run(
+        small = run(
             [
                 sys.executable,
                 "-c",
@@ -199,8 +199,8 @@ def scale(folder: Path, records: int, per_document: int, reads: int, rounds: int
                 str(path),
             ]
         )
-        without = {what: _run(command) for what, command in list(commands(path, reads).items())[:3]}
-        writing = _run([sys.executable, "-c", REFRESH, str(path)])
+        without = {what: run(command) for what, command in list(commands(path, reads).items())[:3]}
+        writing = run([sys.executable, "-c", REFRESH, str(path)])
         kept = catalogue.path_of(store)
         return {
             "records": records,

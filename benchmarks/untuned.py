@@ -5,9 +5,9 @@
 
 The texts are prose (the end of tests/tiny/corpus.txt, 1813), code (fractions of the standard library) and German
 (texts/german-tale.txt, 1857). The default budget and the default learning rate were chosen after earlier runs on them.
-`untuned` is a pack with the default settings. `trial` takes the
-budget and the learning rate that the trial of a large pack finds. `calibrated` takes those that `memvec calibrate` finds on
-other texts: its learning rates times its budgets, `--segments` segments each.
+`untuned` is a pack with the default settings. `trial` takes the budget and the learning rate that the trial of a large pack
+finds. `calibrated` takes those that `memvec calibrate` finds on other texts: its learning rates times its budgets,
+`--segments` segments each.
 
 Costs are those of whole packs. They include fits that were given up, and fits of segments that are stored raw in the end.
 Every result is written to FILE.json at once. The same command goes on from there.

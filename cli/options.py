@@ -91,8 +91,6 @@ text_field = click.option(
     metavar="FIELD",
     help="Field of a row that is the document's text.",
 )
-
-
 id_field = click.option(
     "--id-field", metavar="FIELD", help="Field of a row that names the document. [default: none; unpack writes id]"
 )

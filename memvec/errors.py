@@ -281,7 +281,7 @@ class PartialError(MemvecError):
         self.skipped, self.report = tuple(skipped), report
         shown = "".join(f"\n  {name}: {why}" for name, why in self.skipped[:MOST_SHOWN])
         if (more := len(self.skipped) - MOST_SHOWN) > 0:
-            shown += f"\n  and {more:,} more, in `skipped` of this error"
+            shown += f"\n  and {more:,} more"
         rest = rest or ("Everything else was packed." if report else "Nothing else was there to pack.")
         super().__init__(f"skipped {counted(len(self.skipped), 'input')}. {rest}{shown}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,10 +33,10 @@ def corpus_at(given: str | Path, settings: CorpusSettings) -> Corpus | None:
     if str(given).startswith(SCHEME):
         return Dataset(str(given), settings)
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(path):  # without the errors of `Path.is_dir`: `gather` says what is wrong with a path
         return Dataset(str(path), settings) if is_dataset(path) else None
     readers = [reader for names, reader in READERS.items() if re.fullmatch(names, path.name, re.IGNORECASE | re.DOTALL)]
-    return readers[0](path, settings) if readers and path.is_file() else None
+    return readers[0](path, settings) if readers and os.path.isfile(path) else None
 
 
 def gathered(

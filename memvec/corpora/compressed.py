@@ -15,6 +15,8 @@ import zstandard
 from memvec.filesystem.sources import UnfitError
 
 BLOCK = 1024 * 1024  # bytes read at once
+# Compressed bytes that are given to zstd at once. It returns all they hold: up to 128 KiB for each 4 of them.
+ZSTD_AT_ONCE = 1024
 MOST_WINDOW = 128 * 1024**2  # bytes that decompressing may refer back to; `zstd` needs --long to write more
 
 
@@ -59,7 +61,7 @@ class _Zstd(io.RawIOBase):
         self._file = file
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._ready = memoryview(b"")
-        self._rest = b""  # read, and behind the last frame
+        self._rest = b""  # read, and not decompressed yet
 
     def readable(self) -> bool:
         """Always True."""
@@ -68,8 +70,8 @@ class _Zstd(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill `buffer`."""
         while not self._ready:
-            block = self._rest or self._file.read(BLOCK // 8)
-            self._rest = b""
+            block = self._rest or self._file.read(BLOCK)
+            block, self._rest = block[:ZSTD_AT_ONCE], block[ZSTD_AT_ONCE:]
             if not block:
                 if self._frame is not None:
                     raise UnfitError("its zstd stream is cut off")
@@ -86,5 +88,6 @@ class _Zstd(io.RawIOBase):
         except zstandard.ZstdError as error:
             raise UnfitError(f"its zstd stream is damaged: {error}") from error
         self._frame = None if frame.eof else frame
-        self._rest = frame.unused_data if frame.eof else b""
+        if frame.eof:
+            self._rest = frame.unused_data + self._rest
         return data

@@ -23,7 +23,6 @@ class Corpus(ABC):
     """Many documents in one file, one folder or one dataset. They can be read any number of times."""
 
     name: str  # of the file or dataset: its documents are named after it, and so are errors
-    bytes: int  # that are read from disk, to show progress; 0 if it is not known
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
@@ -40,7 +39,6 @@ class FileCorpus(Corpus):
     def __init__(self, path: Path, settings: CorpusSettings) -> None:
         self.path, self.settings = path, settings
         self.name = path.name
-        self.bytes = path.stat().st_size
 
     def state(self) -> State:
         """Size and time of change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,11 @@ SCHEME = "hf://"
 ADDRESS = re.compile(
     r"hf://datasets/(?P<path>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<name>[\w.-]+))?(?:@(?P<revision>[^:@]+))?(?::(?P<split>.+))?"
 )
-MARKS = ("dataset_dict.json", "dataset_info.json")  # files of a folder that `save_to_disk` wrote; see also "state.json"
+MARKS = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # files of a folder that `save_to_disk` wrote
 
 
 class Dataset(Corpus):
     """A dataset. A document without an id is named NAME#ROW, or NAME/SPLIT#ROW, with rows counted from 0."""
-
-    bytes = 0
 
     def __init__(self, place: str, settings: CorpusSettings) -> None:
         """`place` is hf://datasets/… or a folder. MissingExtraError, UsageError, NotFoundError."""
@@ -52,7 +51,7 @@ class Dataset(Corpus):
 
 def is_dataset(folder: Path) -> bool:
     """Did `save_to_disk` write this folder?"""
-    return (folder / MARKS[0]).is_file() or ((folder / MARKS[1]).is_file() and (folder / "state.json").is_file())
+    return any(all(os.path.isfile(folder / name) for name in names) for names in MARKS)
 
 
 def _on_hub(library: Any, address: str) -> tuple[str, Any]:

@@ -24,12 +24,12 @@ class Spool(Corpus):
             head: dict[str, Any] = {"name": source.name, "size": source.size, "meta": source.meta}
             self._file.write(json.dumps(head).encode() + b"\n")
             self._file.write(source.data)
-        self.bytes = self._file.tell()
+        self._end = self._file.tell()
 
     def items(self) -> Iterator[Item]:
         """Yield each document."""
         place = 0
-        while place < self.bytes:
+        while place < self._end:
             self._file.seek(place)
             head = json.loads(self._file.readline())
             data = self._file.read(head["size"])

@@ -372,9 +372,9 @@ def _check_places(folder: Path, names: Sequence[str], store: Path) -> None:
 
 def _check_file(file: Path, overwrite: bool) -> None:
     """Raise UsageError before anything is decoded, if rows cannot be written to a file."""
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UsageError(f"{str(file)!r} is a folder. Rows are written into one file: pass its name.")
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise UsageError(f"{str(file)!r} cannot be written: its folder does not exist. Make it, or pass another file.")
     if os.path.lexists(file) and not overwrite:
         raise UsageError(f"{str(file)!r} is there already. Pass overwrite=True to replace it, or another file.")

@@ -253,8 +253,9 @@ def check_together(
             places.add(name)
     for name in names:
         if (file := places.conflict(name)) is not None:
-            inside = (other for other in (*names, *others()) if file in _above(other))
-            raise UsageError(f"{file!r} cannot be a document beside {next(inside)!r}: no folder could hold both.")
+            inside = next((other for other in (*names, *others()) if file in _above(other)), None)
+            if inside is not None:  # else two names have one hash
+                raise UsageError(f"{file!r} cannot be a document beside {inside!r}: no folder could hold both.")
 
 
 def _above(name: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Source:
 
     name: str
     data: bytes
-    meta: Mapping[str, str] | None = None
+    meta: Mapping[str, str] | None = field(default=None, hash=False)
 
     @cached_property
     def sha256(self) -> str:

@@ -89,8 +89,8 @@ def pack(
     that `datasets` saved, or hf://datasets/OWNER/NAME[:SPLIT]. Each of its rows or files is a document. JSON lines and
     archives may be compressed (.gz, .zst). Inside a folder, such files are documents themselves.
 
-    Files are listed first and then read one at a time, corpora row by row. Finished records are committed while later files are still unread.
-    A document that the store holds with the same bytes stays as it is. A changed one replaces the old version when it is
+    Files are listed first and then read one at a time, corpora row by row. Finished records are committed while later
+    files are still unread. A document that the store holds with the same bytes stays as it is. A changed one replaces the old version when it is
     complete. The record of a text that the store holds under another name is copied, and the text is not fitted. The copy
     must satisfy `settings`: the margin, the corrections and the number of vectors.
 

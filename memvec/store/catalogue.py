@@ -211,8 +211,8 @@ def scan(store: Store) -> Scan:
 def refresh(store: Store, found: Scan | None = None) -> Path | None:
     """Write the catalogue of a large store, delete those of other states, and return its path.
 
-    `found` is a scan of this state with counts, if it was made already. Every verb that writes calls this at its end, under the lock. If the catalogue cannot be written, or a shard is
-    damaged, there is none: a catalogue is never needed.
+    `found` is a scan of this state with counts, if it was made already. Every verb that writes calls this at its end,
+    under the lock. If the catalogue cannot be written, or a shard is damaged, there is none: a catalogue is never needed.
     """
     path = path_of(store)
     wanted = sum(entry.records for entry in store.manifest.shards) >= LEAST_RECORDS

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memvec.corpora.choose import corpus_at, gathered
+from memvec.corpora.compressed import opened
 from memvec.corpora.corpus import Corpus, Item
 from memvec.corpora.datasets import Dataset
 from memvec.corpora.spool import Spool
@@ -143,6 +145,18 @@ class TestDamage:
         frames = zstandard.compress(lines({"text": "a"})) + zstandard.compress(lines({"text": "b"}))
         (tmp_path / "a.jsonl.zst").write_bytes(frames)
         assert len(found(corpus_at(tmp_path / "a.jsonl.zst", PLAIN))) == 2
+
+    def test_a_small_file_that_holds_much_is_read_in_steps(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.jsonl.zst"
+        file.write_bytes(zstandard.ZstdCompressor(level=19).compress(bytes(1 << 30)))
+        assert file.stat().st_size < 200_000
+        tracemalloc.start()
+        with opened(file) as stream:
+            while stream.read(1 << 20):
+                pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100 * 2**20
 
     @pytest.mark.parametrize(("name", "reason"), [("a.parquet", "as Parquet"), ("a.tar", "as a tar archive")])
     def test_of_other_kinds(self, tmp_path: Path, name: str, reason: str) -> None:

@@ -298,3 +298,5 @@ class TestNamedPaths:
         for odd in ("a\0b", "x" * 5000, str(tmp_path / "no" / "such")):
             with pytest.raises(NotFoundError, match="no file or folder"):
                 gather([odd])
+            with pytest.raises(NotFoundError, match="no file or folder"):  # also where corpora are looked for
+                gathered([odd], (), (), tmp_path / "s.memvec", CorpusSettings())
