@@ -238,7 +238,12 @@ def document(store: Store, name: str) -> StoredDocument | None:
 
     def found(known: Catalogue) -> StoredDocument | None:
         number = known.find(name)
-        return None if number is None else known.stored(number)
+        stored = None if number is None else known.stored(number)
+        for refs in (stored.records, stored.memory, stored.kv) if stored else ():
+            # The manifest does not vouch for a catalogue: records of another document must not get this name.
+            if stored and refs and store.version_of(refs[0]) != stored.version:
+                raise UnreliableError(f"its records of {name!r} are of another document")
+        return stored
 
     return answer(store, found)
 

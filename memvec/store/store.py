@@ -20,7 +20,7 @@ from memvec.formats.manifest import KeysEntry, Manifest, ShardEntry
 from memvec.formats.partial import ShardReader
 from memvec.formats.refusal import Refusal, code_of
 from memvec.formats.shard import Shard
-from memvec.store.documents import RecordRef, StoredDocument, missing
+from memvec.store.documents import RecordRef, StoredDocument, Version, missing
 from memvec.store.problems import PARSE_ERRORS, damaged, refused
 from memvec.store.scan import Scan
 from memvec.types import Conditioning, Record
@@ -120,6 +120,13 @@ class Store:
         with self.explaining(self.manifest.shards[number]):
             column: Array = self.reader(number).tensors["text_sha256"]
             return column
+
+    def version_of(self, ref: RecordRef) -> Version:
+        """Return the document version of the record at `ref`, as its shard says. StoreDamagedError names the place."""
+        with self.explaining(self.manifest.shards[ref.shard]):
+            part = self.reader(ref.shard)
+            document = part.documents[int(part.tensors["document"][ref.row])]
+            return document.name, document.sha256
 
     def value(self, ref: RecordRef, column: str) -> Any:
         """Read one column of the record at `ref`, as a numpy scalar. StoreDamagedError names the place."""

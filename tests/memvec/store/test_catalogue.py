@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import store_reference
-from made import TEXT, kv, memory, put
+from made import TEXT, kv, memory, put, raw
 from random_stores import random_store
 
 import memvec
@@ -253,3 +253,27 @@ def test_several_records_of_one_beginning(tmp_path: Path, monkeypatch: pytest.Mo
     shared = next(digit for digit in "0123456789abcdef" if sum(name.startswith(digit) for name in ids) > 1)
     with pytest.raises(UsageError, match="Give more digits"):
         memvec.show(store.path, shared)
+
+
+def test_a_catalogue_cannot_give_a_document_another_name(
+    tmp_path: Path, kept: Callable[[Store], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest does not vouch for it. The records say which document they are of."""
+    store, build = put(tmp_path / "s.memvec", raw("a", b"one"), raw("b", b"two")), catalogue.build
+    expected = store.documents()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            catalogue,
+            "build",
+            lambda *of: (
+                (made := build(*of))
+                | {
+                    "sha256": made["sha256"][::-1].copy(),
+                    "shard": made["shard"][::-1].copy(),
+                    "row": made["row"][::-1].copy(),
+                }
+            ),
+        )
+        kept(store)
+    assert [row.sha256 for row in memvec.list(store)] == [expected[name].document.sha256 for name in "ba"]
+    assert catalogue.document(store, "a") == expected["a"]
